@@ -1,0 +1,1 @@
+"""VIOLET video-language models."""
