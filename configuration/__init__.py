@@ -1,0 +1,5 @@
+"""What a model is: its configuration classes and the named configurations."""
+
+from .configuration_violet import NAMED_CONFIGURATIONS, VioletConfig, VioletVisionConfig, named_configuration
+
+__all__ = ["NAMED_CONFIGURATIONS", "VioletConfig", "VioletVisionConfig", "named_configuration"]

@@ -1,0 +1,236 @@
+"""Configurations of VIOLET: the video encoder, the whole model, and the named ones."""
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
+
+FUSION_NORMS = ("post", "pre")
+TASK_TOKENS = {"match": 0, "multiple-choice": 1, "open-ended": 2, "captioning": 3}
+"""Rows of the learned task tokens that VIOLETv2's published weights use (of 10)."""
+
+IMAGENET_BLACK = [-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225]
+"""A black pixel after normalisation with ImageNet's mean and standard deviation."""
+
+
+def _refuse(field: str, problem: str):
+    raise ValueError(f"`{field}`: {problem}")
+
+
+def _require_positive(config: PreTrainedConfig, *fields: str):
+    for field in fields:
+        if getattr(config, field) < 1:
+            _refuse(field, f"must be 1 or more, got {getattr(config, field)}.")
+
+
+def _require_activation(config: PreTrainedConfig):
+    if config.hidden_act not in ACT2FN:
+        _refuse("hidden_act", f"{config.hidden_act!r} is unknown; known are {', '.join(sorted(ACT2FN))}.")
+
+
+@strict
+class VioletVisionConfig(PreTrainedConfig):
+    r"""
+    Configuration of the Video Swin Transformer. The defaults are those of VIOLETv2 (Swin-Base).
+
+    Args:
+        embed_dim (`int`): channels after the patch embedding; stage `i` has `embed_dim * 2**i`.
+        depths (`list[int]`): blocks in each stage.
+        num_heads (`list[int]`): attention heads in each stage; each divides its stage's width.
+        window_size (`list[int]`): largest attention window as (frames, rows, columns) of patches.
+        patch_size (`int`): side of a patch, in pixels.
+        temporal_patch_size (`int`): frames that one patch embedding reads.
+        temporal_stride (`int`): frames between two patch embeddings; 1 keeps the frame count.
+        mlp_ratio (`float`): width of a block's feed-forward layer, as a multiple of the stage's width.
+        qkv_bias (`bool`): whether the query, key and value projections have a bias.
+        drop_path_rate (`float`): stochastic depth of the last block; it grows linearly from 0 at the first.
+    """
+
+    model_type = "violet_vision"
+    base_config_key = "vision_config"
+
+    embed_dim: int = 128
+    depths: list[int] | tuple[int, ...] = (2, 2, 18, 2)
+    num_heads: list[int] | tuple[int, ...] = (4, 8, 16, 32)
+    window_size: list[int] | tuple[int, ...] = (8, 7, 7)
+    num_channels: int = 3
+    patch_size: int = 4
+    temporal_patch_size: int = 2
+    temporal_stride: int = 1
+    mlp_ratio: float | int = 4.0
+    qkv_bias: bool = True
+    hidden_act: str = "gelu"
+    drop_path_rate: float | int = 0.2
+    layer_norm_eps: float = 1e-5
+    initializer_range: float = 0.02
+
+    @property
+    def hidden_size(self) -> int:
+        """Channels of the last stage."""
+        return self.embed_dim * 2 ** (len(self.depths) - 1)
+
+    @property
+    def reduction(self) -> int:
+        """Pixels of a frame's side that become one cell of the last stage's grid."""
+        return self.patch_size * 2 ** (len(self.depths) - 1)
+
+    def validate_architecture(self):
+        """Refuses contradictions, naming the field."""
+        super().validate_architecture()
+        _require_positive(
+            self, "embed_dim", "num_channels", "patch_size", "temporal_patch_size", "temporal_stride", "mlp_ratio"
+        )
+        _require_activation(self)
+        if len(self.depths) == 0 or min(self.depths) < 1:
+            _refuse("depths", f"needs at least one stage and one block in each, got {self.depths}.")
+        if len(self.num_heads) != len(self.depths):
+            _refuse("num_heads", f"{self.num_heads} must name one number a stage, and `depths` has {self.depths}.")
+        for stage, heads in enumerate(self.num_heads):
+            width = self.embed_dim * 2**stage
+            if heads < 1 or width % heads:
+                _refuse("num_heads", f"{heads} heads do not divide the width {width} of stage {stage}.")
+        if len(self.window_size) != 3 or min(self.window_size) < 1:
+            _refuse("window_size", f"must be three positive numbers (frames, rows, columns), got {self.window_size}.")
+        if self.temporal_stride > self.temporal_patch_size:
+            _refuse(
+                "temporal_stride",
+                f"{self.temporal_stride} exceeds `temporal_patch_size` {self.temporal_patch_size}: "
+                "frames would be skipped.",
+            )
+        if not 0 <= self.drop_path_rate < 1:
+            _refuse("drop_path_rate", f"must lie in [0, 1), got {self.drop_path_rate}.")
+
+
+@strict
+class VioletConfig(PreTrainedConfig):
+    r"""
+    Configuration of a VIOLET model. The defaults are the shapes of the published VIOLETv2.
+
+    Args:
+        vision_config (`dict` or [`VioletVisionConfig`]): the video encoder.
+        fusion_norm (`str`): `"post"` (BERT, the published models) or `"pre"` (normalised before each sub-layer,
+            easier to train from scratch).
+        num_video_frames (`int`): frames that have a learned place in time; more are interpolated.
+        video_grid_size (`int`): side of the grid of learned patch positions; larger grids are interpolated.
+        hidden_frame_order (`bool`): whether a frame's place in time can be hidden (VIOLETv2).
+        num_task_tokens (`int`): learned task tokens (VIOLETv2 has 10, see `TASK_TOKENS`); 0 for none.
+        masked_patch_value (`list[float]`): what a masked patch's normalised pixels are set to, a channel.
+            VIOLET masks to black, VIOLETv2 to the mean colour.
+        projection_dim (`int`, *optional*): width of the embeddings before the fusion; `None` for no projection.
+        contrastive_weight (`float`): weight of the video-text contrastive loss where captions are given.
+    """
+
+    model_type = "violet"
+    sub_configs_defaults = {"vision_config": VioletVisionConfig}
+
+    vision_config: dict | PreTrainedConfig | None = None
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float | int = 0.1
+    attention_probs_dropout_prob: float | int = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    layer_norm_eps: float = 1e-12
+    initializer_range: float = 0.02
+    pad_token_id: int | None = 0
+    fusion_norm: str = "post"
+    num_video_frames: int = 6
+    video_grid_size: int = 14
+    hidden_frame_order: bool = True
+    num_task_tokens: int = 0
+    masked_patch_value: list[float] | tuple[float, ...] = (0.0, 0.0, 0.0)
+    classifier_dropout: float | int = 0.1
+    projection_dim: int | None = None
+    contrastive_weight: float | int = 1.0
+
+    def __post_init__(self, **kwargs):
+        # A checkpoint that carries its code names it here. Loaded by the installed package, it must not name it again
+        # when saved, because the files would not be saved with it.
+        if not type(self).__module__.startswith("transformers_modules."):
+            kwargs.pop("auto_map", None)
+            kwargs.pop("custom_pipelines", None)
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self):
+        """Refuses contradictions, naming the field."""
+        super().validate_architecture()
+        _require_positive(
+            self,
+            "vocab_size",
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "intermediate_size",
+            "max_position_embeddings",
+            "type_vocab_size",
+            "num_video_frames",
+            "video_grid_size",
+        )
+        _require_activation(self)
+        if self.hidden_size % self.num_attention_heads:
+            _refuse(
+                "num_attention_heads", f"{self.num_attention_heads} does not divide `hidden_size` {self.hidden_size}."
+            )
+        if self.fusion_norm not in FUSION_NORMS:
+            _refuse("fusion_norm", f"{self.fusion_norm!r} is unknown; known are {', '.join(FUSION_NORMS)}.")
+        if self.num_task_tokens < 0:
+            _refuse("num_task_tokens", f"must be 0 or more, got {self.num_task_tokens}.")
+        if self.projection_dim is not None:
+            _require_positive(self, "projection_dim")
+        channels = self.vision_config.num_channels
+        if len(self.masked_patch_value) != channels:
+            _refuse("masked_patch_value", f"must have {channels} numbers, one a channel, got {self.masked_patch_value}.")
+
+
+NAMED_CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "violet-v1-base": {
+        "vision_config": {"embed_dim": 96, "num_heads": (3, 6, 12, 24)},
+        "hidden_frame_order": False,
+        "masked_patch_value": IMAGENET_BLACK,
+    },
+    "violet-v2-base": {},
+    "violet-tiny": {
+        "vision_config": {
+            "embed_dim": 32,
+            "depths": (1, 1, 2, 1),
+            "num_heads": (1, 2, 4, 8),
+            "window_size": (4, 4, 4),
+            "drop_path_rate": 0.0,
+        },
+        "vocab_size": 512,
+        "hidden_size": 128,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 512,
+        "max_position_embeddings": 64,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "fusion_norm": "pre",
+        "hidden_frame_order": False,
+        "projection_dim": 128,
+    },
+}
+
+
+def named_configuration(name: str, **overrides) -> VioletConfig:
+    """
+    The configuration of that name, with `overrides` in place of its fields.
+
+    `"violet-v1-base"` and `"violet-v2-base"` have the published models' shapes; `"violet-tiny"` (64-pixel clips of
+    four frames) trains on two CPU cores in minutes.
+
+    Raises:
+        ValueError: for an unknown name or field.
+    """
+    if name not in NAMED_CONFIGURATIONS:
+        raise ValueError(f"No configuration is named {name!r}; there are {', '.join(NAMED_CONFIGURATIONS)}.")
+    known = VioletConfig()
+    unknown = sorted(field for field in overrides if not hasattr(known, field))
+    if unknown:
+        raise ValueError(f"VioletConfig has no field {', '.join(unknown)}.")
+    return VioletConfig(**{**NAMED_CONFIGURATIONS[name], **overrides})

@@ -1,0 +1,164 @@
+"""What enters the fusion: video tokens and text tokens, and their projections into one space."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from .video_swin import VioletVisionModel
+
+
+@dataclass
+class VideoTokens:
+    """
+    An encoded video. Everything behind the encoder reads sizes from here, never from pixels.
+
+    Attributes:
+        tokens: (batch, L, width), frame by frame: `num_special_per_frame` special tokens, then the grid row by row.
+        mask: (batch, L), 1 for a token and 0 for padding.
+        grid: (frames, rows, columns) of the patches; L = frames * (num_special_per_frame + rows * columns).
+        num_special_per_frame: special tokens in front of each frame's patches.
+    """
+
+    tokens: torch.Tensor
+    mask: torch.Tensor
+    grid: tuple[int, int, int]
+    num_special_per_frame: int
+
+    def patches(self) -> torch.Tensor:
+        """The tokens on the grid, without the special ones: (batch, frames, rows, columns, width)."""
+        frames, rows, columns = self.grid
+        # (batch, L, width) -> (batch, frames, special + rows * columns, width)
+        by_frame = self.tokens.unflatten(1, (frames, -1))
+        return by_frame[:, :, self.num_special_per_frame :].unflatten(2, (rows, columns))
+
+    def select(self, index: torch.Tensor) -> "VideoTokens":
+        """The videos of that index (n,), in its order: a video may be taken several times, or not at all."""
+        return VideoTokens(self.tokens[index], self.mask[index], self.grid, self.num_special_per_frame)
+
+
+def interpolate_rows(rows: torch.Tensor, length: int) -> torch.Tensor:
+    """Position rows (n, width) for `length` places: the first ones, or, beyond n, linearly interpolated."""
+    if length <= rows.shape[0]:
+        return rows[:length]
+    # (n, width) -> (1, width, n) -> (1, width, length) -> (length, width)
+    return nn.functional.interpolate(rows.t()[None], size=length, mode="linear", align_corners=True)[0].t()
+
+
+class VioletVideoEncoder(nn.Module):
+    """Video Swin features + one special token a frame + positions in the frame and in time -> `VideoTokens`."""
+
+    def __init__(self, config):
+        super().__init__()
+        width, vision = config.hidden_size, config.vision_config
+        self.reduction = vision.reduction
+        self.grid_size = config.video_grid_size
+        self.swin = VioletVisionModel._from_config(vision)
+        self.projection = nn.Linear(vision.hidden_size, width) if vision.hidden_size != width else nn.Identity()
+        self.frame_token = nn.Parameter(torch.empty(width))
+        self.position_embeddings = nn.Parameter(torch.empty(1 + self.grid_size**2, width))
+        self.frame_embeddings = nn.Parameter(torch.empty(config.num_video_frames, width))
+        self.hidden_order_embedding = nn.Parameter(torch.empty(width)) if config.hidden_frame_order else None
+        self.norm = nn.LayerNorm(width, eps=1e-5)
+        self.register_buffer("masked_patch_value", torch.tensor(config.masked_patch_value), persistent=False)
+
+    def mask_patches(self, pixels: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
+        """Sets the patches (batch, frames, rows, columns) that are True to the configuration's value."""
+        masked = masked.repeat_interleave(self.reduction, dim=2).repeat_interleave(self.reduction, dim=3)
+        masked = masked[:, :, : pixels.shape[3], : pixels.shape[4]].unsqueeze(2)  # -> (batch, frames, 1, H, W)
+        return torch.where(masked, self.masked_patch_value.to(pixels.dtype).view(-1, 1, 1), pixels)
+
+    def patch_positions(self, rows: int, columns: int) -> torch.Tensor:
+        """(1 + rows * columns, width): the table's first rows; beyond it, its grid interpolated bicubically."""
+        table = self.position_embeddings
+        if rows * columns < table.shape[0]:
+            return table[: 1 + rows * columns]
+        # (side * side, width) -> (1, width, side, side) -> (1, width, rows, columns) -> (rows * columns, width)
+        grid = table[1:].unflatten(0, (self.grid_size, self.grid_size)).permute(2, 0, 1)[None]
+        grid = nn.functional.interpolate(grid, size=(rows, columns), mode="bicubic", align_corners=False)
+        return torch.cat([table[:1], grid[0].flatten(1).t()])
+
+    def forward(
+        self,
+        pixels: torch.Tensor,
+        bool_masked_pos: torch.Tensor | None = None,
+        hidden_frame_order: torch.Tensor | None = None,
+    ) -> VideoTokens:
+        """
+        Args:
+            pixels: (batch, frames, channels, height, width), normalised.
+            bool_masked_pos: (batch, frames, rows, columns), True where the patch's pixels are hidden.
+            hidden_frame_order: (batch, frames), True where the frame's place in time is hidden.
+        """
+        if bool_masked_pos is not None:
+            pixels = self.mask_patches(pixels, bool_masked_pos)
+        features = self.projection(self.swin(pixels).last_hidden_state)
+        batch, frames, rows, columns, width = features.shape
+        in_time = interpolate_rows(self.frame_embeddings, frames).unsqueeze(0)  # (1, frames, width)
+        if hidden_frame_order is not None:
+            if self.hidden_order_embedding is None:
+                raise ValueError("`hidden_frame_order` needs a model whose configuration has `hidden_frame_order`.")
+            in_time = torch.where(hidden_frame_order.unsqueeze(-1), self.hidden_order_embedding, in_time)
+        special = self.frame_token.expand(batch, frames, 1, width).to(features.dtype)
+        tokens = torch.cat([special, features.flatten(2, 3)], dim=2)  # (batch, frames, 1 + rows * columns, width)
+        tokens = tokens + self.patch_positions(rows, columns) + in_time.unsqueeze(2)
+        tokens = self.norm(tokens.to(self.norm.weight.dtype)).flatten(1, 2)
+        mask = torch.ones(tokens.shape[:2], dtype=torch.long, device=tokens.device)
+        return VideoTokens(tokens, mask, grid=(frames, rows, columns), num_special_per_frame=1)
+
+
+class VioletTextEmbeddings(nn.Module):
+    """BERT's embedding layer: word + position + type, LayerNorm, dropout."""
+
+    def __init__(self, config):
+        super().__init__()
+        width = config.hidden_size
+        self.word_embeddings = nn.Embedding(config.vocab_size, width, padding_idx=config.pad_token_id)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, width)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, width)
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """(batch, tokens) -> (batch, tokens, width); every token is of type 0"""
+        length, most = input_ids.shape[1], self.position_embeddings.num_embeddings
+        if length > most:
+            raise ValueError(f"A text of {length} tokens is longer than `max_position_embeddings` {most}: shorten it.")
+        embeddings = self.word_embeddings(input_ids) + self.position_embeddings.weight[:length]
+        return self.dropout(self.norm(embeddings + self.token_type_embeddings.weight[0]))
+
+
+class VioletProjection(nn.Module):
+    """
+    Video tokens and text tokens, before the fusion, into one space of unit vectors.
+
+    Each token passes a hidden layer before the mean is taken, so that what a token says *and where it stands* (in time,
+    in the sentence) reaches the pooled vector; a mean of bare tokens would forget all order.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        width, out = config.hidden_size, config.projection_dim
+        self.video_hidden, self.video_output = nn.Linear(width, width), nn.Linear(width, out)
+        self.text_hidden, self.text_output = nn.Linear(width, width), nn.Linear(width, out)
+        self.logit_scale = nn.Parameter(torch.empty(()))
+
+    @staticmethod
+    def initial_logit_scale() -> float:
+        """Logarithm of the inverse of CLIP's initial temperature, 0.07."""
+        return math.log(1 / 0.07)
+
+    @staticmethod
+    def _pool(states: torch.Tensor, mask: torch.Tensor, hidden: nn.Linear, output: nn.Linear) -> torch.Tensor:
+        weight = mask.unsqueeze(-1).to(states.dtype)
+        pooled = (nn.functional.gelu(hidden(states)) * weight).sum(1) / weight.sum(1).clamp(min=1)
+        return nn.functional.normalize(output(pooled).float(), dim=-1)
+
+    def video(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """(batch, tokens, width), (batch, tokens) -> (batch, projection_dim), of length 1"""
+        return self._pool(states, mask, self.video_hidden, self.video_output)
+
+    def text(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """(batch, tokens, width), (batch, tokens) -> (batch, projection_dim), of length 1"""
+        return self._pool(states, mask, self.text_hidden, self.text_output)

@@ -1,0 +1,99 @@
+"""The fusion encoder: named groups of tokens (video, prompt, text, ...) that attend to one another."""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .attention import build_attention_mask, eager_attention_forward
+
+
+class TokenGroup(NamedTuple):
+    """Tokens that enter the fusion together."""
+
+    states: torch.Tensor
+    """(batch, tokens, width)"""
+    mask: torch.Tensor
+    """(batch, tokens), 1 for a token and 0 for padding"""
+
+
+class FusionAttention(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.head_width = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_width**-0.5
+        self.dropout = config.attention_probs_dropout_prob
+        self.is_causal = False
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, states: torch.Tensor, mask, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """states (batch, tokens, width) -> the same shape, and the weights where the kernel gives them"""
+        heads = (*states.shape[:-1], -1, self.head_width)
+        # (batch, tokens, width) -> (batch, heads, tokens, head width)
+        query, key, value = (layer(states).view(heads).transpose(1, 2) for layer in (self.query, self.key, self.value))
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        dropout = self.dropout if self.training else 0.0
+        output, weights = attention(self, query, key, value, mask, scaling=self.scaling, dropout=dropout, **kwargs)
+        return self.output(output.reshape(states.shape).contiguous()), weights
+
+
+class FusionLayer(GradientCheckpointingLayer):
+    """A BERT layer; with `fusion_norm="pre"` its norms stand before the sub-layers instead of behind them."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.norm_first = config.fusion_norm == "pre"
+        self.attention = FusionAttention(config)
+        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.intermediate = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.output = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.output_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def feed_forward(self, states: torch.Tensor) -> torch.Tensor:
+        return self.dropout(self.output(self.activation(self.intermediate(states))))
+
+    def forward(self, states: torch.Tensor, mask, **kwargs) -> torch.Tensor:
+        if self.norm_first:
+            states = states + self.dropout(self.attention(self.attention_norm(states), mask, **kwargs)[0])
+            return states + self.feed_forward(self.output_norm(states))
+        states = self.attention_norm(states + self.dropout(self.attention(states, mask, **kwargs)[0]))
+        return self.output_norm(states + self.feed_forward(states))
+
+
+class FusionEncoder(nn.Module):
+    """BERT's encoder over named token groups. It adds no positions: each group brings its own."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.layers = nn.ModuleList(FusionLayer(config) for _ in range(config.num_hidden_layers))
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.fusion_norm == "pre" else None
+
+    def forward(self, groups: dict[str, TokenGroup], rule: str = "bidirectional", **kwargs) -> dict[str, torch.Tensor]:
+        """
+        Args:
+            groups: in order; under the sequence-to-sequence rule the last one is the text that is written, and those
+                before it are what it is written about.
+            rule: see `attention.build_attention_mask`.
+
+        Returns:
+            Each group's states (batch, tokens, width), by name and in the same order.
+        """
+        lengths = [group.states.shape[1] for group in groups.values()]
+        states = torch.cat([group.states for group in groups.values()], dim=1)
+        key_mask = torch.cat([group.mask for group in groups.values()], dim=1)
+        mask = build_attention_mask(self.config, states, key_mask, rule, context_length=sum(lengths[:-1]))
+        for layer in self.layers:
+            states = layer(states, mask, **kwargs)
+        if self.norm is not None:
+            states = self.norm(states)
+        return dict(zip(groups, states.split(lengths, dim=1), strict=True))

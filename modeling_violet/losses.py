@@ -1,0 +1,47 @@
+"""Losses: pure functions, computed in float32. What is averaged over stands in each docstring."""
+
+import torch
+from torch import nn
+
+IGNORE_INDEX = -100
+
+
+def masked_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """
+    Cross-entropy, averaged over the labels that are not `IGNORE_INDEX`; 0 where all are.
+
+    Args:
+        logits: (..., classes).
+        labels: (...), the same leading shape.
+    """
+    total = nn.functional.cross_entropy(
+        logits.float().flatten(0, -2), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="sum"
+    )
+    return total / (labels != IGNORE_INDEX).sum().clamp(min=1)
+
+
+def contrastive_loss(
+    video_embeds: torch.Tensor,
+    text_embeds: torch.Tensor,
+    logit_scale: torch.Tensor,
+    positives: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """
+    Symmetric InfoNCE (Radford et al., 2021, arXiv:2103.00020), averaged over rows and over both directions. A row with
+    several positives takes the mean of their log-probabilities (Khosla et al., 2020, arXiv:2004.11362, L_out).
+
+    Args:
+        video_embeds, text_embeds: (batch, width), of length 1; row i of one belongs to row i of the other.
+        logit_scale: logarithm of the inverse temperature; the scale is held at 100 or less.
+        positives: (batch, batch), True where a video (row) and a text (column) belong together, the diagonal included;
+            the diagonal alone where it is not given.
+    """
+    scores = video_embeds.float() @ text_embeds.float().t() * logit_scale.float().exp().clamp(max=100)
+    if positives is None:
+        positives = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
+
+    def one_way(scores: torch.Tensor, positives: torch.Tensor) -> torch.Tensor:
+        log_probability = scores.log_softmax(dim=-1)
+        return -((log_probability * positives).sum(-1) / positives.sum(-1)).mean()
+
+    return (one_way(scores, positives) + one_way(scores.t(), positives.t())) / 2

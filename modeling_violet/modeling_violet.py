@@ -1,0 +1,387 @@
+"""The models: `VioletModel` and one class for each task."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from ..configuration.configuration_violet import VioletConfig
+from .embeddings import VideoTokens, VioletProjection, VioletTextEmbeddings, VioletVideoEncoder
+from .fusion import FusionAttention, FusionEncoder, FusionLayer, TokenGroup
+from .losses import contrastive_loss, masked_cross_entropy
+
+
+@dataclass
+class VioletModelOutput(ModelOutput):
+    """
+    Attributes:
+        last_hidden_state: (texts, L_v + P + X, width), the fusion's states of `[video; prompt; text]`.
+        video_hidden_state: (texts, L_v, width).
+        prompt_hidden_state: (texts, P, width), where there is a task token or a prompt.
+        text_hidden_state: (texts, X, width).
+        video_tokens: the videos as they entered the fusion, one row a *video*; give it back as `video_tokens` to ask
+            about the same videos again.
+        hidden_states, attentions: one a fusion layer, where asked for.
+    """
+
+    last_hidden_state: torch.Tensor | None = None
+    video_hidden_state: torch.Tensor | None = None
+    prompt_hidden_state: torch.Tensor | None = None
+    text_hidden_state: torch.Tensor | None = None
+    video_tokens: VideoTokens | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+    def first_text_state(self) -> torch.Tensor:
+        """(texts, width): the state behind the video, which the match and answer heads read ([CLS], or the prompt)."""
+        behind = self.text_hidden_state if self.prompt_hidden_state is None else self.prompt_hidden_state
+        return behind[:, 0]
+
+
+@dataclass
+class VioletTaskOutput(ModelOutput):
+    """
+    Attributes:
+        loss: (), where labels or captions were given.
+        logits: the head's scores; their shape stands with each model's `forward`.
+        hidden_states, attentions: one a fusion layer, where asked for.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+class VioletPreTrainedModel(PreTrainedModel):
+    """Loading, saving and initialisation of every VIOLET model."""
+
+    config_class = VioletConfig
+    base_model_prefix = "violet"
+    main_input_name = "pixel_values_videos"
+    input_modalities = ("video", "text")
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False  # the losses are means of their own: let the Trainer divide by the accumulated steps
+    _supports_sdpa = True
+    _no_split_modules = ["VideoSwinBlock", "PatchMerging", "FusionLayer", "VioletTextEmbeddings"]
+    _can_record_outputs = {"hidden_states": FusionLayer, "attentions": FusionAttention}
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        std = self.config.initializer_range
+        if isinstance(module, nn.Linear):
+            init.trunc_normal_(module.weight, std=std)
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            init.trunc_normal_(module.weight, std=std)
+            if module.padding_idx is not None and not getattr(module.weight, "_is_hf_initialized", False):
+                init.zeros_(module.weight[module.padding_idx])
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, VioletVideoEncoder):
+            init.copy_(module.masked_patch_value, torch.tensor(self.config.masked_patch_value))
+            for parameter in (module.frame_token, module.position_embeddings, module.frame_embeddings):
+                init.trunc_normal_(parameter, std=std)
+            if module.hidden_order_embedding is not None:
+                init.trunc_normal_(module.hidden_order_embedding, std=std)
+        elif isinstance(module, VioletProjection):
+            init.constant_(module.logit_scale, module.initial_logit_scale())
+        elif isinstance(module, VioletModel) and module.task_tokens is not None:
+            init.trunc_normal_(module.task_tokens, std=std)
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return getattr(self, self.base_model_prefix, self).text_embeddings.word_embeddings
+
+    def set_input_embeddings(self, value: nn.Embedding):
+        getattr(self, self.base_model_prefix, self).text_embeddings.word_embeddings = value
+
+
+class VioletModel(VioletPreTrainedModel):
+    """
+    Video Swin, BERT's text embeddings and a BERT fusion encoder: fused features of a video and a text.
+    """
+
+    def __init__(self, config: VioletConfig):
+        super().__init__(config)
+        self.video_encoder = VioletVideoEncoder(config)
+        self.text_embeddings = VioletTextEmbeddings(config)
+        self.task_tokens = (
+            nn.Parameter(torch.empty(config.num_task_tokens, config.hidden_size)) if config.num_task_tokens else None
+        )
+        self.projection = VioletProjection(config) if config.projection_dim is not None else None
+        self.fusion = FusionEncoder(config)
+        self.post_init()
+
+    def encode_videos(
+        self,
+        pixel_values_videos: torch.Tensor,
+        bool_masked_pos: torch.Tensor | None = None,
+        hidden_frame_order: torch.Tensor | None = None,
+    ) -> VideoTokens:
+        """Videos (batch, frames, channels, height, width) as the tokens that enter the fusion."""
+        return self.video_encoder(pixel_values_videos, bool_masked_pos, hidden_frame_order)
+
+    def _need_projection(self) -> VioletProjection:
+        if self.projection is None:
+            raise ValueError("This model has no embeddings before the fusion: its configuration has no projection_dim.")
+        return self.projection
+
+    def get_video_features(self, pixel_values_videos: torch.Tensor) -> BaseModelOutputWithPooling:
+        """
+        Videos before they meet a text: `last_hidden_state` (batch, L_v, width), the video tokens, and `pooler_output`
+        (batch, projection_dim), of length 1 and comparable with `get_text_features`, where the configuration has a
+        projection (`None` elsewhere). Good for search over many clips; a fused score tells two near clips apart better.
+        """
+        video = self.encode_videos(pixel_values_videos)
+        pooled = None if self.projection is None else self.projection.video(video.tokens, video.mask)
+        return BaseModelOutputWithPooling(last_hidden_state=video.tokens, pooler_output=pooled)
+
+    def get_text_features(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> BaseModelOutputWithPooling:
+        """
+        Texts before they meet a video: `last_hidden_state` (batch, X, width), BERT's embeddings (no context between
+        the words), and `pooler_output` (batch, projection_dim), of length 1, where the configuration has a projection.
+        """
+        states = self.text_embeddings(input_ids)
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        pooled = None if self.projection is None else self.projection.text(states, mask)
+        return BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=pooled)
+
+    def caption_loss(
+        self, video: VideoTokens, caption_ids: torch.Tensor, caption_attention_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """
+        Contrastive loss between videos and their captions before the fusion, see `losses.contrastive_loss`. Captions
+        of the same words count as each other's positives.
+        """
+        projection = self._need_projection()
+        texts = self.get_text_features(caption_ids, caption_attention_mask).pooler_output
+        same = (caption_ids[:, None] == caption_ids[None, :]).all(-1)
+        return contrastive_loss(projection.video(video.tokens, video.mask), texts, projection.logit_scale, same)
+
+    def _prompt(self, task_ids, prompt_ids, prompt_attention_mask, batch: int) -> TokenGroup | None:
+        if task_ids is not None and prompt_ids is not None:
+            raise ValueError("Give `task_ids` or `prompt_ids`, not both: each takes the place between video and text.")
+        if task_ids is not None:
+            if self.task_tokens is None:
+                raise ValueError("`task_ids` needs a model whose configuration has `num_task_tokens` above 0.")
+            states = self.task_tokens[task_ids].unsqueeze(1)  # (batch, 1, width)
+            return TokenGroup(states, task_ids.new_ones(states.shape[:2]))
+        if prompt_ids is not None:
+            mask = torch.ones_like(prompt_ids) if prompt_attention_mask is None else prompt_attention_mask
+            states = self.text_embeddings(prompt_ids)
+            return TokenGroup(states.expand(batch, -1, -1), mask.expand(batch, -1))
+        return None
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        pixel_values_videos: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        video_index: torch.Tensor | None = None,
+        task_ids: torch.Tensor | None = None,
+        prompt_ids: torch.Tensor | None = None,
+        prompt_attention_mask: torch.Tensor | None = None,
+        bool_masked_pos: torch.Tensor | None = None,
+        hidden_frame_order: torch.Tensor | None = None,
+        video_tokens: VideoTokens | None = None,
+        attention_rule: str = "bidirectional",
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> VioletModelOutput:
+        r"""
+        Args:
+            pixel_values_videos: (videos, frames, channels, height, width), normalised by the processor.
+            input_ids: (texts, X), as `[CLS] … [SEP]`.
+            attention_mask: (texts, X), 1 for a token and 0 for padding; all 1 where it is not given.
+            video_index: (texts,), the video that each text belongs to; the text's own number where it is not given.
+                A video is encoded once, however many texts meet it.
+            task_ids: (texts,), rows of the learned task tokens (`configuration.TASK_TOKENS`).
+            prompt_ids: (texts, P) or (1, P), an instruction in words between video and text.
+            prompt_attention_mask: the like, 1 for a token and 0 for padding.
+            bool_masked_pos: (videos, frames, rows, columns), True where a patch's pixels are hidden.
+            hidden_frame_order: (videos, frames), True where a frame's place in time is hidden (VIOLETv2).
+            video_tokens: videos encoded earlier, in place of `pixel_values_videos`.
+            attention_rule: `"bidirectional"` or `"sequence_to_sequence"`, see `attention.build_attention_mask`.
+        """
+        if (pixel_values_videos is None) == (video_tokens is None):
+            raise ValueError("Give exactly one of `pixel_values_videos` and `video_tokens`.")
+        if input_ids is None:
+            raise ValueError("`input_ids` is missing; for a video alone there is `get_video_features`.")
+        if video_tokens is None:
+            video_tokens = self.encode_videos(pixel_values_videos, bool_masked_pos, hidden_frame_order)
+        elif bool_masked_pos is not None or hidden_frame_order is not None:
+            raise ValueError("Encoded `video_tokens` cannot be masked: give `pixel_values_videos`.")
+        videos, texts = video_tokens.tokens.shape[0], input_ids.shape[0]
+        if video_index is None and videos != texts:
+            raise ValueError(f"{texts} texts and {videos} videos: say by `video_index` which belong together.")
+
+        selected = video_tokens if video_index is None else video_tokens.select(video_index)
+        text_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        groups = {"video": TokenGroup(selected.tokens, selected.mask)}
+        prompt = self._prompt(task_ids, prompt_ids, prompt_attention_mask, batch=texts)
+        if prompt is not None:
+            groups["prompt"] = prompt
+        groups["text"] = TokenGroup(self.text_embeddings(input_ids), text_mask)
+        states = self.fusion(groups, attention_rule, **kwargs)
+        return VioletModelOutput(
+            last_hidden_state=torch.cat(list(states.values()), dim=1),
+            video_hidden_state=states["video"],
+            prompt_hidden_state=states.get("prompt"),
+            text_hidden_state=states["text"],
+            video_tokens=video_tokens,
+        )
+
+
+class VioletClassificationHead(nn.Sequential):
+    """Dropout, Linear D -> 2D, ReLU, Linear 2D -> classes: the published models' match and answer head."""
+
+    def __init__(self, config: VioletConfig, num_classes: int):
+        super().__init__(
+            nn.Dropout(config.classifier_dropout),
+            nn.Linear(config.hidden_size, 2 * config.hidden_size),
+            nn.ReLU(),
+            nn.Linear(2 * config.hidden_size, num_classes),
+        )
+
+
+class VioletMaskedLMHead(nn.Module):
+    """BERT's masked-language head. Its decoder is *not* tied to the word embeddings in VIOLET."""
+
+    def __init__(self, config: VioletConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """(..., width) -> (..., vocabulary)"""
+        return self.decoder(self.norm(self.activation(self.dense(states))))
+
+
+class VioletForMaskedLM(VioletPreTrainedModel):
+    """Predicts masked words of a text beside a video: fill in the blank, question answering by [MASK]."""
+
+    def __init__(self, config: VioletConfig):
+        super().__init__(config)
+        self.violet = VioletModel(config)
+        self.mlm_head = VioletMaskedLMHead(config)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.mlm_head.decoder
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear):
+        self.mlm_head.decoder = new_embeddings
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values_videos: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        video_index: torch.Tensor | None = None,
+        task_ids: torch.Tensor | None = None,
+        prompt_ids: torch.Tensor | None = None,
+        prompt_attention_mask: torch.Tensor | None = None,
+        bool_masked_pos: torch.Tensor | None = None,
+        hidden_frame_order: torch.Tensor | None = None,
+        video_tokens: VideoTokens | None = None,
+        attention_rule: str = "bidirectional",
+        labels: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> VioletTaskOutput:
+        r"""
+        Args:
+            labels: (texts, X), the word at each place that counts, −100 elsewhere.
+
+        The other arguments are `VioletModel.forward`'s. `logits` are (texts, X, vocabulary): the places of `input_ids`.
+        """
+        outputs = self.violet(
+            pixel_values_videos=pixel_values_videos,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            video_index=video_index,
+            task_ids=task_ids,
+            prompt_ids=prompt_ids,
+            prompt_attention_mask=prompt_attention_mask,
+            bool_masked_pos=bool_masked_pos,
+            hidden_frame_order=hidden_frame_order,
+            video_tokens=video_tokens,
+            attention_rule=attention_rule,
+            **kwargs,
+        )
+        logits = self.mlm_head(outputs.text_hidden_state)
+        loss = None if labels is None else masked_cross_entropy(logits, labels)
+        return VioletTaskOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+class VioletForQuestionAnswering(VioletPreTrainedModel):
+    """Answers a question about a video by one of the configuration's `id2label`."""
+
+    def __init__(self, config: VioletConfig):
+        super().__init__(config)
+        self.violet = VioletModel(config)
+        self.answer_head = VioletClassificationHead(config, config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values_videos: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        video_index: torch.Tensor | None = None,
+        task_ids: torch.Tensor | None = None,
+        prompt_ids: torch.Tensor | None = None,
+        prompt_attention_mask: torch.Tensor | None = None,
+        video_tokens: VideoTokens | None = None,
+        labels: torch.Tensor | None = None,
+        caption_ids: torch.Tensor | None = None,
+        caption_attention_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> VioletTaskOutput:
+        r"""
+        Args:
+            labels: (texts,), the answers' numbers, −100 for "none of them".
+            caption_ids: (videos, X), a caption of each video. Where given, a contrastive loss on the embeddings before
+                the fusion is added, with the configuration's `contrastive_weight`: a small model trained from scratch
+                does not learn motion without it.
+            caption_attention_mask: (videos, X).
+
+        The other arguments are `VioletModel.forward`'s. `logits` are (texts, answers).
+        """
+        outputs = self.violet(
+            pixel_values_videos=pixel_values_videos,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            video_index=video_index,
+            task_ids=task_ids,
+            prompt_ids=prompt_ids,
+            prompt_attention_mask=prompt_attention_mask,
+            video_tokens=video_tokens,
+            **kwargs,
+        )
+        logits = self.answer_head(outputs.first_text_state())
+        loss = None if labels is None else masked_cross_entropy(logits, labels)
+        if caption_ids is not None:
+            contrast = self.violet.caption_loss(outputs.video_tokens, caption_ids, caption_attention_mask)
+            contrast = self.config.contrastive_weight * contrast
+            loss = contrast if loss is None else loss + contrast
+        return VioletTaskOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )

@@ -1,0 +1,97 @@
+"""Words and clips -> the tensors that a VIOLET model takes."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import BertTokenizer
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.processing_utils import ProcessorMixin, TextKwargs
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+class VideoTextProcessor(ProcessorMixin):
+    """A tokenizer and a `VioletVideoProcessor` behind one call.
+
+    Args:
+        tokenizer: a BERT WordPiece tokenizer (`BertTokenizer`, or what `AutoTokenizer` gives for it).
+        video_processor: a `VioletVideoProcessor`.
+        max_length: texts are cut to so many tokens, [CLS] and [SEP] included. Saved with the processor.
+        padding: True pads to the longest text of a call, "max_length" to `max_length`. Saved with the processor.
+    """
+
+    def __init__(self, tokenizer, video_processor, max_length: int = 32, padding: bool | str = True, **kwargs):
+        super().__init__(tokenizer, video_processor, **kwargs)
+        self.max_length = max_length
+        self.padding = padding
+
+    def __call__(
+        self, *positional, text=None, videos=None, return_tensors: str | None = "pt", **kwargs: Any
+    ) -> BatchFeature:
+        """Tokenize texts and process clips; both by name, since other processors order them differently.
+
+        Args:
+            text: a string or a list of strings (or of word lists, with `is_split_into_words=True`).
+            videos: one clip or a list of clips, see `VioletVideoProcessor`.
+            return_tensors: "pt" (default), "np", or None for lists of token ids.
+            kwargs: settings of the tokenizer call (`padding`, `truncation`, `max_length`, ...) or of the video
+                processor (`num_frames`, `size`, ...); also as `text_kwargs={...}`, `videos_kwargs={...}`.
+
+        Returns:
+            `input_ids`, `attention_mask` (texts, tokens) int64 and `pixel_values_videos`
+            (clips, frames, 3, height, width) float32, as far as text and videos were given.
+
+        Raises:
+            TypeError: a positional argument, or a setting that neither part knows.
+            ValueError: neither text nor videos; a clip that cannot be read (`VideoDecodeError`).
+        """
+        if positional:
+            raise TypeError("Pass arguments by name: processor(text=..., videos=...).")
+        if text is None and videos is None:
+            raise ValueError("Pass text=..., videos=..., or both.")
+        text_settings = {"padding": self.padding, "truncation": True, "max_length": self.max_length}
+        text_settings |= kwargs.pop("text_kwargs", {})
+        video_settings = dict(kwargs.pop("videos_kwargs", {}))
+        for name, value in kwargs.items():
+            if name in TextKwargs.__annotations__:
+                text_settings[name] = value
+            elif name in self.video_processor.valid_kwargs.__annotations__:
+                video_settings[name] = value
+            else:
+                raise TypeError(f"Neither the tokenizer nor the video processor takes `{name}`.")
+
+        data = {}
+        if text is not None:
+            settings = {"return_token_type_ids": False, "return_tensors": return_tensors} | text_settings
+            data |= self.tokenizer(text, **settings)
+        if videos is not None:
+            data |= self.video_processor(videos, **{"return_tensors": return_tensors} | video_settings)
+        return BatchFeature(data)
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return ["input_ids", "attention_mask", "pixel_values_videos"]
+
+
+def train_wordpiece_tokenizer(texts: Iterable[str], vocab_size: int = 2000) -> BertTokenizer:
+    """Train a lower-casing WordPiece vocabulary; the result saves, reloads and behaves as BERT's tokenizer.
+
+    Args:
+        texts: any number of texts. The same texts in the same order give the same vocabulary.
+        vocab_size: upper bound on the number of tokens, [PAD]=0, [UNK], [CLS], [SEP], [MASK] and all characters
+            included.
+    """
+    normalizer, pre_tokenizer = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    normal = [normalizer.normalize_str(text) for text in texts]
+    words = {word for text in normal for word, _ in pre_tokenizer.pre_tokenize_str(text)}
+    # The trainer numbers continuation characters in the order of a hash table, which changes from run to run and
+    # breaks ties differently. Named beforehand they have fixed numbers.
+    continuations = [f"##{character}" for character in sorted({c for word in words for c in word[1:]})]
+    trained = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    trained.pre_tokenizer = pre_tokenizer
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size, special_tokens=[*SPECIAL_TOKENS, *continuations], show_progress=False
+    )
+    trained.train_from_iterator(normal, trainer)
+    return BertTokenizer(vocab=trained.get_vocab(), do_lower_case=True)

@@ -1,0 +1,198 @@
+"""Agreement with outputs of the original VIOLET and VIOLETv2 code (../shared/goldens/README.md)."""
+
+import importlib.util
+import json
+import zlib
+
+import numpy as np
+import pytest
+import torch
+
+from violet.hub import from_original
+from violet.modeling_violet import VioletForMaskedLM, VioletForQuestionAnswering
+
+pytestmark = [pytest.mark.shared, pytest.mark.slow]
+
+MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+
+
+def filled_by_formula(keys: dict[str, list[int]]) -> dict[str, torch.Tensor]:
+    """The weights that the reference was run with: a formula of each original name and shape."""
+
+    def fill(name, shape):
+        x = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape).astype(np.float32)
+        if len(shape) == 1:
+            return 1 + 0.1 * x if name.endswith("weight") else 0.02 * x
+        return 0.03 * x
+
+    return {
+        name: torch.zeros(shape, dtype=torch.long)
+        if name.endswith("relative_position_index")
+        else torch.from_numpy(np.asarray(fill(name, shape), dtype=np.float32))
+        for name, shape in keys.items()
+    }
+
+
+def thin(x: torch.Tensor) -> np.ndarray:
+    """The part of a large array that the archives keep."""
+    if x.dim() == 5:
+        return x[:, ::16].numpy()
+    if x.dim() == 3 and x.shape[-1] == 768:
+        return x[:, ::7, ::16].numpy()
+    if x.dim() == 3 and x.shape[1] > 150:
+        return x[:, ::7].numpy()
+    return x.numpy()
+
+
+class Reference:
+    """One version's archive, inputs and weights."""
+
+    def __init__(self, goldens, version: str, seed: int):
+        spec = importlib.util.spec_from_file_location("golden_inputs", goldens / "inputs.py")
+        self.inputs = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(self.inputs)
+        self.goldens = goldens
+        self.archive = dict(np.load(goldens / f"{version}_public.npz"))
+        b, t, h, w, x, _ = self.archive["case"].tolist()
+        self.size = b, t, h, w, x
+        self.seed = seed
+        self.weights = self.load_weights(f"{version}_keys.json")
+        self.ids, self.mask = self.inputs.text(seed + 1, b, x)
+
+    def load_weights(self, name):
+        return filled_by_formula(json.loads((self.goldens / name).read_text()))
+
+    def clip(self, seed=None):
+        b, t, h, w, _ = self.size
+        return (self.inputs.clip(self.seed if seed is None else seed, b, t, h, w) - MEAN) / STD
+
+    def expect(self, name: str, got: torch.Tensor, tolerance: float = 1e-4):
+        expected, got = self.archive[name], thin(got)
+        assert expected.shape == got.shape
+        assert expected.std() > 10 * tolerance, "a constant array would agree with anything"
+        np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def v1(shared_folder):
+    return Reference(shared_folder / "goldens", "v1", seed=100)
+
+
+@pytest.fixture(scope="module")
+def v2(shared_folder):
+    return Reference(shared_folder / "goldens", "v2", seed=500)
+
+
+@pytest.fixture(scope="module")
+def v1_masked_lm(v1):
+    return from_original(v1.weights, VioletForMaskedLM)[0]
+
+
+@pytest.fixture(scope="module")
+def v2_masked_lm(v2):
+    return from_original(v2.weights, VioletForMaskedLM)[0]
+
+
+@torch.no_grad()
+def test_v1_features_hidden_states_and_masked_words(v1, v1_masked_lm):
+    model = v1_masked_lm
+    output = model.violet(pixel_values_videos=v1.clip(), input_ids=v1.ids, attention_mask=v1.mask)
+    v1.expect("video_features", output.video_tokens.tokens)
+    v1.expect("text_features", model.violet.text_embeddings(v1.ids))
+    v1.expect("last_hidden_state", output.last_hidden_state)
+    v1.expect("mlm_logits_first64", model.mlm_head(output.text_hidden_state)[..., :64])
+    scores = model(pixel_values_videos=v1.clip(), input_ids=v1.ids, attention_mask=v1.mask).logits
+    v1.expect("mlm_logits_first64", scores[..., :64])
+
+
+@torch.no_grad()
+def test_v1_received_attention(v1, v1_masked_lm):
+    v1_masked_lm.set_attn_implementation("eager")
+    output = v1_masked_lm.violet(
+        pixel_values_videos=v1.clip(), input_ids=v1.ids, attention_mask=v1.mask, output_attentions=True
+    )
+    assert len(output.attentions) == 12
+    received = sum(weights.mean(1).sum(1) for weights in output.attentions)
+    v1.expect("received_attention", received, tolerance=1e-3)  # a sum over 12 layers and 232 rows
+    v1_masked_lm.set_attn_implementation("sdpa")
+
+
+@torch.no_grad()
+def test_v1_swin_alone(v1, v1_masked_lm):
+    b, t, h, w, _ = v1.size
+    features = v1_masked_lm.violet.video_encoder.swin(v1.inputs.clip(v1.seed + 2, b, t, h, w)).last_hidden_state
+    v1.expect("swin_features_unnormalised_input", features.permute(0, 4, 1, 2, 3))
+
+
+@torch.no_grad()
+def test_v1_match_scores_of_pairs_and_options(v1):
+    model, report = from_original(v1.weights, VioletForQuestionAnswering)
+    assert model.config.num_labels == 1 and not report.new
+    videos = model.violet.encode_videos(v1.clip())
+    score = model(video_tokens=videos, input_ids=v1.ids, attention_mask=v1.mask).logits
+    v1.expect("match_score", score[:, 0])
+    # all pairs in one pass: each video is encoded once, and text i meets video j
+    texts, video_index = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1])
+    pairs = model(
+        video_tokens=videos, input_ids=v1.ids[texts], attention_mask=v1.mask[texts], video_index=video_index
+    ).logits
+    v1.expect("pair_scores_text_by_video", pairs.view(2, 2))
+    b, _, _, _, x = v1.size
+    options = [v1.inputs.text(v1.seed + 10 + k, b, x) for k in range(5)]
+    scores = [model(video_tokens=videos, input_ids=ids, attention_mask=mask).logits for ids, mask in options]
+    v1.expect("qamc_logits", torch.cat(scores, dim=1))
+
+
+@torch.no_grad()
+def test_v1_open_ended_answers(v1):
+    names = {name: list(value.shape) for name, value in v1.weights.items()}
+    names["fc.3.weight"], names["fc.3.bias"] = [1000, 1536], [1000]
+    weights = v1.weights | filled_by_formula({key: names[key] for key in ("fc.3.weight", "fc.3.bias")})
+    model, _ = from_original(weights, VioletForQuestionAnswering)
+    logits = model(pixel_values_videos=v1.clip(), input_ids=v1.ids, attention_mask=v1.mask).logits
+    v1.expect("qaoe_logits", logits)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rule, prefix", [("bidirectional", ""), ("sequence_to_sequence", "seq2seq_")])
+@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
+def test_v2_both_attention_rules(v2, v2_masked_lm, rule, prefix, kernel):
+    v2_masked_lm.set_attn_implementation(kernel)
+    output = v2_masked_lm.violet(
+        pixel_values_videos=v2.clip(), input_ids=v2.ids, attention_mask=v2.mask, attention_rule=rule
+    )
+    v2.expect("video_features", output.video_tokens.tokens)
+    v2.expect(prefix + "last_hidden_state", output.last_hidden_state)
+    v2.expect(prefix + "mlm_logits_first64", v2_masked_lm.mlm_head(output.text_hidden_state)[..., :64])
+    v2_masked_lm.set_attn_implementation("sdpa")
+
+
+@torch.no_grad()
+def test_v2_match_score(v2):
+    model, _ = from_original(v2.weights, VioletForQuestionAnswering)
+    logits = model(pixel_values_videos=v2.clip(), input_ids=v2.ids, attention_mask=v2.mask).logits
+    v2.expect("match_score", logits[:, 0])
+
+
+@torch.no_grad()
+def test_v2_hidden_frame_order(v2, v2_masked_lm):
+    hidden = torch.from_numpy(v2.archive["frame_order_kept"]) < 0
+    videos = v2_masked_lm.violet.encode_videos(v2.clip(), hidden_frame_order=hidden)
+    v2.expect("video_features_order_hidden", videos.tokens)
+
+
+@torch.no_grad()
+def test_v2_task_token_and_prompt(v2):
+    model, report = from_original(v2.load_weights("v2_finetune_keys.json"))
+    assert isinstance(model, VioletForMaskedLM) and not report.new
+    inputs = {"pixel_values_videos": v2.clip(), "input_ids": v2.ids, "attention_mask": v2.mask}
+
+    def rows_behind_the_video(**prompt):
+        output = model.violet(**inputs, **prompt)
+        return model.mlm_head(torch.cat([output.prompt_hidden_state, output.text_hidden_state], dim=1))[..., :64]
+
+    open_ended = torch.full((2,), 2)
+    v2.expect("task_token_mlm_logits_first64", rows_behind_the_video(task_ids=open_ended))
+    prompt = torch.tensor([[101, 2339, 2003, 1996, 102]])
+    v2.expect("prompt_mlm_logits_first64", rows_behind_the_video(prompt_ids=prompt))
