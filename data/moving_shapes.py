@@ -12,7 +12,8 @@ a split never change the earlier ones, and the same seed gives the same bytes.
 
 What one frame gives away, by design: colour, shape, size. The place of a shape is uniform over the same range in
 every frame for every action and direction (a shape that reaches the end of the range comes back at the other end),
-and so is the angle of every shape: neither tells what the shape does or where it goes.
+and so is the angle of every shape: neither tells what the shape does or where it goes. Two things a frame does tell
+to who knows its index: the radius separates growing from shrinking, and a shape seen early in a sequence comes first.
 """
 
 import hashlib
@@ -109,7 +110,9 @@ def _draw_pairs(generator: np.random.Generator, split: str, count: int) -> list[
             return pairs
 
 
-def _draw_subject(generator: np.random.Generator, shape: str, colour: str, kind: str, frames: range) -> Subject:
+def _draw_subject(
+    generator: np.random.Generator, shape: str, colour: str, kind: str, frames: range, wrap: bool
+) -> Subject:
     others = [a for a in ACTIONS if a != "moves" and not (a == "turns" and shape == "disc")]
     action = "moves" if generator.random() < MOVES_SHARE else _pick(generator, others)
     direction = _pick(generator, tuple(DIRECTIONS)) if action == "moves" else ""
@@ -117,8 +120,11 @@ def _draw_subject(generator: np.random.Generator, shape: str, colour: str, kind:
 
     time = np.linspace(0, 1, len(frames)) if len(frames) > 1 else np.zeros(1)
     low, high = PLACES
-    start = generator.uniform(0, high - low, size=2)
     step = np.array(DIRECTIONS.get(direction, (0, 0))) * TRAVEL[kind]
+    if wrap:
+        start = generator.uniform(0, high - low, size=2)
+    else:  # only where the whole path fits
+        start = generator.uniform(np.maximum(-step, 0), high - low - np.maximum(step, 0))
     x, y = low + (start[:, None] + step[:, None] * time) % (high - low)
 
     radii = {name: generator.uniform(*SIZES[name]) for name in SIZES}
@@ -134,19 +140,20 @@ def _draw_subject(generator: np.random.Generator, shape: str, colour: str, kind:
     return Subject(shape, colour, size, action, direction, frames, x, y, radius, angle)
 
 
-def plan_clip(seed: int, split: str, index: int, num_frames: int = 8) -> list[Subject]:
+def plan_clip(seed: int, split: str, index: int, num_frames: int = 8, wrap: bool = True) -> list[Subject]:
     """What clip `index` of a split shows: one subject through the whole clip, or one in each half of it."""
-    return _plan(_generator(seed, split, index), split, num_frames)
+    return _plan(_generator(seed, split, index), split, num_frames, wrap)
 
 
-def _plan(generator: np.random.Generator, split: str, num_frames: int) -> list[Subject]:
+def _plan(generator: np.random.Generator, split: str, num_frames: int, wrap: bool) -> list[Subject]:
     if generator.random() < 0.5:
         kind, spans = "single", [range(num_frames)]
     else:
         kind, spans = "sequence", [range(num_frames // 2), range(num_frames // 2, num_frames)]
     pairs = _draw_pairs(generator, split, len(spans))
     return [
-        _draw_subject(generator, shape, colour, kind, span) for (shape, colour), span in zip(pairs, spans, strict=True)
+        _draw_subject(generator, shape, colour, kind, span, wrap)
+        for (shape, colour), span in zip(pairs, spans, strict=True)
     ]
 
 
@@ -232,11 +239,11 @@ def _with_options(generator: np.random.Generator, question: dict[str, str], subj
 
 
 def draw_clip(
-    seed: int, split: str, index: int, size: int = 64, num_frames: int = 8
+    seed: int, split: str, index: int, size: int = 64, num_frames: int = 8, wrap: bool = True
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Draw one clip: its frames, (num_frames, size, size, 3) uint8, and its annotation (all columns but `video`)."""
     generator = _generator(seed, split, index)
-    subjects = _plan(generator, split, num_frames)
+    subjects = _plan(generator, split, num_frames, wrap)
     annotation = {"id": f"{split}-{index:06d}", **_words(generator, subjects, split)}
     return _paint(generator, subjects, size, num_frames), annotation
 
@@ -268,6 +275,7 @@ def moving_shapes(
     seed: int = 0,
     size: int = 64,
     num_frames: int = 8,
+    wrap: bool = True,
     num_proc: int | None = None,
 ) -> "DatasetDict":
     """Write the data set into `folder`, or reuse it there, and return its splits; a split of 0 clips is left out.
@@ -282,6 +290,8 @@ def moving_shapes(
     Args:
         size: height and width in pixels, even.
         num_frames: frames a clip, at least 4, at 8 frames a second.
+        wrap: whether a moving shape that reaches the end of its range comes back at the other end. Without it,
+            movements look plainer, but one frame tells more of the direction than chance: 0.35-0.43, not 0.25.
         num_proc: how many clips are drawn at a time, in threads (a killed process then leaves no orphans behind);
             by default as many as there are cores, at most 8.
 
@@ -295,7 +305,8 @@ def moving_shapes(
     if size < 16 or size % 2 or num_frames < 4:
         raise ValueError(f"size must be even and at least 16, num_frames at least 4: got {size} and {num_frames}")
     counts = {split: count for split, count in counts.items() if count}
-    settings = {"version": FORMAT_VERSION, "seed": seed, "size": size, "num_frames": num_frames, "clips": counts}
+    drawn = {"seed": seed, "size": size, "num_frames": num_frames, "wrap": wrap}
+    settings = {"version": FORMAT_VERSION, "drawn": drawn, "clips": counts}
 
     folder = Path(folder).absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -314,7 +325,7 @@ def _write(folder: Path, settings: dict[str, Any], num_proc: int) -> None:
     partial.mkdir(parents=True)
 
     def write_clip(split: str, index: int) -> str:
-        frames, annotation = draw_clip(settings["seed"], split, index, settings["size"], settings["num_frames"])
+        frames, annotation = draw_clip(split=split, index=index, **settings["drawn"])
         _encode(frames, partial / split / f"{annotation['id']}.mp4")
         return json.dumps(annotation)
 

@@ -157,7 +157,9 @@ def _decode_array(source: Any, name: str, choose: Callable) -> DecodedVideo:
         raise VideoDecodeError(name, f"the shape {array.shape} is not that of a video", advice)
     channels_last, channels_first = array.shape[-1] in (1, 3, 4), array.shape[1] in (1, 3, 4)
     if channels_last == channels_first:
-        reason = "either axis 1 or the last could be the channels" if channels_last else "no axis has 1, 3 or 4 channels"
+        reason = (
+            "either axis 1 or the last could be the channels" if channels_last else "no axis has 1, 3 or 4 channels"
+        )
         raise VideoDecodeError(name, f"in the shape {array.shape} {reason}", advice)
     if channels_first:
         array = array.transpose(0, 2, 3, 1)  # (frames, channels, height, width) -> (frames, height, width, channels)
@@ -369,9 +371,10 @@ def _video_stream(container, name: str):
 
 def _scan_packets(container, stream, name: str) -> _PacketTable:
     """Read all packets, undecoded, and hold them against what the container promises."""
+    family = container.format.name
     time_stamps: list[int | None] = []
     keyframes: list[int] = []
-    has_leading_frames, end, packets = False, 0, 0
+    has_leading_frames, end, last_duration, packets = False, 0, 0, 0
     for packet in container.demux(stream):
         if not packet.size:
             continue
@@ -380,10 +383,11 @@ def _scan_packets(container, stream, name: str) -> _PacketTable:
         packets += 1
         if packet.is_discard:
             continue
-        time_stamps.append(packet.pts)
-        if packet.pts is None:
+        end = max(end, packet.pts or 0, packet.dts or 0)
+        last_duration = packet.duration or 0
+        time_stamps.append(None if family == "avi" else packet.pts)  # AVI holds no order of presentation
+        if time_stamps[-1] is None:
             continue
-        end = max(end, packet.pts + (packet.duration or 0))
         if packet.is_keyframe:
             keyframes.append(packet.pts)
         elif keyframes and packet.pts < keyframes[-1]:
@@ -391,14 +395,13 @@ def _scan_packets(container, stream, name: str) -> _PacketTable:
     if not time_stamps:
         raise VideoDecodeError(name, "the file is truncated or empty: its video stream holds no frame")
 
-    family = container.format.name
     promised = len(stream.index_entries) if family.startswith("mov") else 0
     if packets < promised:
         raise VideoDecodeError(name, f"the file is truncated: it promises {promised} frames and holds {packets}")
     fps = float(stream.average_rate or stream.guessed_rate or 0) or None
-    promised_end = _promised_end(container, stream)
-    if promised_end is not None and fps and promised_end - end * float(stream.time_base) > 1.5 / fps:
-        reason = f"it promises {promised_end:.3f} s and ends at {end * float(stream.time_base):.3f} s"
+    end_seconds, promised_end = float((end + last_duration) * stream.time_base), _promised_end(container, stream)
+    if promised_end is not None and fps and promised_end - end_seconds > 1.5 / fps:
+        reason = f"it promises {promised_end:.3f} s and ends at {end_seconds:.3f} s"
         raise VideoDecodeError(name, f"the file is truncated: {reason}")
 
     count = len(time_stamps)
@@ -420,7 +423,7 @@ def _promised_end(container, stream) -> float | None:
     if "DURATION" in stream.metadata:  # Matroska's tag of one stream, as 00:00:02.400000000
         hours, minutes, seconds = stream.metadata["DURATION"].split(":")
         return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-    if container.duration is not None and len(container.streams) == 1:
+    if container.format.name.startswith("matroska") and container.duration and len(container.streams) == 1:
         return (container.duration + (container.start_time or 0)) / 1e6
     return None
 
@@ -487,12 +490,12 @@ def _decode_in_order(container, stream, table: _PacketTable, wanted: list[int], 
 def _decord_is_exact(container, stream, table: _PacketTable) -> bool:
     """Whether decord gives PyAV's frames on this file.
 
-    Measured against decord 0.6: frames differ after a seek in an open GOP, in 10-bit video and in MPEG program
-    streams; turned video, transport streams and AV1 are not read at all.
+    Measured against decord 0.6: frames differ after a seek in an open GOP, in 10-bit, interlaced and
+    MPEG-program-stream video; turned video, transport streams and AV1 are not read at all.
     """
     suits = (
-        container.format.name.startswith(("mov", "matroska", "avi"))
-        and stream.codec_context.name in ("h264", "hevc", "mpeg4", "mjpeg", "vp8", "vp9", "libvpx", "libvpx-vp9")
+        container.format.name.startswith(("mov", "matroska"))
+        and stream.codec_context.name in ("h264", "hevc", "mpeg4", "vp8", "vp9")
         and stream.codec_context.pix_fmt in ("yuv420p", "yuvj420p")
         and table.pts is not None
         and not table.has_leading_frames
@@ -501,7 +504,7 @@ def _decord_is_exact(container, stream, table: _PacketTable) -> bool:
         return False
     container.seek(0, stream=stream)
     first = next(container.decode(stream), None)
-    return first is not None and not first.rotation
+    return first is not None and not first.rotation and not first.interlaced_frame
 
 
 def _read_with_decord(file: Path | bytes, container, stream, table: _PacketTable, wanted: list[int], name: str):

@@ -227,6 +227,15 @@ def test_a_movement_is_seen_between_the_sampled_frames(plans):
                 np.testing.assert_allclose(step, expected)
 
 
+def test_without_wrap_the_path_is_one_straight_line():
+    low, high = PLACES
+    for subject in (subject for index in range(500) for subject in plan_clip(0, "train", index, wrap=False)):
+        places = np.stack([subject.x, subject.y])
+        assert low <= places.min() and places.max() <= high
+        steps = np.diff(places, axis=1)
+        np.testing.assert_allclose(steps, steps[:, :1].repeat(steps.shape[1], axis=1), atol=1e-12)
+
+
 def test_same_seed_same_bytes_whatever_the_number_of_workers(tmp_path):
     counts = {"validation": 0, "test": 0, "test_unseen": 4}
     first = moving_shapes(tmp_path / "a", train=40, num_proc=1, **counts)
@@ -262,7 +271,7 @@ def test_a_second_call_reuses_the_folder_and_other_settings_are_refused(tmp_path
     first = moving_shapes(folder, **small)
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert moving_shapes(folder, **small)["train"].to_list() == first["train"].to_list()
-    for change in ({"seed": 1}, {"train": 4}, {"size": 32}):
+    for change in ({"seed": 1}, {"train": 4}, {"size": 32}, {"wrap": False}):
         with pytest.raises(FileExistsError, match=r"shapes holds moving shapes with other settings"):
             moving_shapes(folder, **{**small, **change})
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
