@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torchvision.transforms.v2 import functional as tvF
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling, SizeDict
 from transformers.processing_utils import Unpack, VideosKwargs
@@ -30,7 +29,7 @@ class VioletVideoProcessorKwargs(VideosKwargs, total=False):
 
 
 def evenly_spaced_indices(total_frames: int, num_frames: int) -> np.ndarray:
-    """`num_frames` indices at floor(total_frames / (num_frames + 1) * (i + 1)); they repeat where there are too few."""
+    """The `num_frames` indices floor(total_frames / (num_frames + 1) * (i + 1)), repeating where frames are few."""
     return np.array([total_frames * (i + 1) // (num_frames + 1) for i in range(num_frames)], dtype=np.int64)
 
 
@@ -166,7 +165,7 @@ def _pad_to_square(videos: torch.Tensor) -> torch.Tensor:
     height, width = videos.shape[-2:]
     side = max(height, width)
     left, top = (side - width) // 2, (side - height) // 2
-    return tvF.pad(videos, [left, top, side - width - left, side - height - top], fill=0)
+    return torch.nn.functional.pad(videos, [left, side - width - left, top, side - height - top])
 
 
 def _metadata_of(decoded: DecodedVideo) -> VideoMetadata:

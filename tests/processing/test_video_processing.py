@@ -1,0 +1,194 @@
+"""Clips of every kind become the same pictures; the settings survive saving and workers."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+from torchvision.transforms.v2 import functional as tvF
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from violet.processing.decoding import VideoDecodeError
+from violet.processing.video_processing_violet import VioletVideoProcessor, evenly_spaced_indices
+
+av = pytest.importorskip("av")
+
+
+def random_frames(count: int = 9, height: int = 30, width: int = 40, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def small():
+    return VioletVideoProcessor(num_frames=3, size={"height": 32, "width": 32})
+
+
+@pytest.fixture
+def clip(tmp_path):
+    """An mp4 of 12 frames, and its frames as they are stored (lossy)."""
+    path = tmp_path / "clip.mp4"
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("libx264", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 32, 48, "yuv420p"
+        for frame in random_frames(12, 32, 48):
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        output.mux(stream.encode())
+    with av.open(str(path)) as container:
+        return path, np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+@pytest.mark.parametrize(
+    "total_frames, num_frames, expected",
+    [(270, 5, [45, 90, 135, 180, 225]), (10, 4, [2, 4, 6, 8]), (2, 4, [0, 0, 1, 1]), (1, 3, [0, 0, 0]), (7, 1, [3])],
+)
+def test_frames_are_taken_where_the_original_takes_them(total_frames, num_frames, expected):
+    assert evenly_spaced_indices(total_frames, num_frames).tolist() == expected
+
+
+def test_a_clip_is_padded_to_a_centred_black_square_then_resized_and_normalised(small):
+    frames = random_frames(9, 30, 40)
+    square = np.zeros((3, 40, 40, 3), np.uint8)
+    square[:, 5:35] = frames[[2, 4, 6]]
+    pictures = torch.from_numpy(square).permute(0, 3, 1, 2)  # (frames, height, width, 3) -> (frames, 3, height, width)
+    expected = tvF.resize(pictures, [32, 32], antialias=True).float() / 255
+    expected = tvF.normalize(expected, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+    torch.testing.assert_close(small(frames).pixel_values_videos, expected[None])
+
+
+@pytest.mark.parametrize("height, width", [(20, 40), (40, 20), (30, 30)])
+def test_without_padding_the_short_side_is_resized_and_the_centre_taken(height, width):
+    processor = VioletVideoProcessor(num_frames=2, size={"height": 10, "width": 10}, do_pad_to_square=False)
+    frames = random_frames(2, height, width)
+    pictures = torch.from_numpy(frames[[0, 1]]).permute(0, 3, 1, 2)
+    scale = 10 / min(height, width)
+    covering = tvF.resize(pictures, [round(height * scale), round(width * scale)], antialias=True)
+    expected = tvF.normalize(
+        tvF.center_crop(covering, [10, 10]).float() / 255, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+    )
+    torch.testing.assert_close(processor(frames).pixel_values_videos[0], expected)
+
+
+@pytest.mark.parametrize("do_pad_to_square", [True, False])
+@pytest.mark.parametrize("height, width", [(7, 13), (13, 7), (224, 224), (5, 9)])
+def test_any_shape_becomes_the_size_asked_for(do_pad_to_square, height, width):
+    processor = VioletVideoProcessor(size={"height": 24, "width": 16}, do_pad_to_square=do_pad_to_square)
+    assert processor(random_frames(2, height, width)).pixel_values_videos.shape == (1, 4, 3, 24, 16)
+
+
+def test_every_kind_of_clip_gives_the_same_pictures_alone_and_in_a_mixture(small, clip, tmp_path):
+    path, frames = clip
+    (tmp_path / "frames").mkdir()
+    for i, frame in enumerate(frames):
+        Image.fromarray(frame).save(tmp_path / "frames" / f"{i}.png")
+    kinds = [
+        path,
+        str(path),
+        path.read_bytes(),
+        frames,
+        frames.transpose(0, 3, 1, 2),
+        torch.from_numpy(frames),
+        frames / 255,
+        torch.from_numpy(frames / 255).permute(0, 3, 1, 2),
+        [Image.fromarray(frame) for frame in frames],
+        list(frames),
+        tmp_path / "frames",
+    ]
+    expected = small(frames).pixel_values_videos
+    assert expected.shape == (1, 3, 3, 32, 32) and expected.dtype == torch.float32 and expected.std() > 0.1
+    for kind in kinds:
+        torch.testing.assert_close(small(kind).pixel_values_videos, expected, rtol=0, atol=0)
+    other = random_frames(5, 50, 20)
+    batch = small([*kinds, other]).pixel_values_videos
+    torch.testing.assert_close(batch[:-1], expected.expand(len(kinds), -1, -1, -1, -1), rtol=0, atol=0)
+    torch.testing.assert_close(batch[-1:], small(other).pixel_values_videos, rtol=0, atol=0)
+
+
+def test_a_list_of_pictures_is_one_clip_and_a_list_of_arrays_several(small):
+    frames = random_frames()
+    assert len(small([Image.fromarray(frame) for frame in frames]).pixel_values_videos) == 1
+    assert len(small(list(frames)).pixel_values_videos) == 1
+    assert len(small([frames, frames]).pixel_values_videos) == 2
+    assert len(small(np.stack([frames, frames, frames])).pixel_values_videos) == 3
+    with pytest.raises(ValueError, match="empty"):
+        small([])
+
+
+def test_without_sampling_every_frame_is_kept(small):
+    assert small(random_frames(9), do_sample_frames=False).pixel_values_videos.shape[1] == 9
+    ragged = [random_frames(9), random_frames(4)]
+    assert [len(clip) for clip in small(ragged, do_sample_frames=False).pixel_values_videos] == [9, 4]
+    with pytest.raises(ValueError, match="unequal"):
+        small(ragged, do_sample_frames=False, return_tensors="pt")
+
+
+def test_settings_of_one_call_are_obeyed(small, clip):
+    path, frames = clip
+    pixels = small(path, num_frames=2, do_normalize=False, size={"height": 32, "width": 48}, decode_backend="pyav")
+    assert pixels.pixel_values_videos.shape == (1, 2, 3, 32, 48)
+    assert pixels.pixel_values_videos.min() >= 0 and pixels.pixel_values_videos.max() <= 1
+    raw = small(frames, do_rescale=False, do_normalize=False, do_resize=False, do_pad_to_square=False)
+    np.testing.assert_array_equal(raw.pixel_values_videos[0].permute(0, 2, 3, 1), frames[[3, 6, 9]])
+    with pytest.raises(ValueError, match="opencv"):
+        small(path, decode_backend="opencv")
+    with pytest.raises(ValueError, match="crop_size"):
+        small(path, crop_size={"height": 5, "width": 5})
+    with pytest.raises(TypeError, match="nonsense"):
+        small(path, nonsense=1)
+
+
+def test_metadata_says_which_frames_were_taken(small, clip):
+    (metadata,) = small(clip[0], return_metadata=True)["video_metadata"]
+    assert (metadata.frames_indices, metadata.total_num_frames, metadata.fps) == ([3, 6, 9], 12, 10.0)
+    assert metadata.duration == pytest.approx(1.2)
+
+
+def test_fetch_videos_decodes_what_the_indices_ask_for(small, clip):
+    path, frames = clip
+    fetched, metadata = small.fetch_videos(str(path), lambda metadata: [0, metadata.total_num_frames - 1])
+    np.testing.assert_array_equal(fetched, frames[[0, 11]])
+    assert metadata.frames_indices == [0, 11]
+
+
+def test_a_broken_clip_in_a_batch_is_named(small, tmp_path):
+    (tmp_path / "broken.mp4").write_bytes(b"nothing")
+    with pytest.raises(VideoDecodeError, match="broken.mp4"):
+        small([random_frames(), tmp_path / "broken.mp4"])
+
+
+def test_settings_survive_saving(tmp_path, clip):
+    settings = {
+        "num_frames": 6,
+        "do_sample_frames": True,
+        "size": {"height": 48, "width": 40},
+        "do_pad_to_square": False,
+        "do_rescale": True,
+        "rescale_factor": 1 / 128,
+        "do_normalize": True,
+        "image_mean": (0.1, 0.2, 0.3),
+        "image_std": (0.4, 0.5, 0.6),
+        "do_convert_rgb": True,
+        "decode_backend": "pyav",
+    }
+    saved = VioletVideoProcessor(**settings)
+    saved.save_pretrained(tmp_path / "saved")
+    loaded = VioletVideoProcessor.from_pretrained(tmp_path / "saved")
+    assert loaded.to_dict() == saved.to_dict()
+    for name, value in settings.items():
+        assert (dict(loaded.size) if name == "size" else getattr(loaded, name)) == value
+    torch.testing.assert_close(loaded(clip[0]).pixel_values_videos, saved(clip[0]).pixel_values_videos, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_workers_give_the_same_pictures(small, clip, start):
+    paths = [clip[0], clip[0]]
+    loader = DataLoader(paths, batch_size=2, collate_fn=small, num_workers=1, multiprocessing_context=start)
+    (batch,) = list(loader)
+    expected = small(paths).pixel_values_videos
+    torch.testing.assert_close(batch["pixel_values_videos"], expected, rtol=0, atol=0)
+
+
+def test_a_pickled_processor_is_the_same(small):
+    copy = pickle.loads(pickle.dumps(small))
+    frames = random_frames()
+    torch.testing.assert_close(copy(frames).pixel_values_videos, small(frames).pixel_values_videos, rtol=0, atol=0)

@@ -1,0 +1,75 @@
+"""Rows of a table -> a batch of tensors. It runs in the data loader's workers, where the videos are decoded."""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..modeling_violet.losses import IGNORE_INDEX
+from ..processing.processing_violet import VideoTextProcessor
+
+
+class QuestionCollator:
+    """
+    Questions about videos -> what `VioletForQuestionAnswering` takes. A video is decoded once for all its rows.
+
+    Args:
+        processor: makes tensors of videos and texts.
+        label2id: the answers' numbers; an answer that is not there gets the label −100: no loss, never right.
+        captions: whether to pass the videos' captions on for the contrastive loss, where the rows have them.
+        shuffle_frames: whether to put each video's frames into another order, drawn from its path, as a test of
+            whether a model looks at time.
+    """
+
+    def __init__(
+        self,
+        processor: VideoTextProcessor,
+        label2id: Mapping[str, int] | None = None,
+        captions: bool = False,
+        shuffle_frames: bool = False,
+    ):
+        self.processor = processor
+        self.label2id = label2id
+        self.captions = captions
+        self.shuffle_frames = shuffle_frames
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """
+        Rows with `video`, `question` and, for labels, `answer` -> `input_ids` and `attention_mask` (texts, tokens),
+        `video_index` (texts,), `pixel_values_videos` (videos, frames, 3, height, width), `labels` (texts,), and
+        `caption_ids` and `caption_attention_mask` (videos, tokens) where every row has a `caption`.
+        """
+        first_rows: dict[str, Mapping[str, Any]] = {}
+        for row in rows:
+            first_rows.setdefault(row["video"], row)
+        numbers = {video: number for number, video in enumerate(first_rows)}
+        batch = dict(self.processor(text=[row["question"] for row in rows]))
+        batch["video_index"] = torch.tensor([numbers[row["video"]] for row in rows])
+        pixels = self.processor(videos=list(first_rows))["pixel_values_videos"]
+        if self.shuffle_frames:
+            pixels = torch.stack([shuffled(clip, video) for clip, video in zip(pixels, first_rows, strict=True)])
+        batch["pixel_values_videos"] = pixels
+        if self.label2id is not None:
+            labels = [self.label2id.get(normalize_answer(row["answer"]), IGNORE_INDEX) for row in rows]
+            batch["labels"] = torch.tensor(labels)
+        if self.captions and all(row.get("caption") for row in first_rows.values()):
+            captions = self.processor(text=[row["caption"] for row in first_rows.values()])
+            batch["caption_ids"] = captions["input_ids"]
+            batch["caption_attention_mask"] = captions["attention_mask"]
+        return batch
+
+
+def normalize_answer(answer: Any) -> str:
+    """An answer as answers are compared: lower case, single spaces."""
+    return " ".join(str(answer).lower().split())
+
+
+def shuffled(frames: torch.Tensor, name: str) -> torch.Tensor:
+    """(frames, ...) in another order than their own, where there are two or more; the order depends on `name` alone."""
+    generator = np.random.default_rng(zlib.crc32(name.encode()))
+    order = np.arange(len(frames))
+    while len(frames) > 1 and (order == np.arange(len(frames))).all():
+        order = generator.permutation(len(frames))
+    return frames[torch.from_numpy(order)]
