@@ -1,1 +1,85 @@
-"""VIOLET video-language models."""
+"""
+VIOLET video-language models for the Hugging Face ecosystem.
+
+Importing this package registers its models, processors and pipelines with transformers' Auto classes and `pipeline`.
+"""
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from ._version import __version__
+
+_PUBLIC = {
+    "NAMED_CONFIGURATIONS": "configuration",
+    "VioletConfig": "configuration",
+    "VioletVisionConfig": "configuration",
+    "named_configuration": "configuration",
+    "VioletForMaskedLM": "modeling_violet",
+    "VioletForQuestionAnswering": "modeling_violet",
+    "VioletModel": "modeling_violet",
+    "VioletPreTrainedModel": "modeling_violet",
+    "VioletVisionModel": "modeling_violet",
+    "VideoDecodeError": "processing",
+    "VideoTextProcessor": "processing",
+    "VioletVideoProcessor": "processing",
+    "decode_video": "processing",
+    "VideoQuestionAnsweringPipeline": "pipelines",
+    "VioletTrainer": "training",
+    "QuestionCollator": "training",
+    "from_original": "hub",
+}
+
+__all__ = ["__version__", "register", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_PUBLIC[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})
+
+
+def register() -> None:
+    """Registers configurations, models, processors and pipelines with transformers; doing it twice is harmless."""
+    from transformers import (
+        AutoConfig,
+        AutoModel,
+        AutoModelForMaskedLM,
+        AutoModelForVisualQuestionAnswering,
+        AutoProcessor,
+        AutoVideoProcessor,
+    )
+    from transformers.pipelines import PIPELINE_REGISTRY
+
+    from . import configuration, modeling_violet, pipelines, processing
+
+    AutoConfig.register("violet", configuration.VioletConfig, exist_ok=True)
+    AutoConfig.register("violet_vision", configuration.VioletVisionConfig, exist_ok=True)
+    AutoModel.register(configuration.VioletVisionConfig, modeling_violet.VioletVisionModel, exist_ok=True)
+    for auto_class, model_class in (
+        (AutoModel, modeling_violet.VioletModel),
+        (AutoModelForMaskedLM, modeling_violet.VioletForMaskedLM),
+        (AutoModelForVisualQuestionAnswering, modeling_violet.VioletForQuestionAnswering),
+    ):
+        auto_class.register(configuration.VioletConfig, model_class, exist_ok=True)
+    AutoVideoProcessor.register(configuration.VioletConfig, processing.VioletVideoProcessor, exist_ok=True)
+    AutoProcessor.register(configuration.VioletConfig, processing.VideoTextProcessor, exist_ok=True)
+    if "video-question-answering" not in PIPELINE_REGISTRY.get_supported_tasks():
+        PIPELINE_REGISTRY.register_pipeline(
+            "video-question-answering",
+            pipeline_class=pipelines.VideoQuestionAnsweringPipeline,
+            pt_model=AutoModelForVisualQuestionAnswering,
+            type="multimodal",
+        )
+
+
+# The `violet` command registers when a sub-command needs it: `violet --help` answers without loading torch.
+if Path(sys.argv[0]).stem != "violet":
+    register()

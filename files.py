@@ -83,9 +83,7 @@ def is_whole(folder: str | os.PathLike) -> bool:
 
 def _listing(folder: Path) -> dict[str, dict[str, Any]]:
     files = (file for file in sorted(folder.rglob("*")) if file.is_file() and file.name != MANIFEST)
-    return {
-        str(file.relative_to(folder)): {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in files
-    }
+    return {str(file.relative_to(folder)): {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in files}
 
 
 def sha256(path: str | os.PathLike) -> str:

@@ -45,6 +45,8 @@ DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 """Steps in (x, y); y points down, as the rows of a picture do."""
 SIZES = {"small": (0.13, 0.155), "large": (0.195, 0.22)}
 """The range of the radius, as a share of the picture's width."""
+WORDS = {"colour": tuple(COLOURS), "shape": SHAPES, "action": ACTIONS, "direction": tuple(DIRECTIONS)}
+"""What each property of a shape can be: every answer is one of these."""
 QUESTION_TYPES = ("colour", "shape", "direction", "action", "order")
 SPLITS = ("train", "validation", "test", "test_unseen")
 UNSEEN_PAIRS = (("disc", "yellow"), ("square", "blue"), ("cross", "red"), ("bars", "green"))
@@ -191,28 +193,26 @@ def _paint(generator: np.random.Generator, subjects: list[Subject], size: int, n
     return np.clip(frames + 0.5, 0, 255).astype(np.uint8)
 
 
-def _words(generator: np.random.Generator, subjects: list[Subject], split: str) -> dict[str, Any]:
-    """The caption of a clip and everything that is asked about it."""
-    asked = subjects
-    if split == "test_unseen":
-        asked = [subject for subject in subjects if (subject.shape, subject.colour) in UNSEEN_PAIRS]
+def _words(generator: np.random.Generator, subjects: list[Subject]) -> dict[str, Any]:
+    """The caption of a clip and all that is asked: of one shape its properties, of two their order."""
     questions, blanks = [], []
 
     def ask(kind: str, answer: str, question: str, sentence: str) -> None:
         questions.append({"question": question, "answer": answer, "type": kind})
         blanks.append({"sentence": sentence, "answer": answer, "type": kind})
 
-    for subject in asked:
+    if len(subjects) == 1:
+        subject = subjects[0]
         shape, colour, name = subject.shape, subject.colour, subject.name
         ask("colour", colour, f"what colour is the {shape}?", f"the {shape} is [MASK]")
         ask("shape", shape, f"which shape is {colour}?", f"the {colour} shape is a [MASK]")
         ask("action", subject.action, f"what does the {name} do?", f"the {name} [MASK]")
         if subject.direction:
             ask("direction", subject.direction, f"where does the {name} move?", f"the {name} moves [MASK]")
-    if len(subjects) > 1:
-        place = int(generator.integers(2))
-        word = ("first", "last")[place]
-        ask("order", subjects[place].shape, f"what comes {word}?", f"the [MASK] comes {word}")
+    else:
+        for subject, place in zip(subjects, ("first", "last"), strict=True):
+            ask("order", subject.shape, f"what comes {place}?", f"the [MASK] comes {place}")
+            ask("order", subject.colour, f"which colour comes {place}?", f"the [MASK] shape comes {place}")
 
     return {
         "kind": "single" if len(subjects) == 1 else "sequence",
@@ -229,13 +229,18 @@ def _words(generator: np.random.Generator, subjects: list[Subject], split: str) 
 
 def _with_options(generator: np.random.Generator, question: dict[str, str], subjects: list[Subject]) -> dict[str, Any]:
     """The question with four options; the wrong ones hold what is true of the clip's other shape."""
-    kind, answer = question["type"], question["answer"]
-    words = {"colour": tuple(COLOURS), "direction": tuple(DIRECTIONS), "action": ACTIONS}.get(kind, SHAPES)
+    answer = question["answer"]
+    kind, words = next((kind, words) for kind, words in WORDS.items() if answer in words)
     wrong = [str(word) for word in generator.permutation([word for word in words if word != answer])]
-    seen = {getattr(subject, kind, "") for subject in subjects}
+    seen = {getattr(subject, kind) for subject in subjects}
     wrong.sort(key=lambda word: word not in seen)  # stable: the rest stays shuffled
     options = [str(word) for word in generator.permutation([answer, *wrong[:3]])]
-    return {"question": question["question"], "options": options, "answer": options.index(answer), "type": kind}
+    return {
+        "question": question["question"],
+        "options": options,
+        "answer": options.index(answer),
+        "type": question["type"],
+    }
 
 
 def draw_clip(
@@ -244,7 +249,7 @@ def draw_clip(
     """Draw one clip: its frames, (num_frames, size, size, 3) uint8, and its annotation (all columns but `video`)."""
     generator = _generator(seed, split, index)
     subjects = _plan(generator, split, num_frames, wrap)
-    annotation = {"id": f"{split}-{index:06d}", **_words(generator, subjects, split)}
+    annotation = {"id": f"{split}-{index:06d}", **_words(generator, subjects)}
     return _paint(generator, subjects, size, num_frames), annotation
 
 

@@ -103,9 +103,7 @@ def infer_configuration(state_dict: Mapping[str, torch.Tensor]) -> VioletConfig:
         return max(found, default=-1) + 1
 
     stages = count(r"enc_img\.swin\.layers\.(\d+)\.")
-    heads = [
-        size(f"enc_img.swin.layers.{i}.blocks.0.attn.relative_position_bias_table", 1) for i in range(stages)
-    ]
+    heads = [size(f"enc_img.swin.layers.{i}.blocks.0.attn.relative_position_bias_table", 1) for i in range(stages)]
     version_2 = "enc_img.emb_odr" in state_dict
     width = size("enc_txt.emb_txt.word_embeddings.weight", 1)
     return named_configuration(
@@ -145,7 +143,7 @@ def from_original(
     A VIOLET model from the original code's weights.
 
     Args:
-        state_dict_or_path: the original's state dict, or a `.pt` (read with `weights_only=True`) or `.safetensors` file.
+        state_dict_or_path: the original's state dict, or its file (`.pt`, read with `weights_only=True`, or safetensors).
         model_class: what to build; by default the class whose head the weights hold.
         config: by default what the shapes tell.
 
@@ -156,9 +154,7 @@ def from_original(
         KeyError: where a source key is unknown, or the base model's part is incomplete.
         ValueError: where a shape disagrees with the configuration.
     """
-    source = (
-        state_dict_or_path if isinstance(state_dict_or_path, Mapping) else read_original(state_dict_or_path)
-    )
+    source = state_dict_or_path if isinstance(state_dict_or_path, Mapping) else read_original(state_dict_or_path)
     config = infer_configuration(source) if config is None else config
     model = (model_class or infer_class(source))(config)
     target = model.state_dict()

@@ -129,19 +129,38 @@ class VioletTextEmbeddings(nn.Module):
         return self.dropout(self.norm(embeddings + self.token_type_embeddings.weight[0]))
 
 
+def pool_in_order(states: torch.Tensor, mask: torch.Tensor, num_bases: int) -> torch.Tensor:
+    """
+    Pools a sequence so that its order is not lost: means weighted by the first `num_bases` cosines of the discrete
+    cosine transform over each sequence's own length. The first is the plain mean; n bases keep n steps exactly.
+
+    Args:
+        states: (batch, steps, width).
+        mask: (batch, steps), 1 for a step and 0 for padding behind it.
+
+    Returns:
+        (batch, num_bases * width)
+    """
+    mask = mask.to(torch.float32)
+    length = mask.sum(1, keepdim=True).clamp(min=1)
+    place = (mask.cumsum(1) - 0.5) / length  # (batch, steps), from 0 to 1
+    frequency = math.pi * torch.arange(num_bases, device=states.device)
+    weights = torch.cos(place.unsqueeze(1) * frequency[:, None]) * (mask / length).unsqueeze(1)
+    return torch.bmm(weights.to(states.dtype), states).flatten(1)  # (batch, bases, width) -> (batch, bases * width)
+
+
 class VioletProjection(nn.Module):
     """
-    Video tokens and text tokens, before the fusion, into one space of unit vectors.
-
-    Each token passes a hidden layer before the mean is taken, so that what a token says *and where it stands* (in time,
-    in the sentence) reaches the pooled vector; a mean of bare tokens would forget all order.
+    Video tokens and text tokens, before the fusion, into one space of unit vectors. Both keep order (of frames, of
+    words), see `pool_in_order`: after a plain mean, "left" and "right", "first" and "then" would look alike.
     """
+
+    num_bases = 4
 
     def __init__(self, config):
         super().__init__()
-        width, out = config.hidden_size, config.projection_dim
-        self.video_hidden, self.video_output = nn.Linear(width, width), nn.Linear(width, out)
-        self.text_hidden, self.text_output = nn.Linear(width, width), nn.Linear(width, out)
+        self.video_projection = nn.Linear(self.num_bases * config.hidden_size, config.projection_dim)
+        self.text_projection = nn.Linear(self.num_bases * config.hidden_size, config.projection_dim)
         self.logit_scale = nn.Parameter(torch.empty(()))
 
     @staticmethod
@@ -149,16 +168,13 @@ class VioletProjection(nn.Module):
         """Logarithm of the inverse of CLIP's initial temperature, 0.07."""
         return math.log(1 / 0.07)
 
-    @staticmethod
-    def _pool(states: torch.Tensor, mask: torch.Tensor, hidden: nn.Linear, output: nn.Linear) -> torch.Tensor:
-        weight = mask.unsqueeze(-1).to(states.dtype)
-        pooled = (nn.functional.gelu(hidden(states)) * weight).sum(1) / weight.sum(1).clamp(min=1)
-        return nn.functional.normalize(output(pooled).float(), dim=-1)
-
-    def video(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """(batch, tokens, width), (batch, tokens) -> (batch, projection_dim), of length 1"""
-        return self._pool(states, mask, self.video_hidden, self.video_output)
+    def video(self, video: VideoTokens) -> torch.Tensor:
+        """-> (batch, projection_dim), of length 1"""
+        frames = video.patches().mean((2, 3))  # (batch, frames, rows, columns, width) -> (batch, frames, width)
+        pooled = pool_in_order(frames, frames.new_ones(frames.shape[:2]), self.num_bases)
+        return nn.functional.normalize(self.video_projection(pooled).float(), dim=-1)
 
     def text(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """(batch, tokens, width), (batch, tokens) -> (batch, projection_dim), of length 1"""
-        return self._pool(states, mask, self.text_hidden, self.text_output)
+        pooled = pool_in_order(states, mask, self.num_bases)
+        return nn.functional.normalize(self.text_projection(pooled).float(), dim=-1)

@@ -76,7 +76,9 @@ class FusionEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.layers = nn.ModuleList(FusionLayer(config) for _ in range(config.num_hidden_layers))
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.fusion_norm == "pre" else None
+        self.norm = (
+            nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.fusion_norm == "pre" else None
+        )
 
     def forward(self, groups: dict[str, TokenGroup], rule: str = "bidirectional", **kwargs) -> dict[str, torch.Tensor]:
         """

@@ -132,17 +132,19 @@ class VioletModel(VioletPreTrainedModel):
 
     def _need_projection(self) -> VioletProjection:
         if self.projection is None:
-            raise ValueError("This model has no embeddings before the fusion: its configuration has no projection_dim.")
+            raise ValueError(
+                "This model has no embeddings before the fusion: its configuration has no projection_dim."
+            )
         return self.projection
 
     def get_video_features(self, pixel_values_videos: torch.Tensor) -> BaseModelOutputWithPooling:
         """
         Videos before they meet a text: `last_hidden_state` (batch, L_v, width), the video tokens, and `pooler_output`
         (batch, projection_dim), of length 1 and comparable with `get_text_features`, where the configuration has a
-        projection (`None` elsewhere). Good for search over many clips; a fused score tells two near clips apart better.
+        projection (`None` elsewhere). Good for search over many clips; a fused score tells near clips apart better.
         """
         video = self.encode_videos(pixel_values_videos)
-        pooled = None if self.projection is None else self.projection.video(video.tokens, video.mask)
+        pooled = None if self.projection is None else self.projection.video(video)
         return BaseModelOutputWithPooling(last_hidden_state=video.tokens, pooler_output=pooled)
 
     def get_text_features(
@@ -167,7 +169,7 @@ class VioletModel(VioletPreTrainedModel):
         projection = self._need_projection()
         texts = self.get_text_features(caption_ids, caption_attention_mask).pooler_output
         same = (caption_ids[:, None] == caption_ids[None, :]).all(-1)
-        return contrastive_loss(projection.video(video.tokens, video.mask), texts, projection.logit_scale, same)
+        return contrastive_loss(projection.video(video), texts, projection.logit_scale, same)
 
     def _prompt(self, task_ids, prompt_ids, prompt_attention_mask, batch: int) -> TokenGroup | None:
         if task_ids is not None and prompt_ids is not None:
@@ -307,7 +309,7 @@ class VioletForMaskedLM(VioletPreTrainedModel):
         Args:
             labels: (texts, X), the word at each place that counts, −100 elsewhere.
 
-        The other arguments are `VioletModel.forward`'s. `logits` are (texts, X, vocabulary): the places of `input_ids`.
+        The other arguments are `VioletModel.forward`'s. `logits` are (texts, X, vocabulary), at `input_ids`' places.
         """
         outputs = self.violet(
             pixel_values_videos=pixel_values_videos,

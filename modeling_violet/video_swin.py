@@ -85,7 +85,7 @@ def shift_mask(grid: Size, window: Size, shift: Size, device: torch.device, dtyp
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: in training, drops a sample's residual branch with probability `rate` and rescales the rest."""
+    """Stochastic depth: training drops a sample's residual branch with probability `rate` and rescales the rest."""
 
     def __init__(self, rate: float):
         super().__init__()
@@ -218,7 +218,9 @@ class VideoSwinStage(nn.Module):
     def __init__(self, config, stage: int):
         super().__init__()
         dim, depth, first = config.embed_dim * 2**stage, config.depths[stage], sum(config.depths[:stage])
-        rate = config.drop_path_rate / max(sum(config.depths) - 1, 1)  # stochastic depth grows linearly over all blocks
+        rate = config.drop_path_rate / max(
+            sum(config.depths) - 1, 1
+        )  # stochastic depth grows linearly over all blocks
         self.blocks = nn.ModuleList(
             VideoSwinBlock(config, dim, config.num_heads[stage], shifted=i % 2 == 1, drop_path=rate * (first + i))
             for i in range(depth)
@@ -232,7 +234,7 @@ class VideoSwinStage(nn.Module):
 
 
 class VioletVisionModel(PreTrainedModel):
-    """The Video Swin Transformer without a head, a model of its own: backbone of VIOLET, teacher, feature extractor."""
+    """The Video Swin Transformer without a head: VIOLET's backbone, and a model of its own."""
 
     config_class = VioletVisionConfig
     base_model_prefix = "swin"

@@ -1,0 +1,5 @@
+"""A person's question -> an answer: one file a task."""
+
+from .video_question_answering import VideoQuestionAnsweringPipeline
+
+__all__ = ["VideoQuestionAnsweringPipeline"]

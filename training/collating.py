@@ -67,7 +67,7 @@ def normalize_answer(answer: Any) -> str:
 
 
 def shuffled(frames: torch.Tensor, name: str) -> torch.Tensor:
-    """(frames, ...) in another order than their own, where there are two or more; the order depends on `name` alone."""
+    """(frames, ...) in another order, which depends on `name` alone; a single frame stays as it is."""
     generator = np.random.default_rng(zlib.crc32(name.encode()))
     order = np.arange(len(frames))
     while len(frames) > 1 and (order == np.arange(len(frames))).all():

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
 from violet.processing.decoding import VideoDecodeError, decode_video
 
 av = pytest.importorskip("av")

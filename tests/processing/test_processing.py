@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from transformers import AutoTokenizer, AutoVideoProcessor, PreTrainedConfig
+
 from violet.processing.processing_violet import VideoTextProcessor, train_wordpiece_tokenizer
 from violet.processing.video_processing_violet import VioletVideoProcessor
 

@@ -9,6 +9,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional as tvF
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
 from violet.processing.decoding import VideoDecodeError
 from violet.processing.video_processing_violet import VioletVideoProcessor, evenly_spaced_indices
 

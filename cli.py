@@ -1,0 +1,169 @@
+"""The `violet` command: one function a sub-command, and nothing heavy imported before it is chosen."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ._version import __version__
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a sub-command and returns the exit status: 0, 1 where it failed, 2 where it was called wrongly."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("-h", "--help"):
+        width = max(map(len, COMMANDS))
+        lines = [
+            f"  {name:{width}}  {(command.__doc__ or '').strip().splitlines()[0]}"
+            for name, command in COMMANDS.items()
+        ]
+        print("usage: violet COMMAND [...]\n\nVIOLET video-language models.\n\ncommands:")
+        print("\n".join(lines))
+        print("\n`violet COMMAND --help` tells a command's options; `violet --version` the version.")
+        return 0
+    if arguments[0] == "--version":
+        print(f"violet {__version__}")
+        return 0
+    if arguments[0] not in COMMANDS:
+        print(f"violet: there is no command {arguments[0]!r}; there are {', '.join(COMMANDS)}.", file=sys.stderr)
+        return 2
+    return COMMANDS[arguments[0]](arguments[1:])
+
+
+def finetune_command(argv: list[str]) -> int:
+    """Fine-tune on questions about videos: your own CSV or JSONL, or the built-in moving shapes."""
+    from . import register
+
+    register()
+    from transformers import HfArgumentParser
+
+    from .hub import write_model_card
+    from .training import DataArguments, FinetuningArguments, ModelArguments, finetune
+
+    parser = HfArgumentParser(
+        (ModelArguments, DataArguments, FinetuningArguments),
+        prog="violet finetune [settings.yaml|settings.json]",
+        description="Fine-tunes a model. Settings may stand in a YAML or JSON file; options given beside it win.",
+    )
+    if argv and argv[0].endswith((".yaml", ".yml", ".json")):
+        settings_file, argv = argv[0], argv[1:]
+        parser.set_defaults(**read_settings(settings_file, {action.dest for action in parser._actions}))
+
+    def run() -> int:
+        model_arguments, data, training = parser.parse_args_into_dataclasses(argv)
+        result = finetune(model_arguments, data, training)
+        write_model_card(
+            Path(training.output_dir),
+            name=Path(training.output_dir).name,
+            data=f"`{data.train_file}`"
+            if data.train_file
+            else "The built-in moving shapes (`violet.data.moving_shapes`).",
+            metrics=result.metrics,
+            settings=result.settings,
+            num_parameters=result.model.num_parameters(),
+            num_answers=result.model.config.num_labels,
+            example=(result.tables["train"][0]["video"], result.tables["train"][0]["question"]),
+        )
+        for name, value in result.metrics.items():
+            print(f"{name:24} {value:.4g}")
+        print(f"\nThe model is in {training.output_dir}. Ask it:")
+        print(f'  violet predict --model {training.output_dir} --video clip.mp4 --question "…"')
+        return 0
+
+    return explain_errors("finetune", run)
+
+
+def predict_command(argv: list[str]) -> int:
+    """Answer questions about videos with a trained model."""
+    parser = argparse.ArgumentParser(prog="violet predict", description="Answers questions about videos.")
+    parser.add_argument("--model", required=True, help="a folder or Hub name")
+    parser.add_argument("--video", required=True, nargs="+", help="paths or URLs of videos, or folders of frames")
+    parser.add_argument("--question", required=True, nargs="+", help="one for all videos, or one for each")
+    parser.add_argument("--top_k", type=int, default=1, help="answers to each question (default: 1)")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line instead of a table")
+    options = parser.parse_args(argv)
+
+    from . import register
+
+    register()
+    from transformers import pipeline
+    from transformers.utils import logging
+
+    def run() -> int:
+        logging.disable_progress_bar()
+        answer = pipeline("video-question-answering", model=options.model)
+        videos, questions = options.video, options.question
+        results = answer(videos, questions, top_k=options.top_k)
+        for i, answers in enumerate(results):
+            video, question = videos[i if len(videos) > 1 else 0], questions[i if len(questions) > 1 else 0]
+            if options.json:
+                print(json.dumps({"video": video, "question": question, "answers": answers}))
+            else:
+                said = ", ".join(f"{entry['answer']} ({entry['score']:.0%})" for entry in answers)
+                print(f"{video}  {question}  {said}")
+        return 0
+
+    return explain_errors("predict", run)
+
+
+def demo_command(argv: list[str]) -> int:
+    """Draw a small data set, train violet-tiny on it from scratch, and ask the model about clips it never saw."""
+    parser = argparse.ArgumentParser(prog="violet demo", description=(demo_command.__doc__ or "").strip())
+    parser.add_argument("--output", default="outputs/demo", help="where everything goes (default: outputs/demo)")
+    parser.add_argument("--seed", type=int, default=0, help="of data, weights and order (default: 0)")
+    options = parser.parse_args(argv)
+
+    from . import register
+
+    register()
+    from .demo import run_demo
+
+    return explain_errors("demo", lambda: run_demo(Path(options.output), options.seed))
+
+
+def read_settings(path: str, known: set[str]) -> dict[str, Any]:
+    """
+    The settings in a YAML or JSON file.
+
+    Raises:
+        SystemExit: for a file that is missing or no mapping, or a name that is no option; it says which.
+    """
+    import yaml
+
+    try:
+        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))  # YAML holds JSON
+    except (OSError, yaml.YAMLError) as error:
+        raise SystemExit(f"violet finetune: {path} cannot be read: {error}") from error
+    if not isinstance(settings, dict):
+        raise SystemExit(f"violet finetune: {path} must hold names and values, not {type(settings).__name__}.")
+    unknown = sorted(set(settings) - known)
+    if unknown:
+        raise SystemExit(
+            f"violet finetune: {path}: no option is named {', '.join(unknown)}; see violet finetune --help."
+        )
+    return settings
+
+
+def explain_errors(command: str, run: Callable[[], int]) -> int:
+    """Runs it; an error that its user can mend is printed in one line instead of a traceback, with status 2."""
+    from .data import TableError
+    from .processing import VideoDecodeError
+    from .training import SettingsError
+
+    try:
+        return run()
+    except (TableError, VideoDecodeError, SettingsError, FileExistsError) as error:
+        print(f"violet {command}: {error}", file=sys.stderr)
+        return 2
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "demo": demo_command,
+    "finetune": finetune_command,
+    "predict": predict_command,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

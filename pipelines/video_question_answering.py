@@ -1,0 +1,87 @@
+"""The pipeline `video-question-answering`."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from transformers import Pipeline
+
+
+class VideoQuestionAnsweringPipeline(Pipeline):
+    """
+    Answers questions about videos by a model's answer vocabulary.
+
+        >>> answer = pipeline("video-question-answering", model="folder-or-hub-name")
+        >>> answer("clip.mp4", "what moves left?", top_k=2)
+        [{"answer": "disc", "score": 0.98}, {"answer": "cross", "score": 0.01}]
+
+    Several at once: lists of videos and of questions of one length, one of them alone for all of the other, a list or
+    a generator of `{"video": ..., "question": ...}`; with `batch_size`. Each gives a list of answers, best first.
+
+    A video is anything that `violet.processing.decode_video` reads: a path, a URL, bytes, an array, PIL images, a
+    folder of frames. One that cannot be read raises `VideoDecodeError`, which names it.
+    """
+
+    _load_processor = True
+    _load_image_processor = False
+    _load_video_processor = False
+    _load_feature_extractor = False
+    _load_tokenizer = False
+
+    def _sanitize_parameters(self, top_k: int | None = None):
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"`top_k` must be 1 or more, got {top_k}.")
+        return {}, {}, {} if top_k is None else {"top_k": top_k}
+
+    def __call__(self, videos: Any, question: str | list[str] | None = None, **kwargs: Any) -> Any:
+        """
+        Args:
+            videos: a video or a list of them; or the inputs with their questions, where `question` is not given.
+            question: a question or a list of them.
+            top_k: how many answers to give, 5 where it is not given; all where there are fewer.
+            batch_size: how many questions go through the model together.
+
+        Returns:
+            `[{"answer": str, "score": float}, ...]`, best first, the scores being probabilities over the model's
+            answers; a list of such lists for several questions; an iterator for a generator.
+        """
+        if question is None:
+            return super().__call__(videos, **kwargs)
+        if isinstance(question, str) and not _is_many(videos):
+            return super().__call__({"video": videos, "question": question}, **kwargs)
+        questions = [question] if isinstance(question, str) else list(question)
+        clips = list(videos) if _is_many(videos) else [videos]
+        count = max(len(questions), len(clips))
+        if {len(questions), len(clips)} - {1, count}:
+            raise ValueError(f"{len(clips)} videos and {len(questions)} questions: give as many, or one of either.")
+        clips, questions = clips * (count // len(clips)), questions * (count // len(questions))
+        inputs = [{"video": clip, "question": text} for clip, text in zip(clips, questions, strict=True)]
+        return super().__call__(inputs, **kwargs)
+
+    def preprocess(self, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
+        if not isinstance(inputs, dict) or not {"video", "question"} <= set(inputs):
+            raise ValueError(
+                'Each input needs a video and a question: pipe(video, question) or {"video":, "question":}.'
+            )
+        # Padded to one length, so that questions of unequal length can be put into one batch.
+        return dict(self.processor(text=[inputs["question"]], videos=[inputs["video"]], padding="max_length"))
+
+    def _forward(self, model_inputs: dict[str, torch.Tensor]) -> Any:
+        return self.model(**model_inputs)
+
+    def postprocess(self, model_outputs: Any, top_k: int = 5) -> list[dict[str, Any]]:
+        scores = model_outputs.logits[0].float().softmax(-1)
+        best = scores.topk(min(top_k, len(scores)))
+        return [
+            {"answer": self.model.config.id2label[index], "score": score}
+            for score, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        ]
+
+
+def _is_many(videos: Any) -> bool:
+    """Whether this holds several videos: a list or an iterator, but not one clip's list of frames."""
+    from ..processing.video_processing_violet import split_into_clips
+
+    if isinstance(videos, Iterator):
+        return True
+    return isinstance(videos, list | tuple) and len(split_into_clips(videos)) == len(videos) and len(videos) > 0
