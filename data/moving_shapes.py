@@ -8,7 +8,7 @@ a split never change the earlier ones, and the same seed gives the same bytes.
     >>> splits["train"][0]["caption"]
     'a small red disc moves left, then a large blue cross stays'
     >>> open_ended(splits["test"])[0]["question"]
-    'what colour is the disc?'
+    'what colour is it?'
 
 What one frame gives away, by design: colour, shape, size. The place of a shape is uniform over the same range in
 every frame for every action and direction (a shape that reaches the end of the range comes back at the other end),
@@ -19,7 +19,6 @@ to who knows its index: the radius separates growing from shrinking, and a shape
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +26,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from ..files import new_folder, write_json
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -43,7 +44,7 @@ SHAPES = ("disc", "square", "cross", "bars")
 ACTIONS = ("moves", "turns", "grows", "shrinks", "stays")
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 """Steps in (x, y); y points down, as the rows of a picture do."""
-SIZES = {"small": (0.13, 0.155), "large": (0.195, 0.22)}
+SIZES = {"small": (0.14, 0.165), "large": (0.2, 0.225)}
 """The range of the radius, as a share of the picture's width."""
 WORDS = {"colour": tuple(COLOURS), "shape": SHAPES, "action": ACTIONS, "direction": tuple(DIRECTIONS)}
 """What each property of a shape can be: every answer is one of these."""
@@ -53,7 +54,7 @@ UNSEEN_PAIRS = (("disc", "yellow"), ("square", "blue"), ("cross", "red"), ("bars
 """The (shape, colour) pairs that only the split test_unseen shows."""
 
 MOVES_SHARE = 0.6
-PLACES = (0.1, 0.9)
+PLACES = (0.15, 0.85)
 """Where the centre of a shape may be, as a share of the width: at the ends, an edge cuts off a part of the shape."""
 TRAVEL = {"single": 0.35, "sequence": 0.3}
 """How far a moving shape goes from the first to the last frame in which it is seen, as a share of the width."""
@@ -112,9 +113,7 @@ def _draw_pairs(generator: np.random.Generator, split: str, count: int) -> list[
             return pairs
 
 
-def _draw_subject(
-    generator: np.random.Generator, shape: str, colour: str, kind: str, frames: range, wrap: bool
-) -> Subject:
+def _draw_subject(generator: np.random.Generator, shape: str, colour: str, kind: str, frames: range) -> Subject:
     others = [a for a in ACTIONS if a != "moves" and not (a == "turns" and shape == "disc")]
     action = "moves" if generator.random() < MOVES_SHARE else _pick(generator, others)
     direction = _pick(generator, tuple(DIRECTIONS)) if action == "moves" else ""
@@ -123,10 +122,7 @@ def _draw_subject(
     time = np.linspace(0, 1, len(frames)) if len(frames) > 1 else np.zeros(1)
     low, high = PLACES
     step = np.array(DIRECTIONS.get(direction, (0, 0))) * TRAVEL[kind]
-    if wrap:
-        start = generator.uniform(0, high - low, size=2)
-    else:  # only where the whole path fits
-        start = generator.uniform(np.maximum(-step, 0), high - low - np.maximum(step, 0))
+    start = generator.uniform(0, high - low, size=2)
     x, y = low + (start[:, None] + step[:, None] * time) % (high - low)
 
     radii = {name: generator.uniform(*SIZES[name]) for name in SIZES}
@@ -142,20 +138,19 @@ def _draw_subject(
     return Subject(shape, colour, size, action, direction, frames, x, y, radius, angle)
 
 
-def plan_clip(seed: int, split: str, index: int, num_frames: int = 8, wrap: bool = True) -> list[Subject]:
+def plan_clip(seed: int, split: str, index: int, num_frames: int = 8) -> list[Subject]:
     """What clip `index` of a split shows: one subject through the whole clip, or one in each half of it."""
-    return _plan(_generator(seed, split, index), split, num_frames, wrap)
+    return _plan(_generator(seed, split, index), split, num_frames)
 
 
-def _plan(generator: np.random.Generator, split: str, num_frames: int, wrap: bool) -> list[Subject]:
+def _plan(generator: np.random.Generator, split: str, num_frames: int) -> list[Subject]:
     if generator.random() < 0.5:
         kind, spans = "single", [range(num_frames)]
     else:
         kind, spans = "sequence", [range(num_frames // 2), range(num_frames // 2, num_frames)]
     pairs = _draw_pairs(generator, split, len(spans))
     return [
-        _draw_subject(generator, shape, colour, kind, span, wrap)
-        for (shape, colour), span in zip(pairs, spans, strict=True)
+        _draw_subject(generator, shape, colour, kind, span) for (shape, colour), span in zip(pairs, spans, strict=True)
     ]
 
 
@@ -165,10 +160,10 @@ def _signed_distance(shape: str, u: np.ndarray, v: np.ndarray, r: np.ndarray) ->
     if shape == "disc":
         return np.hypot(u, v) - r
     if shape == "square":  # a frame around a hole
-        return np.abs(np.maximum(u, v) - 0.68 * r) - 0.22 * r
+        return np.abs(np.maximum(u, v) - 0.72 * r) - 0.18 * r
     if shape == "cross":
         return np.minimum(np.maximum(u - r, v - 0.28 * r), np.maximum(u - 0.28 * r, v - r))
-    return np.maximum(np.abs(u - 0.62 * r) - 0.27 * r, v - 0.95 * r)  # two bars
+    return np.maximum(np.abs(u - 0.42 * r) - 0.2 * r, v - r)  # two bars, together longer than wide
 
 
 def _paint(generator: np.random.Generator, subjects: list[Subject], size: int, num_frames: int) -> np.ndarray:
@@ -204,8 +199,9 @@ def _words(generator: np.random.Generator, subjects: list[Subject]) -> dict[str,
     if len(subjects) == 1:
         subject = subjects[0]
         shape, colour, name = subject.shape, subject.colour, subject.name
-        ask("colour", colour, f"what colour is the {shape}?", f"the {shape} is [MASK]")
-        ask("shape", shape, f"which shape is {colour}?", f"the {colour} shape is a [MASK]")
+        # Neither names the other property: pairs of shape and colour that are never seen would be told by the words.
+        ask("colour", colour, "what colour is it?", "it is [MASK]")
+        ask("shape", shape, "what shape is it?", "it is a [MASK]")
         ask("action", subject.action, f"what does the {name} do?", f"the {name} [MASK]")
         if subject.direction:
             ask("direction", subject.direction, f"where does the {name} move?", f"the {name} moves [MASK]")
@@ -244,11 +240,11 @@ def _with_options(generator: np.random.Generator, question: dict[str, str], subj
 
 
 def draw_clip(
-    seed: int, split: str, index: int, size: int = 64, num_frames: int = 8, wrap: bool = True
+    seed: int, split: str, index: int, size: int = 64, num_frames: int = 8
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Draw one clip: its frames, (num_frames, size, size, 3) uint8, and its annotation (all columns but `video`)."""
     generator = _generator(seed, split, index)
-    subjects = _plan(generator, split, num_frames, wrap)
+    subjects = _plan(generator, split, num_frames)
     annotation = {"id": f"{split}-{index:06d}", **_words(generator, subjects)}
     return _paint(generator, subjects, size, num_frames), annotation
 
@@ -280,7 +276,6 @@ def moving_shapes(
     seed: int = 0,
     size: int = 64,
     num_frames: int = 8,
-    wrap: bool = True,
     num_proc: int | None = None,
 ) -> "DatasetDict":
     """Write the data set into `folder`, or reuse it there, and return its splits; a split of 0 clips is left out.
@@ -295,8 +290,6 @@ def moving_shapes(
     Args:
         size: height and width in pixels, even.
         num_frames: frames a clip, at least 4, at 8 frames a second.
-        wrap: whether a moving shape that reaches the end of its range comes back at the other end. Without it,
-            movements look plainer, but one frame tells more of the direction than chance: 0.35-0.43, not 0.25.
         num_proc: how many clips are drawn at a time, in threads (a killed process then leaves no orphans behind);
             by default as many as there are cores, at most 8.
 
@@ -310,7 +303,7 @@ def moving_shapes(
     if size < 16 or size % 2 or num_frames < 4:
         raise ValueError(f"size must be even and at least 16, num_frames at least 4: got {size} and {num_frames}")
     counts = {split: count for split, count in counts.items() if count}
-    drawn = {"seed": seed, "size": size, "num_frames": num_frames, "wrap": wrap}
+    drawn = {"seed": seed, "size": size, "num_frames": num_frames}
     settings = {"version": FORMAT_VERSION, "drawn": drawn, "clips": counts}
 
     folder = Path(folder).absolute()
@@ -324,29 +317,27 @@ def moving_shapes(
 def _write(folder: Path, settings: dict[str, Any], num_proc: int) -> None:
     from tqdm.auto import tqdm
 
-    partial = folder.with_name(f".{folder.name}.partial")
-    if partial.exists():
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True)
+    if folder.exists():
+        folder.rmdir()  # it is empty
+    with new_folder(folder) as partial:
 
-    def write_clip(split: str, index: int) -> str:
-        frames, annotation = draw_clip(split=split, index=index, **settings["drawn"])
-        _encode(frames, partial / split / f"{annotation['id']}.mp4")
-        return json.dumps(annotation)
+        def write_clip(split: str, index: int) -> str:
+            frames, annotation = draw_clip(split=split, index=index, **settings["drawn"])
+            _encode(frames, partial / split / f"{annotation['id']}.mp4")
+            return json.dumps(annotation)
 
-    with (
-        ThreadPoolExecutor(num_proc) as pool,
-        tqdm(total=sum(settings["clips"].values()), desc="moving shapes", unit="clip") as bar,
-    ):
-        for split, count in settings["clips"].items():
-            (partial / split).mkdir()
-            with open(partial / f"{split}.jsonl", "w", encoding="utf-8") as file:
-                for line in pool.map(write_clip, [split] * count, range(count)):
-                    file.write(line + "\n")
-                    bar.update()
-    content = {split: _fingerprint(partial, split) for split in settings["clips"]}
-    (partial / "settings.json").write_text(json.dumps({**settings, "content": content}, indent=2) + "\n")
-    partial.rename(folder)
+        with (
+            ThreadPoolExecutor(num_proc) as pool,
+            tqdm(total=sum(settings["clips"].values()), desc="moving shapes", unit="clip") as bar,
+        ):
+            for split, count in settings["clips"].items():
+                (partial / split).mkdir()
+                with open(partial / f"{split}.jsonl", "w", encoding="utf-8") as file:
+                    for line in pool.map(write_clip, [split] * count, range(count)):
+                        file.write(line + "\n")
+                        bar.update()
+        content = {split: _fingerprint(partial, split) for split in settings["clips"]}
+        write_json(partial / "settings.json", {**settings, "content": content})
 
 
 def _fingerprint(folder: Path, split: str) -> dict[str, Any]:

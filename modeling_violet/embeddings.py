@@ -61,7 +61,7 @@ class VioletVideoEncoder(nn.Module):
         self.frame_embeddings = nn.Parameter(torch.empty(config.num_video_frames, width))
         self.hidden_order_embedding = nn.Parameter(torch.empty(width)) if config.hidden_frame_order else None
         self.norm = nn.LayerNorm(width, eps=1e-5)
-        self.register_buffer("masked_patch_value", torch.tensor(config.masked_patch_value), persistent=False)
+        self.masked_patch_value = nn.Buffer(torch.tensor(config.masked_patch_value), persistent=False)
 
     def mask_patches(self, pixels: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
         """Sets the patches (batch, frames, rows, columns) that are True to the configuration's value."""

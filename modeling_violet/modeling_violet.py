@@ -43,6 +43,7 @@ class VioletModelOutput(ModelOutput):
     def first_text_state(self) -> torch.Tensor:
         """(texts, width): the state behind the video, which the match and answer heads read ([CLS], or the prompt)."""
         behind = self.text_hidden_state if self.prompt_hidden_state is None else self.prompt_hidden_state
+        assert behind is not None  # every forward pass sets the text's states
         return behind[:, 0]
 
 
@@ -99,10 +100,10 @@ class VioletPreTrainedModel(PreTrainedModel):
             init.trunc_normal_(module.task_tokens, std=std)
 
     def get_input_embeddings(self) -> nn.Embedding:
-        return getattr(self, self.base_model_prefix, self).text_embeddings.word_embeddings
+        return self.base_model.text_embeddings.word_embeddings
 
     def set_input_embeddings(self, value: nn.Embedding):
-        getattr(self, self.base_model_prefix, self).text_embeddings.word_embeddings = value
+        self.base_model.text_embeddings.word_embeddings = value
 
 
 class VioletModel(VioletPreTrainedModel):
@@ -217,12 +218,12 @@ class VioletModel(VioletPreTrainedModel):
             video_tokens: videos encoded earlier, in place of `pixel_values_videos`.
             attention_rule: `"bidirectional"` or `"sequence_to_sequence"`, see `attention.build_attention_mask`.
         """
-        if (pixel_values_videos is None) == (video_tokens is None):
-            raise ValueError("Give exactly one of `pixel_values_videos` and `video_tokens`.")
         if input_ids is None:
             raise ValueError("`input_ids` is missing; for a video alone there is `get_video_features`.")
-        if video_tokens is None:
+        if video_tokens is None and pixel_values_videos is not None:
             video_tokens = self.encode_videos(pixel_values_videos, bool_masked_pos, hidden_frame_order)
+        elif video_tokens is None or pixel_values_videos is not None:
+            raise ValueError("Give exactly one of `pixel_values_videos` and `video_tokens`.")
         elif bool_masked_pos is not None or hidden_frame_order is not None:
             raise ValueError("Encoded `video_tokens` cannot be masked: give `pixel_values_videos`.")
         videos, texts = video_tokens.tokens.shape[0], input_ids.shape[0]

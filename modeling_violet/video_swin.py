@@ -113,7 +113,7 @@ class VideoSwinAttention(nn.Module):
         self.relative_position_bias_table = nn.Parameter(
             torch.empty((2 * t - 1) * (2 * h - 1) * (2 * w - 1), num_heads)
         )
-        self.register_buffer("relative_position_index", relative_position_index(self.window), persistent=False)
+        self.relative_position_index = nn.Buffer(relative_position_index(self.window), persistent=False)
         self.qkv = nn.Linear(dim, 3 * dim, bias=config.qkv_bias)
         self.proj = nn.Linear(dim, dim)
 

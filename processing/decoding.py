@@ -307,7 +307,7 @@ class _PacketTable:
 
     Attributes:
         count: how many frames are shown.
-        pts: sorted presentation time stamps of the shown frames, or None where they are missing or not unique.
+        pts: sorted presentation time stamps of the shown frames; none where they are missing or not unique.
         keyframes: sorted time stamps at which decoding can start exactly; the first packet's alone where unknown.
         times: (count,) float64 seconds from the start of the file.
         fps: average frames a second, or None.
@@ -315,7 +315,7 @@ class _PacketTable:
     """
 
     count: int
-    pts: list[int] | None
+    pts: list[int]
     keyframes: list[int]
     times: np.ndarray
     fps: float | None
@@ -411,10 +411,11 @@ def _scan_packets(container, stream, name: str) -> _PacketTable:
         raise VideoDecodeError(name, f"the file is truncated: {reason}")
 
     count = len(time_stamps)
-    if None in time_stamps or len(set(time_stamps)) < count:
+    known = [pts for pts in time_stamps if pts is not None]
+    if len(set(known)) < count:
         times = np.arange(count) / fps if fps else np.full(count, np.nan)
-        return _PacketTable(count, None, [], times, fps, closed_groups)
-    pts = sorted(time_stamps)
+        return _PacketTable(count, [], [], times, fps, closed_groups)
+    pts = sorted(known)
     start = min(container.start_time / 1e6 if container.start_time is not None else 0.0, pts[0] * stream.time_base)
     times = np.asarray(pts, dtype=np.float64) * float(stream.time_base) - float(start)
     # Only these containers name the frames at which decoding starts exactly.

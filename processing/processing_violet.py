@@ -61,7 +61,7 @@ class VideoTextProcessor(ProcessorMixin):
             else:
                 raise TypeError(f"Neither the tokenizer nor the video processor takes `{name}`.")
 
-        data = {}
+        data: dict[str, Any] = {}
         if text is not None:
             settings = {"return_token_type_ids": False, "return_tensors": return_tensors} | text_settings
             data |= self.tokenizer(text, **settings)

@@ -14,7 +14,7 @@ from transformers.video_utils import VideoMetadata, group_videos_by_shape, reord
 from .decoding import DecodedVideo, decode_video
 
 
-class VioletVideoProcessorKwargs(VideosKwargs, total=False):
+class VioletVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[call-arg]
     """The settings of `VioletVideoProcessor` beyond transformers' own.
 
     do_pad_to_square (`bool`):
@@ -109,7 +109,7 @@ class VioletVideoProcessor(BaseVideoProcessor):
         def setting(name: str):
             return getattr(self, name) if kwargs.get(name) is None else kwargs[name]
 
-        def choose(total_frames: int, fps: float | None) -> Sequence[int]:
+        def choose(total_frames: int, fps: float | None) -> Sequence[int] | np.ndarray:
             if not setting("do_sample_frames"):
                 return range(total_frames)
             metadata = VideoMetadata(total_num_frames=total_frames, fps=fps)

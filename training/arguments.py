@@ -31,7 +31,7 @@ class DataArguments:
     shapes_folder: str = field(
         default="outputs/moving_shapes", metadata={"help": "Where the built-in data set is written, or reused."}
     )
-    shapes_clips: int = field(default=6000, metadata={"help": "Training clips of the built-in data set."})
+    shapes_clips: int = field(default=8000, metadata={"help": "Training clips of the built-in data set."})
     shapes_seed: int = field(default=0, metadata={"help": "Decides what the built-in data set shows."})
     max_answers: int = field(default=1500, metadata={"help": "Size of the answer vocabulary: the most frequent ones."})
     questions_per_video: int | None = field(
@@ -93,7 +93,6 @@ class FinetuningArguments(TrainingArguments):
     warmup_steps: float = field(default=0.1, metadata={"help": "Steps, or below 1 their share."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept."})
     logging_steps: float = field(default=50, metadata={"help": "Steps between two lines of the log."})
-    report_to: str | list[str] = field(default="none", metadata={"help": "tensorboard, wandb, …"})
     remove_unused_columns: bool = field(default=False, metadata={"help": "The collator needs every column."})
 
     def __post_init__(self):

@@ -1,0 +1,87 @@
+import subprocess
+import sys
+
+import pytest
+
+from violet.data import TableError, read_table
+
+VIOLET = [sys.executable, "-m", "violet.cli"]
+
+
+def run(*arguments) -> subprocess.CompletedProcess:
+    return subprocess.run([*VIOLET, *map(str, arguments)], capture_output=True, text=True)
+
+
+def test_help_names_the_commands_and_loads_nothing_heavy():
+    code = (
+        "import sys; sys.argv[0] = '/somewhere/bin/violet'\n"
+        "from violet.cli import main\n"
+        "assert main(['--help']) == 0\n"
+        "heavy = {'torch', 'torchvision', 'transformers', 'datasets', 'numpy', 'av'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert all(command in done.stdout for command in ("demo", "finetune", "predict"))
+
+
+def test_an_unknown_command_is_refused_and_the_known_ones_named():
+    done = run("fine-tune")
+    assert done.returncode == 2
+    assert "fine-tune" in done.stderr and "finetune" in done.stderr
+
+
+def test_a_video_that_cannot_be_read_is_one_line_and_no_traceback(model_folder, tmp_path):
+    broken = tmp_path / "holiday.mp4"
+    broken.write_text("not a video")
+    done = run("predict", "--model", model_folder, "--video", broken, "--question", "what comes first?")
+    assert done.returncode == 2
+    assert "holiday.mp4" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_table_that_cannot_be_used_is_refused_before_training(tmp_path):
+    table = tmp_path / "questions.csv"
+    table.write_text("video,question,answer\nmissing.mp4,what?,disc\n")
+    done = run("finetune", "--train_file", table, "--output_dir", tmp_path / "run")
+    assert done.returncode == 2
+    assert "row 2" in done.stderr and "missing.mp4" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "name, text, complaint",
+    [
+        ("a.csv", "video,question\nclip.mp4,what?\n", "row 2: column 'answer'"),
+        ("a.csv", "video,question,answer\nclip.mp4,what?,a,b\n", "line 2: more fields"),
+        ("a.csv", "video,question,answer\nclip.mp4,,a\n", "row 2: column 'question'"),
+        ("a.csv", "video,question,answer\n", "no rows"),
+        ("a.jsonl", '{"video": "clip.mp4", "question": "q", "answer": "a"}\n{"video": \n', "line 2: not JSON"),
+        ("a.jsonl", "[1]\n", "row 1: an object"),
+        ("a.json", '{"video": 1}', "row 1: an object"),
+        ("a.xlsx", "x", "not .xlsx"),
+        ("a.csv", None, "no such file"),
+    ],
+)
+def test_a_table_names_the_place_of_what_is_wrong(tmp_path, name, text, complaint):
+    (tmp_path / "clip.mp4").touch()
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(TableError, match=complaint) as error:
+        read_table(tmp_path / name)
+    assert name in str(error.value)
+
+
+def test_the_three_forms_of_a_table_hold_the_same_rows(tmp_path):
+    (tmp_path / "clip.mp4").touch()
+    rows = [{"video": "clip.mp4", "question": 'what, "there"?', "answer": "naïve"} for _ in range(2)]
+    (tmp_path / "a.csv").write_text('video,question,answer\n' + 'clip.mp4,"what, ""there""?",naïve\n' * 2)
+    import json
+
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(row) for row in rows) + "\n\n")
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    expected = [row | {"video": str(tmp_path / "clip.mp4")} for row in rows]
+    for name in ("a.csv", "a.jsonl", "a.json"):
+        assert read_table(tmp_path / name).to_list() == expected
+    elsewhere = tmp_path / "videos"
+    elsewhere.mkdir()
+    with pytest.raises(TableError, match=r"no video .*videos/clip.mp4 \(2 of 2"):
+        read_table(tmp_path / "a.csv", video_folder=elsewhere)

@@ -1,0 +1,166 @@
+"""Training with the real Trainer, in processes that are killed with real signals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoProcessor
+
+from violet import QuestionCollator, VioletForQuestionAnswering, VioletTrainer
+from violet.files import is_whole
+from violet.training import FinetuningArguments, last_whole_checkpoint
+
+VIOLET = [sys.executable, "-m", "violet.cli"]
+RECIPE = [
+    "--max_steps=8", "--save_steps=2", "--per_device_train_batch_size=12", "--questions_per_video=2",
+    "--learning_rate=1e-3", "--seed=5", "--dataloader_num_workers=1", "--save_total_limit=1",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory, questions) -> Path:
+    """A user's own CSV, with paths relative to it."""
+    folder = Path(questions["train"][0]["video"]).parent
+    path = folder / "questions.csv"
+    rows = questions["train"].to_list()
+    lines = [f'{Path(row["video"]).name},"{row["question"]}",{row["answer"]},"{row["caption"]}"' for row in rows]
+    path.write_text("\n".join(["video,question,answer,caption", *lines]))
+    return path
+
+
+def finetune(table: Path, output: Path, *more: str) -> list[str]:
+    return [*VIOLET, "finetune", f"--train_file={table}", f"--output_dir={output}", *RECIPE, *more]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, table) -> Path:
+    output = tmp_path_factory.mktemp("runs") / "uninterrupted"
+    subprocess.run(finetune(table, output), check=True, capture_output=True)
+    return output
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_from_its_last_whole_checkpoint_to_the_same_weights(table, uninterrupted, tmp_path):
+    output = tmp_path / "killed"
+    process = subprocess.Popen(finetune(table, output), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while not (output / "checkpoint-4" / "manifest.json").exists():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    assert not (output / "model.safetensors").exists(), "it was killed before it ended"
+    # what a process killed while it wrote a checkpoint leaves
+    newest = Path(last_whole_checkpoint(output))
+    torn = output / f"checkpoint-{int(newest.name.split('-')[1]) + 2}"
+    torn.mkdir(exist_ok=True)
+    (torn / "model.safetensors").write_bytes(b"half")
+    (torn / "manifest.json").unlink(missing_ok=True)
+
+    done = subprocess.run(finetune(table, output), check=True, capture_output=True, text=True)
+    assert f"{torn} is not whole" in done.stderr
+    state = json.loads((output / "checkpoint-8" / "trainer_state.json").read_text())
+    assert state["global_step"] == 8
+    expected, got = weights(uninterrupted), weights(output)
+    assert expected.keys() == got.keys() and all(torch.equal(expected[key], got[key]) for key in expected)
+
+
+@pytest.mark.slow
+def test_a_run_leaves_one_whole_checkpoint_and_a_model_that_answers(uninterrupted, questions):
+    assert [folder.name for folder in uninterrupted.glob("checkpoint-*")] == ["checkpoint-8"]
+    assert is_whole(uninterrupted / "checkpoint-8")
+    assert not list(uninterrupted.rglob("*.partial"))
+    metrics = json.loads((uninterrupted / "metrics.json").read_text())
+    assert metrics["steps"] == 8 and metrics["settings"]["learning_rate"] == 1e-3
+    row = questions["test"][0]
+    said = subprocess.run(
+        [*VIOLET, "predict", "--model", uninterrupted, "--video", row["video"], "--question", row["question"],
+         "what comes last?", "--top_k=3", "--json"],
+        check=True, capture_output=True, text=True,
+    ).stdout.splitlines()  # fmt: skip
+    answers = [json.loads(line) for line in said]
+    assert [entry["question"] for entry in answers] == [row["question"], "what comes last?"]
+    assert all(len(entry["answers"]) == 3 for entry in answers)
+
+
+@pytest.mark.slow
+def test_a_folder_with_another_run_is_refused_by_the_setting(table, uninterrupted):
+    before = {path: path.stat().st_mtime_ns for path in uninterrupted.rglob("*")}
+    done = subprocess.run(finetune(table, uninterrupted, "--learning_rate=5e-4"), capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "learning_rate was 0.001 and is 0.0005" in done.stderr and "Traceback" not in done.stderr
+    assert before == {path: path.stat().st_mtime_ns for path in uninterrupted.rglob("*")}
+
+
+@pytest.mark.slow
+def test_settings_may_stand_in_a_file(table, uninterrupted, tmp_path):
+    settings = tmp_path / "settings.yaml"
+    options = (option.removeprefix("--").split("=") for option in RECIPE)
+    settings.write_text("\n".join(f"{name}: {value}" for name, value in options) + f"\ntrain_file: {table}\n")
+    output = tmp_path / "run"
+    subprocess.run([*VIOLET, "finetune", settings, f"--output_dir={output}"], check=True, capture_output=True)
+    expected, got = weights(uninterrupted), weights(output)
+    assert all(torch.equal(expected[key], got[key]) for key in expected)
+
+    settings.write_text("lerning_rate: 1\n")
+    done = subprocess.run([*VIOLET, "finetune", settings], capture_output=True, text=True)
+    assert done.returncode != 0 and "lerning_rate" in done.stderr and "Traceback" not in done.stderr
+
+
+def build_trainer(model_folder, questions, tmp_path, **arguments) -> VioletTrainer:
+    model = VioletForQuestionAnswering.from_pretrained(model_folder)
+    processor = AutoProcessor.from_pretrained(model_folder)
+    settings = {"per_device_train_batch_size": 8, "max_steps": 1, "save_strategy": "no", "disable_tqdm": True}
+    return VioletTrainer(
+        model=model,
+        args=FinetuningArguments(output_dir=str(tmp_path), **(settings | arguments)),
+        train_dataset=questions["train"],
+        data_collator=QuestionCollator(processor, model.config.label2id),
+    )
+
+
+def test_a_broken_loss_stops_the_run_before_the_weights(model_folder, questions, tmp_path):
+    trainer = build_trainer(model_folder, questions, tmp_path)
+    collator = trainer.data_collator
+
+    def poisoned(rows):
+        batch = collator(rows)
+        batch["pixel_values_videos"][0] = float("nan")
+        return batch
+
+    trainer.data_collator = poisoned
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    with pytest.raises(FloatingPointError, match=r"step 1 is nan.*train-0000\d\d\.mp4"):
+        trainer.train()
+    assert all(torch.equal(before[name], value) for name, value in trainer.model.state_dict().items())
+
+
+def test_accumulated_gradients_are_those_of_one_large_batch(model_folder, questions, tmp_path):
+    def step(batch_size, accumulated):
+        trainer = build_trainer(
+            model_folder, questions, tmp_path, per_device_train_batch_size=batch_size,
+            gradient_accumulation_steps=accumulated, learning_rate=1e-2, optim="sgd", max_grad_norm=0,
+            warmup_steps=0, lr_scheduler_type="constant", weight_decay=0.0,
+        )  # fmt: skip
+        trainer.model.config.classifier_dropout = 0.0
+        trainer.model.answer_head[0].p = 0.0
+        before = trainer.model.answer_head[3].weight.detach().clone()
+        trainer.train()
+        return trainer.model.answer_head[3].weight.detach() - before
+
+    whole, parts = step(16, 1), step(4, 4)
+    assert whole.abs().max() > 1e-5
+    torch.testing.assert_close(parts, whole, rtol=1e-3, atol=1e-7)
