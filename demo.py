@@ -43,7 +43,6 @@ def demo_settings(output: Path, seed: int) -> tuple[ModelArguments, DataArgument
             bf16=on_gpu or cpu_has_bfloat16(),
             save_steps=400,
             logging_steps=100,
-            dataloader_num_workers=1,
         ),
     )
 

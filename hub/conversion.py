@@ -143,7 +143,7 @@ def from_original(
     A VIOLET model from the original code's weights.
 
     Args:
-        state_dict_or_path: the original's state dict or its file: safetensors, or `.pt` (read with `weights_only=True`).
+        state_dict_or_path: the original's state dict or file: safetensors, or `.pt` (read with `weights_only=True`).
         model_class: what to build; by default the class whose head the weights hold.
         config: by default what the shapes tell.
 

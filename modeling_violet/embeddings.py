@@ -65,7 +65,13 @@ class VioletVideoEncoder(nn.Module):
 
     def mask_patches(self, pixels: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
         """Sets the patches (batch, frames, rows, columns) that are True to the configuration's value."""
-        masked = masked.repeat_interleave(self.reduction, dim=2).repeat_interleave(self.reduction, dim=3)
+        rows, columns = (-(-side // self.reduction) for side in pixels.shape[3:])
+        if masked.shape != (*pixels.shape[:2], rows, columns):
+            raise ValueError(
+                f"`bool_masked_pos` has shape {tuple(masked.shape)}; these videos need "
+                f"{(*pixels.shape[:2], rows, columns)}."
+            )
+        masked = masked.bool().repeat_interleave(self.reduction, dim=2).repeat_interleave(self.reduction, dim=3)
         masked = masked[:, :, : pixels.shape[3], : pixels.shape[4]].unsqueeze(2)  # -> (batch, frames, 1, H, W)
         return torch.where(masked, self.masked_patch_value.to(pixels.dtype).view(-1, 1, 1), pixels)
 
@@ -99,6 +105,11 @@ class VioletVideoEncoder(nn.Module):
         if hidden_frame_order is not None:
             if self.hidden_order_embedding is None:
                 raise ValueError("`hidden_frame_order` needs a model whose configuration has `hidden_frame_order`.")
+            if hidden_frame_order.shape != (batch, frames):
+                raise ValueError(
+                    f"`hidden_frame_order` has shape {tuple(hidden_frame_order.shape)}; these videos need "
+                    f"{(batch, frames)}."
+                )
             in_time = torch.where(hidden_frame_order.unsqueeze(-1), self.hidden_order_embedding, in_time)
         special = self.frame_token.expand(batch, frames, 1, width).to(features.dtype)
         tokens = torch.cat([special, features.flatten(2, 3)], dim=2)  # (batch, frames, 1 + rows * columns, width)

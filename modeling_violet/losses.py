@@ -28,7 +28,8 @@ def contrastive_loss(
 ) -> torch.Tensor:
     """
     Symmetric InfoNCE (Radford et al., 2021, arXiv:2103.00020), averaged over rows and over both directions. A row with
-    several positives takes the mean of their log-probabilities (Khosla et al., 2020, arXiv:2004.11362, L_out).
+    several positives takes the logarithm of their summed probability (Miech et al., 2020, arXiv:1912.06430, eq. 1), so
+    that they do not repel one another.
 
     Args:
         video_embeds, text_embeds: (batch, width), of length 1; row i of one belongs to row i of the other.
@@ -42,6 +43,6 @@ def contrastive_loss(
 
     def one_way(scores: torch.Tensor, positives: torch.Tensor) -> torch.Tensor:
         log_probability = scores.log_softmax(dim=-1)
-        return -((log_probability * positives).sum(-1) / positives.sum(-1)).mean()
+        return -log_probability.masked_fill(~positives, float("-inf")).logsumexp(dim=-1).mean()
 
     return (one_way(scores, positives) + one_way(scores.t(), positives.t())) / 2

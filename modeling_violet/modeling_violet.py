@@ -168,6 +168,8 @@ class VioletModel(VioletPreTrainedModel):
         of the same words count as each other's positives.
         """
         projection = self._need_projection()
+        if len(caption_ids) != len(video.tokens):
+            raise ValueError(f"`caption_ids` has {len(caption_ids)} rows for {len(video.tokens)} videos: one each.")
         texts = self.get_text_features(caption_ids, caption_attention_mask).pooler_output
         same = (caption_ids[:, None] == caption_ids[None, :]).all(-1)
         return contrastive_loss(projection.video(video), texts, projection.logit_scale, same)
@@ -183,6 +185,8 @@ class VioletModel(VioletPreTrainedModel):
         if prompt_ids is not None:
             mask = torch.ones_like(prompt_ids) if prompt_attention_mask is None else prompt_attention_mask
             states = self.text_embeddings(prompt_ids)
+            if len(prompt_ids) not in (1, batch):
+                raise ValueError(f"`prompt_ids` has {len(prompt_ids)} rows for {batch} texts: one each, or one for all.")
             return TokenGroup(states.expand(batch, -1, -1), mask.expand(batch, -1))
         return None
 
@@ -229,6 +233,8 @@ class VioletModel(VioletPreTrainedModel):
         videos, texts = video_tokens.tokens.shape[0], input_ids.shape[0]
         if video_index is None and videos != texts:
             raise ValueError(f"{texts} texts and {videos} videos: say by `video_index` which belong together.")
+        if video_index is not None and video_index.shape != (texts,):
+            raise ValueError(f"`video_index` has shape {tuple(video_index.shape)} for {texts} texts.")
 
         selected = video_tokens if video_index is None else video_tokens.select(video_index)
         text_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask

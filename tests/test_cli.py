@@ -73,7 +73,7 @@ def test_a_table_names_the_place_of_what_is_wrong(tmp_path, name, text, complain
 def test_the_three_forms_of_a_table_hold_the_same_rows(tmp_path):
     (tmp_path / "clip.mp4").touch()
     rows = [{"video": "clip.mp4", "question": 'what, "there"?', "answer": "naïve"} for _ in range(2)]
-    (tmp_path / "a.csv").write_text('video,question,answer\n' + 'clip.mp4,"what, ""there""?",naïve\n' * 2)
+    (tmp_path / "a.csv").write_text("video,question,answer\n" + 'clip.mp4,"what, ""there""?",naïve\n' * 2)
     import json
 
     (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(row) for row in rows) + "\n\n")

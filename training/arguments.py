@@ -37,6 +37,10 @@ class DataArguments:
     questions_per_video: int | None = field(
         default=None, metadata={"help": "At most so many questions of a video in an epoch, drawn anew in each."}
     )
+    frame_cache_mb: int = field(
+        default=1024,
+        metadata={"help": "MiB of decoded frames that each data loader's worker keeps, so as to decode videos once."},
+    )
 
     def __post_init__(self):
         if self.task not in TASKS:
@@ -93,11 +97,15 @@ class FinetuningArguments(TrainingArguments):
     warmup_steps: float = field(default=0.1, metadata={"help": "Steps, or below 1 their share."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept."})
     logging_steps: float = field(default=50, metadata={"help": "Steps between two lines of the log."})
+    dataloader_num_workers: int = field(default=1, metadata={"help": "Processes that decode videos."})
+    dataloader_persistent_workers: bool = field(default=True, metadata={"help": "They keep what they decoded."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "The collator needs every column."})
 
     def __post_init__(self):
         if self.remove_unused_columns:
             raise SettingsError("--remove_unused_columns: must stay off, the collator needs the columns.")
+        if self.dataloader_num_workers == 0:
+            self.dataloader_persistent_workers = False
         if not torch.accelerator.is_available():
             self.use_cpu = True  # said aloud, because bfloat16 without an accelerator is refused otherwise
         super().__post_init__()

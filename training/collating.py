@@ -8,7 +8,29 @@ import numpy as np
 import torch
 
 from ..modeling_violet.losses import IGNORE_INDEX
-from ..processing.processing_violet import VideoTextProcessor
+from ..processing import VideoTextProcessor, VioletVideoProcessor
+
+
+class FrameCache:
+    """
+    The sampled frames of the videos that were read, until they fill `capacity` bytes: the videos of a small table are
+    decoded in the first epoch only. What is there stays: with each video seen once an epoch, no other were better.
+    """
+
+    def __init__(self, video_processor: VioletVideoProcessor, capacity: int):
+        self.video_processor = video_processor
+        self.free = capacity
+        self.frames: dict[str, np.ndarray] = {}
+
+    def read(self, video: str) -> np.ndarray:
+        """The frames (frames, height, width, 3) uint8 that the processor samples of this video."""
+        if video in self.frames:
+            return self.frames[video]
+        frames, _ = self.video_processor.fetch_videos(video, self.video_processor.sample_frames)
+        if frames.nbytes <= self.free:
+            self.frames[video] = frames
+            self.free -= frames.nbytes
+        return frames
 
 
 class QuestionCollator:
@@ -21,6 +43,7 @@ class QuestionCollator:
         captions: whether to pass the videos' captions on for the contrastive loss, where the rows have them.
         shuffle_frames: whether to put each video's frames into another order, drawn from its path, as a test of
             whether a model looks at time.
+        cache_bytes: how much memory decoded frames may take, in each of the data loader's workers.
     """
 
     def __init__(
@@ -29,11 +52,13 @@ class QuestionCollator:
         label2id: Mapping[str, int] | None = None,
         captions: bool = False,
         shuffle_frames: bool = False,
+        cache_bytes: int = 0,
     ):
         self.processor = processor
         self.label2id = label2id
         self.captions = captions
         self.shuffle_frames = shuffle_frames
+        self.cache = FrameCache(processor.video_processor, cache_bytes)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """
@@ -47,7 +72,8 @@ class QuestionCollator:
         numbers = {video: number for number, video in enumerate(first_rows)}
         batch = dict(self.processor(text=[row["question"] for row in rows]))
         batch["video_index"] = torch.tensor([numbers[row["video"]] for row in rows])
-        pixels = self.processor(videos=list(first_rows))["pixel_values_videos"]
+        frames = [self.cache.read(video) for video in first_rows]
+        pixels = self.processor(videos=frames, do_sample_frames=False)["pixel_values_videos"]
         if self.shuffle_frames:
             pixels = torch.stack([shuffled(clip, video) for clip, video in zip(pixels, first_rows, strict=True)])
         batch["pixel_values_videos"] = pixels

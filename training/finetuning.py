@@ -114,6 +114,7 @@ def run_settings(model: ModelArguments, data: DataArguments, training: TrainingA
     settings = dataclasses.asdict(model) | dataclasses.asdict(data)
     settings |= {name: getattr(training, name) for name in DECISIVE}
     settings |= {"lr_scheduler_type": training.lr_scheduler_type.value, "violet": __version__}
+    del settings["frame_cache_mb"]  # it decides the speed alone
     return json.loads(json.dumps(settings))
 
 
@@ -191,7 +192,8 @@ def finetune(model_arguments: ModelArguments, data: DataArguments, training: Tra
         kernel = "eager"  # with bfloat16 on a CPU, plain steps are faster than the fused kernel (docs/benchmarks.md)
     model, processor = build_model_and_processor(model_arguments, tables["train"], data.max_answers, kernel)
     captions = model.violet.projection is not None
-    collator = QuestionCollator(processor, model.config.label2id, captions=captions)
+    cache = data.frame_cache_mb * 2**20
+    collator = QuestionCollator(processor, model.config.label2id, captions=captions, cache_bytes=cache)
     unknown = sum(normalize_answer(answer) not in model.config.label2id for answer in tables["train"]["answer"])
     if unknown:
         logger.warning(

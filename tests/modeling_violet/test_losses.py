@@ -11,14 +11,13 @@ from violet.modeling_violet.losses import IGNORE_INDEX, contrastive_loss, masked
 
 
 def by_hand(scores: list[list[float]], positives: list[list[int]]) -> float:
-    """Mean over rows and over columns of the mean negative log-probability of the positives."""
+    """Mean over rows and over columns of the negative logarithm of the positives' probability."""
 
     def one_way(scores, positives):
         rows = []
         for row, chosen in zip(scores, positives, strict=True):
-            total = math.log(sum(math.exp(score) for score in row))
-            terms = [total - score for score, positive in zip(row, chosen, strict=True) if positive]
-            rows.append(sum(terms) / len(terms))
+            meant = sum(math.exp(score) for score, positive in zip(row, chosen, strict=True) if positive)
+            rows.append(-math.log(meant / sum(math.exp(score) for score in row)))
         return sum(rows) / len(rows)
 
     def turned(table):

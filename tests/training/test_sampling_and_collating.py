@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from transformers import AutoProcessor
@@ -55,15 +56,34 @@ def test_a_video_is_decoded_once_for_all_its_rows(processor, rows, monkeypatch):
 
     decoded = []
     decode = video_processing_violet.decode_video
-    monkeypatch.setattr(
-        video_processing_violet, "decode_video", lambda clip, *rest: decoded.append(clip) or decode(clip, *rest)
-    )
+
+    def spy(clip, *rest):
+        if isinstance(clip, str):
+            decoded.append(clip)
+        return decode(clip, *rest)
+
+    monkeypatch.setattr(video_processing_violet, "decode_video", spy)
     batch = QuestionCollator(processor)([rows[8], *rows])
     videos = list(dict.fromkeys(row["video"] for row in [rows[8], *rows]))
     assert decoded == videos and 1 < len(videos) < 9
     assert batch["pixel_values_videos"].shape == (len(videos), 4, 3, 64, 64)
     assert batch["video_index"].tolist() == [videos.index(row["video"]) for row in [rows[8], *rows]]
     assert "labels" not in batch and "caption_ids" not in batch
+
+
+def test_cached_frames_are_decoded_once_and_change_nothing(processor, rows, monkeypatch):
+    expected = QuestionCollator(processor)(rows)["pixel_values_videos"]
+    assert torch.equal(processor(videos=[row["video"] for row in rows])["pixel_values_videos"].unique(dim=0),
+                       expected.unique(dim=0))  # fmt: skip
+    one_clip = 4 * 64 * 64 * 3
+    collator = QuestionCollator(processor, cache_bytes=2 * one_clip)
+    assert torch.equal(collator(rows)["pixel_values_videos"], expected)
+    kept = set(collator.cache.frames)
+    assert len(kept) == 2 < len(expected), "no more than the memory that it was given"
+    for video in kept:
+        monkeypatch.setitem(collator.cache.frames, video, np.zeros((4, 64, 64, 3), np.uint8))
+    changed = (collator(rows)["pixel_values_videos"] != expected).flatten(1).any(1)
+    assert changed.sum() == 2, "the kept frames are used, not the files"
 
 
 def test_labels_captions_and_texts_stand_in_the_rows_order(processor, rows):
