@@ -186,7 +186,7 @@ class VioletModel(VioletPreTrainedModel):
             mask = torch.ones_like(prompt_ids) if prompt_attention_mask is None else prompt_attention_mask
             states = self.text_embeddings(prompt_ids)
             if len(prompt_ids) not in (1, batch):
-                raise ValueError(f"`prompt_ids` has {len(prompt_ids)} rows for {batch} texts: one each, or one for all.")
+                raise ValueError(f"`prompt_ids` has {len(prompt_ids)} rows for {batch} texts: give one each, or one.")
             return TokenGroup(states.expand(batch, -1, -1), mask.expand(batch, -1))
         return None
 
