@@ -159,11 +159,11 @@ def _signed_distance(shape: str, u: np.ndarray, v: np.ndarray, r: np.ndarray) ->
     u, v = np.abs(u), np.abs(v)
     if shape == "disc":
         return np.hypot(u, v) - r
-    if shape == "square":  # a frame around a hole
-        return np.abs(np.maximum(u, v) - 0.72 * r) - 0.18 * r
+    if shape == "square":  # a thick frame around a hole, so that no part of it looks like the thin bars
+        return np.abs(np.maximum(u, v) - 0.63 * r) - 0.27 * r
     if shape == "cross":
         return np.minimum(np.maximum(u - r, v - 0.28 * r), np.maximum(u - 0.28 * r, v - r))
-    return np.maximum(np.abs(u - 0.42 * r) - 0.2 * r, v - r)  # two bars, together longer than wide
+    return np.maximum(np.abs(u - 0.5 * r) - 0.17 * r, v - r)  # two bars
 
 
 def _paint(generator: np.random.Generator, subjects: list[Subject], size: int, num_frames: int) -> np.ndarray:
