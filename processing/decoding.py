@@ -494,12 +494,12 @@ def _seek_and_decode(container, stream, table: _PacketTable, wanted: list[int]) 
 
 def _decode_in_order(container, stream, table: _PacketTable, wanted: list[int], name: str) -> list[np.ndarray]:
     """As `_read_with_pyav`, from the first frame to the last wanted one; the container stands at its start."""
-    targets = wanted if table.pts is None else [table.pts[index] for index in wanted]
+    targets = wanted if not table.pts else [table.pts[index] for index in wanted]
     frames: list[np.ndarray] = []
     for count, frame in enumerate(container.decode(stream)):
         if frame.is_corrupt:
             raise VideoDecodeError(name, f"frame {count} is damaged")
-        place = count if table.pts is None else frame.pts
+        place = count if not table.pts else frame.pts
         if place is not None and place > targets[len(frames)]:
             break
         if place == targets[len(frames)]:
@@ -520,7 +520,7 @@ def _decord_is_exact(container, stream, table: _PacketTable) -> bool:
         container.format.name.startswith(("mov", "matroska"))
         and (table.closed_groups or stream.codec_context.name in ("vp8", "vp9"))
         and stream.codec_context.pix_fmt in ("yuv420p", "yuvj420p")
-        and table.pts is not None
+        and bool(table.pts)
     )
     if not suits:
         return False

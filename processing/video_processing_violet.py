@@ -11,7 +11,7 @@ from transformers.processing_utils import Unpack, VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata, group_videos_by_shape, reorder_videos
 
-from .decoding import DecodedVideo, decode_video
+from .decoding import BACKENDS, DecodedVideo, decode_video
 
 
 class VioletVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[call-arg]
@@ -82,6 +82,10 @@ class VioletVideoProcessor(BaseVideoProcessor):
 
     def __init__(self, **kwargs: Unpack[VioletVideoProcessorKwargs]):
         super().__init__(**kwargs)
+        if self.num_frames < 1:
+            raise ValueError(f"`num_frames` must be 1 or more, got {self.num_frames}.")
+        if self.decode_backend not in BACKENDS:
+            raise ValueError(f"`decode_backend` {self.decode_backend!r} is unknown; use {', '.join(BACKENDS)}.")
 
     def sample_frames(self, metadata: VideoMetadata, num_frames: int | None = None, **kwargs) -> np.ndarray:
         """(num_frames,) indices of the frames to take, evenly spaced as the original takes them."""

@@ -12,7 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_no_second_copy_of_the_package_is_imported():
-    copies = [name for name, module in sys.modules.items() if getattr(module, "__file__", None) == f"{ROOT}/__init__.py"]
+    root = str(ROOT / "__init__.py")
+    copies = [name for name, module in sys.modules.items() if getattr(module, "__file__", None) == root]
     assert copies in ([], ["violet"])
 
 

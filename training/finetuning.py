@@ -214,10 +214,10 @@ def finetune(model_arguments: ModelArguments, data: DataArguments, training: Tra
         preprocess_logits_for_metrics=choose_answers,
         rows_per_video=data.questions_per_video,
     )
-    trained = trainer.train(resume_from_checkpoint=last_whole_checkpoint(output_dir))
+    trainer.train(resume_from_checkpoint=last_whole_checkpoint(output_dir))
 
     evaluator = QuestionCollator(processor, model.config.label2id)
-    metrics = {"steps": trainer.state.global_step, "train_loss": trained.training_loss}
+    metrics: dict[str, float] = {"steps": trainer.state.global_step}
     for split in [name for name in tables if name != "train"]:
         prefix = "" if split == "test" else f"{split}_"
         found = evaluate_answers(model, evaluator, tables[split], training)

@@ -193,3 +193,9 @@ def test_a_pickled_processor_is_the_same(small):
     copy = pickle.loads(pickle.dumps(small))
     frames = random_frames()
     torch.testing.assert_close(copy(frames).pixel_values_videos, small(frames).pixel_values_videos, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("setting, value", [("num_frames", 0), ("decode_backend", "ffmpeg")])
+def test_an_impossible_setting_is_refused_by_name(setting, value):
+    with pytest.raises(ValueError, match=setting):
+        VioletVideoProcessor(**{setting: value})
