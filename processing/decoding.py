@@ -5,8 +5,8 @@ Three libraries can read a video file, and on one file they give the same frames
 
 - `"pyav"` bundles FFmpeg on every platform, checks every file, and is what `"auto"` takes: it was the fastest (five
   frames of an MSR-VTT clip: 59 ms, decord 69 ms) and alone reports damage inside packets.
-- `"decord"` reads the files it is known to be exact on (see `_decord_is_exact`).
-- `"torchcodec"` needs FFmpeg's shared libraries on the machine.
+- `"decord"` and `"torchcodec"` read the files they are known to be exact on (see `_seeks_are_exact`); torchcodec needs
+  FFmpeg's shared libraries on the machine.
 
 PyAV stands in where the chosen library is not installed or not exact; `DecodedVideo.backend` says what was used.
 A file is checked before any frame is decoded: its packets are held against what the container promises. That finds
@@ -335,7 +335,7 @@ def _decode_container(file: Path | bytes, name: str, choose: Callable, backend: 
             if backend == "decord":
                 frames = _read_with_decord(file, container, stream, table, wanted.tolist(), name)
             elif backend == "torchcodec":
-                frames = _read_with_torchcodec(file, table, wanted.tolist(), name)
+                frames = _read_with_torchcodec(file, container, stream, table, wanted.tolist(), name)
             if frames is None:
                 backend = "pyav"
                 frames = _read_with_pyav(file, container, stream, table, wanted.tolist(), name)
@@ -510,11 +510,12 @@ def _decode_in_order(container, stream, table: _PacketTable, wanted: list[int], 
     raise VideoDecodeError(name, f"it is truncated or damaged: frame {missing} of {table.count} cannot be decoded")
 
 
-def _decord_is_exact(container, stream, table: _PacketTable) -> bool:
-    """Whether decord gives PyAV's frames on this file.
+def _seeks_are_exact(container, stream, table: _PacketTable) -> bool:
+    """Whether decord and torchcodec give PyAV's frames on this file.
 
     Measured against decord 0.6: after a seek its frames differ where a keyframe does not start afresh, and in 10-bit,
-    interlaced and MPEG-program-stream video; turned video, transport streams and AV1 are not read at all.
+    interlaced and MPEG-program-stream video; turned video, transport streams and AV1 are not read at all. And against
+    torchcodec: its frames differ in open groups, interlaced video, transport streams and AVI.
     """
     suits = (
         container.format.name.startswith(("mov", "matroska"))
@@ -535,7 +536,7 @@ def _read_with_decord(file: Path | bytes, container, stream, table: _PacketTable
         import decord
     except (ImportError, OSError):
         return None
-    if not _decord_is_exact(container, stream, table):
+    if not _seeks_are_exact(container, stream, table):
         return None
     try:
         reader = decord.VideoReader(io.BytesIO(file) if isinstance(file, bytes) else str(file), num_threads=1)
@@ -545,12 +546,14 @@ def _read_with_decord(file: Path | bytes, container, stream, table: _PacketTable
         raise VideoDecodeError(name, f"it is truncated or damaged (decord: {reason})") from error
 
 
-def _read_with_torchcodec(file: Path | bytes, table: _PacketTable, wanted: list[int], name: str):
-    """The frames at the sorted indices `wanted`, or None where torchcodec does not work here."""
+def _read_with_torchcodec(file: Path | bytes, container, stream, table: _PacketTable, wanted: list[int], name: str):
+    """The frames at the sorted indices `wanted`, or None where torchcodec does not work here or is not exact."""
     try:
         from torchcodec.decoders import VideoDecoder
     except (ImportError, OSError, RuntimeError):
         return None  # not installed, or without FFmpeg's shared libraries
+    if not _seeks_are_exact(container, stream, table):
+        return None
     try:
         decoder = VideoDecoder(file if isinstance(file, bytes) else str(file), dimension_order="NHWC")
         if decoder.metadata.num_frames != table.count:

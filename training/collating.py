@@ -44,6 +44,7 @@ class QuestionCollator:
         shuffle_frames: whether to put each video's frames into another order, drawn from its path, as a test of
             whether a model looks at time.
         cache_bytes: how much memory decoded frames may take, in each of the data loader's workers.
+        name_videos: whether a batch has `videos`, their names, which `VioletTrainer` takes out for its messages.
     """
 
     def __init__(
@@ -53,11 +54,13 @@ class QuestionCollator:
         captions: bool = False,
         shuffle_frames: bool = False,
         cache_bytes: int = 0,
+        name_videos: bool = False,
     ):
         self.processor = processor
         self.label2id = label2id
         self.captions = captions
         self.shuffle_frames = shuffle_frames
+        self.name_videos = name_videos
         self.cache = FrameCache(processor.video_processor, cache_bytes)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -84,6 +87,8 @@ class QuestionCollator:
             captions = self.processor(text=[row["caption"] for row in first_rows.values()])
             batch["caption_ids"] = captions["input_ids"]
             batch["caption_attention_mask"] = captions["attention_mask"]
+        if self.name_videos:
+            batch["videos"] = list(first_rows)
         return batch
 
 

@@ -193,7 +193,9 @@ def finetune(model_arguments: ModelArguments, data: DataArguments, training: Tra
     model, processor = build_model_and_processor(model_arguments, tables["train"], data.max_answers, kernel)
     captions = model.violet.projection is not None
     cache = data.frame_cache_mb * 2**20
-    collator = QuestionCollator(processor, model.config.label2id, captions=captions, cache_bytes=cache)
+    collator = QuestionCollator(
+        processor, model.config.label2id, captions=captions, cache_bytes=cache, name_videos=True
+    )
     unknown = sum(normalize_answer(answer) not in model.config.label2id for answer in tables["train"]["answer"])
     if unknown:
         logger.warning(

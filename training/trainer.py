@@ -22,7 +22,8 @@ class VioletTrainer(Trainer):
     - Rows of one video stay together and their order depends on (seed, epoch) alone, see `GroupedSampler`.
     - A checkpoint is sealed by a manifest when it is whole, and older ones are deleted only then;
       `last_whole_checkpoint` passes over what a killed process left.
-    - A loss that is NaN or infinite stops the run before it reaches the weights, naming the step and the videos.
+    - A loss that is NaN or infinite stops the run before it reaches the weights, naming the step and the videos (which
+      the collator passes on with `name_videos=True`).
 
     Args:
         rows_per_video: at most so many rows of a video in one epoch, drawn anew in each; all where it is not given.
@@ -37,6 +38,21 @@ class VioletTrainer(Trainer):
         dataset = self.train_dataset if train_dataset is None else train_dataset
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         return GroupedSampler(dataset["video"], seed, self.rows_per_video)
+
+    def get_train_dataloader(self) -> torch.utils.data.DataLoader:
+        return self._leave_global_generator(super().get_train_dataloader())
+
+    def get_eval_dataloader(self, eval_dataset=None) -> torch.utils.data.DataLoader:
+        return self._leave_global_generator(super().get_eval_dataloader(eval_dataset))
+
+    def _leave_global_generator(self, loader: torch.utils.data.DataLoader) -> torch.utils.data.DataLoader:
+        """
+        Workers are seeded from a generator of the loader's own. Starting them would otherwise draw from the global
+        one, which a run that starts them again, after a resume, would do once more often than one that goes through.
+        """
+        plain = getattr(loader, "base_dataloader", loader)  # accelerate wraps it
+        plain.generator = torch.Generator().manual_seed(self.args.seed)
+        return loader
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         self._videos = inputs.pop("videos", [])

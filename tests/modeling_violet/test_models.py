@@ -148,7 +148,7 @@ def test_loaded_buffers_have_the_right_values(tmp_path):
 HEADS = {VioletModel: "-", VioletForMaskedLM: "mlm_head.", VioletForQuestionAnswering: "answer_head."}
 
 
-@pytest.mark.parametrize("source, target", itertools.permutations(HEADS, 2))
+@pytest.mark.parametrize("source, target", list(itertools.permutations(HEADS, 2)))
 def test_loading_another_class_reports_exactly_the_heads(tmp_path, source, target):
     model = build(source)
     model.save_pretrained(tmp_path)

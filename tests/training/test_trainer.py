@@ -128,7 +128,7 @@ def build_trainer(model_folder, questions, tmp_path, **arguments) -> VioletTrain
         model=model,
         args=FinetuningArguments(output_dir=str(tmp_path), **(settings | arguments)),
         train_dataset=questions["train"],
-        data_collator=QuestionCollator(processor, model.config.label2id),
+        data_collator=QuestionCollator(processor, model.config.label2id, name_videos=True),
     )
 
 
