@@ -40,7 +40,7 @@ def finetune_command(argv: list[str]) -> int:
     from transformers import HfArgumentParser
 
     from .hub import write_model_card
-    from .training import DataArguments, FinetuningArguments, ModelArguments, finetune
+    from .training import DataArguments, FinetuningArguments, ModelArguments, SettingsError, finetune
 
     parser = HfArgumentParser(
         (ModelArguments, DataArguments, FinetuningArguments),
@@ -52,7 +52,11 @@ def finetune_command(argv: list[str]) -> int:
         parser.set_defaults(**read_settings(settings_file, {action.dest for action in parser._actions}))
 
     def run() -> int:
-        model_arguments, data, training = parser.parse_args_into_dataclasses(argv)
+        model_arguments, data, training, unknown = parser.parse_args_into_dataclasses(
+            argv, return_remaining_strings=True
+        )
+        if unknown:
+            raise SettingsError(f"no option is named {' '.join(unknown)}; see violet finetune --help.")
         result = finetune(model_arguments, data, training)
         write_model_card(
             Path(training.output_dir),

@@ -48,6 +48,22 @@ def test_a_table_that_cannot_be_used_is_refused_before_training(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "option, complaint",
+    [
+        ("--lerning_rate=1", "--lerning_rate=1"),
+        ("--task=singing", "singing"),
+        ("--num_frames=0", "--num_frames"),
+        ("--test_file=a.csv", "--train_file"),
+    ],
+)
+def test_an_option_that_cannot_be_is_refused_by_name(option, complaint, tmp_path):
+    done = run("finetune", option, "--output_dir", tmp_path / "run")
+    assert done.returncode == 2
+    assert complaint in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
     "name, text, complaint",
     [
         ("a.csv", "video,question\nclip.mp4,what?\n", "row 2: column 'answer'"),

@@ -17,7 +17,7 @@ from .._version import __version__
 from ..configuration import NAMED_CONFIGURATIONS, named_configuration
 from ..data import moving_shapes, open_ended, read_table
 from ..evaluation.answers import AnswerAccuracy, choose_answers
-from ..files import save_into, write_json
+from ..files import save_into, sha256, write_json
 from ..modeling_violet import VioletForQuestionAnswering
 from ..processing import VideoTextProcessor, VioletVideoProcessor, train_wordpiece_tokenizer
 from .arguments import DataArguments, ModelArguments, SettingsError
@@ -115,6 +115,9 @@ def run_settings(model: ModelArguments, data: DataArguments, training: TrainingA
     settings |= {name: getattr(training, name) for name in DECISIVE}
     settings |= {"lr_scheduler_type": training.lr_scheduler_type.value, "violet": __version__}
     del settings["frame_cache_mb"]  # it decides the speed alone
+    for name in ("train_file", "validation_file", "test_file"):
+        if settings[name] is not None:
+            settings[f"{name}_sha256"] = sha256(settings[name])
     return json.loads(json.dumps(settings))
 
 
@@ -138,7 +141,7 @@ def begin_run(output_dir: Path, settings: dict[str, Any]) -> None:
     if other:
         raise SettingsError(
             f"{output_dir} holds a run with other settings: {'; '.join(other)}. "
-            "Give another --output_dir, or the same settings to go on with that run."
+            "Give another output folder, or the same settings to go on with that run."
         )
 
 
@@ -161,11 +164,12 @@ def evaluate_answers(
     trainer = VioletTrainer(
         model=model,
         args=training,
+        eval_dataset=rows,
         data_collator=collator,
         compute_metrics=AnswerAccuracy(_question_types(rows)),
         preprocess_logits_for_metrics=choose_answers,
     )
-    metrics = trainer.evaluate(rows, metric_key_prefix="")
+    metrics = trainer.evaluate(metric_key_prefix="")
     return {
         name.removeprefix("_"): value for name, value in metrics.items() if name.startswith(("_accuracy", "_loss"))
     }
@@ -182,14 +186,14 @@ def finetune(model_arguments: ModelArguments, data: DataArguments, training: Tra
         SettingsError: where the folder holds a run with other settings, or a table or video cannot be used.
     """
     output_dir = Path(training.output_dir)
+    tables = load_tables(data)
     settings = run_settings(model_arguments, data, training)
     begin_run(output_dir, settings)
     set_seed(training.seed)
 
-    tables = load_tables(data)
     kernel = model_arguments.attn_implementation
     if kernel is None and training.bf16 and training.device.type == "cpu":
-        kernel = "eager"  # with bfloat16 on a CPU, plain steps are faster than the fused kernel (docs/benchmarks.md)
+        kernel = "eager"  # with bfloat16 on a CPU, plain steps are faster than the fused kernel (docs/results.md)
     model, processor = build_model_and_processor(model_arguments, tables["train"], data.max_answers, kernel)
     captions = model.violet.projection is not None
     cache = data.frame_cache_mb * 2**20

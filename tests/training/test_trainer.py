@@ -109,11 +109,15 @@ def test_a_folder_with_another_run_is_refused_by_the_setting(table, uninterrupte
 def test_settings_may_stand_in_a_file(table, uninterrupted, tmp_path):
     settings = tmp_path / "settings.yaml"
     options = (option.removeprefix("--").split("=") for option in RECIPE)
-    settings.write_text("\n".join(f"{name}: {value}" for name, value in options) + f"\ntrain_file: {table}\n")
+    lines = [f"{name}: {value}" for name, value in options]
+    # evaluating on the way must not change what is learned
+    lines += [f"train_file: {table}", f"validation_file: {table}", "eval_strategy: steps", "eval_steps: 3"]
+    settings.write_text("\n".join(lines))
     output = tmp_path / "run"
     subprocess.run([*VIOLET, "finetune", settings, f"--output_dir={output}"], check=True, capture_output=True)
     expected, got = weights(uninterrupted), weights(output)
     assert all(torch.equal(expected[key], got[key]) for key in expected)
+    assert "validation_accuracy" in json.loads((output / "metrics.json").read_text())
 
     settings.write_text("lerning_rate: 1\n")
     done = subprocess.run([*VIOLET, "finetune", settings], capture_output=True, text=True)
