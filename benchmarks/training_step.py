@@ -41,9 +41,11 @@ def main() -> None:
 
     clips, texts, words = 32, 96, 12
     config = named_configuration("violet-tiny", num_labels=20)
+    lengths = torch.randint(words // 2, words + 1, (texts, 1))
     batch = {
         "pixel_values_videos": torch.randn(clips, 4, 3, 64, 64),
         "input_ids": torch.randint(5, config.vocab_size, (texts, words)),
+        "attention_mask": (torch.arange(words) < lengths).long(),
         "video_index": torch.arange(texts) // (texts // clips),
         "labels": torch.randint(0, 20, (texts,)),
         "caption_ids": torch.randint(5, config.vocab_size, (clips, 20)),
