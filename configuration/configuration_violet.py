@@ -119,6 +119,9 @@ class VioletConfig(PreTrainedConfig):
             VIOLET masks to black, VIOLETv2 to the mean colour.
         projection_dim (`int`, *optional*): width of the embeddings before the fusion; `None` for no projection.
         contrastive_weight (`float`): weight of the video-text contrastive loss where captions are given.
+        mvm_targets (`dict[str, dict]`): what masked patches predict in pre-training: names of
+            `modeling_violet.mvm.MVM_TARGETS`, each with the options of its head (`{}` for its defaults).
+        match_temperature (`float`): what match scores are divided by before their softmax.
     """
 
     model_type = "violet"
@@ -147,6 +150,8 @@ class VioletConfig(PreTrainedConfig):
     classifier_dropout: float | int = 0.1
     projection_dim: int | None = None
     contrastive_weight: float | int = 1.0
+    mvm_targets: dict[str, dict[str, int]] | None = None
+    match_temperature: float = 0.05
 
     def __post_init__(self, **kwargs):
         # A checkpoint that carries its code names it here. Loaded by the installed package, it must not name it again

@@ -1,14 +1,33 @@
 """Losses: pure functions, computed in float32. What is averaged over stands in each docstring."""
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 IGNORE_INDEX = -100
 
 
+def average(total: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+    """
+    `total / count`, 0 where the count is 0. Where several processes train together, the count is the mean of theirs:
+    the average over processes (which data-parallel training takes of the gradients) is then that of the whole batch,
+    however unevenly its valid places are spread.
+
+    Args:
+        total: (), a sum over valid places.
+        count: (), their number.
+    """
+    count = count.to(torch.float32)
+    if dist.is_available() and dist.is_initialized():
+        count = count.clone()
+        dist.all_reduce(count)
+        count = count / dist.get_world_size()
+    return total / torch.where(count > 0, count, 1.0)
+
+
 def masked_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """
-    Cross-entropy, averaged over the labels that are not `IGNORE_INDEX`; 0 where all are.
+    Cross-entropy, averaged over the labels that are not `IGNORE_INDEX` (see `average`); 0 where all are.
 
     Args:
         logits: (..., classes).
@@ -17,7 +36,7 @@ def masked_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Te
     total = nn.functional.cross_entropy(
         logits.float().flatten(0, -2), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="sum"
     )
-    return total / (labels != IGNORE_INDEX).sum().clamp(min=1)
+    return average(total, (labels != IGNORE_INDEX).sum())
 
 
 def contrastive_loss(
