@@ -17,6 +17,7 @@ _PUBLIC = {
     "VioletVisionConfig": "configuration",
     "named_configuration": "configuration",
     "VioletForMaskedLM": "modeling_violet",
+    "VioletForPreTraining": "modeling_violet",
     "VioletForQuestionAnswering": "modeling_violet",
     "VioletModel": "modeling_violet",
     "VioletPreTrainedModel": "modeling_violet",
@@ -25,10 +26,12 @@ _PUBLIC = {
     "VideoTextProcessor": "processing",
     "VioletVideoProcessor": "processing",
     "decode_video": "processing",
+    "VideoFillMaskPipeline": "pipelines",
     "VideoQuestionAnsweringPipeline": "pipelines",
     "VioletTrainer": "training",
     "QuestionCollator": "training",
     "from_original": "hub",
+    "pretrained": "weights",
 }
 
 __all__ = ["__version__", "register", *_PUBLIC]
@@ -52,6 +55,7 @@ def register() -> None:
         AutoConfig,
         AutoModel,
         AutoModelForMaskedLM,
+        AutoModelForPreTraining,
         AutoModelForVisualQuestionAnswering,
         AutoProcessor,
         AutoVideoProcessor,
@@ -66,18 +70,20 @@ def register() -> None:
     for auto_class, model_class in (
         (AutoModel, modeling_violet.VioletModel),
         (AutoModelForMaskedLM, modeling_violet.VioletForMaskedLM),
+        (AutoModelForPreTraining, modeling_violet.VioletForPreTraining),
         (AutoModelForVisualQuestionAnswering, modeling_violet.VioletForQuestionAnswering),
     ):
         auto_class.register(configuration.VioletConfig, model_class, exist_ok=True)
     AutoVideoProcessor.register(configuration.VioletConfig, processing.VioletVideoProcessor, exist_ok=True)
     AutoProcessor.register(configuration.VioletConfig, processing.VideoTextProcessor, exist_ok=True)
-    if "video-question-answering" not in PIPELINE_REGISTRY.get_supported_tasks():
-        PIPELINE_REGISTRY.register_pipeline(
-            "video-question-answering",
-            pipeline_class=pipelines.VideoQuestionAnsweringPipeline,
-            pt_model=AutoModelForVisualQuestionAnswering,
-            type="multimodal",
-        )
+    for task, pipeline_class, auto_class in (
+        ("video-question-answering", pipelines.VideoQuestionAnsweringPipeline, AutoModelForVisualQuestionAnswering),
+        ("video-fill-mask", pipelines.VideoFillMaskPipeline, AutoModelForMaskedLM),
+    ):
+        if task not in PIPELINE_REGISTRY.get_supported_tasks():
+            PIPELINE_REGISTRY.register_pipeline(
+                task, pipeline_class=pipeline_class, pt_model=auto_class, type="multimodal"
+            )
 
 
 # The `violet` command registers when a sub-command needs it: `violet --help` answers without loading torch.

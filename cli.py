@@ -39,7 +39,7 @@ def finetune_command(argv: list[str]) -> int:
     register()
     from transformers import HfArgumentParser
 
-    from .hub import write_model_card
+    from .hub import QUESTION_ANSWERING, write_model_card
     from .training import DataArguments, FinetuningArguments, ModelArguments, SettingsError, finetune
 
     parser = HfArgumentParser(
@@ -60,6 +60,7 @@ def finetune_command(argv: list[str]) -> int:
         result = finetune(model_arguments, data, training)
         write_model_card(
             Path(training.output_dir),
+            text=QUESTION_ANSWERING,
             name=Path(training.output_dir).name,
             data=f"`{data.train_file}`"
             if data.train_file
@@ -77,6 +78,40 @@ def finetune_command(argv: list[str]) -> int:
         return 0
 
     return explain_errors("finetune", run)
+
+
+def pretrain_command(argv: list[str]) -> int:
+    """Pre-train on captioned videos and images: matching, masked words, masked visual modelling."""
+    parser = argparse.ArgumentParser(
+        prog="violet pretrain",
+        description="Pre-trains a model by a recipe, a YAML file (see examples/). Further options replace its "
+        "settings: --max_steps 100 --objectives '{vtm: 1, mlm: 1}'. For several processes: accelerate launch "
+        "--config_file examples/accelerate_ddp.yaml -m violet.cli pretrain recipe.yaml.",
+    )
+    parser.add_argument("recipe", help="the YAML file")
+    parser.add_argument("--resume", action="store_true", help="go on from the last whole checkpoint")
+    options, rest = parser.parse_known_args(argv)
+
+    from . import register
+
+    register()
+    import logging
+
+    from .training.pretraining import pretrain
+    from .training.recipe import load_recipe
+
+    logging.basicConfig(format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("violet").setLevel(logging.INFO)
+
+    def run() -> int:
+        result = pretrain(load_recipe(options.recipe, read_overrides("pretrain", rest)), options.resume)
+        for name, value in result.metrics.items():
+            print(f"{name:40} {value:.4g}")
+        print(f"\nThe model is in {result.settings['output_dir']}, with its curves in curves.png. Fine-tune it:")
+        print(f"  violet finetune --model {result.settings['output_dir']} --train_file train.csv")
+        return 0
+
+    return explain_errors("pretrain", run)
 
 
 def predict_command(argv: list[str]) -> int:
@@ -127,6 +162,15 @@ def demo_command(argv: list[str]) -> int:
     return explain_errors("demo", lambda: run_demo(Path(options.output), options.seed))
 
 
+def read_overrides(command: str, argv: list[str]) -> dict[str, Any]:
+    """`--name value …` -> settings, each value read as YAML."""
+    import yaml
+
+    if len(argv) % 2 or any(not name.startswith("--") for name in argv[::2]):
+        raise SystemExit(f"violet {command}: settings are given as --name value, got {' '.join(argv)}.")
+    return {name[2:]: yaml.safe_load(value) for name, value in zip(argv[::2], argv[1::2], strict=True)}
+
+
 def read_settings(path: str, known: set[str]) -> dict[str, Any]:
     """
     The settings in a YAML or JSON file.
@@ -166,6 +210,7 @@ def explain_errors(command: str, run: Callable[[], int]) -> int:
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "demo": demo_command,
     "finetune": finetune_command,
+    "pretrain": pretrain_command,
     "predict": predict_command,
 }
 

@@ -1,6 +1,19 @@
-"""Data sets: the built-in moving shapes, and a user's own tables."""
+"""Data sets: the built-in moving shapes, a user's own tables, and the files of the original code."""
 
 from .moving_shapes import moving_shapes, open_ended
+from .original import TsvVideos, UnsafePickleError, original_captions, read_captions, read_pickle, read_video
 from .tables import QUESTION_COLUMNS, TableError, read_table
 
-__all__ = ["QUESTION_COLUMNS", "TableError", "moving_shapes", "open_ended", "read_table"]
+__all__ = [
+    "QUESTION_COLUMNS",
+    "TableError",
+    "TsvVideos",
+    "UnsafePickleError",
+    "moving_shapes",
+    "open_ended",
+    "original_captions",
+    "read_captions",
+    "read_pickle",
+    "read_table",
+    "read_video",
+]

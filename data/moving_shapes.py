@@ -14,10 +14,17 @@ What one frame gives away, by design: colour, shape, size. The place of a shape 
 every frame for every action and direction (a shape that reaches the end of the range comes back at the other end),
 and so is the angle of every shape: neither tells what the shape does or where it goes. Two things a frame does tell
 to who knows its index: the radius separates growing from shrinking, and a shape seen early in a sequence comes first.
+
+Which of two shapes "together" moves first no frame tells, whatever its index: the distance that they keep is measured
+on that same range whose ends meet, so only the step from one shape to the other matters, and a clip mirrored through
+a point, in which the two have changed places, is just as likely. (That step, and the angles, which must leave room,
+do tell a part of their directions.)
 """
 
+import colorsys
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -48,19 +55,38 @@ SIZES = {"small": (0.14, 0.165), "large": (0.2, 0.225)}
 """The range of the radius, as a share of the picture's width."""
 WORDS = {"colour": tuple(COLOURS), "shape": SHAPES, "action": ACTIONS, "direction": tuple(DIRECTIONS)}
 """What each property of a shape can be: every answer is one of these."""
-QUESTION_TYPES = ("colour", "shape", "direction", "action", "order")
-SPLITS = ("train", "validation", "test", "test_unseen")
+QUESTION_TYPES = ("colour", "shape", "direction", "action", "order", "order_in_sight")
+SPLITS = ("train", "validation", "test", "test_unseen", "test_together", "pretrain")
+"""A split's place here is part of its seed: new ones go to the end."""
+KINDS = {
+    "train": {"single": 0.4, "sequence": 0.35, "together": 0.25},
+    "validation": {"single": 0.5, "sequence": 0.5},
+    "test": {"single": 0.5, "sequence": 0.5},
+    "test_unseen": {"single": 0.5, "sequence": 0.5},
+    "test_together": {"together": 1.0},
+    "pretrain": {"single": 0.35, "sequence": 0.35, "together": 0.3},
+}
+"""How much of a split is of each kind: one shape; one shape in each half of the clip; or two shapes in sight all the
+time, of which one moves in the first half and the other in the second."""
 UNSEEN_PAIRS = (("disc", "yellow"), ("square", "blue"), ("cross", "red"), ("bars", "green"))
 """The (shape, colour) pairs that only the split test_unseen shows."""
 
 MOVES_SHARE = 0.6
 PLACES = (0.15, 0.85)
 """Where the centre of a shape may be, as a share of the width: at the ends, an edge cuts off a part of the shape."""
-TRAVEL = {"single": 0.35, "sequence": 0.3}
+TRAVEL = {"single": 0.35, "sequence": 0.3, "together": 0.3}
 """How far a moving shape goes from the first to the last frame in which it is seen, as a share of the width."""
+GAP = 0.01
+"""What is at least free between two shapes in sight, as a share of the width."""
+ANY_COLOUR_SHARE = 0.5
+"""The part of the split pretrain whose shapes have any colour at all, which its words do not name."""
+SATURATION, VALUE = (0.0, 0.9), (0.7, 1.0)
+"""The ranges of any colour; the least value is far brighter than the brightest background."""
+UNLIKE_UNSEEN, UNLIKE_EACH_OTHER = 60, 120
+"""The least RGB distance (of 0..255 a channel) from the colour of an UNSEEN pair, and between two shapes' colours."""
 SWEEP = np.deg2rad(75)
 FRAMES_PER_SECOND = 8
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -69,6 +95,9 @@ class Subject:
 
     shape: str
     colour: str
+    """One of COLOURS, or "" for a colour without a name."""
+    rgb: tuple[float, float, float]
+    """0..255 a channel."""
     size: str
     action: str
     direction: str
@@ -81,7 +110,7 @@ class Subject:
 
     @property
     def name(self) -> str:
-        return f"{self.colour} {self.shape}"
+        return f"{self.colour} {self.shape}".lstrip()
 
     @property
     def clause(self) -> str:
@@ -113,8 +142,32 @@ def _draw_pairs(generator: np.random.Generator, split: str, count: int) -> list[
             return pairs
 
 
-def _draw_subject(generator: np.random.Generator, shape: str, colour: str, kind: str, frames: range) -> Subject:
-    others = [a for a in ACTIONS if a != "moves" and not (a == "turns" and shape == "disc")]
+def _draw_looks(generator: np.random.Generator, split: str, count: int) -> list[dict[str, Any]]:
+    """`shape`, `colour` and `rgb` of each of `count` shapes, which differ in shape and colour."""
+    if split != "pretrain" or generator.random() >= ANY_COLOUR_SHARE:
+        pairs = _draw_pairs(generator, split, count)
+        return [{"shape": shape, "colour": colour, "rgb": COLOURS[colour]} for shape, colour in pairs]
+    shapes = [str(shape) for shape in generator.permutation(SHAPES)[:count]]
+    while True:
+        colours = [_draw_any_colour(generator, shape) for shape in shapes]
+        if count == 1 or math.dist(*colours) >= UNLIKE_EACH_OTHER:
+            return [{"shape": shape, "colour": "", "rgb": rgb} for shape, rgb in zip(shapes, colours, strict=True)]
+
+
+def _draw_any_colour(generator: np.random.Generator, shape: str) -> tuple[float, float, float]:
+    """RGB of 0..255, never one that could be taken for a colour that is unseen in this shape."""
+    unseen = {colour for other, colour in UNSEEN_PAIRS if other == shape}
+    while True:
+        hue, saturation, value = generator.random(), generator.uniform(*SATURATION), generator.uniform(*VALUE)
+        red, green, blue = (255 * channel for channel in colorsys.hsv_to_rgb(hue, saturation, value))
+        distances = {colour: math.dist((red, green, blue), rgb) for colour, rgb in COLOURS.items()}
+        nearest = min(distances, key=distances.__getitem__)
+        if nearest not in unseen and all(distances[colour] >= UNLIKE_UNSEEN for colour in unseen):
+            return red, green, blue
+
+
+def _draw_subject(generator: np.random.Generator, look: dict[str, Any], kind: str, frames: range) -> Subject:
+    others = [a for a in ACTIONS if a != "moves" and not (a == "turns" and look["shape"] == "disc")]
     action = "moves" if generator.random() < MOVES_SHARE else _pick(generator, others)
     direction = _pick(generator, tuple(DIRECTIONS)) if action == "moves" else ""
     size = _pick(generator, tuple(SIZES)) if action not in ("grows", "shrinks") else ""
@@ -135,23 +188,81 @@ def _draw_subject(generator: np.random.Generator, shape: str, colour: str, kind:
 
     turn = SWEEP * generator.choice([-1, 1]) if action == "turns" else 0.0
     angle = generator.uniform(0, 2 * np.pi) + turn * time
-    return Subject(shape, colour, size, action, direction, frames, x, y, radius, angle)
+    return Subject(
+        **look, size=size, action=action, direction=direction, frames=frames, x=x, y=y, radius=radius, angle=angle
+    )
+
+
+def _draw_together(generator: np.random.Generator, looks: list[dict[str, Any]], num_frames: int) -> list[Subject]:
+    """Two small shapes in sight in every frame: the first moves in the first half, the other in the second."""
+    half = num_frames // 2
+    gone = np.zeros((2, num_frames))  # the share of its way that each shape has gone
+    gone[0, :half], gone[0, half:] = np.linspace(0, 1, half), 1
+    gone[1, half:] = np.linspace(0, 1, num_frames - half)
+    directions = [_pick(generator, tuple(DIRECTIONS)) for _ in looks]
+    steps = np.array([DIRECTIONS[direction] for direction in directions]) * TRAVEL["together"]
+    ways = steps[:, None] * gone[..., None]  # (shapes, frames, (x, y))
+
+    low, high = PLACES
+    clear = np.zeros(1, bool)
+    while not clear.any():
+        tries = 256
+        apart = generator.uniform(0, high - low, size=(tries, 2))  # from the first shape to the other, in frame 0
+        radii = generator.uniform(*SIZES["small"], size=(tries, 2))
+        angles = generator.uniform(0, 2 * np.pi, size=(tries, 2))
+        between = (apart[:, None] + ways[1] - ways[0]) % (high - low)  # (tries, frames, (x, y))
+        clear = np.ones(tries, bool)
+        for across in (0, high - low):  # the ends of the range meet: there are two ways round in x, and two in y
+            for along in (0, high - low):
+                clear &= _are_clear(looks, between - (across, along), radii, angles).all(axis=1)
+    chosen = clear.argmax()
+    first = generator.uniform(0, high - low, size=2)
+    start = np.stack([first, first + apart[chosen]])
+    places = low + (start[:, None] + ways) % (high - low)
+    return [
+        Subject(
+            **look,
+            size="small",
+            action="moves",
+            direction=directions[i],
+            frames=range(num_frames),
+            x=places[i, :, 0],
+            y=places[i, :, 1],
+            radius=np.full(num_frames, radii[chosen, i]),
+            angle=np.full(num_frames, angles[chosen, i]),
+        )
+        for i, look in enumerate(looks)
+    ]
+
+
+def _are_clear(looks: list[dict[str, Any]], between: np.ndarray, radii: np.ndarray, angles: np.ndarray) -> np.ndarray:
+    """Whether two shapes leave the GAP between them: (tries, frames, (x, y)), two times (tries, shapes) -> bool
+    (tries, frames). It is measured along the line of their centres, on which each keeps at least its radius free."""
+    distance = np.hypot(between[..., 0], between[..., 1])
+    needed = np.full_like(distance, GAP)
+    for look, radius, angle in zip(looks, radii.T[..., None], angles.T[..., None], strict=True):
+        u = np.abs(between[..., 0] * np.cos(angle) + between[..., 1] * np.sin(angle)) / distance
+        v = np.abs(between[..., 1] * np.cos(angle) - between[..., 0] * np.sin(angle)) / distance
+        needed += radius * np.maximum(_reach(look["shape"], u, v), 1)
+    return distance >= needed
 
 
 def plan_clip(seed: int, split: str, index: int, num_frames: int = 8) -> list[Subject]:
-    """What clip `index` of a split shows: one subject through the whole clip, or one in each half of it."""
-    return _plan(_generator(seed, split, index), split, num_frames)
+    """What clip `index` of a split shows: one subject, or two in the order in which they act."""
+    return _plan(_generator(seed, split, index), split, num_frames)[1]
 
 
-def _plan(generator: np.random.Generator, split: str, num_frames: int) -> list[Subject]:
-    if generator.random() < 0.5:
-        kind, spans = "single", [range(num_frames)]
-    else:
-        kind, spans = "sequence", [range(num_frames // 2), range(num_frames // 2, num_frames)]
-    pairs = _draw_pairs(generator, split, len(spans))
-    return [
-        _draw_subject(generator, shape, colour, kind, span) for (shape, colour), span in zip(pairs, spans, strict=True)
-    ]
+def _plan(generator: np.random.Generator, split: str, num_frames: int) -> tuple[str, list[Subject]]:
+    """The kind of a clip, and its subjects in the order in which they act."""
+    kinds = KINDS[split]
+    place = int(np.searchsorted(np.cumsum(list(kinds.values()))[:-1], generator.random(), side="right"))
+    kind = list(kinds)[place]
+    looks = _draw_looks(generator, split, 1 if kind == "single" else 2)
+    if kind == "together":
+        return kind, _draw_together(generator, looks, num_frames)
+    half = num_frames // 2
+    spans = [range(num_frames)] if kind == "single" else [range(half), range(half, num_frames)]
+    return kind, [_draw_subject(generator, look, kind, span) for look, span in zip(looks, spans, strict=True)]
 
 
 def _signed_distance(shape: str, u: np.ndarray, v: np.ndarray, r: np.ndarray) -> np.ndarray:
@@ -164,6 +275,17 @@ def _signed_distance(shape: str, u: np.ndarray, v: np.ndarray, r: np.ndarray) ->
     if shape == "cross":
         return np.minimum(np.maximum(u - r, v - 0.28 * r), np.maximum(u - 0.28 * r, v - r))
     return np.maximum(np.abs(u - 0.5 * r) - 0.17 * r, v - r)  # two bars
+
+
+def _reach(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """How far a shape of radius 1 reaches along (u, v), a direction in its own axes: of length 1, nothing negative."""
+    if shape == "disc":
+        return np.ones_like(u)
+    if shape == "square":
+        return 0.9 * (u + v)
+    if shape == "cross":
+        return np.maximum(u + 0.28 * v, 0.28 * u + v)
+    return 0.67 * u + v  # two bars
 
 
 def _paint(generator: np.random.Generator, subjects: list[Subject], size: int, num_frames: int) -> np.ndarray:
@@ -183,35 +305,39 @@ def _paint(generator: np.random.Generator, subjects: list[Subject], size: int, n
         u, v = dx * np.cos(angle) + dy * np.sin(angle), dy * np.cos(angle) - dx * np.sin(angle)
         cover = np.clip(0.5 - size * _signed_distance(subject.shape, u, v, radius), 0, 1)[..., None]
         shown = frames[subject.frames.start : subject.frames.stop]
-        shown += cover * (np.array(COLOURS[subject.colour], np.float32) - shown)
+        shown += cover * (np.array(subject.rgb, np.float32) - shown)
     frames += 6 * generator.standard_normal((num_frames, size, size, 1), dtype=np.float32)
     return np.clip(frames + 0.5, 0, 255).astype(np.uint8)
 
 
-def _words(generator: np.random.Generator, subjects: list[Subject]) -> dict[str, Any]:
-    """The caption of a clip and all that is asked: of one shape its properties, of two their order."""
+def _words(generator: np.random.Generator, kind: str, subjects: list[Subject]) -> dict[str, Any]:
+    """The caption of a clip and all that is asked: of one shape its properties, of two their order.
+
+    Nothing asks for or names a colour that has no name.
+    """
     questions, blanks = [], []
 
-    def ask(kind: str, answer: str, question: str, sentence: str) -> None:
-        questions.append({"question": question, "answer": answer, "type": kind})
-        blanks.append({"sentence": sentence, "answer": answer, "type": kind})
+    def ask(question_type: str, answer: str, question: str, sentence: str) -> None:
+        if answer:
+            questions.append({"question": question, "answer": answer, "type": question_type})
+            blanks.append({"sentence": sentence, "answer": answer, "type": question_type})
 
-    if len(subjects) == 1:
-        subject = subjects[0]
+    if kind == "single":
+        (subject,) = subjects
         shape, colour, name = subject.shape, subject.colour, subject.name
         # Neither names the other property: pairs of shape and colour that are never seen would be told by the words.
         ask("colour", colour, "what colour is it?", "it is [MASK]")
         ask("shape", shape, "what shape is it?", "it is a [MASK]")
         ask("action", subject.action, f"what does the {name} do?", f"the {name} [MASK]")
-        if subject.direction:
-            ask("direction", subject.direction, f"where does the {name} move?", f"the {name} moves [MASK]")
+        ask("direction", subject.direction, f"where does the {name} move?", f"the {name} moves [MASK]")
     else:
+        order, does = ("order", "comes") if kind == "sequence" else ("order_in_sight", "moves")
         for subject, place in zip(subjects, ("first", "last"), strict=True):
-            ask("order", subject.shape, f"what comes {place}?", f"the [MASK] comes {place}")
-            ask("order", subject.colour, f"which colour comes {place}?", f"the [MASK] shape comes {place}")
+            ask(order, subject.shape, f"what {does} {place}?", f"the [MASK] {does} {place}")
+            ask(order, subject.colour, f"which colour {does} {place}?", f"the [MASK] shape {does} {place}")
 
     return {
-        "kind": "single" if len(subjects) == 1 else "sequence",
+        "kind": kind,
         "caption": ", then ".join(subject.clause for subject in subjects),
         "shapes": [
             {key: getattr(subject, key) for key in ("shape", "colour", "size", "action", "direction")}
@@ -244,8 +370,8 @@ def draw_clip(
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Draw one clip: its frames, (num_frames, size, size, 3) uint8, and its annotation (all columns but `video`)."""
     generator = _generator(seed, split, index)
-    subjects = _plan(generator, split, num_frames)
-    annotation = {"id": f"{split}-{index:06d}", **_words(generator, subjects)}
+    kind, subjects = _plan(generator, split, num_frames)
+    annotation = {"id": f"{split}-{index:06d}", **_words(generator, kind, subjects)}
     return _paint(generator, subjects, size, num_frames), annotation
 
 
@@ -273,6 +399,8 @@ def moving_shapes(
     validation: int = 300,
     test: int = 600,
     test_unseen: int = 300,
+    test_together: int = 300,
+    pretrain: int = 0,
     seed: int = 0,
     size: int = 64,
     num_frames: int = 8,
@@ -280,9 +408,13 @@ def moving_shapes(
 ) -> "DatasetDict":
     """Write the data set into `folder`, or reuse it there, and return its splits; a split of 0 clips is left out.
 
-    A row is a clip: `id`, `video` (the absolute path of an mp4), `kind` ("single" or "sequence"), `caption`,
-    `shapes`, `questions`, `multiple_choice`, `fill_in_the_blank`; see `open_ended` for a row a question. The split
-    `test_unseen` is about the UNSEEN_PAIRS of shape and colour, which the others never show.
+    A row is a clip: `id`, `video` (the absolute path of an mp4), `kind` (see KINDS), `caption`, `shapes`, `questions`,
+    `multiple_choice`, `fill_in_the_blank`; see `open_ended` for a row a question. Three splits differ from the others:
+
+    - `test_unseen` is about the UNSEEN_PAIRS of shape and colour, which no other split shows.
+    - `test_together` holds the harder question of order, "order_in_sight", which the other test splits do not ask.
+    - `pretrain` is for learning from captions: half of its clips show shapes in any colour and name none ("a small
+      disc moves left"; `colour` is ""). None of those could be taken for an UNSEEN pair.
 
     The folder is whole or absent: clips go to `.<name>.partial` beside it, which is renamed at the end and which the
     next call replaces when a process was killed half-way.
@@ -297,7 +429,14 @@ def moving_shapes(
         ValueError: for an odd size, too few frames, a negative count or no clip at all.
         FileExistsError: if `folder` holds something else, or this data set with other settings. Nothing is deleted.
     """
-    counts = {"train": train, "validation": validation, "test": test, "test_unseen": test_unseen}
+    counts = {
+        "train": train,
+        "validation": validation,
+        "test": test,
+        "test_unseen": test_unseen,
+        "test_together": test_together,
+        "pretrain": pretrain,
+    }
     if min(counts.values()) < 0 or not any(counts.values()):
         raise ValueError(f"the splits need zero or more clips, and one of them at least one: {counts}")
     if size < 16 or size % 2 or num_frames < 4:

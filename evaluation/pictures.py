@@ -41,6 +41,10 @@ def draw_answers(path: str | os.PathLike, clips: Sequence[AnsweredClip]) -> Path
             axes.set_axis_off()
         _write_answers(lower.subplots(), clip.answers)
 
+    return _save(picture, path)
+
+
+def _save(picture, path: str | os.PathLike) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.partial.png")
@@ -63,3 +67,103 @@ def _write_answers(axes, answers: Sequence[Mapping[str, Any]]) -> None:
         )
         axes.barh(row + 0.5, 0.15 * answer["score"], left=0.75, height=0.45, color="rebeccapurple")
         axes.text(0.92, row + 0.5, f"{answer['score']:.0%}", va="center", fontsize=9)
+
+
+def draw_curves(path: str | os.PathLike, lines: Sequence[Mapping[str, float]]) -> Path:
+    """
+    A PNG of a run's log, one panel a quantity: its course in training, and on each validation set (`DATASET/NAME`).
+
+    Args:
+        lines: each with its `step` and any values by name.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for line in lines:
+        for name, value in line.items():
+            dataset, _, quantity = name.rpartition("/")
+            if name != "step":
+                curves = panels.setdefault(quantity, {})
+                curves.setdefault(dataset or "training", []).append((line["step"], value))
+    columns = min(4, max(1, len(panels)))
+    rows = -(-len(panels) // columns)
+    picture = Figure(figsize=(4.2 * columns, 2.8 * max(rows, 1)), layout="constrained")
+    FigureCanvasAgg(picture)
+    for axes, (quantity, curves) in zip(
+        picture.subplots(rows, columns, squeeze=False).flat, panels.items(), strict=False
+    ):
+        for label, points in curves.items():
+            axes.plot(*zip(*points, strict=True), label=label, linewidth=1.2)
+        axes.set_title(quantity, fontsize=10)
+        axes.set_xlabel("step", fontsize=8)
+        axes.tick_params(labelsize=8)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7)
+    for axes in picture.axes[len(panels) :]:
+        axes.set_axis_off()
+    return _save(picture, path)
+
+
+@dataclass
+class PictureRow:
+    """
+    Attributes:
+        label: stands in front of the row.
+        left, right: a picture a frame, (height, width, 3) with values of 0 to 1; as many on both sides, or none.
+        notes: a line above the left side, and one above the right.
+    """
+
+    label: str
+    left: Sequence[np.ndarray]
+    right: Sequence[np.ndarray]
+    notes: tuple[str, str] = ("", "")
+
+
+@dataclass
+class MaskedClip:
+    """
+    One clip under one mask.
+
+    Attributes:
+        title: names the clip and the mask.
+        rows: from top to bottom.
+        lines: what was said about it, below the title.
+    """
+
+    title: str
+    rows: Sequence[PictureRow]
+    lines: Sequence[str] = ()
+
+
+def draw_masking(path: str | os.PathLike, clips: Sequence[MaskedClip]) -> Path:
+    """A PNG of the clips, one below the other: a row of frames for what is shown, its left beside its right side."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    side, label, head, line = 1.35, 1.9, 0.6, 0.26  # inches
+    columns = max(len(row.left) for clip in clips for row in clip.rows)
+    heights = [head + line * len(clip.lines) + (side + line) * len(clip.rows) for clip in clips]
+    width, height = label + (2 * columns + 0.3) * side, sum(heights) + line
+    picture = Figure(figsize=(width, height))
+    FigureCanvasAgg(picture)
+    top = height
+    for clip in clips:
+        picture.text(0.1 / width, (top - 0.35) / height, clip.title, fontsize=13, weight="bold", va="center")
+        top -= head
+        for text in clip.lines:
+            picture.text(0.1 / width, (top - line / 2) / height, text, fontsize=10.5, va="center")
+            top -= line
+        for row in clip.rows:
+            middle = (top - line - side / 2) / height
+            picture.text(0.1 / width, middle, row.label, fontsize=10.5, va="center", linespacing=1.4)
+            beside = label + (columns + 0.3) * side
+            for start, frames, note in ((label, row.left, row.notes[0]), (beside, row.right, row.notes[1])):
+                picture.text(start / width, (top - 0.6 * line) / height, note, fontsize=9.5, va="center")
+                for number, frame in enumerate(frames):
+                    place = (start + number * side, top - line - side, 0.95 * side, 0.95 * side)
+                    axes = picture.add_axes((place[0] / width, place[1] / height, place[2] / width, place[3] / height))
+                    axes.imshow(np.clip(frame, 0, 1), interpolation="nearest")
+                    axes.set_axis_off()
+            top -= side + line
+    return _save(picture, path)

@@ -1,6 +1,7 @@
 """Model cards, written from facts."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,25 +10,20 @@ from ..files import write_text
 TEMPLATE = """\
 ---
 library_name: transformers
-pipeline_tag: visual-question-answering
+pipeline_tag: {pipeline_tag}
 tags:
 - violet
-- video-question-answering
+- {task}
 {license}---
 
 # {name}
 
-A [VIOLET](https://arxiv.org/abs/2111.12681) model ({parameters:.1f} million parameters) that answers questions about
-short videos: Video Swin, BERT's text embeddings and a BERT fusion encoder, with a classifier over {answers} answers.
+{what}
 
 ## How to use
 
 ```python
-import violet  # registers the model and the pipeline
-from transformers import pipeline
-
-answer = pipeline("video-question-answering", model="{model}")
-print(answer({video}, {question}))
+{usage}
 ```
 
 ## Data
@@ -39,7 +35,7 @@ print(answer({video}, {question}))
 | metric | value |
 |---|---|
 {metrics}
-
+{curves}
 ## Training
 
 | setting | value |
@@ -48,44 +44,100 @@ print(answer({video}, {question}))
 
 ## Limits
 
-It knows {answers} answers and nothing else, and what it was not trained on it answers all the same, with a score.
+{limits}
 """
+
+
+@dataclass(frozen=True)
+class CardText:
+    """What a kind of model says of itself; `{…}` is filled in."""
+
+    pipeline_tag: str
+    task: str
+    what: str
+    usage: str
+    limits: str
+
+
+QUESTION_ANSWERING = CardText(
+    pipeline_tag="visual-question-answering",
+    task="video-question-answering",
+    what="""\
+A [VIOLET](https://arxiv.org/abs/2111.12681) model ({parameters:.1f} million parameters) that answers questions about
+short videos: Video Swin, BERT's text embeddings and a BERT fusion encoder, with a classifier over {answers}
+    answers.""", usage="""\
+import violet  # registers the model and the pipeline
+from transformers import pipeline
+
+answer = pipeline("video-question-answering", model={model})
+print(answer({video}, {text}))""",
+    limits="It knows {answers} answers and nothing else, and what it was not trained on it answers all the same, "
+    "with a score.",
+)
+PRE_TRAINING = CardText(
+    pipeline_tag="fill-mask",
+    task="video-fill-mask",
+    what="""\
+A [VIOLET](https://arxiv.org/abs/2111.12681) model ({parameters:.1f} million parameters), pre-trained on videos and
+captions to be fine-tuned: Video Swin, BERT's text embeddings and a BERT fusion encoder. Without fine-tuning it fills
+blanks in captions and compares videos with captions.""",
+    usage="""\
+import violet  # registers the model and the pipeline
+from transformers import pipeline
+
+fill = pipeline("video-fill-mask", model={model})
+print(fill({video}, {text}))""",
+    limits="It knows what its data show and the words that their captions use, and little beyond.",
+)
 
 
 def write_model_card(
     folder: Path,
     *,
+    text: CardText,
     name: str,
     data: str,
     metrics: Mapping[str, float],
     settings: Mapping[str, Any],
     num_parameters: int,
-    num_answers: int,
+    num_answers: int = 0,
+    model: str | None = None,
     example: tuple[str, str] = ("clip.mp4", "what is shown?"),
+    curves: str | None = None,
     license_name: str | None = None,
 ) -> Path:
     """
     Writes `README.md` into a model's folder, in the form that the Hub shows.
 
     Args:
+        text: what models of its kind say: `QUESTION_ANSWERING` or `PRE_TRAINING`.
         data: what the model was trained on, in Markdown.
         metrics: names and numbers, as in `metrics.json`.
         settings: what decided the run.
-        example: a video and a question about it.
+        model: how Python code names the model; by default the folder, in quotes.
+        example: a video and a text for it.
+        curves: name of a picture in the folder, shown below the results.
         license_name: the licence of the weights, in the Hub's spelling; left out where it is not known.
     """
-    rows = "\n".join(f"| {key} | {value:.4g} |" for key, value in metrics.items())
+    facts = {
+        "parameters": num_parameters / 1e6,
+        "answers": num_answers,
+        "model": repr(str(folder)) if model is None else model,
+        "video": repr(example[0]),
+        "text": repr(example[1]),
+    }
     chosen = "\n".join(f"| {key} | {value} |" for key, value in settings.items() if value is not None)
-    text = TEMPLATE.format(
+    card = TEMPLATE.format(
+        pipeline_tag=text.pipeline_tag,
+        task=text.task,
         license=f"license: {license_name}\n" if license_name else "",
         name=name,
-        parameters=num_parameters / 1e6,
-        answers=num_answers,
-        model=folder,
-        video=repr(example[0]),
-        question=repr(example[1]),
+        what=text.what.format(**facts),
+        usage=text.usage.format(**facts),
         data=data,
-        metrics=rows,
+        metrics="\n".join(f"| {key} | {value:.4g} |" for key, value in metrics.items()),
+        curves=f"\n![Curves of the run]({curves})\n" if curves else "",
         settings=chosen,
+        limits=text.limits.format(**facts),
     )
-    return write_text(folder / "README.md", text)
+    return write_text(folder / "README.md", card)

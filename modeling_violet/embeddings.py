@@ -172,7 +172,7 @@ class VioletProjection(nn.Module):
         super().__init__()
         self.video_projection = nn.Linear(self.num_bases * config.hidden_size, config.projection_dim)
         self.text_projection = nn.Linear(self.num_bases * config.hidden_size, config.projection_dim)
-        self.logit_scale = nn.Parameter(torch.empty(()))
+        self.logit_scale = nn.Parameter(torch.empty(1))  # FSDP shards no scalars
 
     @staticmethod
     def initial_logit_scale() -> float:

@@ -1,5 +1,7 @@
 """The fusion encoder: named groups of tokens (video, prompt, text, ...) that attend to one another."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -99,3 +101,34 @@ class FusionEncoder(nn.Module):
         if self.norm is not None:
             states = self.norm(states)
         return dict(zip(groups, states.split(lengths, dim=1), strict=True))
+
+
+class ReceivedAttention:
+    """The attention that each token received in one pass; `total` (batch, tokens) once there was one."""
+
+    total: torch.Tensor | None = None
+
+    def add(self, module: nn.Module, inputs, outputs) -> None:
+        # (batch, heads, query tokens, key tokens) -> (batch, key tokens)
+        received = outputs[1].float().mean(1).sum(1)
+        self.total = received if self.total is None else self.total + received
+
+
+@contextmanager
+def record_received_attention(fusion: FusionEncoder) -> Iterator[ReceivedAttention]:
+    """
+    Within it, a pass through the fusion sums up the attention that each token receives: mean over heads, sum over
+    layers and queries. No gradient, plain attention steps, and only one layer's weights in memory at a time.
+    """
+    received = ReceivedAttention()
+    attentions = [module for module in fusion.modules() if isinstance(module, FusionAttention)]
+    hooks = [attention.register_forward_hook(received.add) for attention in attentions]
+    kernel = fusion.config._attn_implementation
+    fusion.config._attn_implementation = "eager"
+    try:
+        with torch.no_grad():
+            yield received
+    finally:
+        fusion.config._attn_implementation = kernel
+        for hook in hooks:
+            hook.remove()

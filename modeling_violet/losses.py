@@ -1,7 +1,10 @@
 """Losses: pure functions, computed in float32. What is averaged over stands in each docstring."""
 
+from collections.abc import Mapping
+
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional
 from torch import nn
 
 IGNORE_INDEX = -100
@@ -39,6 +42,39 @@ def masked_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Te
     return average(total, (labels != IGNORE_INDEX).sum())
 
 
+def masked_accuracy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The share of right first choices among the labels that are not `IGNORE_INDEX`; shapes as above."""
+    valid = labels != IGNORE_INDEX
+    right = (logits.detach().argmax(-1) == labels) & valid
+    return average(right.sum().float(), valid.sum())
+
+
+def combine(losses: Mapping[str, torch.Tensor], weights: Mapping[str, float]) -> torch.Tensor:
+    """
+    The weighted sum of named losses.
+
+    Raises:
+        ValueError: where a weight has no loss, or a loss no weight.
+    """
+    if set(losses) != set(weights):
+        odd = ", ".join(sorted(set(losses) ^ set(weights)))
+        raise ValueError(f"Each loss needs a weight and each weight a loss; one of them is missing for {odd}.")
+    if not losses:
+        raise ValueError("No objective was given.")
+    return torch.stack([weights[name] * losses[name] for name in losses]).sum()
+
+
+def gather_rows(rows: torch.Tensor) -> torch.Tensor:
+    """(batch, ...) of every process, one behind the other in the order of their ranks; gradients flow to each."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return rows
+    if not rows.requires_grad:
+        gathered = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(gathered, rows.contiguous())
+        return torch.cat(gathered)
+    return torch.cat(dist.nn.functional.all_gather(rows.contiguous()))
+
+
 def contrastive_loss(
     video_embeds: torch.Tensor,
     text_embeds: torch.Tensor,
@@ -65,3 +101,38 @@ def contrastive_loss(
         return -log_probability.masked_fill(~positives, float("-inf")).logsumexp(dim=-1).mean()
 
     return (one_way(scores, positives) + one_way(scores.t(), positives.t())) / 2
+
+
+def masked_l1(prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """
+    |prediction - target|, averaged over the places and channels where `mask` is True (see `average`); 0 where none is.
+    What stands elsewhere, NaN included, changes neither the loss nor its gradient.
+
+    Args:
+        prediction, target: of one shape.
+        mask: boolean, of a shape that broadcasts to theirs.
+    """
+    mask = mask.expand_as(target)
+    total = _absolute_difference(prediction, target, mask)
+    return average(total, mask.sum())
+
+
+def masked_l1_as_published(
+    prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor, divisor: int
+) -> torch.Tensor:
+    """
+    The reduction of VIOLETv2's published code: the sum over places *and* channels, divided by the number of masked
+    places + 1e-5, and by `divisor`. A loss over 1024 channels is about 1024 / `divisor` times `masked_l1`.
+
+    Args:
+        prediction, target: of one shape.
+        mask: boolean, of the same number of dimensions, 1 along the channels.
+        divisor: a number a target, see `mvm`.
+    """
+    total = _absolute_difference(prediction, target, mask.expand_as(target))
+    return average(total, mask.sum() + 1e-5) / divisor
+
+
+def _absolute_difference(prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Sum of |prediction - target| where `mask` (of their shape) is True."""
+    return (torch.where(mask, prediction.float(), 0.0) - torch.where(mask, target.float(), 0.0)).abs().sum()

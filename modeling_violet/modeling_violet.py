@@ -6,7 +6,6 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
@@ -16,7 +15,8 @@ from transformers.utils.output_capturing import capture_outputs
 from ..configuration.configuration_violet import VioletConfig
 from .embeddings import VideoTokens, VioletProjection, VioletTextEmbeddings, VioletVideoEncoder
 from .fusion import FusionAttention, FusionEncoder, FusionLayer, TokenGroup
-from .losses import contrastive_loss, masked_cross_entropy
+from .heads import VioletClassificationHead, VioletMaskedLMHead
+from .losses import contrastive_loss, gather_rows, masked_cross_entropy
 
 
 @dataclass
@@ -160,19 +160,43 @@ class VioletModel(VioletPreTrainedModel):
         pooled = None if self.projection is None else self.projection.text(states, mask)
         return BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=pooled)
 
+    def video_and_text_embeddings(
+        self, video: VideoTokens, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encoded videos and one text for each -> their embeddings before the fusion, (batch, projection_dim) each."""
+        projection = self._need_projection()
+        if len(input_ids) != len(video.tokens):
+            raise ValueError(f"There are {len(input_ids)} texts for {len(video.tokens)} videos: one each is needed.")
+        return projection.video(video), self.get_text_features(input_ids, attention_mask).pooler_output
+
+    def contrast(
+        self, videos: torch.Tensor, texts: torch.Tensor, input_ids: torch.Tensor, gather: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Contrastive loss between videos and their texts before the fusion, see `losses.contrastive_loss`, and the share
+        of videos whose nearest text is theirs. Texts of the same words count as each other's positives.
+
+        Args:
+            videos, texts: (batch, projection_dim), see `video_and_text_embeddings`.
+            input_ids: (batch, X), the texts' words.
+            gather: whether to tell apart the rows of all processes (each then needs as many rows).
+        """
+        # One number stands for a text's words, whatever it is padded to (padding, 0, adds nothing).
+        places = torch.arange(1, input_ids.shape[1] + 1, device=input_ids.device)
+        words = (input_ids * (places * 0x9E3779B1 + 0x7F4A7C15)).sum(1)
+        if gather:
+            videos, texts, words = gather_rows(videos), gather_rows(texts), gather_rows(words)
+        same = words[:, None] == words[None, :]
+        nearest = (videos @ texts.t()).argmax(1, keepdim=True)
+        accuracy = same.gather(1, nearest).float().mean()
+        return contrastive_loss(videos, texts, self._need_projection().logit_scale, same), accuracy
+
     def caption_loss(
         self, video: VideoTokens, caption_ids: torch.Tensor, caption_attention_mask: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """
-        Contrastive loss between videos and their captions before the fusion, see `losses.contrastive_loss`. Captions
-        of the same words count as each other's positives.
-        """
-        projection = self._need_projection()
-        if len(caption_ids) != len(video.tokens):
-            raise ValueError(f"`caption_ids` has {len(caption_ids)} rows for {len(video.tokens)} videos: one each.")
-        texts = self.get_text_features(caption_ids, caption_attention_mask).pooler_output
-        same = (caption_ids[:, None] == caption_ids[None, :]).all(-1)
-        return contrastive_loss(projection.video(video), texts, projection.logit_scale, same)
+        """The contrastive loss of `contrast` between videos and their captions."""
+        videos, texts = self.video_and_text_embeddings(video, caption_ids, caption_attention_mask)
+        return self.contrast(videos, texts, caption_ids)[0]
 
     def _prompt(self, task_ids, prompt_ids, prompt_attention_mask, batch: int) -> TokenGroup | None:
         if task_ids is not None and prompt_ids is not None:
@@ -251,33 +275,6 @@ class VioletModel(VioletPreTrainedModel):
             text_hidden_state=states["text"],
             video_tokens=video_tokens,
         )
-
-
-class VioletClassificationHead(nn.Sequential):
-    """Dropout, Linear D -> 2D, ReLU, Linear 2D -> classes: the published models' match and answer head."""
-
-    def __init__(self, config: VioletConfig, num_classes: int):
-        super().__init__(
-            nn.Dropout(config.classifier_dropout),
-            nn.Linear(config.hidden_size, 2 * config.hidden_size),
-            nn.ReLU(),
-            nn.Linear(2 * config.hidden_size, num_classes),
-        )
-
-
-class VioletMaskedLMHead(nn.Module):
-    """BERT's masked-language head. Its decoder is *not* tied to the word embeddings in VIOLET."""
-
-    def __init__(self, config: VioletConfig):
-        super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.activation = ACT2FN[config.hidden_act]
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
-
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
-        """(..., width) -> (..., vocabulary)"""
-        return self.decoder(self.norm(self.activation(self.dense(states))))
 
 
 class VioletForMaskedLM(VioletPreTrainedModel):

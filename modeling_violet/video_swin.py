@@ -256,7 +256,11 @@ class VioletVisionModel(PreTrainedModel):
         std = self.config.initializer_range
         if isinstance(module, nn.Linear | nn.Conv3d):
             init.trunc_normal_(module.weight, std=std)
-            if module.bias is not None:
+            if isinstance(module, nn.Conv3d):
+                # A masked patch of zeros would enter the norms as nothing but this bias; at 0 each norm multiplies its
+                # gradient by 1 / sqrt(eps): 1e15 in all were measured.
+                init.trunc_normal_(module.bias, std=std)
+            elif module.bias is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)

@@ -1,10 +1,11 @@
 """The pipeline `video-question-answering`."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from transformers import Pipeline
+
+from .pairs import pair_up
 
 
 class VideoQuestionAnsweringPipeline(Pipeline):
@@ -45,18 +46,7 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             `[{"answer": str, "score": float}, ...]`, best first, the scores being probabilities over the model's
             answers; a list of such lists for several questions; an iterator for a generator.
         """
-        if question is None:
-            return super().__call__(videos, **kwargs)
-        if isinstance(question, str) and not _is_many(videos):
-            return super().__call__({"video": videos, "question": question}, **kwargs)
-        questions = [question] if isinstance(question, str) else list(question)
-        clips = list(videos) if _is_many(videos) else [videos]
-        count = max(len(questions), len(clips))
-        if {len(questions), len(clips)} - {1, count}:
-            raise ValueError(f"{len(clips)} videos and {len(questions)} questions: give as many, or one of either.")
-        clips, questions = clips * (count // len(clips)), questions * (count // len(questions))
-        inputs = [{"video": clip, "question": text} for clip, text in zip(clips, questions, strict=True)]
-        return super().__call__(inputs, **kwargs)
+        return super().__call__(videos if question is None else pair_up(videos, question, "question"), **kwargs)
 
     def preprocess(self, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
         if not isinstance(inputs, dict) or not {"video", "question"} <= set(inputs):
@@ -76,12 +66,3 @@ class VideoQuestionAnsweringPipeline(Pipeline):
             {"answer": self.model.config.id2label[index], "score": score}
             for score, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
         ]
-
-
-def _is_many(videos: Any) -> bool:
-    """Whether this holds several videos: a list or an iterator, but not one clip's list of frames."""
-    from ..processing.video_processing_violet import split_into_clips
-
-    if isinstance(videos, Iterator):
-        return True
-    return isinstance(videos, list | tuple) and len(split_into_clips(videos)) == len(videos) and len(videos) > 0

@@ -18,7 +18,7 @@ def shapes_folder(tmp_path_factory) -> Path:
     from violet.data import moving_shapes
 
     folder = tmp_path_factory.mktemp("data") / "shapes"
-    moving_shapes(folder, train=24, validation=4, test=8, test_unseen=0)
+    moving_shapes(folder, train=24, validation=4, test=8, test_unseen=0, test_together=0)
     return folder
 
 
@@ -27,7 +27,7 @@ def questions(shapes_folder):
     """The rows of its splits, one a question."""
     from violet.data import moving_shapes, open_ended
 
-    clips = moving_shapes(shapes_folder, train=24, validation=4, test=8, test_unseen=0)
+    clips = moving_shapes(shapes_folder, train=24, validation=4, test=8, test_unseen=0, test_together=0)
     return {split: open_ended(rows) for split, rows in clips.items()}
 
 
@@ -40,7 +40,9 @@ def model_folder(tmp_path_factory, questions) -> Path:
     from violet.training.finetuning import build_model_and_processor
 
     torch.manual_seed(0)
-    model, processor = build_model_and_processor(ModelArguments(), questions["train"], max_answers=100, kernel=None)
+    model, processor = build_model_and_processor(
+        ModelArguments(from_scratch=True), questions["train"], max_answers=100, kernel=None
+    )
     folder = tmp_path_factory.mktemp("model")
     model.save_pretrained(folder)
     processor.save_pretrained(folder)

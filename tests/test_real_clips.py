@@ -14,7 +14,7 @@ def test_ten_real_clips_are_learned_and_their_answers_come_from_the_videos(share
     clips = shared_folder / "data" / "msrvtt"
     table = clips / "annotations.jsonl"
     result = finetune(
-        ModelArguments(model="violet-tiny"),
+        ModelArguments(model="violet-tiny", from_scratch=True),
         DataArguments(train_file=str(table), test_file=str(table)),
         FinetuningArguments(
             output_dir=str(tmp_path / "model"),

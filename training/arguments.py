@@ -6,6 +6,7 @@ import torch
 from transformers import TrainingArguments
 
 from ..configuration import NAMED_CONFIGURATIONS
+from ..weights import pretrained_names
 
 TASKS = ("open-ended",)
 
@@ -59,10 +60,11 @@ class ModelArguments:
 
     model: str = field(
         default="violet-tiny",
-        metadata={
-            "help": "A folder or Hub name with weights, or a named configuration to start from scratch: "
-            + ", ".join(NAMED_CONFIGURATIONS)
-        },
+        metadata={"help": "A folder or Hub name with weights; violet-tiny's come with the package."},
+    )
+    from_scratch: bool = field(
+        default=False,
+        metadata={"help": f"Random weights of a named configuration instead: {', '.join(NAMED_CONFIGURATIONS)}."},
     )
     tokenizer: str | None = field(
         default=None,
@@ -78,6 +80,15 @@ class ModelArguments:
     )
 
     def __post_init__(self):
+        if self.from_scratch and self.model not in NAMED_CONFIGURATIONS:
+            raise SettingsError(
+                f"--from_scratch: no configuration is named {self.model!r}; use {', '.join(NAMED_CONFIGURATIONS)}."
+            )
+        if not self.from_scratch and self.model in NAMED_CONFIGURATIONS and self.model not in pretrained_names():
+            raise SettingsError(
+                f"--model: no weights of {self.model} come with the package; give a folder or Hub name that has some, or "
+                "--from_scratch true to start from random ones."
+            )
         for name in ("image_size", "num_frames"):
             value = getattr(self, name)
             if value is not None and value < 1:

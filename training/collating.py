@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..data import read_video
 from ..modeling_violet.losses import IGNORE_INDEX
 from ..processing import VideoTextProcessor, VioletVideoProcessor
 
@@ -20,17 +21,30 @@ class FrameCache:
     def __init__(self, video_processor: VioletVideoProcessor, capacity: int):
         self.video_processor = video_processor
         self.free = capacity
-        self.frames: dict[str, np.ndarray] = {}
+        self.clips: dict[tuple[str, int], tuple[np.ndarray, list[int]]] = {}
 
-    def read(self, video: str) -> np.ndarray:
-        """The frames (frames, height, width, 3) uint8 that the processor samples of this video."""
-        if video in self.frames:
-            return self.frames[video]
-        frames, _ = self.video_processor.fetch_videos(video, self.video_processor.sample_frames)
+    def read(self, video: str, num_frames: int | None = None) -> tuple[np.ndarray, list[int]]:
+        """
+        The frames (frames, height, width, 3) uint8 that the processor samples of this video, and their numbers in it.
+
+        Args:
+            video: a path, a URL, or a clip of a TSV file, see `data.original`.
+            num_frames: how many; by default as many as the processor says.
+        """
+        num_frames = num_frames or self.video_processor.num_frames
+        if (video, num_frames) in self.clips:
+            return self.clips[video, num_frames]
+
+        def sample(metadata):
+            return self.video_processor.sample_frames(metadata, num_frames)
+
+        source = read_video(video) if ".tsv#" in video else video
+        frames, metadata = self.video_processor.fetch_videos(source, sample)
+        clip = frames, metadata.frames_indices
         if frames.nbytes <= self.free:
-            self.frames[video] = frames
+            self.clips[video, num_frames] = clip
             self.free -= frames.nbytes
-        return frames
+        return clip
 
 
 class QuestionCollator:
@@ -75,7 +89,7 @@ class QuestionCollator:
         numbers = {video: number for number, video in enumerate(first_rows)}
         batch = dict(self.processor(text=[row["question"] for row in rows]))
         batch["video_index"] = torch.tensor([numbers[row["video"]] for row in rows])
-        frames = [self.cache.read(video) for video in first_rows]
+        frames = [self.cache.read(video)[0] for video in first_rows]
         pixels = self.processor(videos=frames, do_sample_frames=False)["pixel_values_videos"]
         if self.shuffle_frames:
             pixels = torch.stack([shuffled(clip, video) for clip, video in zip(pixels, first_rows, strict=True)])

@@ -9,19 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset, DatasetDict
 from transformers import AutoProcessor, AutoTokenizer, TrainingArguments, set_seed
 
 from .._version import __version__
-from ..configuration import NAMED_CONFIGURATIONS, named_configuration
+from ..configuration import NAMED_CONFIGURATIONS, VioletConfig, named_configuration
 from ..data import moving_shapes, open_ended, read_table
 from ..evaluation.answers import AnswerAccuracy, choose_answers
 from ..files import save_into, sha256, write_json
 from ..modeling_violet import VioletForQuestionAnswering
+from ..modeling_violet.heads import VioletClassificationHead
 from ..processing import VideoTextProcessor, VioletVideoProcessor, train_wordpiece_tokenizer
+from ..weights import pretrained
 from .arguments import DataArguments, ModelArguments, SettingsError
 from .collating import QuestionCollator, normalize_answer
+from .machine import preferred_kernel
 from .trainer import VioletTrainer, last_whole_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -47,12 +49,6 @@ DECISIVE = (
     "fp16",
 )
 """Training arguments that decide a run's result: a run goes on only with the same ones."""
-
-
-def cpu_has_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices in hardware: elsewhere it is slower than float32, not faster."""
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def load_tables(data: DataArguments) -> DatasetDict:
@@ -89,23 +85,29 @@ def build_model_and_processor(
 ) -> tuple[VioletForQuestionAnswering, VideoTextProcessor]:
     """
     From scratch where a named configuration is asked for, else from pretrained weights. The answers are those of
-    `rows`; pretrained weights keep their answer head only where it has the same size.
+    `rows`; pretrained weights keep their answer head where it has the very same ones, and start a new one elsewhere.
     """
     answers = answer_vocabulary(rows["answer"], max_answers)
+    if not arguments.from_scratch:
+        source = pretrained(arguments.model) if arguments.model in NAMED_CONFIGURATIONS else arguments.model
+        before = VioletConfig.from_pretrained(source).id2label
+        answers = list(before.values()) if set(before.values()) == set(answers) else answers
     labels = {"id2label": dict(enumerate(answers)), "label2id": {answer: i for i, answer in enumerate(answers)}}
-    if arguments.model in NAMED_CONFIGURATIONS:
+    if arguments.from_scratch:
         columns = [name for name in ("question", "answer", "caption") if name in rows.column_names]
         processor = build_processor(arguments, (str(text) for name in columns for text in rows[name] if text))
         config = named_configuration(arguments.model, vocab_size=len(processor.tokenizer), **labels)
         return VioletForQuestionAnswering._from_config(config, attn_implementation=kernel), processor
-    processor = AutoProcessor.from_pretrained(arguments.model)
+    processor = AutoProcessor.from_pretrained(source)
     if arguments.num_frames is not None:
         processor.video_processor.num_frames = arguments.num_frames
     if arguments.image_size is not None:
         processor.video_processor.size = {"height": arguments.image_size, "width": arguments.image_size}
     model = VioletForQuestionAnswering.from_pretrained(
-        arguments.model, attn_implementation=kernel, ignore_mismatched_sizes=True, **labels
+        source, attn_implementation=kernel, ignore_mismatched_sizes=True, **labels
     )
+    if list(before.values()) != answers:  # a head of the same size would be loaded all the same
+        model.answer_head = VioletClassificationHead(model.config, len(answers)).apply(model._init_weights)
     return model, processor
 
 
@@ -191,9 +193,7 @@ def finetune(model_arguments: ModelArguments, data: DataArguments, training: Tra
     begin_run(output_dir, settings)
     set_seed(training.seed)
 
-    kernel = model_arguments.attn_implementation
-    if kernel is None and training.bf16 and training.device.type == "cpu":
-        kernel = "eager"  # with bfloat16 on a CPU, plain steps are faster than the fused kernel (docs/results.md)
+    kernel = model_arguments.attn_implementation or preferred_kernel(training.bf16, training.device)
     model, processor = build_model_and_processor(model_arguments, tables["train"], data.max_answers, kernel)
     captions = model.violet.projection is not None
     cache = data.frame_cache_mb * 2**20

@@ -17,10 +17,15 @@ from violet.data.moving_shapes import (
     ACTIONS,
     COLOURS,
     DIRECTIONS,
+    GAP,
+    KINDS,
     PLACES,
     QUESTION_TYPES,
     SHAPES,
+    SPLITS,
     TRAVEL,
+    UNLIKE_EACH_OTHER,
+    UNLIKE_UNSEEN,
     UNSEEN_PAIRS,
     draw_clip,
     moving_shapes,
@@ -28,7 +33,8 @@ from violet.data.moving_shapes import (
     plan_clip,
 )
 
-SMALL = {"train": 50, "validation": 10, "test": 10, "test_unseen": 30}
+SMALL = {"train": 50, "validation": 10, "test": 10, "test_unseen": 30, "test_together": 12, "pretrain": 40}
+NONE = dict.fromkeys(SPLITS, 0)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +44,19 @@ def splits(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def plans():
-    return [plan_clip(3, "train", index) for index in range(6000)]
+    """Clips of one shape, or of one in each half."""
+    return [plan_clip(3, "test", index) for index in range(6000)]
+
+
+@pytest.fixture(scope="module")
+def together():
+    return [plan_clip(3, "test_together", index) for index in range(3000)]
+
+
+@pytest.fixture(scope="module")
+def any_colour():
+    plans = [plan_clip(3, "pretrain", index) for index in range(3000)]
+    return [plan for plan in plans if not plan[0].colour]
 
 
 def decode(path: str) -> np.ndarray:
@@ -46,13 +64,34 @@ def decode(path: str) -> np.ndarray:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
 
-def clips(splits):
-    return [clip for split in splits.values() for clip in split]
+def clips(splits, *kinds: str):
+    return [clip for split in splits.values() for clip in split if not kinds or clip["kind"] in kinds]
+
+
+def plan_of(clip):
+    split, index = clip["id"].rsplit("-", 1)
+    return plan_clip(0, split, int(index))
 
 
 def spans(clip, num_frames: int = 8) -> list[slice]:
+    """The frames in which each shape acts."""
     half = num_frames // 2
     return [slice(0, num_frames)] if clip["kind"] == "single" else [slice(0, half), slice(half, num_frames)]
+
+
+def around(subject, size: int = 64, margin: float = 0.0) -> np.ndarray:
+    """(frames, size, size): the pixels of a planned shape and its hole, widened by a margin (a share of the width)."""
+    grid = (np.arange(size) + 0.5) / size
+    x, y, radius, angle = (v[:, None, None] for v in (subject.x, subject.y, subject.radius, subject.angle))
+    dx, dy = grid[None, None, :] - x, grid[None, :, None] - y
+    u, v = np.abs(dx * np.cos(angle) + dy * np.sin(angle)), np.abs(dy * np.cos(angle) - dx * np.sin(angle))
+    filled = {  # the outlines, written anew: the drawing has its own
+        "disc": np.hypot(u, v),
+        "square": np.maximum(u, v) / 0.9,
+        "cross": np.minimum(np.maximum(u, v / 0.28), np.maximum(u / 0.28, v)),
+        "bars": np.maximum(u / 0.67, v),
+    }
+    return filled[subject.shape] < radius + margin
 
 
 def bright(frames: np.ndarray) -> np.ndarray:
@@ -99,33 +138,59 @@ def seen_action(masks: np.ndarray) -> tuple[str, str]:
     return ("turns" if changed > 0.2 else "stays"), ""
 
 
+def nearest_colour(pixels: np.ndarray) -> str:
+    """The named colour that most of the pixels (n, 3) are nearest to."""
+    distances = np.linalg.norm(pixels[:, None].astype(float) - np.array(list(COLOURS.values())), axis=-1)
+    return list(COLOURS)[np.bincount(distances.argmin(axis=1)).argmax()]
+
+
 def test_every_annotation_is_what_the_decoded_video_shows(splits):
     checked = Counter()
-    for clip in clips(splits):
+    for clip in clips(splits, "single", "sequence"):
         frames = decode(clip["video"])
         assert frames.shape == (8, 64, 64, 3)
         for subject, span in zip(clip["shapes"], spans(clip), strict=True):
             masks = bright(frames[span])
-            pixels = frames[span][masks].astype(float)
-            distances = np.linalg.norm(pixels[:, None] - np.array(list(COLOURS.values())), axis=-1)
-            nearest = np.bincount(distances.argmin(axis=1), minlength=len(COLOURS))
-            assert list(COLOURS)[nearest.argmax()] == subject["colour"], clip["id"]
+            if subject["colour"]:
+                assert nearest_colour(frames[span][masks]) == subject["colour"], clip["id"]
             assert seen_action(masks) == (subject["action"], subject["direction"]), clip["id"]
             whole = [mask for mask in masks if not (mask[[0, -1]].any() or mask[:, [0, -1]].any())]
             if whole:
                 largest = max(whole, key=np.sum)
                 assert seen_shape(largest) == subject["shape"], clip["id"]
+                checked[subject["shape"], bool(subject["colour"])] += 1
+    assert min(checked[shape, True] for shape in SHAPES) > 10
+    assert all(checked[shape, False] for shape in SHAPES)
+
+
+def test_of_two_shapes_together_one_moves_in_each_half_and_both_are_always_in_sight(splits):
+    checked = Counter()
+    for clip in clips(splits, "together"):
+        frames = decode(clip["video"])
+        plan = plan_of(clip)
+        nearby = [around(subject, margin=2 / 64) for subject in plan]  # H.264 smears colours over a pixel or two
+        assert frames[~(nearby[0] | nearby[1])].max() < 170, clip["id"]
+        for i, (subject, span, rest) in enumerate(zip(clip["shapes"], spans(clip), spans(clip)[::-1], strict=True)):
+            masks = bright(frames) & around(plan[i])
+            assert masks.any(axis=(1, 2)).all()
+            if subject["colour"]:
+                assert nearest_colour(frames[masks]) == subject["colour"], clip["id"]
+            assert seen_action(masks[span]) == ("moves", subject["direction"]), clip["id"]
+            assert np.ptp(centres(masks[rest]), axis=0).max() < 0.02, clip["id"]
+            x, y = plan[i].x, plan[i].y
+            inside = np.flatnonzero((np.minimum(x, y) > 0.22) & (np.maximum(x, y) < 0.78))
+            if len(inside):
+                assert seen_shape(masks[inside[0]]) == subject["shape"], clip["id"]
                 checked[subject["shape"]] += 1
-    assert min(checked[shape] for shape in SHAPES) > 10
+    assert all(checked[shape] > 2 for shape in SHAPES)
 
 
 def test_colours_survive_the_codec(splits):
-    for clip in clips(splits):
+    for clip in clips(splits, "single", "sequence"):
         frames = decode(clip["video"])
-        for subject, span in zip(clip["shapes"], spans(clip), strict=True):
-            colour = np.array(COLOURS[subject["colour"]])
+        for subject, span in zip(plan_of(clip), spans(clip), strict=True):
             pixels = frames[span][bright(frames[span])]
-            assert np.abs(np.median(pixels, axis=0) - colour).max() < 40, clip["id"]
+            assert np.abs(np.median(pixels, axis=0) - subject.rgb).max() < 40, clip["id"]
 
 
 def test_words_agree_with_the_shapes(splits):
@@ -140,22 +205,23 @@ def test_words_agree_with_the_shapes(splits):
         assert len(subjects) == (1 if clip["kind"] == "single" else 2)
         for question in clip["questions"]:
             words = question["question"].rstrip("?").split()
-            if question["type"] == "order":
+            if question["type"] in ("order", "order_in_sight"):
                 expected = subjects[0 if "first" in words else -1]["colour" if "colour" in words else "shape"]
-                assert clip["kind"] == "sequence"
+                assert ("moves" if clip["kind"] == "together" else "comes") in words
             else:
                 (subject,) = subjects
                 expected = subject[question["type"]]
-                named = {subject["shape"], subject["colour"]} & set(words)
-                assert named == ({subject["shape"], subject["colour"]} if "the" in words else set())
+                names = set(filter(None, (subject["shape"], subject["colour"])))
+                assert names & set(words) == (names if "the" in words else set())
             assert question["answer"] == expected
             assert expected.isalpha() and expected.islower()
             types.add(question["type"])
         asked = [question["type"] for question in clip["questions"]]
-        if clip["kind"] == "sequence":
-            assert asked == ["order"] * 4
-        else:
+        if clip["kind"] == "single":
             assert ("direction" in asked) == (subjects[0]["action"] == "moves")
+        else:
+            order = "order" if clip["kind"] == "sequence" else "order_in_sight"
+            assert asked == [order] * (4 if subjects[0]["colour"] else 2)
         assert [(q["question"], q["type"], q["answer"]) for q in clip["questions"]] == [
             (c["question"], c["type"], c["options"][c["answer"]]) for c in clip["multiple_choice"]
         ]
@@ -183,6 +249,23 @@ def pairs_of(index: int) -> list[tuple[str, str]]:
     return [(subject.shape, subject.colour) for subject in plan_clip(0, "test", index)]
 
 
+def test_each_split_has_its_share_of_each_kind():
+    for split, shares in KINDS.items():
+        plans = [plan_clip(0, split, index) for index in range(1000)]
+        found = Counter(
+            "single" if len(plan) == 1 else "together" if plan[0].frames == plan[1].frames else "sequence"
+            for plan in plans
+        )
+        assert set(found) == set(shares)
+        assert all(abs(found[kind] / len(plans) - share) < 0.05 for kind, share in shares.items()), (split, found)
+    assert "order_in_sight" not in {
+        question["type"]
+        for split in ("validation", "test", "test_unseen")
+        for index in range(100)
+        for question in draw_clip(0, split, index, size=16)[1]["questions"]
+    }
+
+
 def test_sequences_differ_in_shape_and_colour_and_singles_are_half(plans):
     pairs = [plan for plan in plans if len(plan) == 2]
     assert all(a.shape != b.shape and a.colour != b.colour for a, b in pairs)
@@ -205,10 +288,11 @@ def test_answers_are_balanced(plans):
 
 
 @pytest.mark.parametrize("frame", range(8))
-def test_no_single_frame_tells_the_direction(plans, frame):
+@pytest.mark.parametrize("kinds", ["plans", "together"])
+def test_the_place_of_a_shape_in_a_single_frame_does_not_tell_its_direction(request, kinds, frame):
     """A histogram over the place learns on half of the clips and reads the others no better than chance, 0.25."""
     rows = []
-    for subject in (subject for plan in plans for subject in plan):
+    for subject in (subject for plan in request.getfixturevalue(kinds) for subject in plan):
         if subject.direction and frame in subject.frames:
             i = subject.frames.index(frame)
             rows.append((subject.x[i], subject.y[i], list(DIRECTIONS).index(subject.direction)))
@@ -222,6 +306,101 @@ def test_no_single_frame_tells_the_direction(plans, frame):
     assert 0.20 < accuracy < 0.30
 
 
+def share_of_first_movers_found(together, features) -> float:
+    """A histogram over whole-number features of (one shape, the other) learns on half of the clips which moves first;
+    how often it is right on the other half."""
+    shuffled = np.random.default_rng(0).random(len(together)) < 0.5  # where the first mover comes second
+    pairs = [plan[::-1] if turned else plan for plan, turned in zip(together, shuffled, strict=True)]
+    bins = np.unique(np.array([features(one, other) for one, other in pairs]), axis=0, return_inverse=True)[1]
+    half = len(bins) // 2
+    votes = np.bincount(bins[:half], weights=1 - 2.0 * shuffled[:half], minlength=bins.max() + 1)
+    return ((votes[bins[half:]] < 0) == shuffled[half:]).mean()
+
+
+@pytest.mark.parametrize("frame", range(8))
+def test_no_single_frame_tells_which_of_two_shapes_moves_first(together, frame):
+    def step(one, other):
+        return int((other.x[frame] - one.x[frame]) // 0.15), int((other.y[frame] - one.y[frame]) // 0.15)
+
+    def places(one, other):
+        return [int((value - PLACES[0]) // 0.24) for s in (one, other) for value in (s.x[frame], s.y[frame])]
+
+    def looks(one, other):
+        return SHAPES.index(one.shape), SHAPES.index(other.shape), list(COLOURS).index(one.colour)
+
+    def geometry(one, other):
+        return one.radius[frame] > other.radius[frame], one.angle[frame] > other.angle[frame]
+
+    for features in (step, places, looks, geometry):
+        assert 0.46 < share_of_first_movers_found(together, features) < 0.54, features.__name__
+
+
+def test_two_frames_tell_which_of_two_shapes_moves_first(together):
+    assert share_of_first_movers_found(together, lambda one, other: [one.x[0] == one.x[3], one.y[0] == one.y[3]]) == 1
+
+
+def test_of_two_shapes_together_each_is_still_in_one_half_and_the_first_mover_is_as_often_on_either_side(together):
+    for first, last in together:
+        assert first.action == last.action == "moves" and first.size == last.size == "small"
+        assert first.frames == last.frames == range(8)
+        assert first.shape != last.shape and first.colour != last.colour
+        assert not {(s.shape, s.colour) for s in (first, last)} & set(UNSEEN_PAIRS)
+        for subject, moving, still in ((first, slice(0, 4), slice(3, 8)), (last, slice(4, 8), slice(0, 5))):
+            places = np.stack([subject.x, subject.y])
+            assert np.ptp(places[:, still], axis=1).max() == 0
+            assert (np.abs(np.diff(places[:, moving])).max(axis=0) > 0.09).all()
+            assert np.ptp(subject.radius) == np.ptp(subject.angle) == 0
+    for key in ("x", "y"):
+        before = np.array([getattr(first, key) < getattr(last, key) for first, last in together])
+        assert (np.abs(before.mean(axis=0) - 0.5) < 0.03).all()
+    directions = Counter((first.direction, last.direction) for first, last in together)
+    assert len(directions) == 16
+    assert all(abs(count / len(together) - 1 / 16) < 0.015 for count in directions.values())
+
+
+@pytest.mark.parametrize("num_frames", [4, 5, 8, 32])
+def test_two_shapes_together_never_touch(num_frames):
+    for index in range(60):
+        first, last = plan_clip(1, "test_together", index, num_frames)
+        assert not (around(first, 128, GAP / 4) & around(last, 128, GAP / 4)).any()
+        assert (np.hypot(first.x - last.x, first.y - last.y) > first.radius + last.radius).all()
+        for subject in (first, last):
+            assert len(subject.x) == num_frames
+            assert min(subject.x.min(), subject.y.min()) >= PLACES[0] - 1e-9
+            assert max(subject.x.max(), subject.y.max()) <= PLACES[1] + 1e-9
+
+
+def test_half_of_the_clips_for_pretraining_have_any_colour_but_none_like_an_unseen_pair(any_colour):
+    assert 0.47 < len(any_colour) / 3000 < 0.53
+    unseen = dict(UNSEEN_PAIRS)
+    for plan in any_colour:
+        for subject in plan:
+            distances = {name: np.linalg.norm(np.subtract(subject.rgb, rgb)) for name, rgb in COLOURS.items()}
+            assert min(distances, key=distances.get) != unseen[subject.shape]
+            assert distances[unseen[subject.shape]] >= UNLIKE_UNSEEN
+            assert 178 < max(subject.rgb) <= 255
+        if len(plan) == 2:
+            assert np.linalg.norm(np.subtract(plan[0].rgb, plan[1].rgb)) >= UNLIKE_EACH_OTHER
+            assert plan[0].shape != plan[1].shape
+    colours = np.array([subject.rgb for plan in any_colour for subject in plan])
+    assert len(np.unique(colours // 32, axis=0)) > 100
+
+
+def test_words_name_a_colour_in_half_of_the_clips_for_pretraining_alone(splits):
+    named = Counter()
+    for clip in clips(splits):
+        words = set(json.dumps({key: clip[key] for key in clip if key not in ("id", "video")}).split('"'))
+        words |= set(" ".join(words).split())
+        if any(subject["colour"] for subject in clip["shapes"]):
+            assert all(subject["colour"] in clip["caption"].split() for subject in clip["shapes"])
+            named[clip["id"].split("-")[0]] += 1
+        else:
+            assert clip["id"].startswith("pretrain-")
+            assert not words & set(COLOURS) and "colour" not in clip["caption"]
+            assert clip["questions"]
+    assert 10 <= named["pretrain"] <= 30
+
+
 def test_a_movement_is_seen_between_the_sampled_frames(plans):
     for plan in plans[:200]:
         for subject in plan:
@@ -233,10 +412,10 @@ def test_a_movement_is_seen_between_the_sampled_frames(plans):
 
 
 def test_same_seed_same_bytes_whatever_the_number_of_workers(tmp_path):
-    counts = {"validation": 0, "test": 0, "test_unseen": 4}
+    counts = {"validation": 0, "test": 0, "test_unseen": 4, "test_together": 4, "pretrain": 8}
     first = moving_shapes(tmp_path / "a", train=40, num_proc=1, **counts)
     longer = moving_shapes(tmp_path / "b", train=50, num_proc=3, **counts)
-    assert set(first) == {"train", "test_unseen"}
+    assert set(first) == {"train", "test_unseen", "test_together", "pretrain"}
     for split, rows in first.items():
         for a, b in zip(rows, longer[split], strict=False):
             assert Path(a.pop("video")).read_bytes() == Path(b.pop("video")).read_bytes()
@@ -251,7 +430,7 @@ def test_a_clip_can_be_drawn_alone_and_splits_differ(splits):
     assert annotation == {key: row[key] for key in annotation}
     assert np.abs(decode(row["video"]).astype(int) - frames).mean() < 6
     drawn = {name: draw_clip(0, name, 7)[0].tobytes() for name in splits}
-    assert len(set(drawn.values())) == 4
+    assert len(set(drawn.values())) == len(SPLITS)
 
 
 def test_open_ended_is_a_row_a_question(splits):
@@ -262,7 +441,7 @@ def test_open_ended_is_a_row_a_question(splits):
 
 
 def test_a_second_call_reuses_the_folder_and_other_settings_are_refused(tmp_path):
-    small = {"train": 3, "validation": 0, "test": 0, "test_unseen": 0}
+    small = {**NONE, "train": 3}
     folder = tmp_path / "shapes"
     first = moving_shapes(folder, **small)
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
@@ -280,7 +459,7 @@ def test_a_second_call_reuses_the_folder_and_other_settings_are_refused(tmp_path
 def test_a_folder_of_something_else_is_refused_and_kept(tmp_path):
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(FileExistsError, match="no moving-shapes data set"):
-        moving_shapes(tmp_path, train=1, validation=0, test=0, test_unseen=0)
+        moving_shapes(tmp_path, **{**NONE, "train": 1})
     assert (tmp_path / "letter.txt").read_text() == "dear"
 
 
@@ -307,7 +486,7 @@ def test_a_killed_process_leaves_no_half_data_set(tmp_path):
     (partial,) = tmp_path.iterdir()
     assert partial.name == ".shapes.partial"
 
-    rows = moving_shapes(folder, train=5, validation=0, test=0, test_unseen=0)["train"]
+    rows = moving_shapes(folder, **{**NONE, "train": 5})["train"]
     assert list(tmp_path.iterdir()) == [folder]
     assert len(list(folder.rglob("*.mp4"))) == len(rows) == 5
     assert json.loads((folder / "settings.json").read_text())["clips"] == {"train": 5}

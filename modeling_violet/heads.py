@@ -1,0 +1,38 @@
+"""Heads on the fusion's states, shared by several models."""
+
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+
+from ..configuration.configuration_violet import VioletConfig
+
+
+class VioletClassificationHead(nn.Sequential):
+    """
+    Dropout, Linear D -> 2D, ReLU, Linear 2D -> classes: the published models' head of matches, answers, visual words
+    and features. D is `width`, the model's own where it is not given.
+    """
+
+    def __init__(self, config: VioletConfig, num_classes: int, width: int | None = None):
+        width = config.hidden_size if width is None else width
+        super().__init__(
+            nn.Dropout(config.classifier_dropout),
+            nn.Linear(width, 2 * width),
+            nn.ReLU(),
+            nn.Linear(2 * width, num_classes),
+        )
+
+
+class VioletMaskedLMHead(nn.Module):
+    """BERT's masked-language head. Its decoder is *not* tied to the word embeddings in VIOLET."""
+
+    def __init__(self, config: VioletConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """(..., width) -> (..., vocabulary)"""
+        return self.decoder(self.norm(self.activation(self.dense(states))))

@@ -1,0 +1,85 @@
+"""The pipeline `video-fill-mask`."""
+
+from typing import Any
+
+import torch
+from transformers import Pipeline
+
+from .pairs import pair_up
+
+
+class VideoFillMaskPipeline(Pipeline):
+    """
+    Fills the blanks of sentences about videos, word by word of the model's vocabulary.
+
+        >>> fill = pipeline("video-fill-mask", model="folder-or-hub-name")
+        >>> fill("clip.mp4", "a red disc moves [MASK]", top_k=1)
+        [{"score": 0.97, "token": 61, "token_str": "left", "sequence": "a red disc moves left"}]
+
+    Several at once: lists of videos and of sentences of one length, one of them alone for all of the other, a list or
+    a generator of `{"video": ..., "text": ...}`; with `batch_size`. A sentence with several blanks gives a list for
+    each.
+
+    A video is anything that `violet.processing.decode_video` reads; one that cannot be read raises `VideoDecodeError`,
+    which names it.
+    """
+
+    _load_processor = True
+    _load_image_processor = False
+    _load_video_processor = False
+    _load_feature_extractor = False
+    _load_tokenizer = False
+
+    def _sanitize_parameters(self, top_k: int | None = None):
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"`top_k` must be 1 or more, got {top_k}.")
+        return {}, {}, {} if top_k is None else {"top_k": top_k}
+
+    def __call__(self, videos: Any, text: str | list[str] | None = None, **kwargs: Any) -> Any:
+        """
+        Args:
+            videos: a video or a list of them; or the inputs with their sentences, where `text` is not given.
+            text: a sentence with [MASK] for each blank, or a list of them.
+            top_k: how many words to give for a blank, 5 where it is not given.
+            batch_size: how many sentences go through the model together.
+
+        Returns:
+            `[{"score": float, "token": int, "token_str": str, "sequence": str}, ...]`, best first; a list of such
+            lists for several blanks, and for several sentences; an iterator for a generator.
+        """
+        return super().__call__(videos if text is None else pair_up(videos, text, "text"), **kwargs)
+
+    def preprocess(self, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
+        if not isinstance(inputs, dict) or not {"video", "text"} <= set(inputs):
+            raise ValueError('Each input needs a video and a sentence: pipe(video, text) or {"video":, "text":}.')
+        tensors = self.processor(text=[inputs["text"]], videos=[inputs["video"]], padding="max_length")
+        if self.processor.tokenizer.mask_token_id not in tensors["input_ids"]:
+            raise ValueError(f"{inputs['text']!r} has no {self.processor.tokenizer.mask_token} in the part that fits.")
+        return dict(tensors)
+
+    def _forward(self, model_inputs: dict[str, torch.Tensor]) -> Any:
+        return {"logits": self.model(**model_inputs).logits, "input_ids": model_inputs["input_ids"]}
+
+    def postprocess(self, model_outputs: Any, top_k: int = 5) -> list:
+        tokenizer = self.processor.tokenizer
+        ids = model_outputs["input_ids"][0]
+        filled = []
+        for place in (ids == tokenizer.mask_token_id).nonzero().flatten():
+            best = model_outputs["logits"][0, place].float().softmax(-1).topk(top_k)
+            words = []
+            for score, token in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+                sentence = ids.clone()
+                sentence[place] = token
+                kept = [
+                    i for i in sentence.tolist() if i == tokenizer.mask_token_id or i not in tokenizer.all_special_ids
+                ]
+                words.append(
+                    {
+                        "score": score,
+                        "token": token,
+                        "token_str": tokenizer.decode([token]),
+                        "sequence": tokenizer.decode(kept),
+                    }
+                )
+            filled.append(words)
+        return filled[0] if len(filled) == 1 else filled

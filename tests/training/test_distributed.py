@@ -1,0 +1,265 @@
+"""Pre-training in two real processes (gloo, on the CPU): the same run as in one, killed or not."""
+
+import contextlib
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+from transformers import AutoModelForPreTraining
+
+from violet.configuration import named_configuration
+from violet.data import moving_shapes
+from violet.files import is_whole
+from violet.modeling_violet import VioletForPreTraining
+from violet.processing import VideoTextProcessor, VioletVideoProcessor, train_wordpiece_tokenizer
+from violet.training.pretraining import pretrain
+from violet.training.recipe import read_recipe
+
+pytestmark = pytest.mark.slow
+
+STEPS = 6
+SMALL = {
+    "vision_config": {
+        "embed_dim": 8, "depths": (1, 1, 1), "num_heads": (1, 2, 2), "window_size": (2, 2, 2), "patch_size": 4,
+        "drop_path_rate": 0.0, "initializer_range": 0.1,
+    },
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
+    "initializer_range": 0.1, "projection_dim": 16, "mvm_targets": {"pixel": {}},
+    "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "classifier_dropout": 0.0,
+}  # fmt: skip
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SHARD_ON_CPU = """
+# Accelerate shards on GPUs only and falls back to whole weights elsewhere; torch and gloo can shard on a CPU.
+import sys
+
+from accelerate import Accelerator, DistributedType
+from accelerate.state import PartialState
+from accelerate.utils import FullyShardedDataParallelPlugin
+
+from violet import cli
+from violet.training import pretraining
+
+
+class Sharding(Accelerator):
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.state.fsdp_plugin = FullyShardedDataParallelPlugin()  # by the launcher's settings
+        self.state.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+
+    def clip_grad_norm_(self, parameters, *arguments):
+        parameters = list(parameters)
+        held, whole = (sum(one.numel() for one in ones) for ones in ([p.to_local() for p in parameters], parameters))
+        assert whole > 10000 and 0.4 < held / whole < 0.6, "each process holds about a half"
+        return super().clip_grad_norm_(parameters, *arguments)
+
+
+pretraining.Accelerator = Sharding
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("drawn") / "shapes"
+    moving_shapes(folder, pretrain=24, validation=8, train=0, test=0, test_unseen=0, test_together=0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory, drawn):
+    """Saves a small model to start from, with that dropout, and its processor."""
+    counts = {"train": 0, "test": 0, "test_unseen": 0, "test_together": 0}
+    captions = moving_shapes(drawn, pretrain=24, validation=8, **counts)["pretrain"]["caption"]
+    tokenizer = train_wordpiece_tokenizer(captions, 150)
+    processor = VideoTextProcessor(tokenizer, VioletVideoProcessor(size={"height": 32, "width": 32}, num_frames=2))
+
+    def save(dropout: float) -> Path:
+        names = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
+        overrides = SMALL | dict.fromkeys(names, dropout)
+        torch.manual_seed(0)
+        folder = tmp_path_factory.mktemp("start")
+        VioletForPreTraining(
+            named_configuration("violet-tiny", **overrides, vocab_size=len(tokenizer))
+        ).save_pretrained(folder)
+        processor.save_pretrained(folder)
+        return folder
+
+    return save
+
+
+def settings(drawn, model, output, **changes):
+    return {
+        "datasets": [
+            {"name": "videos", "source": "moving_shapes", "path": str(drawn), "clips": 24, "validation_clips": 8}
+        ],
+        "output_dir": str(output),
+        "model": str(model),
+        "objectives": {"vtm": 1.0, "mlm": 1.0, "vtc": 0.5, "mvm_pixel": 1.0},
+        "mvm_targets": {"pixel": {}},
+        "masks": {"random": 1.0, "block": 1.0, "attended": 1.0},
+        "num_negatives": 3,
+        "max_steps": STEPS,
+        "batch_size": 8,
+        "learning_rate": 1e-3,
+        "mixed_precision": "no",
+        "num_workers": 0,
+        "logging_steps": 1,
+        "eval_batches": 2,
+        "save_steps": 1000,
+        "trackers": [],
+        **changes,
+    }
+
+
+def launch(recipe: dict, *more: str, sharded: bool = False) -> subprocess.Popen:
+    """Two processes in a group of their own."""
+    folder = Path(recipe["output_dir"]).parent
+    file = folder / "recipe.yaml"
+    file.write_text(yaml.safe_dump(recipe))
+    launcher, program = EXAMPLES / "accelerate_ddp.yaml", ["-m", "violet.cli"]
+    if sharded:
+        launcher, program = EXAMPLES / "accelerate_fsdp.yaml", [str(folder / "shard_on_cpu.py")]
+        Path(program[0]).write_text(SHARD_ON_CPU)
+    # `accelerate launch --cpu --num_processes 2` starts one process; the file for GPUs two, which find none.
+    command = [
+        sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(launcher), "--num_processes", "2",
+        "--main_process_port", "0", "--num_cpu_threads_per_process", "1", *program, "pretrain", str(file), *more,
+    ]  # fmt: skip
+    settings = {"stderr": subprocess.STDOUT, "env": os.environ | {"CUDA_VISIBLE_DEVICES": ""}}
+    with open(folder / "said.txt", "w") as said:
+        return subprocess.Popen(command, stdout=said, start_new_session=True, **settings)
+
+
+def assert_two_processes(checkpoint: Path):
+    assert is_whole(checkpoint) and len(list(checkpoint.glob("random_states_*"))) == 2
+
+
+def wait_for(checkpoint: Path, process: subprocess.Popen):
+    deadline = time.monotonic() + 240
+    while not (checkpoint / "manifest.json").exists():
+        assert process.poll() is None and time.monotonic() < deadline, said_in(checkpoint.parent)
+        time.sleep(0.01)
+
+
+def said_in(output: Path) -> str:
+    return (output.parent / "said.txt").read_text()
+
+
+def kill(process: subprocess.Popen):
+    """The launcher and both processes, where they have not ended."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def finish(process: subprocess.Popen, output: Path) -> Path:
+    try:
+        assert process.wait(timeout=240) == 0, said_in(output)[-6000:]
+    finally:
+        kill(process)
+    return output
+
+
+def lines(folder):
+    return [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
+
+
+def weights(folder):
+    return load_file(Path(folder) / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory, drawn, start):
+    patch = pytest.MonkeyPatch()
+    patch.setenv("ACCELERATE_USE_CPU", "true")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    AcceleratorState._reset_state(True)
+    model = start(dropout=0.0)
+    output = tmp_path_factory.mktemp("one") / "run"
+    pretrain(read_recipe(settings(drawn, model, output)))
+    AcceleratorState._reset_state(True)
+    torch.set_num_threads(threads)
+    patch.undo()
+    return model, output
+
+
+def assert_same_run(output, expected, initial):
+    one, other = lines(expected), lines(output)
+    assert len(one) == STEPS + 1
+    for line, found in zip(one, other, strict=True):
+        assert line.keys() == found.keys()
+        for name, value in line.items():
+            assert math.isfinite(found[name])
+            assert found[name] == pytest.approx(value, rel=1e-4), (line["step"], name)
+    steps = one[:STEPS]
+    assert {"loss_vtm", "loss_mlm", "loss_vtc", "loss_mvm_pixel", "gradient_norm"} <= steps[0].keys()
+    assert max(line["loss"] for line in steps) - min(line["loss"] for line in steps) > 0.05, "it is a curve"
+    before, one, other = weights(initial), weights(expected), weights(output)
+    assert one.keys() == other.keys() == before.keys()
+    # What softmax or ReLU leave no gradient but rounding (a key's bias, for one), Adam makes steps of all the same.
+    far = {name: (value - other[name]).abs() > 0.05 * 1e-3 * STEPS for name, value in one.items()}
+    assert sum(int(places.sum()) for places in far.values()) < 0.01 * sum(value.numel() for value in one.values())
+    assert not [name for name, places in far.items() if places.any() and not name.endswith("bias")]
+    assert min((value - before[name]).abs().max() for name, value in one.items()) > 1e-4, "all were trained"
+
+
+def test_two_processes_train_as_one_does_on_the_same_rows(one_process, drawn, tmp_path):
+    model, expected = one_process
+    output = tmp_path / "run"
+    finish(launch(settings(drawn, model, output, save_steps=3)), output)
+    assert_two_processes(output / "checkpoint-3")
+    assert_same_run(output, expected, model)
+
+
+def test_two_killed_processes_go_on_to_the_same_weights(drawn, start, tmp_path):
+    """With dropout: each process has random numbers of its own to go on with."""
+    model = start(dropout=0.2)
+    changes = {"save_steps": 1, "gradient_accumulation_steps": 2, "ema_decay": 0.9}
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    whole, killed = (settings(drawn, model, tmp_path / name / "run", **changes) for name in ("whole", "killed"))
+    expected = finish(launch(whole), tmp_path / "whole" / "run")
+    assert_two_processes(expected / f"checkpoint-{STEPS - 1}")
+
+    output = tmp_path / "killed" / "run"
+    process = launch(killed)
+    try:
+        wait_for(output / "checkpoint-3", process)
+    finally:
+        kill(process)
+    assert not (output / "model.safetensors").exists(), "they were killed before they ended"
+    finish(launch(killed, "--resume"), output)
+    assert "Going on from" in said_in(output)
+    one, other = weights(expected), weights(output)
+    assert one.keys() == other.keys() and len(one) > 50
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+    assert lines(output) == lines(expected)
+
+
+def test_sharded_weights_train_as_whole_ones_do_and_go_on_when_killed(one_process, drawn, tmp_path):
+    """FSDP: parameters, gradients and the optimiser's state are shared out over the processes."""
+    model, expected = one_process
+    output = tmp_path / "run"
+    recipe = settings(drawn, model, output, save_steps=2)
+    process = launch(recipe, sharded=True)
+    try:
+        wait_for(output / "checkpoint-4", process)
+    finally:
+        kill(process)
+    assert not (output / "model.safetensors").exists(), "they were killed before they ended"
+    finish(launch(recipe, "--resume", sharded=True), output)
+    assert "checkpoint-4" in said_in(output)
+    assert_two_processes(output / "checkpoint-4")
+    assert_same_run(output, expected, model)
+    assert AutoModelForPreTraining.from_pretrained(output).num_parameters() > 10000

@@ -1,0 +1,148 @@
+"""`violet prepare targets`: the MVM targets of a recipe's data set, computed as its pre-training run would."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from datasets import Dataset
+from tqdm.auto import tqdm
+from transformers import AutoConfig, AutoProcessor
+
+from ..configuration import named_configuration
+from ..modeling_violet.mvm import find_mvm_target
+from ..processing import VioletVideoProcessor
+from .arguments import SettingsError
+from .collating import FrameCache
+from .finetuning import FRAMES_FROM_SCRATCH
+from .machine import leave_cores_to_workers
+from .pretraining import load_dataset
+from .pretraining_data import row_id
+from .recipe import DatasetRecipe, PretrainingRecipe
+from .targets import target_settings, write_targets
+
+
+@dataclass(frozen=True)
+class PreparedTargets:
+    """
+    What `prepare_targets` did.
+
+    Attributes:
+        rows: of the data set, for training and validation together.
+        videos: names among them; several captions of one video share its target.
+        computed: videos whose target was not there yet.
+    """
+
+    rows: int
+    videos: int
+    computed: int
+
+
+def prepare_targets(
+    recipe: PretrainingRecipe, target: str, output: str | os.PathLike, dataset: str | None = None
+) -> PreparedTargets:
+    """
+    Stores one MVM target of every row of a data set in a folder, for `targets` in the recipe. The same call goes on
+    after an interruption.
+
+    Args:
+        target: a name of `MVM_TARGETS`; its teacher is the recipe's, or the default one.
+        output: the folder.
+        dataset: its name in the recipe, which may be left out where there is one.
+
+    Raises:
+        SettingsError: where the target, its teacher or the data set is not there, the folder was made with other
+            settings, or one name stands for two videos.
+    """
+    source = _find_dataset(recipe, dataset)
+    try:
+        teacher_class = find_mvm_target(target).teacher
+    except ValueError as error:
+        raise SettingsError(f"--target: {error}") from error
+    frames, reduction = frames_of_run(recipe)
+    settings = target_settings(recipe, source, target, frames, reduction)
+    normalisation = {"student_mean": frames.image_mean, "student_std": frames.image_std}
+    try:
+        teacher = teacher_class.load(recipe.mvm_targets.get(target, {}).get("teacher"), **normalisation)
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"The teacher of {target!r} cannot be loaded: {error}") from error
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    device = accelerator or torch.device("cpu")
+    leave_cores_to_workers(recipe.num_workers)
+    teacher.to(device)
+
+    tables = [rows for rows in load_dataset(source) if rows is not None]
+    videos = videos_by_name(tables)
+    side, num_frames = settings["image_size"], settings["num_frames"]
+    cells = -(-side // reduction)
+
+    def compute(names: Sequence[str]) -> Iterator[torch.Tensor]:
+        clips = ClipPixels([videos[name] for name in names], frames, num_frames, side)
+        batches = torch.utils.data.DataLoader(clips, batch_size=recipe.batch_size, num_workers=recipe.num_workers)
+        with tqdm(total=len(videos), initial=len(videos) - len(names), desc=target, unit="video") as bar:
+            for pixels in batches:
+                for clip in teacher(pixels.to(device), (num_frames, cells, cells)):
+                    yield clip
+                    bar.update()
+
+    computed = write_targets(output, settings, list(videos), compute)
+    return PreparedTargets(sum(map(len, tables)), len(videos), computed)
+
+
+class ClipPixels(torch.utils.data.Dataset):
+    """Each video's sampled frames as a pre-training batch has them: (frames, 3, side, side), normalised, unmasked."""
+
+    def __init__(self, videos: Sequence[str], frames: VioletVideoProcessor, num_frames: int, side: int):
+        self.videos = videos
+        self.frames = frames
+        self.num_frames = num_frames
+        self.size = {"height": side, "width": side}
+        self.cache = FrameCache(frames, capacity=0)
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, number: int) -> torch.Tensor:
+        clip, _ = self.cache.read(self.videos[number], self.num_frames)
+        pixels = self.frames([clip], do_sample_frames=False, size=self.size, return_tensors="pt")
+        return pixels["pixel_values_videos"][0]
+
+
+def frames_of_run(recipe: PretrainingRecipe) -> tuple[VioletVideoProcessor, int]:
+    """The video processor of a recipe's run, and the side of a patch of its model in pixels."""
+    if recipe.from_scratch:
+        side, frames = FRAMES_FROM_SCRATCH[recipe.model]
+        side = recipe.image_size or side
+        processor = VioletVideoProcessor(size={"height": side, "width": side}, num_frames=frames)
+        return processor, named_configuration(recipe.model).vision_config.reduction
+    processor = AutoProcessor.from_pretrained(recipe.model).video_processor
+    return processor, AutoConfig.from_pretrained(recipe.model).vision_config.reduction
+
+
+def videos_by_name(tables: Iterable[Dataset]) -> dict[str, str]:
+    """
+    The video of each name in these rows, in their order.
+
+    Raises:
+        SettingsError: where one name stands for two videos.
+    """
+    videos: dict[str, str] = {}
+    for rows in tables:
+        columns = [name for name in ("id", "video") if name in rows.column_names]
+        for row in rows.select_columns(columns):
+            name = row_id(row)
+            if videos.setdefault(name, row["video"]) != row["video"]:
+                raise SettingsError(
+                    f"The id {name!r} stands for two videos, {videos[name]} and {row['video']}: targets go by id."
+                )
+    return videos
+
+
+def _find_dataset(recipe: PretrainingRecipe, name: str | None) -> DatasetRecipe:
+    datasets = {dataset.name: dataset for dataset in recipe.datasets}
+    if name is None and len(datasets) == 1:
+        return recipe.datasets[0]
+    if name not in datasets:
+        said = "which data set? Give --dataset" if name is None else f"the recipe has no data set {name!r}"
+        raise SettingsError(f"{said}; there are {', '.join(datasets)}.")
+    return datasets[name]

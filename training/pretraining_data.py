@@ -1,0 +1,206 @@
+"""Captioned videos and images -> the batch of any pre-training step, as a pure function of the step."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+
+from ..processing import VideoTextProcessor
+from .collating import FrameCache
+from .masking import Masking, mask_words, sample_generator
+from .schedule import MixtureSchedule, StepPlan
+from .targets import StoredTargets
+
+
+@dataclass
+class CaptionedVideos:
+    """
+    One data set of a mixture.
+
+    Attributes:
+        name: stands in logs and metrics.
+        rows: with `video`, `caption` and, where they have one, `id`.
+        num_frames: frames taken of each video; an image is one frame.
+        weight: its share of the steps, against the other data sets'.
+        stored_targets: MVM targets computed beforehand, by target.
+    """
+
+    name: str
+    rows: Dataset
+    num_frames: int
+    weight: float
+    stored_targets: Mapping[str, StoredTargets] = field(default_factory=dict)
+
+    def order(self, seed: int, epoch: int) -> np.ndarray:
+        """The rows' order in an epoch: a pure function of (seed, epoch)."""
+        return np.random.default_rng([seed, epoch]).permutation(len(self.rows))
+
+
+def row_id(row: Mapping[str, Any]) -> str:
+    """What a row is called in messages and stored targets: its `id`, or its video."""
+    return str(row.get("id") or row["video"])
+
+
+class PretrainingCollator:
+    """
+    Captioned videos -> what `VioletForPreTraining` takes, masked.
+
+    Args:
+        processor: makes tensors of videos and captions.
+        masking: how they are masked.
+        num_negatives: texts that a video is told apart from, drawn without repetition among those of other words in
+            its group; fewer where the group has fewer.
+        group_size: rows of a group. The groups do not depend on how many processes share a batch.
+        hard_negatives: pass all candidates on instead, of which the model chooses those nearest to the video.
+        seed: decides masks and negatives.
+        reduction: side of a patch in pixels, the vision configuration's.
+        cache_bytes: how much memory decoded frames may take, in each of the data loader's workers.
+    """
+
+    def __init__(
+        self,
+        processor: VideoTextProcessor,
+        masking: Masking,
+        num_negatives: int = 3,
+        group_size: int = 4,
+        hard_negatives: bool = False,
+        seed: int = 0,
+        reduction: int = 32,
+        cache_bytes: int = 0,
+    ):
+        self.reduction = reduction
+        self.processor = processor
+        self.masking = masking
+        self.group_size = group_size
+        self.num_candidates = group_size - 1 if hard_negatives else num_negatives
+        self.seed = seed
+        self.cache = FrameCache(processor.video_processor, cache_bytes)
+
+    def __call__(
+        self, source: CaptionedVideos, rows: Sequence[Mapping[str, Any]], epochs: Sequence[int], plan: StepPlan
+    ) -> dict[str, Any]:
+        """
+        Args:
+            rows: one a video; whole groups.
+            epochs: how often each row was seen before, which with the row decides its masks.
+
+        Returns:
+            `VioletForPreTraining.forward`'s inputs (`mvm_targets` as far as they are stored), `ids` (the rows' names),
+            and, where a row is masked by attention, what `masking.mask_attended` needs.
+        """
+        generators = [
+            sample_generator(self.seed, epoch, f"{source.name}/{row_id(row)}/{row['caption']}")
+            for row, epoch in zip(rows, epochs, strict=True)
+        ]
+        size = {"height": plan.image_size, "width": plan.image_size}
+        clips = [self.cache.read(row["video"], plan.num_frames) for row in rows]
+        pixels = self.processor(videos=[frames for frames, _ in clips], do_sample_frames=False, size=size)
+        batch: dict[str, Any] = {"ids": [row_id(row) for row in rows], **pixels}
+
+        words = self.processor(text=[row["caption"] for row in rows])
+        ids = words["input_ids"]
+        special = torch.tensor(self.processor.tokenizer.all_special_ids)
+        maskable = ~torch.isin(ids, special)
+        kinds = [self.masking.draw_kind(generator) for generator in generators]
+        grid = self._grid(plan)
+        drawn = zip(kinds, generators, maskable, strict=True)
+        masks = [
+            (
+                self.masking.draw_patches(kind, grid, own),
+                # a sample by attention draws none: its noise, drawn next, must not depend on the batch's longest text
+                torch.zeros_like(may_hide) if kind == "attended" else self.masking.draw_words(may_hide, own),
+            )
+            for kind, own, may_hide in drawn
+        ]
+        batch["bool_masked_pos"] = torch.stack([patches for patches, _ in masks])
+        hidden = torch.stack([words for _, words in masks])
+        batch["attention_mask"] = words["attention_mask"]
+        attended = torch.tensor([kind == "attended" for kind in kinds])
+        if attended.any():
+            places = grid[0] * grid[1] * grid[2] + ids.shape[1]
+            batch["attended"], batch["maskable_words"] = attended, maskable
+            noise = torch.stack([torch.rand(places, generator=generator) for generator in generators])
+            batch["mask_noise"] = noise.clamp(min=1e-7)
+        mask_token = self.processor.tokenizer.mask_token_id
+        batch["input_ids"], batch["labels"] = mask_words(ids, hidden, mask_token)
+        batch["negative_index"] = self._negatives(source, rows, plan)
+        batch["mvm_targets"] = {
+            name: torch.stack(
+                [stored.read(row_id(row), indices) for row, (_, indices) in zip(rows, clips, strict=True)]
+            )
+            for name, stored in source.stored_targets.items()
+        }
+        return batch
+
+    def _grid(self, plan: StepPlan) -> tuple[int, int, int]:
+        side = -(-plan.image_size // self.reduction)
+        return plan.num_frames, side, side
+
+    def _negatives(self, source: CaptionedVideos, rows: Sequence[Mapping[str, Any]], plan: StepPlan) -> torch.Tensor:
+        """(rows, candidates): rows of the same group with other words, −1 where there are no more"""
+        captions = [row["caption"] for row in rows]
+        negatives = torch.full((len(rows), self.num_candidates), -1)
+        for start in range(0, len(rows), self.group_size):
+            group = range(start, min(start + self.group_size, len(rows)))
+            name = f"{source.name}/negatives/{row_id(rows[start])}"
+            generator = sample_generator(self.seed, plan.position, name)
+            for row in group:
+                order = torch.randperm(len(group), generator=generator).tolist()
+                others = [group[i] for i in order if captions[group[i]] != captions[row]][: self.num_candidates]
+                negatives[row, : len(others)] = torch.tensor(others, dtype=torch.long)
+        return negatives
+
+
+class PretrainingBatches(torch.utils.data.Dataset):
+    """
+    The batch of step i, as this process sees it: item i. It depends on nothing else, so that a run goes on at any
+    step, and as many processes as one likes share a step's rows.
+
+    Args:
+        batch_size: rows of a step over all processes.
+        rank, world_size: this process, and how many there are; each takes its own run of whole groups.
+
+    Raises:
+        ValueError: where the processes cannot share the batch in whole groups.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[CaptionedVideos],
+        schedule: MixtureSchedule,
+        collator: PretrainingCollator,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        if batch_size % (world_size * collator.group_size):
+            raise ValueError(
+                f"`batch_size` {batch_size} must be a multiple of {world_size} processes times the `group_size` "
+                f"{collator.group_size}, in which negatives are drawn."
+            )
+        self.sources = sources
+        self.schedule = schedule
+        self.collator = collator
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rows = range(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
+        self._orders: dict[int, tuple[int, np.ndarray]] = {}
+
+    def __getitem__(self, step: int) -> dict[str, Any]:
+        plan = self.schedule.plan(step)
+        source = self.sources[plan.dataset]
+        rows, epochs = [], []
+        for number in self.rows:
+            epoch, place = divmod(plan.position * self.batch_size + number, len(source.rows))
+            rows.append(source.rows[int(self._order(plan.dataset, epoch)[place])])
+            epochs.append(epoch)
+        return self.collator(source, rows, epochs, plan) | {"objectives": dict(plan.objectives)}
+
+    def _order(self, dataset: int, epoch: int) -> np.ndarray:
+        if self._orders.get(dataset, (None,))[0] != epoch:
+            self._orders[dataset] = epoch, self.sources[dataset].order(self.seed, epoch)
+        return self._orders[dataset][1]

@@ -1,0 +1,216 @@
+"""Settings of a pre-training run: one YAML file, read into dataclasses that refuse contradictions."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ..configuration import NAMED_CONFIGURATIONS
+from .arguments import SettingsError
+
+SOURCES = ("moving_shapes", "table", "tsv")
+LEARNING_RATES = ("constant", "linear", "cosine")
+PRECISIONS = ("auto", "no", "bf16", "fp16")
+
+
+@dataclass
+class DatasetRecipe:
+    """
+    One data set of the mixture.
+
+    Attributes:
+        name: stands in logs and metrics.
+        source: `moving_shapes` (drawn, see `data.moving_shapes`), `table` (CSV, JSONL or JSON with the columns video
+            and caption) or `tsv` (the original's, see `data.original`).
+        path: the folder for the drawn videos, the table, or the `.tsv`.
+        validation_path: the like for validation; a `tsv` may use `validation_split` of the same file instead.
+        captions: of a `tsv`: the JSON file with its captions.
+        split, validation_split: of drawn videos (`pretrain` and `validation` if not given) or of `captions`.
+        clips, validation_clips: how many videos are drawn.
+        seed: what the drawn videos show.
+        video_folder: where a table's relative paths start; by default the table's own folder.
+        num_frames: frames taken of each video; 1 for images; by default as many as the processor says.
+        weight: its share of the steps; by default its number of rows.
+        targets: MVM targets computed beforehand: folders of `violet prepare targets`, or the original's `.pkl` of
+            tokens.
+    """
+
+    name: str
+    source: str
+    path: str
+    validation_path: str | None = None
+    captions: str | None = None
+    split: str | None = None
+    validation_split: str | None = None
+    clips: int = 8000
+    validation_clips: int = 256
+    seed: int = 0
+    video_folder: str | None = None
+    num_frames: int | None = None
+    weight: float | None = None
+    targets: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.source not in SOURCES:
+            raise SettingsError(
+                f"data set {self.name!r}: source {self.source!r} is unknown; use {', '.join(SOURCES)}."
+            )
+        if self.source == "tsv" and self.captions is None:
+            raise SettingsError(f"data set {self.name!r}: a tsv needs `captions`, the JSON file with its texts.")
+        if self.weight is not None and self.weight <= 0:
+            raise SettingsError(f"data set {self.name!r}: weight must be above 0, got {self.weight}.")
+
+
+@dataclass
+class PretrainingRecipe:
+    """
+    A run of pre-training. The defaults are VIOLETv2's, as far as they do not depend on the data.
+
+    Attributes:
+        datasets: the mixture, see `DatasetRecipe`.
+        output_dir: for checkpoints, logs, curves, the model.
+        model: a folder or Hub name with weights, or a named configuration to start from scratch.
+        tokenizer: from scratch: a folder or Hub name; by default a small vocabulary is trained on the data's texts.
+        objectives: weights by objective (see `VioletForPreTraining`); or a list of such sets, each with a `share`, of
+            which one is drawn for each step.
+        mvm_targets: options of each target's head, by target, and under `teacher` the teacher's Hub name or folder.
+        masks: probability of each kind of mask, see `masking.Masking`.
+        patch_ratio, word_ratio: shares that are hidden.
+        num_negatives: other texts that a video is told apart from, within groups of `group_size` rows.
+        hard_negatives: take those that are nearest before the fusion instead of random ones.
+        image_size: side of a frame in pixels; by default the model's processor's.
+        max_text_length: tokens that a text is cut to.
+        max_steps: optimiser steps.
+        batch_size: videos of a step, over all processes, before gradient accumulation.
+        gradient_accumulation_steps: batches of an optimiser step.
+        learning_rate, learning_rate_schedule, warmup: the peak, what follows it, and the share of the steps before it.
+        weight_decay: not on biases, norms, and tables of positions and words.
+        max_grad_norm: gradients are clipped to this norm.
+        mixed_precision: `auto` is bf16 where the machine computes it fast.
+        gradient_checkpointing: compute activations again in the backward pass instead of keeping them.
+        ema_decay: keep a moving average of the weights, evaluate it and save it as the model.
+        seed: decides weights, order, masks and negatives.
+        num_workers: processes that decode videos, for each training process.
+        frame_cache_mb: MiB of decoded frames that each of them keeps.
+        logging_steps, eval_steps, save_steps: steps between two log lines, evaluations, checkpoints.
+        eval_batches: batches of each data set in an evaluation.
+        checkpoints_kept: older ones are deleted.
+        trackers: what `accelerate` logs to as well.
+    """
+
+    datasets: list[DatasetRecipe]
+    output_dir: str = "outputs/pretrained"
+    model: str = "violet-tiny"
+    tokenizer: str | None = None
+    objectives: dict[str, float] | list[dict[str, float]] = field(default_factory=lambda: {"vtm": 1.0, "mlm": 1.0})
+    mvm_targets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    masks: dict[str, float] = field(default_factory=lambda: {"random": 0.5, "block": 0.5})
+    patch_ratio: float = 0.3
+    word_ratio: float = 0.15
+    num_negatives: int = 3
+    group_size: int = 4
+    hard_negatives: bool = False
+    image_size: int | None = None
+    max_text_length: int = 32
+    max_steps: int = 1000
+    batch_size: int = 32
+    gradient_accumulation_steps: int = 1
+    learning_rate: float = 5e-5
+    learning_rate_schedule: str = "linear"
+    warmup: float = 0.1
+    weight_decay: float = 1e-3
+    max_grad_norm: float = 1.0
+    mixed_precision: str = "auto"
+    gradient_checkpointing: bool = False
+    ema_decay: float | None = None
+    seed: int = 0
+    num_workers: int = 1
+    frame_cache_mb: int = 1024
+    logging_steps: int = 50
+    eval_steps: int = 500
+    eval_batches: int = 8
+    save_steps: int = 500
+    checkpoints_kept: int = 2
+    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
+
+    def __post_init__(self):
+        if not self.datasets:
+            raise SettingsError("`datasets`: at least one is needed.")
+        names = [dataset.name for dataset in self.datasets]
+        if len(set(names)) != len(names):
+            raise SettingsError(f"`datasets`: the names {names} must differ.")
+        for name in ("max_steps", "batch_size", "gradient_accumulation_steps", "group_size", "num_negatives"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"`{name}`: must be 1 or more, got {getattr(self, name)}.")
+        if self.learning_rate_schedule not in LEARNING_RATES:
+            known = ", ".join(LEARNING_RATES)
+            raise SettingsError(
+                f"`learning_rate_schedule`: {self.learning_rate_schedule!r} is unknown; use {known}."
+            )
+        if self.mixed_precision not in PRECISIONS:
+            known = ", ".join(PRECISIONS)
+            raise SettingsError(f"`mixed_precision`: {self.mixed_precision!r} is unknown; use {known}.")
+        if self.num_negatives >= self.group_size:
+            raise SettingsError(
+                f"`num_negatives` {self.num_negatives} must be below `group_size` {self.group_size}, out of which "
+                "they are drawn."
+            )
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise SettingsError(f"`ema_decay`: must lie between 0 and 1, got {self.ema_decay}.")
+
+    @property
+    def from_scratch(self) -> bool:
+        return self.model in NAMED_CONFIGURATIONS
+
+    def objective_sets(self) -> list[tuple[float, dict[str, float]]]:
+        """(share, weights by objective), one or several; a weight of 0 leaves an objective out."""
+        sets = self.objectives if isinstance(self.objectives, list) else [self.objectives]
+        return [
+            (
+                float(objectives.get("share", 1.0)),
+                {name: float(weight) for name, weight in objectives.items() if name != "share" and weight},
+            )
+            for objectives in sets
+        ]
+
+    def all_objectives(self) -> dict[str, float]:
+        """Every objective that any set names."""
+        return {name: weight for _, objectives in self.objective_sets() for name, weight in objectives.items()}
+
+
+def read_recipe(settings: Mapping[str, Any]) -> PretrainingRecipe:
+    """
+    A recipe from what a YAML file holds.
+
+    Raises:
+        SettingsError: for a name that no recipe or data set has.
+    """
+    settings = dict(settings)
+    datasets = settings.pop("datasets", [])
+    _refuse_unknown(settings, PretrainingRecipe, "the recipe")
+    for dataset in datasets:
+        _refuse_unknown(dataset, DatasetRecipe, f"data set {dataset.get('name', '?')!r}")
+        missing = [name for name in ("name", "source", "path") if name not in dataset]
+        if missing:
+            raise SettingsError(f"data set {dataset.get('name', '?')!r}: {', '.join(missing)} is missing.")
+    return PretrainingRecipe(datasets=[DatasetRecipe(**dataset) for dataset in datasets], **settings)
+
+
+def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> PretrainingRecipe:
+    """The recipe in a YAML file, with `overrides` in place of its settings."""
+    import yaml
+
+    try:
+        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise SettingsError(f"{path} cannot be read: {error}") from error
+    if not isinstance(settings, dict):
+        raise SettingsError(f"{path} must hold names and values, not {type(settings).__name__}.")
+    return read_recipe({**settings, **(overrides or {})})
+
+
+def _refuse_unknown(settings: Mapping[str, Any], recipe: type, where: str) -> None:
+    known = [entry.name for entry in fields(recipe)]
+    unknown = sorted(set(settings) - set(known))
+    if unknown:
+        raise SettingsError(f"{where}: no setting is named {', '.join(unknown)}; there are {', '.join(known)}.")

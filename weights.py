@@ -1,0 +1,27 @@
+"""The weights that come with the package."""
+
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "pretrained"
+
+
+def pretrained_names() -> list[str]:
+    """What `pretrained` knows."""
+    return (
+        sorted(path.name for path in FOLDER.iterdir() if (path / "config.json").is_file()) if FOLDER.is_dir() else []
+    )
+
+
+def pretrained(name: str) -> str:
+    """
+    The folder of weights and processor that come with the package under that name, for `from_pretrained` and
+    `pipeline`; nothing is downloaded.
+
+    Raises:
+        ValueError: for a name that is not there.
+    """
+    if name not in pretrained_names():
+        raise ValueError(
+            f"No weights named {name!r} come with this package; there are {', '.join(pretrained_names()) or 'none'}."
+        )
+    return str(FOLDER / name)
