@@ -114,6 +114,86 @@ def pretrain_command(argv: list[str]) -> int:
     return explain_errors("pretrain", run)
 
 
+def prepare_command(argv: list[str]) -> int:
+    """Compute once what masked patches are to predict, for a data set of a pre-training recipe."""
+    parser = argparse.ArgumentParser(
+        prog="violet prepare",
+        description="Stores the target of each video, as the recipe's run would compute it at every step. The "
+        "same call goes on after an interruption.",
+    )
+    parser.add_argument("what", choices=["targets"], help="targets: of masked visual modelling")
+    parser.add_argument("recipe", help="the YAML file of violet pretrain")
+    parser.add_argument("--target", required=True, help="such as hog or depth; its teacher is the recipe's")
+    parser.add_argument("--output", required=True, help="the folder for the targets")
+    parser.add_argument("--dataset", help="its name in the recipe, where there are several")
+    options = parser.parse_args(argv)
+
+    from . import register
+
+    register()
+    from .training.preparing import prepare_targets
+    from .training.recipe import load_recipe
+
+    def run() -> int:
+        recipe = load_recipe(options.recipe)
+        done = prepare_targets(recipe, options.target, options.output, options.dataset)
+        print(
+            f"{options.output} holds the {options.target} targets of {done.videos} videos ({done.rows} rows): "
+            f"{done.computed} were computed, {done.videos - done.computed} were there."
+        )
+        print(f"Name them in the recipe's data set:\n  targets: {{{options.target}: {options.output}}}")
+        return 0
+
+    return explain_errors("prepare", run)
+
+
+def inspect_command(argv: list[str]) -> int:
+    """Draw what a pre-trained model makes of masked videos and captions, beside what it should."""
+    parser = argparse.ArgumentParser(
+        prog="violet inspect",
+        description="Draws clips under each kind of mask: frames, masks, every target of masked visual modelling "
+        "beside its prediction, and the words for the masked caption.",
+    )
+    parser.add_argument("what", choices=["masking"])
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--recipe", help="the YAML file of a finished violet pretrain: its model, masks and teachers")
+    source.add_argument("--model", help="a folder or Hub name of a pre-trained model")
+    parser.add_argument("--video", required=True, nargs="+", help="paths or URLs of videos")
+    parser.add_argument("--caption", nargs="+", default=[""], help="one for all videos, or one for each")
+    parser.add_argument(
+        "--teacher", nargs="+", default=[], metavar="TARGET=FOLDER", help="networks of targets that need one"
+    )
+    parser.add_argument("--output", default="masking.png", help="the picture (default: masking.png)")
+    options = parser.parse_args(argv)
+
+    from . import register
+
+    register()
+    from transformers.utils import logging
+
+    from .training import SettingsError
+    from .training.inspecting import inspect_masking
+    from .training.masking import Masking
+    from .training.recipe import load_recipe
+
+    def run() -> int:
+        logging.disable_progress_bar()
+        model, teachers, masking = options.model, {}, None
+        if options.recipe:
+            recipe = load_recipe(options.recipe)
+            model, masking = recipe.output_dir, Masking(recipe.masks, recipe.patch_ratio, recipe.word_ratio)
+            teachers = {name: head["teacher"] for name, head in recipe.mvm_targets.items() if head.get("teacher")}
+        for entry in options.teacher:
+            name, equals, folder = entry.partition("=")
+            if not equals or not folder:
+                raise SettingsError(f"--teacher: {entry!r} must be TARGET=FOLDER.")
+            teachers[name] = folder
+        print(inspect_masking(model, options.video, options.caption, options.output, teachers, masking))
+        return 0
+
+    return explain_errors("inspect", run)
+
+
 def predict_command(argv: list[str]) -> int:
     """Answer questions about videos with a trained model."""
     parser = argparse.ArgumentParser(prog="violet predict", description="Answers questions about videos.")
@@ -211,6 +291,8 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "demo": demo_command,
     "finetune": finetune_command,
     "pretrain": pretrain_command,
+    "prepare": prepare_command,
+    "inspect": inspect_command,
     "predict": predict_command,
 }
 

@@ -26,7 +26,7 @@ from violet.configuration import VioletVisionConfig
 from violet.data.moving_shapes import Subject, _signed_distance, moving_shapes, plan_clip
 from violet.files import write_json
 from violet.modeling_violet import VioletVisionModel
-from violet.modeling_violet.mvm import LARGEST_FLOW, MVM_TARGETS, mvm_loss
+from violet.modeling_violet.mvm import LARGEST_FLOW, MVM_TARGETS, measure, mvm_loss
 from violet.modeling_violet.teachers import Teacher
 from violet.processing import train_wordpiece_tokenizer
 from violet.training.machine import cpu_has_bfloat16, preferred_kernel
@@ -37,7 +37,7 @@ from violet.training.schedule import MixtureSchedule
 
 SIDE, FRAMES = 64, 4
 BATCH = 32
-LEARNING_RATE, WEIGHT_DECAY, WARMUP = 5e-4, 0.05, 0.05
+LEARNING_RATE, WEIGHT_DECAY, WARMUP = 1e-3, 0.05, 0.05
 PATCH_RATIO = 0.2
 SEED = 20
 BAR = 0.3
@@ -150,7 +150,10 @@ class Run:
         self.bfloat16 = cpu_has_bfloat16()
         self.target, self.teacher = target, teacher
         self.training, self.held_out = benchmark.batches("pretrain", target), benchmark.batches("validation", target)
-        options = {} if teacher is None else teacher.head_options
+        options = {} if teacher is None else dict(teacher.head_options)
+        if "scale" in MVM_TARGETS[target].options:
+            first = [self.targets_of(self.training[step]) for step in range(4)]
+            options |= measure(torch.cat([values.flatten() for values in first]))
         config = named_configuration("violet-tiny", mvm_targets={target: options}, projection_dim=None)
         kernel = preferred_kernel(self.bfloat16, torch.device("cpu"))
         self.model = VioletForPreTraining._from_config(config, attn_implementation=kernel)
@@ -158,12 +161,16 @@ class Run:
             self.model.violet.video_encoder.requires_grad_(False)
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, WEIGHT_DECAY), betas=(0.9, 0.98))
 
+    def targets_of(self, batch: dict) -> torch.Tensor:
+        """The target of a batch: stored, or asked of the teacher."""
+        if self.teacher is None:
+            return batch["mvm_targets"][self.target]
+        return self.teacher(batch["pixel_values_videos"], tuple(batch["bool_masked_pos"].shape[1:]))
+
     def forward(self, batch: dict):
         """The model's output, the target (from its teacher where it is not stored), and what was hidden."""
         mask = batch["bool_masked_pos"]
-        if self.teacher is not None:
-            target = self.teacher(batch["pixel_values_videos"], tuple(mask.shape[1:]))
-            batch["mvm_targets"] = {self.target: target}
+        batch["mvm_targets"] = {self.target: self.targets_of(batch)}
         names = ("pixel_values_videos", "input_ids", "attention_mask", "bool_masked_pos", "mvm_targets", "objectives")
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
             output = self.model(**{name: batch[name] for name in names})
@@ -214,7 +221,7 @@ def best_constant(name: str, prediction: torch.Tensor, target: torch.Tensor, mas
     return medians.view(-1, 1, 1).expand_as(prediction)
 
 
-def measure(benchmark: Benchmark, name: str, seconds: float) -> dict:
+def measure_learning(benchmark: Benchmark, name: str, seconds: float) -> dict:
     """The row of one target."""
     teacher, called = build_teacher(name)
     trial = 6
@@ -254,7 +261,7 @@ def main() -> None:
     print(f"{'target':16}{'teacher':20}{'error':>9}{'constant':>10}{'fall':>7}{'cut off':>9}{'fall':>7}{'seconds':>9}")
     rows = []
     for name in options.target:
-        row = measure(benchmark, name, options.seconds)
+        row = measure_learning(benchmark, name, options.seconds)
         rows.append(row)
         errors = f"{row['error']:9.4f}{row['constant_error']:10.4f}{row['fall']:7.0%}"
         cut_off = f"{row['cut_off_error']:9.4f}{row['cut_off_fall']:7.0%}"

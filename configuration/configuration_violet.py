@@ -150,7 +150,7 @@ class VioletConfig(PreTrainedConfig):
     classifier_dropout: float | int = 0.1
     projection_dim: int | None = None
     contrastive_weight: float | int = 1.0
-    mvm_targets: dict[str, dict[str, int]] | None = None
+    mvm_targets: dict[str, dict[str, int | float]] | None = None
     match_temperature: float = 0.05
 
     def __post_init__(self, **kwargs):

@@ -8,7 +8,13 @@ from dataclasses import dataclass, field
 import torch
 
 from ..configuration import VioletConfig, named_configuration
-from ..modeling_violet import VioletForMaskedLM, VioletForQuestionAnswering, VioletModel, VioletPreTrainedModel
+from ..modeling_violet import (
+    VioletForMaskedLM,
+    VioletForPreTraining,
+    VioletForQuestionAnswering,
+    VioletModel,
+    VioletPreTrainedModel,
+)
 
 # Original name -> name in our classes, applied in this order. The base model's part is without its prefix `violet.`.
 RENAMES = [
@@ -36,6 +42,8 @@ RENAMES = [
     (r"^fc_mtm\.predictions\.transform\.LayerNorm\.", "mlm_head.norm."),
     (r"^fc_mtm\.predictions\.transform\.dense\.", "mlm_head.dense."),
     (r"^fc_mtm\.predictions\.decoder\.", "mlm_head.decoder."),
+    (r"^decoder_flow\.0\.", "mvm_heads.optical_flow.projection."),
+    (r"^decoder_(pixel|hog|depth)\.0\.", r"mvm_heads.\1.projection."),
 ]
 
 DERIVED = [
@@ -44,7 +52,9 @@ DERIVED = [
     (r"\.position_ids$", "computed"),
 ]
 
-HEADS = ("answer_head.", "mlm_head.", "fc_mvm.", "decoder_")
+HEADS = ("answer_head.", "match_head.", "mlm_head.", "mvm_heads.", "fc_mvm.")
+CODEBOOK = 8192
+"""Visual tokens of DALL-E's discrete VAE: a `fc_mvm` of so many outputs predicts them, any other one features."""
 
 
 @dataclass
@@ -124,13 +134,27 @@ def infer_configuration(state_dict: Mapping[str, torch.Tensor]) -> VioletConfig:
         video_grid_size=round((size("enc_img.emb_pos", 2) - 1) ** 0.5),
         num_task_tokens=size("emb_task", 0) if "emb_task" in state_dict else 0,
         num_labels=size("fc.3.weight", 0) if "fc.3.weight" in state_dict else 2,
+        mvm_targets=infer_mvm_targets(state_dict),
     )
 
 
+def infer_mvm_targets(state_dict: Mapping[str, torch.Tensor]) -> dict[str, dict[str, int]] | None:
+    """What the weights' heads for masked patches predict. Features do not tell their teacher: Swin is assumed."""
+    targets: dict[str, dict[str, int]] = {}
+    if "fc_mvm.3.weight" in state_dict:
+        channels = state_dict["fc_mvm.3.weight"].shape[0]
+        targets["vq" if channels == CODEBOOK else "2d_feature"] = {"channels": channels}
+    for name in ("pixel", "hog", "depth", "flow"):
+        if f"decoder_{name}.0.weight" in state_dict:
+            targets["optical_flow" if name == "flow" else name] = {}
+    return targets or None
+
+
 def infer_class(state_dict: Mapping[str, torch.Tensor]) -> type[VioletPreTrainedModel]:
-    """The class whose head the weights hold; the masked-language model where they hold several."""
+    """The class whose heads the weights hold: pre-training's where there is a match head beside masked words."""
     if "fc_mtm.predictions.decoder.weight" in state_dict:
-        return VioletForMaskedLM
+        matches = "fc.3.weight" in state_dict and state_dict["fc.3.weight"].shape[0] == 1
+        return VioletForPreTraining if matches else VioletForMaskedLM
     return VioletForQuestionAnswering if "fc.3.weight" in state_dict else VioletModel
 
 
@@ -156,7 +180,8 @@ def from_original(
     """
     source = state_dict_or_path if isinstance(state_dict_or_path, Mapping) else read_original(state_dict_or_path)
     config = infer_configuration(source) if config is None else config
-    model = (model_class or infer_class(source))(config)
+    model_class = infer_class(source) if model_class is None else model_class
+    model = model_class(config)
     target = model.state_dict()
     prefix = "" if type(model) is VioletModel else model.base_model_prefix + "."
 
@@ -164,6 +189,11 @@ def from_original(
     renamed, report.skipped = rename_original(source)
     tensors = {}
     for key, name in renamed.items():
+        if model_class is VioletForPreTraining:
+            name = re.sub(r"^answer_head\.", "match_head.", name)
+            for target_name in ("vq", "2d_feature"):
+                if target_name in (config.mvm_targets or {}):
+                    name = re.sub(r"^fc_mvm\.", f"mvm_heads.{target_name}.", name)
         name = name if name.startswith(HEADS) else prefix + name
         if name in target:
             value = source[key].reshape(target[name].shape) if _only_ones_differ(source[key], target[name]) else None

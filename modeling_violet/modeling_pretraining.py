@@ -14,7 +14,7 @@ from .fusion import record_received_attention
 from .heads import VioletClassificationHead, VioletMaskedLMHead
 from .losses import IGNORE_INDEX, combine, masked_accuracy, masked_cross_entropy
 from .modeling_violet import VioletModel, VioletPreTrainedModel
-from .mvm import build_mvm_heads, mvm_loss
+from .mvm import build_mvm_heads, mvm_loss, predict_mvm
 
 MVM_PREFIX = "mvm_"
 
@@ -173,9 +173,12 @@ class VioletForPreTraining(VioletPreTrainedModel):
                 fused.video_hidden_state[:batch], video.mask, video.grid, video.num_special_per_frame
             ).patches()
             output.mvm_predictions = {
-                name: head(patches) for name, head in self.mvm_heads.items() if MVM_PREFIX + name in weights
+                name: predict_mvm(self.config, name, head, patches)
+                for name, head in self.mvm_heads.items()
+                if MVM_PREFIX + name in weights
             }
             for name, prediction in output.mvm_predictions.items():
+                assert bool_masked_pos is not None  # `_check_objectives` saw to it
                 losses[MVM_PREFIX + name] = mvm_loss(name, prediction, mvm_targets[name], bool_masked_pos)
         if "smtm" in weights:
             written = self.violet(

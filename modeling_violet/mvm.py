@@ -8,6 +8,7 @@ the grid of patches, (H, W) pixels, `side` a patch's side in pixels, D the model
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -43,16 +44,22 @@ class MVMTarget:
         loss: (prediction, target, bool_masked_pos, reduction) -> (). `bool_masked_pos` is (B, T, h, w), True where a
             patch was hidden; `reduction` one of `REDUCTIONS`.
         teacher: the class whose `load` gives the frozen network that makes the target.
-        options: the head's options and their defaults, whole numbers of 1 or more.
+        options: the head's options and their defaults: sizes, whole numbers of 1 or more; and for targets that are
+            numbers `MEASURE`: the prediction is `shift` + `scale` times what the head gives.
     """
 
     name: str
-    build_head: Callable[[VioletConfig, Mapping[str, int]], nn.Module]
+    build_head: Callable[[VioletConfig, Mapping[str, Any]], nn.Module]
     loss: Callable[..., torch.Tensor]
     teacher: type[Teacher]
-    options: Mapping[str, int] = field(default_factory=dict)
+    options: Mapping[str, int | float] = field(default_factory=dict)
 
 
+MEASURE: dict[str, int | float] = {"shift": 0.0, "scale": 1.0}
+"""
+Where a target's values lie and how far they spread. Pre-training from scratch measures both: a head that starts far
+from its target drags the whole fusion towards a constant, which forgets the video, and does not come back.
+"""
 MVM_TARGETS: dict[str, MVMTarget] = {}
 
 
@@ -88,10 +95,10 @@ def build_mvm_heads(config: VioletConfig) -> nn.ModuleDict:
     The heads of `config.mvm_targets`, by name.
 
     Raises:
-        ValueError: for an unknown target, an option that its head has not, or a value that is not 1 or more.
+        ValueError: for an unknown target, an option that its head has not, or a value that makes no sense.
     """
     heads = nn.ModuleDict()
-    for name, options in (config.mvm_targets or {}).items():
+    for name, options in sorted((config.mvm_targets or {}).items()):  # as a saved configuration has them
         target = find_mvm_target(name)
         unknown = sorted(set(options) - set(target.options))
         if unknown:
@@ -99,10 +106,28 @@ def build_mvm_heads(config: VioletConfig) -> nn.ModuleDict:
             raise ValueError(f"The head of {name!r} has no option {', '.join(unknown)}; it has: {known}.")
         options = {**target.options, **options}
         for option, value in options.items():
-            if value < 1:
+            if option not in MEASURE and value < 1:
                 raise ValueError(f"The head of {name!r}: `{option}` must be 1 or more, got {value}.")
+            if option == "scale" and value <= 0:
+                raise ValueError(f"The head of {name!r}: `scale` must be above 0, got {value}.")
         heads[name] = target.build_head(config, options)
     return heads
+
+
+def predict_mvm(config: VioletConfig, name: str, head: nn.Module, patches: torch.Tensor) -> torch.Tensor:
+    """The fusion's patches (B, T, h, w, D) -> what the target's head predicts, in the target's layout and units."""
+    prediction = head(patches)
+    if "scale" not in find_mvm_target(name).options:
+        return prediction
+    options = {**MEASURE, **(config.mvm_targets or {}).get(name, {})}
+    return options["shift"] + options["scale"] * prediction.float()
+
+
+def measure(target: torch.Tensor) -> dict[str, float]:
+    """A target's `MEASURE`: the median of its values, and their mean distance from it (a constant's least L1)."""
+    values = target.float().flatten()
+    shift = values.median()
+    return {"shift": shift.item(), "scale": max((values - shift).abs().mean().item(), 1e-6)}
 
 
 def mvm_loss(
@@ -279,10 +304,10 @@ def token_loss(prediction, target, bool_masked_pos, reduction: str = "mean") -> 
 
 # The divisors: the published code counts its mask once a channel (3 for pixels, 2 for flow) and divides by the channel
 # number (3 unless said otherwise) once more; depth is repeated over the three channels of the mask.
-register_mvm_target(MVMTarget("pixel", _pixel_head, partial(dense_loss, divisor=9), PixelTeacher))
-register_mvm_target(MVMTarget("hog", _grey_head, partial(dense_loss, divisor=1), HogTeacher))
-register_mvm_target(MVMTarget("depth", _grey_head, partial(dense_loss, divisor=3), DepthTeacher))
-register_mvm_target(MVMTarget("optical_flow", _flow_head, partial(flow_loss, divisor=4), OpticalFlowTeacher))
+register_mvm_target(MVMTarget("pixel", _pixel_head, partial(dense_loss, divisor=9), PixelTeacher, MEASURE))
+register_mvm_target(MVMTarget("hog", _grey_head, partial(dense_loss, divisor=1), HogTeacher, MEASURE))
+register_mvm_target(MVMTarget("depth", _grey_head, partial(dense_loss, divisor=3), DepthTeacher, MEASURE))
+register_mvm_target(MVMTarget("optical_flow", _flow_head, partial(flow_loss, divisor=4), OpticalFlowTeacher, MEASURE))
 register_mvm_target(MVMTarget("vq", _token_head, token_loss, TokenTeacher, {"channels": 8192, "per_cell": 1}))
 for _name, _teacher in {
     "3d_feature": VideoTeacher,
@@ -290,5 +315,5 @@ for _name, _teacher in {
     "2d_clip_feature": ClipTeacher,
 }.items():
     register_mvm_target(
-        MVMTarget(_name, _feature_head, partial(feature_loss, divisor=3), _teacher, {"channels": 1024})
+        MVMTarget(_name, _feature_head, partial(feature_loss, divisor=3), _teacher, {"channels": 1024, **MEASURE})
     )

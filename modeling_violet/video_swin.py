@@ -257,9 +257,10 @@ class VioletVisionModel(PreTrainedModel):
         if isinstance(module, nn.Linear | nn.Conv3d):
             init.trunc_normal_(module.weight, std=std)
             if isinstance(module, nn.Conv3d):
-                # A masked patch of zeros would enter the norms as nothing but this bias; at 0 each norm multiplies its
-                # gradient by 1 / sqrt(eps): 1e15 in all were measured.
-                init.trunc_normal_(module.bias, std=std)
+                # As large as what a patch of ones gives. The norm behind it forgets how bright a flat patch is where
+                # the bias is small, and of a masked patch of zeros there is nothing but the bias: at 0, each norm
+                # multiplies its gradient by 1 / sqrt(eps); 1e15 in all were measured.
+                init.trunc_normal_(module.bias, std=std * module.weight[0].numel() ** 0.5)
             elif module.bias is not None:
                 init.zeros_(module.bias)
         elif isinstance(module, nn.LayerNorm):

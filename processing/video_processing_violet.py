@@ -93,7 +93,7 @@ class VioletVideoProcessor(BaseVideoProcessor):
 
     def fetch_videos(self, videos: Any, sample_indices_fn=None):
         """Decode one clip, or a list of clips: (frames (T, H, W, 3) uint8, metadata), or a list of each."""
-        if isinstance(videos, list | tuple):
+        if isinstance(videos, list | tuple) and not all(_is_frame(item) for item in videos):
             fetched = [self.fetch_videos(clip, sample_indices_fn) for clip in split_into_clips(videos)]
             return [frames for frames, _ in fetched], [metadata for _, metadata in fetched]
 

@@ -86,8 +86,8 @@ class ModelArguments:
             )
         if not self.from_scratch and self.model in NAMED_CONFIGURATIONS and self.model not in pretrained_names():
             raise SettingsError(
-                f"--model: no weights of {self.model} come with the package; give a folder or Hub name that has some, or "
-                "--from_scratch true to start from random ones."
+                f"--model: no weights of {self.model} come with the package; give a folder or Hub name that has some, "
+                "or --from_scratch true to start from random ones."
             )
         for name in ("image_size", "num_frames"):
             value = getattr(self, name)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -10,7 +11,6 @@ from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoProcessor
 
 from ..configuration import named_configuration
-from ..modeling_violet.mvm import find_mvm_target
 from ..processing import VioletVideoProcessor
 from .arguments import SettingsError
 from .collating import FrameCache
@@ -19,7 +19,7 @@ from .machine import leave_cores_to_workers
 from .pretraining import load_dataset
 from .pretraining_data import row_id
 from .recipe import DatasetRecipe, PretrainingRecipe
-from .targets import target_settings, write_targets
+from .targets import load_teacher, target_settings, write_targets
 
 
 @dataclass(frozen=True)
@@ -55,17 +55,9 @@ def prepare_targets(
             settings, or one name stands for two videos.
     """
     source = _find_dataset(recipe, dataset)
-    try:
-        teacher_class = find_mvm_target(target).teacher
-    except ValueError as error:
-        raise SettingsError(f"--target: {error}") from error
     frames, reduction = frames_of_run(recipe)
+    teacher = load_teacher(target, recipe.mvm_targets.get(target, {}), frames)
     settings = target_settings(recipe, source, target, frames, reduction)
-    normalisation = {"student_mean": frames.image_mean, "student_std": frames.image_std}
-    try:
-        teacher = teacher_class.load(recipe.mvm_targets.get(target, {}).get("teacher"), **normalisation)
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"The teacher of {target!r} cannot be loaded: {error}") from error
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     device = accelerator or torch.device("cpu")
     leave_cores_to_workers(recipe.num_workers)
@@ -114,9 +106,13 @@ def frames_of_run(recipe: PretrainingRecipe) -> tuple[VioletVideoProcessor, int]
         side, frames = FRAMES_FROM_SCRATCH[recipe.model]
         side = recipe.image_size or side
         processor = VioletVideoProcessor(size={"height": side, "width": side}, num_frames=frames)
-        return processor, named_configuration(recipe.model).vision_config.reduction
+        return processor, _patch_side(named_configuration(recipe.model))
     processor = AutoProcessor.from_pretrained(recipe.model).video_processor
-    return processor, AutoConfig.from_pretrained(recipe.model).vision_config.reduction
+    return processor, _patch_side(AutoConfig.from_pretrained(recipe.model))
+
+
+def _patch_side(configuration: Any) -> int:
+    return configuration.vision_config.reduction
 
 
 def videos_by_name(tables: Iterable[Dataset]) -> dict[str, str]:

@@ -25,7 +25,7 @@ from ..evaluation.pictures import draw_curves
 from ..files import save_into, seal, write_json, write_text
 from ..modeling_violet import VioletForPreTraining
 from ..modeling_violet.modeling_pretraining import MVM_PREFIX
-from ..modeling_violet.mvm import find_mvm_target
+from ..modeling_violet.mvm import MEASURE, find_mvm_target, measure
 from ..modeling_violet.teachers import Teacher
 from ..processing import VideoTextProcessor, VioletVideoProcessor, train_wordpiece_tokenizer
 from .arguments import SettingsError
@@ -34,10 +34,10 @@ from .finetuning import FRAMES_FROM_SCRATCH, METRICS_FILE, begin_run
 from .machine import cpu_has_bfloat16, leave_cores_to_workers, preferred_kernel
 from .masking import Masking, mask_attended
 from .optimization import learning_rate_factor, parameter_groups
-from .pretraining_data import CaptionedVideos, PretrainingBatches, PretrainingCollator
+from .pretraining_data import CaptionedVideos, PretrainingBatches, PretrainingCollator, row_id
 from .recipe import DatasetRecipe, PretrainingRecipe
 from .schedule import MixtureSchedule
-from .targets import open_targets
+from .targets import load_teacher, open_targets, target_settings
 from .trainer import last_whole_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -97,12 +97,7 @@ def load_teachers(recipe: PretrainingRecipe, processor: VideoTextProcessor) -> d
     """The frozen networks of the recipe's MVM targets; a target whose values every data set has stored needs none."""
     stored = [set(dataset.targets) for dataset in recipe.datasets]
     live = [name for name in recipe.mvm_targets if not all(name in names for names in stored)]
-    frames = processor.video_processor
-    normalisation = {"student_mean": frames.image_mean, "student_std": frames.image_std}
-    return {
-        name: find_mvm_target(name).teacher.load(recipe.mvm_targets[name].get("teacher"), **normalisation)
-        for name in live
-    }
+    return {name: load_teacher(name, recipe.mvm_targets[name], processor.video_processor) for name in live}
 
 
 def texts_of(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
@@ -151,6 +146,8 @@ class Pretraining:
             self.tables = [load_dataset(dataset) for dataset in recipe.datasets]
         self.build_model(preferred_kernel(precision == "bf16", self.accelerator.device))
         self.build_data()
+        if recipe.from_scratch:
+            self.measure_targets()
 
     def build_model(self, kernel: str | None) -> None:
         """The model and its processor, the teachers, the optimiser."""
@@ -204,6 +201,7 @@ class Pretraining:
     def build_data(self) -> None:
         """The mixture for training, and each data set's validation rows."""
         recipe, processor = self.recipe, self.processor
+        reduction = self.configuration.vision_config.reduction
         self.masking = Masking(recipe.masks, recipe.patch_ratio, recipe.word_ratio)
         collator = PretrainingCollator(
             processor,
@@ -212,7 +210,7 @@ class Pretraining:
             group_size=recipe.group_size,
             hard_negatives=recipe.hard_negatives,
             seed=recipe.seed,
-            reduction=self.configuration.vision_config.reduction,
+            reduction=reduction,
             cache_bytes=recipe.frame_cache_mb * 2**20,
         )
         side = recipe.image_size or processor.video_processor.size.height
@@ -220,8 +218,13 @@ class Pretraining:
 
         def source(dataset: DatasetRecipe, rows: Dataset) -> CaptionedVideos:
             frames = dataset.num_frames or processor.video_processor.num_frames
-            made_with = {"num_frames": frames, "image_size": side}
-            stored = {name: open_targets(path, made_with) for name, path in dataset.targets.items()}
+            names = [row_id(row) for row in rows] if dataset.targets else []
+            stored = {
+                name: open_targets(
+                    path, target_settings(recipe, dataset, name, processor.video_processor, reduction), names
+                )
+                for name, path in dataset.targets.items()
+            }
             weight = float(len(rows)) if dataset.weight is None else dataset.weight
             return CaptionedVideos(dataset.name, rows, frames, weight, stored)
 
@@ -240,6 +243,36 @@ class Pretraining:
             dataset.name: batches([source(dataset, rows)], everything)
             for dataset, (_, rows) in pairs
             if rows is not None
+        }
+
+    @torch.no_grad()
+    def measure_targets(self, steps: int = 4) -> None:
+        """Notes in the configuration where each target's values lie, so that its head starts there (`mvm.MEASURE`)."""
+        data = PretrainingBatches(  # whole batches, so that every process measures the same
+            self.training.sources,
+            self.training.schedule,
+            self.training.collator,
+            self.recipe.batch_size,
+            self.recipe.seed,
+        )
+        found: dict[str, list[torch.Tensor]] = {}
+        for step in range(steps):
+            batch = data[step]
+            for name, options in (self.configuration.mvm_targets or {}).items():
+                if "scale" in find_mvm_target(name).options and not set(MEASURE) & set(options):
+                    found.setdefault(name, []).append(self.targets([name], batch)[name].flatten().cpu())
+        for name, values in found.items():
+            self.configuration.mvm_targets[name].update(measure(torch.cat(values)))
+            logger.info("%s: %s", name, self.configuration.mvm_targets[name])
+
+    def targets(self, names: Iterable[str], batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """These MVM targets of a batch, on the device: stored ones, or asked of their teachers."""
+        device = self.accelerator.device
+        grid = tuple(batch["bool_masked_pos"].shape[1:])
+        pixels = batch["pixel_values_videos"].to(device)
+        stored = batch["mvm_targets"]
+        return {
+            name: stored[name].to(device) if name in stored else self.teachers[name](pixels, grid) for name in names
         }
 
     def batches(self, steps: Iterable[int], data: PretrainingBatches) -> Iterator[dict[str, Any]]:
@@ -269,22 +302,17 @@ class Pretraining:
             if "attended" in batch:
                 mask_token = self.processor.tokenizer.mask_token_id
                 changed = mask_attended(batch, output.received_attention, self.masking.patch_ratio, mask_token)
-        targets = batch["mvm_targets"]
         wanted = [name.removeprefix(MVM_PREFIX) for name in objectives if name.startswith(MVM_PREFIX)]
         masked = changed["bool_masked_pos"]
         if not wanted:
             changed["bool_masked_pos"] = None
-        grid = tuple(masked.shape[1:])
-        for name in wanted:
-            if name not in targets:
-                targets[name] = self.teachers[name](batch["pixel_values_videos"], grid)
         with self.accelerator.autocast():
             output = self.model(
                 **inputs,
                 **changed,
                 negative_index=batch["negative_index"] if "vtm" in objectives else None,
                 num_hard_negatives=self.recipe.num_negatives if self.recipe.hard_negatives else None,
-                mvm_targets={name: targets[name] for name in wanted},
+                mvm_targets=self.targets(wanted, batch),
                 objectives=objectives,
             )
         if not torch.isfinite(output.loss):
@@ -307,6 +335,7 @@ class Pretraining:
         log.drop_after(done)
         accelerator.init_trackers(self.output_dir.name)
         micro = recipe.gradient_accumulation_steps
+        unscaled = accelerator.scaler is None  # a scaler skips steps whose gradients overflow, by itself
         batches = self.batches(range(done * micro, recipe.max_steps * micro), self.training)
         self.model.train()
         for step in range(done + 1, recipe.max_steps + 1):
@@ -324,6 +353,9 @@ class Pretraining:
                         norm = accelerator.clip_grad_norm_(self.model.parameters(), recipe.max_grad_norm)
                         if isinstance(norm, DTensor):  # sharded (FSDP): no process has the whole of it
                             norm = norm.full_tensor()
+                        if unscaled and not torch.isfinite(norm):
+                            message = f"The gradient of step {step} is {norm.item()}; it was not applied."
+                            raise FloatingPointError(message)
                         log.add({"gradient_norm": norm.detach().float()})
                     self.optimizer.step()
                     self.optimizer.zero_grad()

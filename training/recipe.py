@@ -155,6 +155,11 @@ class PretrainingRecipe:
                 f"`num_negatives` {self.num_negatives} must be below `group_size` {self.group_size}, out of which "
                 "they are drawn."
             )
+        if self.save_steps % self.logging_steps:
+            raise SettingsError(
+                f"`save_steps` {self.save_steps} must be a multiple of `logging_steps` {self.logging_steps}: a line "
+                "of the log is a mean since the line before, which a run that goes on from a checkpoint must have."
+            )
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise SettingsError(f"`ema_decay`: must lie between 0 and 1, got {self.ema_decay}.")
 

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from ..data import read_pickle
 from ..files import write_json
 from ..modeling_violet.mvm import find_mvm_target
+from ..modeling_violet.teachers import Teacher
 from ..processing import VioletVideoProcessor
 from .arguments import SettingsError
 from .recipe import DatasetRecipe, PretrainingRecipe
@@ -87,12 +88,14 @@ def target_settings(
         frames: the run's video processor.
         reduction: side of a patch in pixels, the vision configuration's.
     """
-    source = recipe.mvm_targets.get(target, {}).get("teacher")
+    options = recipe.mvm_targets.get(target, {})
+    source, side = options.get("teacher"), dict(frames.size)["height"]
     return {
         "target": target,
         "teacher": find_mvm_target(target).teacher.default_source if source is None else str(source),
+        "per_cell": options.get("per_cell"),
         "num_frames": dataset.num_frames or frames.num_frames,
-        "image_size": recipe.image_size or frames.size.height,
+        "image_size": recipe.image_size or side,
         "patch_size": reduction,
         "image_mean": list(frames.image_mean),
         "image_std": list(frames.image_std),
@@ -102,7 +105,28 @@ def target_settings(
     }
 
 
-def open_targets(path: str | os.PathLike, settings: Mapping[str, Any], names: Iterable[str] = ()) -> StoredTargets:
+def load_teacher(target: str, options: Mapping[str, Any], frames: VioletVideoProcessor) -> Teacher:
+    """
+    The frozen network of an MVM target.
+
+    Args:
+        options: the recipe's for this target: `teacher`, a Hub name or folder, and what the teacher takes beside it.
+        frames: the run's video processor.
+
+    Raises:
+        SettingsError: where the target is unknown, or its teacher cannot be loaded.
+    """
+    more = {"per_cell": options["per_cell"]} if "per_cell" in options else {}
+    try:
+        teacher = find_mvm_target(target).teacher
+        return teacher.load(
+            options.get("teacher"), student_mean=frames.image_mean, student_std=frames.image_std, **more
+        )
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"The teacher of {target!r} cannot be loaded: {error}") from error
+
+
+def open_targets(path: str | os.PathLike, settings: Mapping[str, Any], names: Iterable[str]) -> StoredTargets:
     """
     A folder of `violet prepare targets`, or the original's `.pkl` of visual tokens.
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from violet.configuration.configuration_violet import IMAGENET_BLACK
 from violet.hub.conversion import from_original, infer_class, infer_configuration
-from violet.modeling_violet import VioletForMaskedLM, VioletForQuestionAnswering, VioletModel
+from violet.modeling_violet import VioletForMaskedLM, VioletForPreTraining, VioletForQuestionAnswering, VioletModel
 
 WIDTH, VOCABULARY, PLACES, FRAMES, SIDE, ANSWERS, TASKS = 64, 50, 12, 3, 2, 7, 10
 BIAS_ROWS = 15 * 13 * 13  # offsets in a window of (8, 7, 7)
@@ -122,6 +122,16 @@ def test_skipped_keys_are_the_derived_ones_and_other_heads():
     assert all("window" in report.skipped[key] for key in computed)
 
 
+def test_pre_training_heads_are_converted():
+    decoder = {"decoder_hog.0.weight": torch.randn(64, WIDTH, 1, 1), "decoder_hog.0.bias": torch.randn(64)}
+    weights = original(1) | decoder | {"fc.3.weight": torch.randn(1, 2 * WIDTH), "fc.3.bias": torch.randn(1)}
+    model, report = from_original(weights, config=None)
+    assert type(model) is VioletForPreTraining and not report.new
+    assert report.used["fc.3.weight"] == "match_head.3.weight"
+    head = model.mvm_heads["hog"].projection
+    assert torch.equal(head.weight, weights["decoder_hog.0.weight"][:, :, 0, 0])
+
+
 def test_a_head_that_the_source_lacks_is_new():
     weights = without(original(), "fc_mtm.")
     model, report = from_original(weights, VioletForMaskedLM)
@@ -160,6 +170,8 @@ def test_the_task_tokens_are_converted():
 def test_the_class_follows_the_heads():
     weights = original()
     assert infer_class(weights) is VioletForMaskedLM
+    matching = weights | {"fc.3.weight": weights["fc.3.weight"][:1], "fc.3.bias": weights["fc.3.bias"][:1]}
+    assert infer_class(matching) is VioletForPreTraining
     assert infer_class(without(weights, "fc_mtm.")) is VioletForQuestionAnswering
     assert infer_class(without(weights, "fc_mtm.", "fc.")) is VioletModel
     model, report = from_original(without(weights, "fc_mtm.", "fc."))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from violet.hub import from_original
-from violet.modeling_violet import VioletForMaskedLM, VioletForQuestionAnswering
+from violet.modeling_violet import VioletForMaskedLM, VioletForPreTraining, VioletForQuestionAnswering
 
 pytestmark = [pytest.mark.shared, pytest.mark.slow]
 
@@ -104,6 +104,18 @@ def test_v1_features_hidden_states_and_masked_words(v1, v1_masked_lm):
     v1.expect("mlm_logits_first64", model.mlm_head(output.text_hidden_state)[..., :64])
     scores = model(pixel_values_videos=v1.clip(), input_ids=v1.ids, attention_mask=v1.mask).logits
     v1.expect("mlm_logits_first64", scores[..., :64])
+
+
+@torch.no_grad()
+def test_v1_pre_training_heads(v1):
+    model, report = from_original(v1.weights)
+    assert isinstance(model, VioletForPreTraining) and not report.new
+    inputs = {"pixel_values_videos": v1.clip(), "input_ids": v1.ids, "attention_mask": v1.mask}
+    fused = model.violet(**inputs)
+    v1.expect("mvm_vq_logits_first64", model.mvm_heads["vq"](fused.video_hidden_state)[..., :64])
+    v1.expect("match_score", model.match_head(fused.first_text_state())[:, 0])
+    received = model(**inputs, only_received_attention=True).received_attention
+    v1.expect("received_attention", received, tolerance=1e-3)  # a sum over 12 layers and 232 rows
 
 
 @torch.no_grad()

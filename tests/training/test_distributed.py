@@ -4,12 +4,12 @@ import contextlib
 import json
 import math
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 import yaml
@@ -122,7 +122,7 @@ def settings(drawn, model, output, **changes):
 
 
 def launch(recipe: dict, *more: str, sharded: bool = False) -> subprocess.Popen:
-    """Two processes in a group of their own."""
+    """Starts two processes."""
     folder = Path(recipe["output_dir"]).parent
     file = folder / "recipe.yaml"
     file.write_text(yaml.safe_dump(recipe))
@@ -137,7 +137,7 @@ def launch(recipe: dict, *more: str, sharded: bool = False) -> subprocess.Popen:
     ]  # fmt: skip
     settings = {"stderr": subprocess.STDOUT, "env": os.environ | {"CUDA_VISIBLE_DEVICES": ""}}
     with open(folder / "said.txt", "w") as said:
-        return subprocess.Popen(command, stdout=said, start_new_session=True, **settings)
+        return subprocess.Popen(command, stdout=said, **settings)
 
 
 def assert_two_processes(checkpoint: Path):
@@ -156,9 +156,14 @@ def said_in(output: Path) -> str:
 
 
 def kill(process: subprocess.Popen):
-    """The launcher and both processes, where they have not ended."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    """SIGKILL to the launcher and to all that it started, which stand in process groups of their own."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        started = psutil.Process(process.pid).children(recursive=True)
+        process.kill()  # first, so that it cannot end the others more gently
+        for one in started:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+        psutil.wait_procs(started, timeout=60)
     process.wait()
 
 

@@ -13,6 +13,7 @@ from violet.training.inspecting import (
     HIDDEN_COLOUR,
     caption_lines,
     inspect_masking,
+    load_known_teachers,
     masked_batch,
     masked_clip,
     paint,
@@ -121,8 +122,8 @@ def test_a_picture_is_written_and_targets_without_teacher_are_named(model, proce
     for name in ("vq", "2d_feature", "optical_flow"):
         assert f"{name} is left out" in said
     assert "hog" not in said and "pixel" not in said
-    wrong = {"vq": str(tmp_path / "nowhere")}
-    inspect_masking(tmp_path / "model", [video], [CAPTION], path, wrong)
+    teachers = load_known_teachers(model, processor, {"vq": str(tmp_path / "nowhere")}, print)
+    assert set(teachers) == {"pixel", "hog"}
     assert "nowhere cannot be loaded" in capsys.readouterr().out
     with pytest.raises(SettingsError, match="no target depth; it has 2d_feature, hog"):
         inspect_masking(tmp_path / "model", [video], [CAPTION], path, {"depth": "x"})

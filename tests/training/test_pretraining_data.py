@@ -120,11 +120,11 @@ def padded(batches_of_ranks, name):
 @pytest.mark.parametrize("hard", [False, True])
 def test_two_processes_share_the_batch_of_one(batches, rows, hard):
     """Their texts are padded to other lengths, which must change neither masks nor noise."""
-    captions = [row["caption"] if i % 5 else "a small disc" for i, row in enumerate(rows)]
+    captions = [" ".join(row["caption"].split()[: 3 + i % 3 if i % 6 else None]) for i, row in enumerate(rows)]
     table = rows.remove_columns("caption").add_column("caption", captions)
     whole = batches(hard_negatives=hard, table=table)
     ranks = [batches(rank=rank, world_size=2, hard_negatives=hard, table=table) for rank in (0, 1)]
-    lengths, attended = set(), 0
+    attended = 0  # of those in a batch whose texts are shorter than the whole batch's
     for step in range(8):
         one, two = whole[step], [data[step] for data in ranks]
         assert [len(batch["ids"]) for batch in two] == [BATCH // 2] * 2
@@ -138,17 +138,16 @@ def test_two_processes_share_the_batch_of_one(batches, rows, hard):
         assert torch.equal(one["negative_index"], torch.cat([two[0]["negative_index"], shifted]))
         patches = one["bool_masked_pos"][0].numel()
         for rank, batch in enumerate(two):
-            lengths.add(batch["input_ids"].shape[1] - one["input_ids"].shape[1])
             mine = slice(rank * BATCH // 2, (rank + 1) * BATCH // 2)
             if "attended" not in batch:
                 assert not one.get("attended", torch.zeros(BATCH) > 0)[mine].any()
                 continue
             chosen = batch["attended"]
-            attended += int(chosen.sum())
+            attended += int(chosen.sum()) * (batch["input_ids"].shape[1] < one["input_ids"].shape[1])
             assert torch.equal(chosen, one["attended"][mine])
             places = patches + batch["input_ids"].shape[1]
             assert torch.equal(batch["mask_noise"][chosen], one["mask_noise"][mine, :places][chosen])
-    assert len(lengths) > 1 and attended > 10, "the case is there"
+    assert attended > 3, "the case is there"
 
 
 @pytest.mark.parametrize("batch_size", [BATCH, 16])
