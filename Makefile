@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: setup demo test check
+.PHONY: setup demo test check tiny-weights benchmarks
 setup: .venv/.installed
 
 .venv/.installed: setup.cfg pyproject.toml
@@ -14,6 +14,16 @@ setup: .venv/.installed
 
 demo: setup
 	$(BIN)/violet demo
+
+# The weights that come with the package, about an hour: goes on where it was stopped.
+tiny-weights: setup
+	$(BIN)/violet pretrain examples/violet-tiny.yaml --resume
+	$(BIN)/python -m violet.hub.shipping outputs/violet-tiny examples/violet-tiny.yaml
+
+# What docs/results.md says of pre-training: every MVM target, and what each objective is worth. Some hours.
+benchmarks: setup
+	$(BIN)/python benchmarks/mvm_targets.py --json outputs/mvm_targets.json
+	$(BIN)/python benchmarks/pretraining_value.py
 
 test: setup
 	$(BIN)/python -m pytest

@@ -238,7 +238,7 @@ class Pretraining:
 
         pairs = list(zip(recipe.datasets, self.tables, strict=True))
         self.training = batches([source(dataset, rows) for dataset, (rows, _) in pairs], recipe.objective_sets())
-        everything = [(1.0, recipe.all_objectives())]
+        everything = [(1.0, 0, recipe.all_objectives())]
         self.validation = {
             dataset.name: batches([source(dataset, rows)], everything)
             for dataset, (_, rows) in pairs

@@ -10,6 +10,7 @@ from .arguments import SettingsError
 
 SOURCES = ("moving_shapes", "table", "tsv")
 LEARNING_RATES = ("constant", "linear", "cosine")
+SET_KEYS = ("share", "start")
 PRECISIONS = ("auto", "no", "bf16", "fp16")
 
 
@@ -71,8 +72,8 @@ class PretrainingRecipe:
         output_dir: for checkpoints, logs, curves, the model.
         model: a folder or Hub name with weights, or a named configuration to start from scratch.
         tokenizer: from scratch: a folder or Hub name; by default a small vocabulary is trained on the data's texts.
-        objectives: weights by objective (see `VioletForPreTraining`); or a list of such sets, each with a `share`, of
-            which one is drawn for each step.
+        objectives: weights by objective (see `VioletForPreTraining`); or a list of such sets, of which one is drawn for
+            each step in proportion to its `share`, out of those whose `start` (a share of `max_steps`) has come.
         mvm_targets: options of each target's head, by target, and under `teacher` the teacher's Hub name or folder.
         masks: probability of each kind of mask, see `masking.Masking`.
         patch_ratio, word_ratio: shares that are hidden.
@@ -155,6 +156,8 @@ class PretrainingRecipe:
                 f"`num_negatives` {self.num_negatives} must be below `group_size` {self.group_size}, out of which "
                 "they are drawn."
             )
+        if min(start for _, start, _ in self.objective_sets()) > 0:
+            raise SettingsError("`objectives`: one of the sets must start at 0.")
         if self.save_steps % self.logging_steps:
             raise SettingsError(
                 f"`save_steps` {self.save_steps} must be a multiple of `logging_steps` {self.logging_steps}: a line "
@@ -167,20 +170,21 @@ class PretrainingRecipe:
     def from_scratch(self) -> bool:
         return self.model in NAMED_CONFIGURATIONS
 
-    def objective_sets(self) -> list[tuple[float, dict[str, float]]]:
-        """(share, weights by objective), one or several; a weight of 0 leaves an objective out."""
+    def objective_sets(self) -> list[tuple[float, int, dict[str, float]]]:
+        """(share, first step, weights by objective), one or several; a weight of 0 leaves an objective out."""
         sets = self.objectives if isinstance(self.objectives, list) else [self.objectives]
         return [
             (
                 float(objectives.get("share", 1.0)),
-                {name: float(weight) for name, weight in objectives.items() if name != "share" and weight},
+                round(objectives.get("start", 0.0) * self.max_steps) * self.gradient_accumulation_steps,
+                {name: float(weight) for name, weight in objectives.items() if name not in SET_KEYS and weight},
             )
             for objectives in sets
         ]
 
     def all_objectives(self) -> dict[str, float]:
         """Every objective that any set names."""
-        return {name: weight for _, objectives in self.objective_sets() for name, weight in objectives.items()}
+        return {name: weight for _, _, objectives in self.objective_sets() for name, weight in objectives.items()}
 
 
 def read_recipe(settings: Mapping[str, Any]) -> PretrainingRecipe:

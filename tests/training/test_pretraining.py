@@ -471,8 +471,12 @@ def test_recipes_are_read_as_they_are_written(drawn, start, tmp_path):
     recipe = read_recipe(settings(drawn, start, tmp_path))
     assert isinstance(recipe, PretrainingRecipe) and [one.name for one in recipe.datasets] == ["videos", "stills"]
     assert recipe.objective_sets() == [
-        (2.0, {"vtm": 1.0, "mlm": 1.0, "vtc": 0.5, "mvm_pixel": 1.0}),
-        (1.0, {"mlm": 1.0, "smtm": 0.5}),
+        (2.0, 0, {"vtm": 1.0, "mlm": 1.0, "vtc": 0.5, "mvm_pixel": 1.0}),
+        (1.0, 0, {"mlm": 1.0, "smtm": 0.5}),
     ]
     zero = dataclasses.replace(recipe, objectives={"mlm": 1, "vtm": 0})
-    assert zero.objective_sets() == [(1.0, {"mlm": 1.0})]
+    assert zero.objective_sets() == [(1.0, 0, {"mlm": 1.0})]
+    later = dataclasses.replace(recipe, objectives=[{"mlm": 1}, {"vtm": 1, "start": 0.25}], max_steps=80)
+    assert [first for _, first, _ in later.objective_sets()] == [0, 20]
+    with pytest.raises(SettingsError, match="start at 0"):
+        dataclasses.replace(recipe, objectives={"mlm": 1, "start": 0.25})

@@ -13,7 +13,7 @@ from violet.training.schedule import BLOCK, MixtureSchedule
 
 SIDE, GROUP, BATCH = 32, 4, 8
 KINDS = {"random": 1.0, "block": 1.0, "attended": 1.0}
-OBJECTIVES = [(1.0, {"vtm": 1.0, "mlm": 1.0}), (2.0, {"vtc": 1.0})]
+OBJECTIVES = [(1.0, 0, {"vtm": 1.0, "mlm": 1.0}), (2.0, 0, {"vtc": 1.0})]
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from violet.training.schedule import BLOCK, MixtureSchedule
 
 WEIGHTS = (5.0, 2.0, 1.0)
 SIZES = ((4, 64), (1, 64), (4, 32))
-OBJECTIVES = ((3.0, {"vtm": 1.0}), (1.0, {"mlm": 0.5, "vtc": 2.0}))
+OBJECTIVES = ((3.0, 0, {"vtm": 1.0}), (1.0, 0, {"mlm": 0.5, "vtc": 2.0}))
 
 
 def schedule(seed=3, weights=WEIGHTS, objectives=OBJECTIVES):
@@ -32,8 +32,8 @@ def test_data_sets_and_objectives_are_drawn_in_proportion(plans):
         block = plans[start : start + BLOCK]
         for number, weight in enumerate(WEIGHTS):
             assert_share(sum(plan.dataset == number for plan in block), BLOCK, weight / 8)
-        assert_share(sum(plan.objectives == OBJECTIVES[0][1] for plan in block), BLOCK, 0.75)
-        both = sum(plan.dataset == 1 and plan.objectives == OBJECTIVES[1][1] for plan in block)
+        assert_share(sum(plan.objectives == OBJECTIVES[0][2] for plan in block), BLOCK, 0.75)
+        both = sum(plan.dataset == 1 and plan.objectives == OBJECTIVES[1][2] for plan in block)
         assert_share(both, BLOCK, 0.25 * 0.25)  # independently of one another
     assert {tuple(plan.objectives) for plan in plans} == {("vtm",), ("mlm", "vtc")}
     assert [plan.dataset for plan in plans[:BLOCK]] != [plan.dataset for plan in plans[BLOCK : 2 * BLOCK]]
@@ -61,8 +61,15 @@ def test_a_plan_depends_on_seed_and_step_alone(plans):
     assert same < 350, "another seed, another order (46 % agree by chance)"
 
 
+def test_objectives_take_part_from_their_start_on():
+    drawn = schedule(objectives=((1.0, 0, {"vtm": 1.0}), (3.0, 700, {"mlm": 1.0})))
+    names = [next(iter(drawn.plan(step).objectives)) for step in range(4700)]
+    assert set(names[:700]) == {"vtm"}
+    assert_share(names[700:].count("mlm"), 4000, 0.75)
+
+
 def test_one_data_set_is_drawn_from_at_every_step():
-    drawn = schedule(weights=(0.001,), objectives=((1.0, {"mlm": 1.0}),))
+    drawn = schedule(weights=(0.001,), objectives=((1.0, 0, {"mlm": 1.0}),))
     for step in (0, 1, BLOCK - 1, BLOCK, 3 * BLOCK + 5):
         assert drawn.plan(step).position == step and drawn.positions(step) == [step]
 
