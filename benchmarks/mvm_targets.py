@@ -26,7 +26,7 @@ from violet.configuration import VioletVisionConfig
 from violet.data.moving_shapes import Subject, _signed_distance, moving_shapes, plan_clip
 from violet.files import write_json
 from violet.modeling_violet import VioletVisionModel
-from violet.modeling_violet.mvm import LARGEST_FLOW, MVM_TARGETS, measure, mvm_loss
+from violet.modeling_violet.mvm import LARGEST_FLOW, MVM_TARGETS, mvm_loss, start_at
 from violet.modeling_violet.teachers import Teacher
 from violet.processing import train_wordpiece_tokenizer
 from violet.training.machine import cpu_has_bfloat16, preferred_kernel
@@ -151,12 +151,11 @@ class Run:
         self.target, self.teacher = target, teacher
         self.training, self.held_out = benchmark.batches("pretrain", target), benchmark.batches("validation", target)
         options = {} if teacher is None else dict(teacher.head_options)
-        if "scale" in MVM_TARGETS[target].options:
-            first = [self.targets_of(self.training[step]) for step in range(4)]
-            options |= measure(torch.cat([values.flatten() for values in first]))
         config = named_configuration("violet-tiny", mvm_targets={target: options}, projection_dim=None)
         kernel = preferred_kernel(self.bfloat16, torch.device("cpu"))
         self.model = VioletForPreTraining._from_config(config, attn_implementation=kernel)
+        first = [self.targets_of(self.training[step]) for step in range(4)]
+        start_at(config, target, self.model.mvm_heads[target], first)
         if cut_off:
             self.model.violet.video_encoder.requires_grad_(False)
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, WEIGHT_DECAY), betas=(0.9, 0.98))

@@ -114,6 +114,8 @@ class VioletConfig(PreTrainedConfig):
         num_video_frames (`int`): frames that have a learned place in time; more are interpolated.
         video_grid_size (`int`): side of the grid of learned patch positions; larger grids are interpolated.
         hidden_frame_order (`bool`): whether a frame's place in time can be hidden (VIOLETv2).
+        clip_summary (`bool`): whether each frame's special token holds a summary of the whole clip that keeps the order
+            of its frames; off in the published models. A small fusion encoder learns order and direction from it.
         num_task_tokens (`int`): learned task tokens (VIOLETv2 has 10, see `TASK_TOKENS`); 0 for none.
         masked_patch_value (`list[float]`): what a masked patch's normalised pixels are set to, a channel.
             VIOLET masks to black, VIOLETv2 to the mean colour.
@@ -145,6 +147,7 @@ class VioletConfig(PreTrainedConfig):
     num_video_frames: int = 6
     video_grid_size: int = 14
     hidden_frame_order: bool = True
+    clip_summary: bool = False
     num_task_tokens: int = 0
     masked_patch_value: list[float] | tuple[float, ...] = (0.0, 0.0, 0.0)
     classifier_dropout: float | int = 0.1
@@ -221,6 +224,7 @@ NAMED_CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "attention_probs_dropout_prob": 0.0,
         "fusion_norm": "pre",
         "hidden_frame_order": False,
+        "clip_summary": True,
         "projection_dim": 128,
     },
 }

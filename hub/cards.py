@@ -65,7 +65,8 @@ QUESTION_ANSWERING = CardText(
     what="""\
 A [VIOLET](https://arxiv.org/abs/2111.12681) model ({parameters:.1f} million parameters) that answers questions about
 short videos: Video Swin, BERT's text embeddings and a BERT fusion encoder, with a classifier over {answers}
-    answers.""", usage="""\
+    answers.""",
+    usage="""\
 import violet  # registers the model and the pipeline
 from transformers import pipeline
 

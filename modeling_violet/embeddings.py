@@ -9,6 +9,10 @@ from torch import nn
 from .video_swin import VioletVisionModel
 
 
+NUM_BASES = 4
+"""What is kept of a sequence's order where it is pooled, see `pool_in_order`."""
+
+
 @dataclass
 class VideoTokens:
     """
@@ -60,6 +64,7 @@ class VioletVideoEncoder(nn.Module):
         self.position_embeddings = nn.Parameter(torch.empty(1 + self.grid_size**2, width))
         self.frame_embeddings = nn.Parameter(torch.empty(config.num_video_frames, width))
         self.hidden_order_embedding = nn.Parameter(torch.empty(width)) if config.hidden_frame_order else None
+        self.clip_summary = nn.Linear(NUM_BASES * width, width) if config.clip_summary else None
         self.norm = nn.LayerNorm(width, eps=1e-5)
         self.masked_patch_value = nn.Buffer(torch.tensor(config.masked_patch_value), persistent=False)
 
@@ -112,6 +117,10 @@ class VioletVideoEncoder(nn.Module):
                 )
             in_time = torch.where(hidden_frame_order.unsqueeze(-1), self.hidden_order_embedding, in_time)
         special = self.frame_token.expand(batch, frames, 1, width).to(features.dtype)
+        if self.clip_summary is not None:
+            means = features.mean((2, 3))  # (batch, frames, width)
+            summary = self.clip_summary(pool_in_order(means, means.new_ones(batch, frames), NUM_BASES))
+            special = special + summary[:, None, None]  # the same for each frame
         tokens = torch.cat([special, features.flatten(2, 3)], dim=2)  # (batch, frames, 1 + rows * columns, width)
         tokens = tokens + self.patch_positions(rows, columns) + in_time.unsqueeze(2)
         tokens = self.norm(tokens.to(self.norm.weight.dtype)).flatten(1, 2)
@@ -166,12 +175,10 @@ class VioletProjection(nn.Module):
     words), see `pool_in_order`: after a plain mean, "left" and "right", "first" and "then" would look alike.
     """
 
-    num_bases = 4
-
     def __init__(self, config):
         super().__init__()
-        self.video_projection = nn.Linear(self.num_bases * config.hidden_size, config.projection_dim)
-        self.text_projection = nn.Linear(self.num_bases * config.hidden_size, config.projection_dim)
+        self.video_projection = nn.Linear(NUM_BASES * config.hidden_size, config.projection_dim)
+        self.text_projection = nn.Linear(NUM_BASES * config.hidden_size, config.projection_dim)
         self.logit_scale = nn.Parameter(torch.empty(1))  # FSDP shards no scalars
 
     @staticmethod
@@ -182,10 +189,10 @@ class VioletProjection(nn.Module):
     def video(self, video: VideoTokens) -> torch.Tensor:
         """-> (batch, projection_dim), of length 1"""
         frames = video.patches().mean((2, 3))  # (batch, frames, rows, columns, width) -> (batch, frames, width)
-        pooled = pool_in_order(frames, frames.new_ones(frames.shape[:2]), self.num_bases)
+        pooled = pool_in_order(frames, frames.new_ones(frames.shape[:2]), NUM_BASES)
         return nn.functional.normalize(self.video_projection(pooled).float(), dim=-1)
 
     def text(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """(batch, tokens, width), (batch, tokens) -> (batch, projection_dim), of length 1"""
-        pooled = pool_in_order(states, mask, self.num_bases)
+        pooled = pool_in_order(states, mask, NUM_BASES)
         return nn.functional.normalize(self.text_projection(pooled).float(), dim=-1)

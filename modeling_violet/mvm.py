@@ -5,7 +5,7 @@ A further target is one `register_mvm_target` call in a file of its own. Shapes 
 the grid of patches, (H, W) pixels, `side` a patch's side in pixels, D the model's width.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -46,6 +46,8 @@ class MVMTarget:
         teacher: the class whose `load` gives the frozen network that makes the target.
         options: the head's options and their defaults: sizes, whole numbers of 1 or more; and for targets that are
             numbers `MEASURE`: the prediction is `shift` + `scale` times what the head gives.
+        constant: (some targets, the head's outputs) -> (channels,), the best prediction that is the same everywhere:
+            where an untrained head starts. `None`: it starts as it is made.
     """
 
     name: str
@@ -53,6 +55,7 @@ class MVMTarget:
     loss: Callable[..., torch.Tensor]
     teacher: type[Teacher]
     options: Mapping[str, int | float] = field(default_factory=dict)
+    constant: Callable[[Sequence[torch.Tensor], int], torch.Tensor] | None = None
 
 
 MEASURE: dict[str, int | float] = {"shift": 0.0, "scale": 1.0}
@@ -128,6 +131,43 @@ def measure(target: torch.Tensor) -> dict[str, float]:
     values = target.float().flatten()
     shift = values.median()
     return {"shift": shift.item(), "scale": max((values - shift).abs().mean().item(), 1e-6)}
+
+
+def channel_medians(targets: Sequence[torch.Tensor], outputs: int, channel: int) -> torch.Tensor:
+    """The least L1: each channel's median, (channels,). `channel` is the dimension of the targets that holds them."""
+    values = torch.cat([target.float().movedim(channel, -1).flatten(0, -2) for target in targets])
+    return values.median(dim=0).values
+
+
+def log_frequencies(targets: Sequence[torch.Tensor], outputs: int) -> torch.Tensor:
+    """The least cross-entropy: how often each class is met, (outputs,); each is taken to be met once more."""
+    counts = torch.cat([target.flatten() for target in targets]).bincount(minlength=outputs) + 1
+    return (counts / counts.sum()).log()
+
+
+@torch.no_grad()
+def start_at(config: VioletConfig, name: str, head: nn.Module, targets: Sequence[torch.Tensor]) -> None:
+    """
+    Measures a target, and lets its untrained head predict the best constant, whatever the fusion gives it. Features'
+    channels differ far more in where they lie than the one `shift` can say.
+
+    Args:
+        config: the target's `MEASURE` is noted there, unless it has one already.
+        head: the target's. Its last linear layer is set, whose outputs are the channels, or places within each.
+        targets: some of what the teacher gives, in the target's layout; videos may differ in frames and sides.
+    """
+    target, options = find_mvm_target(name), config.mvm_targets[name]
+    if "scale" in target.options and not set(MEASURE) & set(options):
+        options.update(measure(torch.cat([values.flatten() for values in targets])))
+    if target.constant is None:
+        return
+    last = [module for module in head.modules() if isinstance(module, nn.Linear)][-1]
+    start = target.constant(targets, len(last.bias))
+    if "scale" in target.options:
+        measured = {**MEASURE, **options}
+        start = (start - measured["shift"]) / measured["scale"]
+    nn.init.zeros_(last.weight)
+    last.bias.copy_(start.repeat_interleave(len(last.bias) // len(start)))
 
 
 def mvm_loss(
@@ -304,16 +344,24 @@ def token_loss(prediction, target, bool_masked_pos, reduction: str = "mean") -> 
 
 # The divisors: the published code counts its mask once a channel (3 for pixels, 2 for flow) and divides by the channel
 # number (3 unless said otherwise) once more; depth is repeated over the three channels of the mask.
-register_mvm_target(MVMTarget("pixel", _pixel_head, partial(dense_loss, divisor=9), PixelTeacher, MEASURE))
-register_mvm_target(MVMTarget("hog", _grey_head, partial(dense_loss, divisor=1), HogTeacher, MEASURE))
-register_mvm_target(MVMTarget("depth", _grey_head, partial(dense_loss, divisor=3), DepthTeacher, MEASURE))
-register_mvm_target(MVMTarget("optical_flow", _flow_head, partial(flow_loss, divisor=4), OpticalFlowTeacher, MEASURE))
-register_mvm_target(MVMTarget("vq", _token_head, token_loss, TokenTeacher, {"channels": 8192, "per_cell": 1}))
+for _name, _head, _loss, _teacher in (
+    ("pixel", _pixel_head, partial(dense_loss, divisor=9), PixelTeacher),
+    ("hog", _grey_head, partial(dense_loss, divisor=1), HogTeacher),
+    ("depth", _grey_head, partial(dense_loss, divisor=3), DepthTeacher),
+    ("optical_flow", _flow_head, partial(flow_loss, divisor=4), OpticalFlowTeacher),
+):
+    register_mvm_target(MVMTarget(_name, _head, _loss, _teacher, MEASURE, partial(channel_medians, channel=2)))
+register_mvm_target(
+    MVMTarget("vq", _token_head, token_loss, TokenTeacher, {"channels": 8192, "per_cell": 1}, log_frequencies)
+)
+_medians = partial(channel_medians, channel=-1)
 for _name, _teacher in {
     "3d_feature": VideoTeacher,
     "2d_feature": ImageTeacher,
     "2d_clip_feature": ClipTeacher,
 }.items():
     register_mvm_target(
-        MVMTarget(_name, _feature_head, partial(feature_loss, divisor=3), _teacher, {"channels": 1024, **MEASURE})
+        MVMTarget(
+            _name, _feature_head, partial(feature_loss, divisor=3), _teacher, {"channels": 1024, **MEASURE}, _medians
+        )
     )

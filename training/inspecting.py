@@ -22,6 +22,7 @@ from .arguments import SettingsError
 from .masking import MASK_KINDS, Masking, mask_attended
 from .pretraining_data import CaptionedVideos, PretrainingCollator
 from .schedule import StepPlan
+from .targets import load_teacher
 
 HIDDEN_COLOUR = np.array([0.85, 0.1, 0.2])
 PALE = 0.3
@@ -86,8 +87,6 @@ def load_known_teachers(
     if unknown:
         has = ", ".join(model.mvm_heads) or "none"
         raise SettingsError(f"--teacher: the model has no target {', '.join(unknown)}; it has {has}.")
-    frames = processor.video_processor
-    normalisation = {"student_mean": frames.image_mean, "student_std": frames.image_std}
     teachers = {}
     for name in model.mvm_heads:
         teacher = find_mvm_target(name).teacher
@@ -96,12 +95,11 @@ def load_known_teachers(
             usual = teacher.default_source or "FOLDER"
             report(f"{name} is left out: its teacher is not given (--teacher {name}={usual}).")
             continue
-        options = model.config.mvm_targets[name]
-        more = {"per_cell": options["per_cell"]} if "per_cell" in options else {}
+        options = {**model.config.mvm_targets[name], "teacher": source}
         try:
-            teachers[name] = teacher.load(source, **more, **normalisation)
-        except (OSError, ValueError) as error:
-            report(f"{name} is left out: its teacher {source} cannot be loaded: {error}")
+            teachers[name] = load_teacher(name, options, processor.video_processor)
+        except SettingsError as error:
+            report(f"{name} is left out: {error}")
     return teachers
 
 

@@ -238,9 +238,11 @@ class Pretraining:
 
         pairs = list(zip(recipe.datasets, self.tables, strict=True))
         self.training = batches([source(dataset, rows) for dataset, (rows, _) in pairs], recipe.objective_sets())
-        everything = [(1.0, 0, recipe.all_objectives())]
         self.validation = {
-            dataset.name: batches([source(dataset, rows)], everything)
+            dataset.name: [
+                batches([source(dataset, rows)], [(1.0, 0, objectives)])
+                for _, _, objectives in recipe.objective_sets()
+            ]
             for dataset, (_, rows) in pairs
             if rows is not None
         }
@@ -423,21 +425,25 @@ class Pretraining:
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """`DATASET/loss…` and `DATASET/accuracy…` on validation rows, always the same ones, masked the same way."""
+        """
+        `DATASET/loss_…` and `DATASET/accuracy_…` on validation rows, always the same ones, masked the same way. Where
+        several sets of objectives hold one of them, it is measured in the first: without masks, if that has none.
+        """
         model = self.accelerator.unwrap_model(self.model)
         metrics: dict[str, float] = {}
         self.model.eval()
         if self.average is not None:
             self.average.swap(model)
-        for name, data in self.validation.items():
-            totals: dict[str, list[torch.Tensor]] = {}
-            for batch in self.batches(range(self.recipe.eval_batches), data):
-                _, values = self.forward(batch)
-                for key, value in values.items():
-                    if key.startswith(("loss", "accuracy")):
-                        totals.setdefault(key, []).append(value)
-            for key, found in totals.items():
-                metrics[f"{name}/{key}"] = self.accelerator.reduce(torch.stack(found).mean(), "mean").item()
+        for name, sets in self.validation.items():
+            for data in sets:
+                totals: dict[str, list[torch.Tensor]] = {}
+                for batch in self.batches(range(self.recipe.eval_batches), data):
+                    _, values = self.forward(batch)
+                    for key, value in values.items():
+                        if key.startswith(("loss_", "accuracy_")) and f"{name}/{key}" not in metrics:
+                            totals.setdefault(key, []).append(value)
+                for key, found in totals.items():
+                    metrics[f"{name}/{key}"] = self.accelerator.reduce(torch.stack(found).mean(), "mean").item()
         if self.average is not None:
             self.average.swap(model)
         self.model.train()

@@ -145,9 +145,7 @@ class PretrainingRecipe:
                 raise SettingsError(f"`{name}`: must be 1 or more, got {getattr(self, name)}.")
         if self.learning_rate_schedule not in LEARNING_RATES:
             known = ", ".join(LEARNING_RATES)
-            raise SettingsError(
-                f"`learning_rate_schedule`: {self.learning_rate_schedule!r} is unknown; use {known}."
-            )
+            raise SettingsError(f"`learning_rate_schedule`: {self.learning_rate_schedule!r} is unknown; use {known}.")
         if self.mixed_precision not in PRECISIONS:
             known = ", ".join(PRECISIONS)
             raise SettingsError(f"`mixed_precision`: {self.mixed_precision!r} is unknown; use {known}.")

@@ -139,7 +139,7 @@ def test_a_run_leaves_its_log_its_figures_its_curves_and_a_model(uninterrupted, 
     log = lines(folder)
     steps = [line for line in log if "learning_rate" in line]
     assert [line["step"] for line in steps] == list(range(1, STEPS + 1))
-    assert [line["step"] for line in log if "videos/loss" in line] == [3, STEPS]
+    assert [line["step"] for line in log if "videos/loss_mlm" in line] == [3, STEPS]
     seen = {name for line in steps for name in line if name.startswith("loss_")}
     assert seen == {"loss_vtm", "loss_mlm", "loss_vtc", "loss_mvm_pixel", "loss_smtm"}
     assert all(math.isfinite(value) for line in log for value in line.values())
