@@ -78,8 +78,9 @@ TRAVEL = {"single": 0.35, "sequence": 0.3, "together": 0.3}
 """How far a moving shape goes from the first to the last frame in which it is seen, as a share of the width."""
 GAP = 0.01
 """What is at least free between two shapes in sight, as a share of the width."""
-ANY_COLOUR_SHARE = 0.5
-"""The part of the split pretrain whose shapes have any colour at all, which its words do not name."""
+ANY_COLOUR_SHARE = {"train": 0.25, "pretrain": 0.5}
+"""The part of a split whose shapes have any colour at all, which its words do not name: so shapes are learned apart from
+colours."""
 SATURATION, VALUE = (0.0, 0.9), (0.7, 1.0)
 """The ranges of any colour; the least value is far brighter than the brightest background."""
 UNLIKE_UNSEEN, UNLIKE_EACH_OTHER = 60, 120
@@ -144,7 +145,7 @@ def _draw_pairs(generator: np.random.Generator, split: str, count: int) -> list[
 
 def _draw_looks(generator: np.random.Generator, split: str, count: int) -> list[dict[str, Any]]:
     """`shape`, `colour` and `rgb` of each of `count` shapes, which differ in shape and colour."""
-    if split != "pretrain" or generator.random() >= ANY_COLOUR_SHARE:
+    if split not in ANY_COLOUR_SHARE or generator.random() >= ANY_COLOUR_SHARE[split]:
         pairs = _draw_pairs(generator, split, count)
         return [{"shape": shape, "colour": colour, "rgb": COLOURS[colour]} for shape, colour in pairs]
     shapes = [str(shape) for shape in generator.permutation(SHAPES)[:count]]

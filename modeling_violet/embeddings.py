@@ -8,7 +8,6 @@ from torch import nn
 
 from .video_swin import VioletVisionModel
 
-
 NUM_BASES = 4
 """What is kept of a sequence's order where it is pooled, see `pool_in_order`."""
 

@@ -25,7 +25,7 @@ from ..evaluation.pictures import draw_curves
 from ..files import save_into, seal, write_json, write_text
 from ..modeling_violet import VioletForPreTraining
 from ..modeling_violet.modeling_pretraining import MVM_PREFIX
-from ..modeling_violet.mvm import MEASURE, find_mvm_target, measure
+from ..modeling_violet.mvm import start_at
 from ..modeling_violet.teachers import Teacher
 from ..processing import VideoTextProcessor, VioletVideoProcessor, train_wordpiece_tokenizer
 from .arguments import SettingsError
@@ -148,6 +148,8 @@ class Pretraining:
         self.build_data()
         if recipe.from_scratch:
             self.measure_targets()
+        self.average = None if recipe.ema_decay is None else MovingAverage(self.model, recipe.ema_decay)
+        self.model, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
 
     def build_model(self, kernel: str | None) -> None:
         """The model and its processor, the teachers, the optimiser."""
@@ -191,12 +193,10 @@ class Pretraining:
             model.gradient_checkpointing_enable()
         for teacher in self.teachers.values():
             teacher.to(self.accelerator.device)
-        optimizer = torch.optim.AdamW(
+        self.optimizer = torch.optim.AdamW(
             parameter_groups(model, recipe.weight_decay), lr=recipe.learning_rate, betas=(0.9, 0.98)
         )
-        self.average = None if recipe.ema_decay is None else MovingAverage(model, recipe.ema_decay)
-        self.configuration = model.config
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.model, self.configuration = model, model.config  # prepared once the heads are set
 
     def build_data(self) -> None:
         """The mixture for training, and each data set's validation rows."""
@@ -249,7 +249,7 @@ class Pretraining:
 
     @torch.no_grad()
     def measure_targets(self, steps: int = 4) -> None:
-        """Notes in the configuration where each target's values lie, so that its head starts there (`mvm.MEASURE`)."""
+        """Lets each head start at its target's best constant, and notes where that lies (`mvm.start_at`)."""
         data = PretrainingBatches(  # whole batches, so that every process measures the same
             self.training.sources,
             self.training.schedule,
@@ -260,11 +260,10 @@ class Pretraining:
         found: dict[str, list[torch.Tensor]] = {}
         for step in range(steps):
             batch = data[step]
-            for name, options in (self.configuration.mvm_targets or {}).items():
-                if "scale" in find_mvm_target(name).options and not set(MEASURE) & set(options):
-                    found.setdefault(name, []).append(self.targets([name], batch)[name].flatten().cpu())
+            for name in self.model.mvm_heads:
+                found.setdefault(name, []).append(self.targets([name], batch)[name].cpu())
         for name, values in found.items():
-            self.configuration.mvm_targets[name].update(measure(torch.cat(values)))
+            start_at(self.configuration, name, self.model.mvm_heads[name], values)
             logger.info("%s: %s", name, self.configuration.mvm_targets[name])
 
     def targets(self, names: Iterable[str], batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:

@@ -190,7 +190,7 @@ def test_colours_survive_the_codec(splits):
         frames = decode(clip["video"])
         for subject, span in zip(plan_of(clip), spans(clip), strict=True):
             pixels = frames[span][bright(frames[span])]
-            assert np.abs(np.median(pixels, axis=0) - subject.rgb).max() < 40, clip["id"]
+            assert np.abs(np.median(pixels, axis=0) - subject.rgb).max() < 50, clip["id"]
 
 
 def test_words_agree_with_the_shapes(splits):
@@ -386,7 +386,7 @@ def test_half_of_the_clips_for_pretraining_have_any_colour_but_none_like_an_unse
     assert len(np.unique(colours // 32, axis=0)) > 100
 
 
-def test_words_name_a_colour_in_half_of_the_clips_for_pretraining_alone(splits):
+def test_words_name_no_colour_in_a_part_of_the_clips_for_training_alone(splits):
     named = Counter()
     for clip in clips(splits):
         words = set(json.dumps({key: clip[key] for key in clip if key not in ("id", "video")}).split('"'))
@@ -395,10 +395,11 @@ def test_words_name_a_colour_in_half_of_the_clips_for_pretraining_alone(splits):
             assert all(subject["colour"] in clip["caption"].split() for subject in clip["shapes"])
             named[clip["id"].split("-")[0]] += 1
         else:
-            assert clip["id"].startswith("pretrain-")
+            assert clip["id"].startswith(("pretrain-", "train-"))
             assert not words & set(COLOURS) and "colour" not in clip["caption"]
             assert clip["questions"]
-    assert 10 <= named["pretrain"] <= 30
+    assert 10 <= named["pretrain"] <= 30  # of 40
+    assert 28 <= named["train"] <= 47  # of 50
 
 
 def test_a_movement_is_seen_between_the_sampled_frames(plans):

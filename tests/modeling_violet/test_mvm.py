@@ -12,7 +12,15 @@ from torch import nn
 from violet.configuration import VioletConfig, VioletVisionConfig
 from violet.hub.conversion import rename_original
 from violet.modeling_violet import mvm
-from violet.modeling_violet.mvm import MVM_TARGETS, MVMTarget, build_mvm_heads, mvm_loss, register_mvm_target
+from violet.modeling_violet.mvm import (
+    MVM_TARGETS,
+    MVMTarget,
+    build_mvm_heads,
+    mvm_loss,
+    predict_mvm,
+    register_mvm_target,
+    start_at,
+)
 from violet.modeling_violet.teachers import Teacher, VideoTeacher
 from violet.modeling_violet.video_swin import VioletVisionModel
 
@@ -128,6 +136,37 @@ def test_mean_agrees_with_a_loop_over_places(name):
     prediction = head(random_patches()).detach()
     expected = loop_over_places(name, prediction.numpy(), target.numpy(), mask.numpy())
     assert mvm_loss(name, prediction, target, mask).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", EIGHT)
+def test_a_head_starts_at_the_best_constant(name):
+    config, head = small_config({name: dict(SMALL[name])}), seeded_head(name)
+    targets = [random_target(name, frames, seed) for frames, seed in ((FRAMES, 1), (FRAMES, 2), (2, 3))]
+    if name != "vq":
+        channel = -1 if name.endswith("feature") else 2
+        size = targets[0].shape[channel]
+        offsets = torch.linspace(-30, 7, size).view(-1, *[1] * (4 - channel if channel > 0 else 0))
+        targets = [target + offsets for target in targets]
+    start_at(config, name, head, targets)
+    prediction = predict_mvm(config, name, head, random_patches())
+    if name == "vq":
+        counts = torch.cat([target.flatten() for target in targets]).bincount(minlength=11) + 1.0
+        expected = (counts / counts.sum()).log().expand_as(prediction)
+    else:
+        values = torch.cat([target.movedim(channel, -1).flatten(0, -2) for target in targets])
+        medians = values.median(dim=0).values
+        expected = medians.view(offsets.shape).expand_as(prediction)
+        noted = config.mvm_targets[name]
+        assert noted["shift"] == pytest.approx(values.median().item())
+        assert noted["scale"] == pytest.approx((values - values.median()).abs().mean().item())
+    torch.testing.assert_close(prediction.detach(), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_measure_that_is_named_is_kept():
+    config, head = small_config({"hog": {"shift": 1.0, "scale": 2.0}}), seeded_head("hog")
+    start_at(config, "hog", head, [torch.full((2, FRAMES, 1, HEIGHT, WIDTH), 5.0)])
+    assert config.mvm_targets["hog"] == {"shift": 1.0, "scale": 2.0}
+    assert (head.projection.bias == 2).all() and (predict_mvm(config, "hog", head, random_patches()) == 5).all()
 
 
 @pytest.mark.parametrize("name", EIGHT)

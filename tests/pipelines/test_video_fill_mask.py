@@ -19,12 +19,12 @@ def clips(shapes_folder):
     from violet.data import moving_shapes
 
     splits = moving_shapes(shapes_folder, train=24, validation=4, test=8, test_unseen=0, test_together=0)
-    return splits["train"].to_list()
+    return [clip for split in ("test", "train") for clip in splits[split].to_list()]
 
 
 def test_the_shipped_weights_fill_what_is_seen(fill, clips):
     assert isinstance(fill, VideoFillMaskPipeline)
-    singles = [clip for clip in clips if clip["kind"] == "single"]
+    singles = [clip for clip in clips if clip["kind"] == "single" and clip["shapes"][0]["colour"]]
     right = 0
     for clip in singles:
         colour = clip["shapes"][0]["colour"]
