@@ -39,7 +39,7 @@ from violet.training.schedule import MixtureSchedule
 
 SIDE, FRAMES = 64, 4
 BATCH = 16
-LEARNING_RATE, WEIGHT_DECAY, WARMUP = 2e-3, 0.05, 0.05
+LEARNING_RATE, WEIGHT_DECAY, WARMUP = 5e-4, 0.05, 0.05
 PATCH_RATIO = 0.15
 CHANNELS, WORDS = 32, 32
 SEED = 20

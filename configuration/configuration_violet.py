@@ -115,7 +115,7 @@ class VioletConfig(PreTrainedConfig):
         video_grid_size (`int`): side of the grid of learned patch positions; larger grids are interpolated.
         hidden_frame_order (`bool`): whether a frame's place in time can be hidden (VIOLETv2).
         clip_summary (`bool`): whether each frame's special token holds a summary of the whole clip that keeps the
-            order of its frames; off in the published models. A small fusion encoder learns order and direction from it.
+            order of its frames; off in the published models. A small fusion encoder learns time from it.
         num_task_tokens (`int`): learned task tokens (VIOLETv2 has 10, see `TASK_TOKENS`); 0 for none.
         masked_patch_value (`list[float]`): what a masked patch's normalised pixels are set to, a channel.
             VIOLET masks to black, VIOLETv2 to the mean colour.

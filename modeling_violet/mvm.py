@@ -156,6 +156,7 @@ def start_at(config: VioletConfig, name: str, head: nn.Module, targets: Sequence
         head: the target's. Its last linear layer is set, whose outputs are the channels, or places within each.
         targets: some of what the teacher gives, in the target's layout; videos may differ in frames and sides.
     """
+    assert config.mvm_targets is not None  # the head was built from it
     target, options = find_mvm_target(name), config.mvm_targets[name]
     if "scale" in target.options and not set(MEASURE) & set(options):
         options.update(measure(torch.cat([values.flatten() for values in targets])))
@@ -355,13 +356,13 @@ register_mvm_target(
     MVMTarget("vq", _token_head, token_loss, TokenTeacher, {"channels": 8192, "per_cell": 1}, log_frequencies)
 )
 _medians = partial(channel_medians, channel=-1)
-for _name, _teacher in {
+for _name, _encoder in {
     "3d_feature": VideoTeacher,
     "2d_feature": ImageTeacher,
     "2d_clip_feature": ClipTeacher,
 }.items():
     register_mvm_target(
         MVMTarget(
-            _name, _feature_head, partial(feature_loss, divisor=3), _teacher, {"channels": 1024, **MEASURE}, _medians
+            _name, _feature_head, partial(feature_loss, divisor=3), _encoder, {"channels": 1024, **MEASURE}, _medians
         )
     )

@@ -75,6 +75,13 @@ class ModelArguments:
     )
     image_size: int | None = field(default=None, metadata={"help": "Side of a frame in pixels."})
     num_frames: int | None = field(default=None, metadata={"help": "Frames taken of each video."})
+    freeze_backbone: bool = field(
+        default=False,
+        metadata={
+            "help": "Keep the Video Swin's weights as they are: several times faster, and as good on clips like "
+            "those it was pre-trained on."
+        },
+    )
     attn_implementation: str | None = field(
         default=None, metadata={"help": "eager or sdpa; by default what is faster on this device."}
     )

@@ -195,7 +195,9 @@ def finetune(model_arguments: ModelArguments, data: DataArguments, training: Tra
 
     kernel = model_arguments.attn_implementation or preferred_kernel(training.bf16, training.device)
     model, processor = build_model_and_processor(model_arguments, tables["train"], data.max_answers, kernel)
-    captions = model.violet.projection is not None
+    if model_arguments.freeze_backbone:
+        model.violet.video_encoder.swin.requires_grad_(False)
+    captions = model.violet.projection is not None and not model_arguments.freeze_backbone
     cache = data.frame_cache_mb * 2**20
     collator = QuestionCollator(
         processor, model.config.label2id, captions=captions, cache_bytes=cache, name_videos=True

@@ -112,6 +112,9 @@ def texts_of(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 class Pretraining:
     """One run, in one process of one or several."""
 
+    model: Any  # these two as accelerate wraps them
+    optimizer: Any
+
     def __init__(self, recipe: PretrainingRecipe):
         self.recipe = recipe
         self.output_dir = Path(recipe.output_dir)

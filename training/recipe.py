@@ -72,8 +72,8 @@ class PretrainingRecipe:
         output_dir: for checkpoints, logs, curves, the model.
         model: a folder or Hub name with weights, or a named configuration to start from scratch.
         tokenizer: from scratch: a folder or Hub name; by default a small vocabulary is trained on the data's texts.
-        objectives: weights by objective (see `VioletForPreTraining`); or a list of such sets, of which one is drawn for
-            each step in proportion to its `share`, out of those whose `start` (a share of `max_steps`) has come.
+        objectives: weights by objective (see `VioletForPreTraining`); or a list of such sets, of which one is drawn
+            for each step in proportion to its `share`, out of those whose `start` (a share of `max_steps`) has come.
         mvm_targets: options of each target's head, by target, and under `teacher` the teacher's Hub name or folder.
         masks: probability of each kind of mask, see `masking.Masking`.
         patch_ratio, word_ratio: shares that are hidden.

@@ -62,7 +62,7 @@ class MixtureSchedule:
         return [int(before + (datasets[:place] == i).sum()) for i, before in enumerate(self._count_before(block))]
 
     def _objectives(self, step: int, place: float) -> Mapping[str, float]:
-        """The set at that place, from 0 to 1, of those that take part, laid end to end in proportion to their shares."""
+        """The set at that place, from 0 to 1, of those that take part, laid end to end by their shares."""
         sets = [(share, weights) for share, start, weights in self.objectives if step >= start]
         ends = np.cumsum([share for share, _ in sets])
         return sets[int(np.searchsorted(ends, place * ends[-1], side="right"))][1]
