@@ -20,7 +20,7 @@ RECIPE = Path(__file__).parents[1] / "examples" / "violet-tiny.yaml"
 LEFT_OUT = {"all": (), "no_mvm": ("mvm_pixel", "mvm_hog"), "no_vtm": ("vtm",), "no_mlm": ("mlm",), "no_vtc": ("vtc",)}
 """Variants that are pre-trained here, and what each leaves out of the recipe."""
 VARIANTS = ("scratch", "shipped", *LEFT_OUT)
-STEPS = {"pretraining": 400, "fine-tuning": 150}
+STEPS = {"pretraining": 300, "fine-tuning": 120}
 CLIPS = {"pretraining": 4000, "questions": 800}
 """800 clips with their questions are a tenth of the 8,000 that `violet finetune` draws."""
 SHOWN = ("accuracy", "accuracy_direction", "accuracy_order", "test_together_accuracy", "test_unseen_accuracy")

@@ -308,7 +308,8 @@ def test_no_target_no_head():
     [
         ({"smell": {}}, ["'smell'", "2d_clip_feature"]),
         ({"vq": {"chanels": 3}}, ["chanels", "per_cell"]),
-        ({"pixel": {"channels": 3}}, ["channels", "none"]),
+        ({"pixel": {"channels": 3}}, ["channels", "shift, scale"]),
+        ({"hog": {"scale": 0.0}}, ["`scale`", "above 0"]),
         ({"2d_feature": {"channels": 0}}, ["`channels`", "1 or more"]),
         ({"vq": {"per_cell": 3}}, ["`per_cell` 3", "32"]),
     ],

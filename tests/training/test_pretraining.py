@@ -477,6 +477,6 @@ def test_recipes_are_read_as_they_are_written(drawn, start, tmp_path):
     zero = dataclasses.replace(recipe, objectives={"mlm": 1, "vtm": 0})
     assert zero.objective_sets() == [(1.0, 0, {"mlm": 1.0})]
     later = dataclasses.replace(recipe, objectives=[{"mlm": 1}, {"vtm": 1, "start": 0.25}], max_steps=80)
-    assert [first for _, first, _ in later.objective_sets()] == [0, 20]
+    assert [first for _, first, _ in later.objective_sets()] == [0, 20 * later.gradient_accumulation_steps]
     with pytest.raises(SettingsError, match="start at 0"):
         dataclasses.replace(recipe, objectives={"mlm": 1, "start": 0.25})

@@ -194,7 +194,7 @@ def test_a_damaged_shard_is_named(drawn, prepared, tmp_path):
     (tmp_path / SETTINGS_FILE).write_bytes((prepared / SETTINGS_FILE).read_bytes())
     (tmp_path / "targets-000000.safetensors").write_bytes(b"half")
     with pytest.raises(SettingsError, match="targets-000000.safetensors is damaged"):
-        open_targets(tmp_path, {})
+        open_targets(tmp_path, {}, [])
 
 
 def test_the_originals_pickle_of_tokens_is_read_frame_by_frame(tmp_path):
