@@ -154,6 +154,8 @@ class PretrainingRecipe:
                 f"`num_negatives` {self.num_negatives} must be below `group_size` {self.group_size}, out of which "
                 "they are drawn."
             )
+        if not all(objectives for _, _, objectives in self.objective_sets()):
+            raise SettingsError("`objectives`: a set names no objective with a weight.")
         if min(start for _, start, _ in self.objective_sets()) > 0:
             raise SettingsError("`objectives`: one of the sets must start at 0.")
         if self.save_steps % self.logging_steps:
