@@ -78,7 +78,7 @@ TRAVEL = {"single": 0.35, "sequence": 0.3, "together": 0.3}
 """How far a moving shape goes from the first to the last frame in which it is seen, as a share of the width."""
 GAP = 0.01
 """What is at least free between two shapes in sight, as a share of the width."""
-ANY_COLOUR_SHARE = {"train": 0.25, "pretrain": 0.5}
+ANY_COLOUR_SHARE = {"train": 0.5, "pretrain": 0.5}
 """The part of a split whose shapes have any colour at all, which its words do not name: so shapes are learned apart
 from colours."""
 SATURATION, VALUE = (0.0, 0.9), (0.7, 1.0)
