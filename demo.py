@@ -20,7 +20,7 @@ from .training import DataArguments, FinetuningArguments, ModelArguments, Questi
 from .training.finetuning import METRICS_FILE
 from .training.machine import cpu_has_bfloat16, leave_cores_to_workers
 
-STEPS = 1600
+STEPS = 1200
 CLIPS = 8000
 AT_LEAST = {
     "accuracy": 0.98,

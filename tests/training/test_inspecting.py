@@ -124,7 +124,7 @@ def test_a_picture_is_written_and_targets_without_teacher_are_named(model, proce
     assert "hog" not in said and "pixel" not in said
     teachers = load_known_teachers(model, processor, {"vq": str(tmp_path / "nowhere")}, print)
     assert set(teachers) == {"pixel", "hog"}
-    assert "nowhere cannot be loaded" in capsys.readouterr().out
+    assert "vq is left out: The teacher of 'vq' cannot be loaded" in capsys.readouterr().out
     with pytest.raises(SettingsError, match="no target depth; it has 2d_feature, hog"):
         inspect_masking(tmp_path / "model", [video], [CAPTION], path, {"depth": "x"})
     with pytest.raises(SettingsError, match="2 captions for 3 videos"):

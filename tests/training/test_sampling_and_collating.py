@@ -78,10 +78,10 @@ def test_cached_frames_are_decoded_once_and_change_nothing(processor, rows, monk
     one_clip = 4 * 64 * 64 * 3
     collator = QuestionCollator(processor, cache_bytes=2 * one_clip)
     assert torch.equal(collator(rows)["pixel_values_videos"], expected)
-    kept = set(collator.cache.frames)
+    kept = set(collator.cache.clips)
     assert len(kept) == 2 < len(expected), "no more than the memory that it was given"
     for video in kept:
-        monkeypatch.setitem(collator.cache.frames, video, np.zeros((4, 64, 64, 3), np.uint8))
+        monkeypatch.setitem(collator.cache.clips, video, (np.zeros((4, 64, 64, 3), np.uint8), [0, 1, 2, 3]))
     changed = (collator(rows)["pixel_values_videos"] != expected).flatten(1).any(1)
     assert changed.sum() == 2, "the kept frames are used, not the files"
 
