@@ -32,7 +32,7 @@ def test_the_shipped_weights_fill_what_is_seen(fill, clips):
         best = fill(clip["video"], sentence, top_k=1)[0]
         assert best["sequence"] == sentence.replace("[MASK]", best["token_str"])
         right += best["token_str"] == colour
-    assert len(singles) > 5 and right >= len(singles) - 1
+    assert len(singles) >= 4 and right >= len(singles) - 1
 
 
 def test_scores_are_the_models_probabilities(fill, clips):

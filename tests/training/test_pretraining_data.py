@@ -147,7 +147,7 @@ def test_two_processes_share_the_batch_of_one(batches, rows, hard):
             assert torch.equal(chosen, one["attended"][mine])
             places = patches + batch["input_ids"].shape[1]
             assert torch.equal(batch["mask_noise"][chosen], one["mask_noise"][mine, :places][chosen])
-    assert attended > 3, "the case is there"
+    assert attended >= 2, "the case is there"
 
 
 @pytest.mark.parametrize("batch_size", [BATCH, 16])
