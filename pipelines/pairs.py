@@ -1,9 +1,26 @@
-"""Videos and texts, one or many of each, as a pipeline's inputs."""
+"""What pipelines of videos and texts share: their inputs, one or many of each, and `top_k`."""
 
 from collections.abc import Iterator
 from typing import Any
 
+from transformers import Pipeline
+
 from ..processing.video_processing_violet import split_into_clips
+
+
+class VideoTextPipeline(Pipeline):
+    """A pipeline whose processor takes videos and texts, and which gives the `top_k` best answers."""
+
+    _load_processor = True
+    _load_image_processor = False
+    _load_video_processor = False
+    _load_feature_extractor = False
+    _load_tokenizer = False
+
+    def _sanitize_parameters(self, top_k: int | None = None):
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"`top_k` must be 1 or more, got {top_k}.")
+        return {}, {}, {} if top_k is None else {"top_k": top_k}
 
 
 def pair_up(videos: Any, texts: str | list[str], name: str) -> dict[str, Any] | list[dict[str, Any]]:

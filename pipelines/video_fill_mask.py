@@ -3,12 +3,11 @@
 from typing import Any
 
 import torch
-from transformers import Pipeline
 
-from .pairs import pair_up
+from .pairs import VideoTextPipeline, pair_up
 
 
-class VideoFillMaskPipeline(Pipeline):
+class VideoFillMaskPipeline(VideoTextPipeline):
     """
     Fills the blanks of sentences about videos, word by word of the model's vocabulary.
 
@@ -23,17 +22,6 @@ class VideoFillMaskPipeline(Pipeline):
     A video is anything that `violet.processing.decode_video` reads; one that cannot be read raises `VideoDecodeError`,
     which names it.
     """
-
-    _load_processor = True
-    _load_image_processor = False
-    _load_video_processor = False
-    _load_feature_extractor = False
-    _load_tokenizer = False
-
-    def _sanitize_parameters(self, top_k: int | None = None):
-        if top_k is not None and top_k < 1:
-            raise ValueError(f"`top_k` must be 1 or more, got {top_k}.")
-        return {}, {}, {} if top_k is None else {"top_k": top_k}
 
     def __call__(self, videos: Any, text: str | list[str] | None = None, **kwargs: Any) -> Any:
         """

@@ -3,12 +3,11 @@
 from typing import Any
 
 import torch
-from transformers import Pipeline
 
-from .pairs import pair_up
+from .pairs import VideoTextPipeline, pair_up
 
 
-class VideoQuestionAnsweringPipeline(Pipeline):
+class VideoQuestionAnsweringPipeline(VideoTextPipeline):
     """
     Answers questions about videos by a model's answer vocabulary.
 
@@ -22,17 +21,6 @@ class VideoQuestionAnsweringPipeline(Pipeline):
     A video is anything that `violet.processing.decode_video` reads: a path, a URL, bytes, an array, PIL images, a
     folder of frames. One that cannot be read raises `VideoDecodeError`, which names it.
     """
-
-    _load_processor = True
-    _load_image_processor = False
-    _load_video_processor = False
-    _load_feature_extractor = False
-    _load_tokenizer = False
-
-    def _sanitize_parameters(self, top_k: int | None = None):
-        if top_k is not None and top_k < 1:
-            raise ValueError(f"`top_k` must be 1 or more, got {top_k}.")
-        return {}, {}, {} if top_k is None else {"top_k": top_k}
 
     def __call__(self, videos: Any, question: str | list[str] | None = None, **kwargs: Any) -> Any:
         """

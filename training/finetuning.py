@@ -68,6 +68,15 @@ def answer_vocabulary(answers: Iterable[str], most: int) -> list[str]:
     return sorted(counts, key=lambda answer: (-counts[answer], answer))[:most]
 
 
+def frames_from_scratch(
+    model: str, image_size: int | None = None, num_frames: int | None = None
+) -> VioletVideoProcessor:
+    """What a named configuration starts from scratch with, where side and number of frames are not asked for."""
+    side, frames = FRAMES_FROM_SCRATCH[model]
+    side, frames = image_size or side, num_frames or frames
+    return VioletVideoProcessor(size={"height": side, "width": side}, num_frames=frames)
+
+
 def build_processor(arguments: ModelArguments, texts: Iterable[str]) -> VideoTextProcessor:
     """A processor for a model from scratch: of the named configuration's frames, or those asked for."""
     if arguments.tokenizer is None:
@@ -75,9 +84,8 @@ def build_processor(arguments: ModelArguments, texts: Iterable[str]) -> VideoTex
         tokenizer = train_wordpiece_tokenizer(texts, vocab_size=vocabulary)
     else:
         tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
-    side, frames = FRAMES_FROM_SCRATCH[arguments.model]
-    side, frames = arguments.image_size or side, arguments.num_frames or frames
-    return VideoTextProcessor(tokenizer, VioletVideoProcessor(size={"height": side, "width": side}, num_frames=frames))
+    frames = frames_from_scratch(arguments.model, arguments.image_size, arguments.num_frames)
+    return VideoTextProcessor(tokenizer, frames)
 
 
 def build_model_and_processor(

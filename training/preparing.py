@@ -14,7 +14,7 @@ from ..configuration import named_configuration
 from ..processing import VioletVideoProcessor
 from .arguments import SettingsError
 from .collating import FrameCache
-from .finetuning import FRAMES_FROM_SCRATCH
+from .finetuning import frames_from_scratch
 from .machine import leave_cores_to_workers
 from .pretraining import load_dataset
 from .pretraining_data import row_id
@@ -103,9 +103,7 @@ class ClipPixels(torch.utils.data.Dataset):
 def frames_of_run(recipe: PretrainingRecipe) -> tuple[VioletVideoProcessor, int]:
     """The video processor of a recipe's run, and the side of a patch of its model in pixels."""
     if recipe.from_scratch:
-        side, frames = FRAMES_FROM_SCRATCH[recipe.model]
-        side = recipe.image_size or side
-        processor = VioletVideoProcessor(size={"height": side, "width": side}, num_frames=frames)
+        processor = frames_from_scratch(recipe.model, recipe.image_size)
         return processor, _patch_side(named_configuration(recipe.model))
     processor = AutoProcessor.from_pretrained(recipe.model).video_processor
     return processor, _patch_side(AutoConfig.from_pretrained(recipe.model))

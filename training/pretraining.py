@@ -27,10 +27,10 @@ from ..modeling_violet import VioletForPreTraining
 from ..modeling_violet.modeling_pretraining import MVM_PREFIX
 from ..modeling_violet.mvm import start_at
 from ..modeling_violet.teachers import Teacher
-from ..processing import VideoTextProcessor, VioletVideoProcessor, train_wordpiece_tokenizer
+from ..processing import VideoTextProcessor, train_wordpiece_tokenizer
 from .arguments import SettingsError
 from .ema import MovingAverage
-from .finetuning import FRAMES_FROM_SCRATCH, METRICS_FILE, begin_run
+from .finetuning import METRICS_FILE, begin_run, frames_from_scratch
 from .machine import cpu_has_bfloat16, leave_cores_to_workers, preferred_kernel
 from .masking import Masking, mask_attended
 from .optimization import learning_rate_factor, parameter_groups
@@ -166,13 +166,8 @@ class Pretraining:
                 if recipe.tokenizer is None
                 else AutoTokenizer.from_pretrained(recipe.tokenizer)
             )
-            side, frames = FRAMES_FROM_SCRATCH[recipe.model]
-            side = recipe.image_size or side
-            self.processor = VideoTextProcessor(
-                tokenizer,
-                VioletVideoProcessor(size={"height": side, "width": side}, num_frames=frames),
-                max_length=recipe.max_text_length,
-            )
+            frames = frames_from_scratch(recipe.model, recipe.image_size)
+            self.processor = VideoTextProcessor(tokenizer, frames, max_length=recipe.max_text_length)
             self.teachers = load_teachers(recipe, self.processor)
             heads = {
                 name: {key: value for key, value in options.items() if key != "teacher"}
@@ -241,13 +236,10 @@ class Pretraining:
 
         pairs = list(zip(recipe.datasets, self.tables, strict=True))
         self.training = batches([source(dataset, rows) for dataset, (rows, _) in pairs], recipe.objective_sets())
+        held_out = [source(dataset, rows) for dataset, (_, rows) in pairs if rows is not None]
         self.validation = {
-            dataset.name: [
-                batches([source(dataset, rows)], [(1.0, 0, objectives)])
-                for _, _, objectives in recipe.objective_sets()
-            ]
-            for dataset, (_, rows) in pairs
-            if rows is not None
+            one.name: [batches([one], [(1.0, 0, objectives)]) for _, _, objectives in recipe.objective_sets()]
+            for one in held_out
         }
 
     @torch.no_grad()
