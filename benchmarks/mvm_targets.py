@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 from violet import VideoTextProcessor, VioletForPreTraining, VioletVideoProcessor, named_configuration
-from violet.data.moving_shapes import Subject, _signed_distance, draw_clip, moving_shapes, plan_clip
+from violet.data.moving_shapes import Subject, draw_clip, moving_shapes, plan_clip, signed_distance
 from violet.files import write_json
 from violet.modeling_violet.mvm import LARGEST_FLOW, MVM_TARGETS, mvm_loss, start_at
 from violet.modeling_violet.teachers import Teacher
@@ -74,7 +74,7 @@ class TrueMotion:
         grid = (np.arange(SIDE) + 0.5) / SIDE
         dx, dy = np.broadcast_arrays(grid[None, :] - subject.x[now], grid[:, None] - subject.y[now])
         cos, sin = np.cos(subject.angle[now]), np.sin(subject.angle[now])
-        inside = _signed_distance(subject.shape, dx * cos + dy * sin, dy * cos - dx * sin, subject.radius[now]) < 0
+        inside = signed_distance(subject.form, dx * cos + dy * sin, dy * cos - dx * sin, subject.radius[now]) < 0
         scale, turn = subject.radius[then] / subject.radius[now], subject.angle[then] - subject.angle[now]
         cos, sin = scale * np.cos(turn), scale * np.sin(turn)
         x = subject.x[then] - subject.x[now] + dx * cos - dy * sin - dx

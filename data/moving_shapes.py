@@ -78,23 +78,30 @@ TRAVEL = {"single": 0.35, "sequence": 0.3, "together": 0.3}
 """How far a moving shape goes from the first to the last frame in which it is seen, as a share of the width."""
 GAP = 0.01
 """What is at least free between two shapes in sight, as a share of the width."""
-ANY_COLOUR_SHARE = {"train": 0.5, "pretrain": 0.5}
-"""The part of a split whose shapes have any colour at all, which its words do not name: so shapes are learned apart
-from colours."""
+NAMELESS_SHARE = {
+    "train": {"colour": 0.4, "shape": 0.3},
+    "pretrain": {"colour": 0.4, "shape": 0.3},
+}
+"""The part of a split whose shapes have any colour at all, or a form of NAMELESS_FORMS, which its words do not name: so
+shapes are learned apart from colours, and colours apart from shapes. Where both are always named, the order of the
+shapes and the pairs that exist tell the order of the colours, and nobody learns to see it."""
+NAMELESS_FORMS = ("triangle", "diamond", "half")
+"""Filled: an equal-sided triangle, a rhombus twice as long as wide, half a disc. Words call each "shape"."""
 SATURATION, VALUE = (0.0, 0.9), (0.7, 1.0)
 """The ranges of any colour; the least value is far brighter than the brightest background."""
 UNLIKE_UNSEEN, UNLIKE_EACH_OTHER = 60, 120
 """The least RGB distance (of 0..255 a channel) from the colour of an UNSEEN pair, and between two shapes' colours."""
 SWEEP = np.deg2rad(75)
 FRAMES_PER_SECOND = 8
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 @dataclass(frozen=True)
 class Subject:
     """One shape and what it does: the words for it, and where it is in each frame (lengths in shares of the width)."""
 
-    shape: str
+    form: str
+    """One of SHAPES or of NAMELESS_FORMS."""
     colour: str
     """One of COLOURS, or "" for a colour without a name."""
     rgb: tuple[float, float, float]
@@ -110,8 +117,13 @@ class Subject:
     angle: np.ndarray
 
     @property
+    def shape(self) -> str:
+        """The word for the form, or "" where it has none."""
+        return self.form if self.form in SHAPES else ""
+
+    @property
     def name(self) -> str:
-        return f"{self.colour} {self.shape}".lstrip()
+        return f"{self.colour} {self.shape or 'shape'}".lstrip()
 
     @property
     def clause(self) -> str:
@@ -144,15 +156,21 @@ def _draw_pairs(generator: np.random.Generator, split: str, count: int) -> list[
 
 
 def _draw_looks(generator: np.random.Generator, split: str, count: int) -> list[dict[str, Any]]:
-    """`shape`, `colour` and `rgb` of each of `count` shapes, which differ in shape and colour."""
-    if split not in ANY_COLOUR_SHARE or generator.random() >= ANY_COLOUR_SHARE[split]:
+    """`form`, `colour` and `rgb` of each of `count` shapes, which differ in form and colour."""
+    shares = NAMELESS_SHARE.get(split, {"colour": 0.0, "shape": 0.0})
+    draw = generator.random() if split in NAMELESS_SHARE else 1.0
+    if draw < shares["colour"]:
+        forms = [str(shape) for shape in generator.permutation(SHAPES)[:count]]
+        while True:
+            colours = [_draw_any_colour(generator, shape) for shape in forms]
+            if count == 1 or math.dist(*colours) >= UNLIKE_EACH_OTHER:
+                return [{"form": form, "colour": "", "rgb": rgb} for form, rgb in zip(forms, colours, strict=True)]
+    if draw < shares["colour"] + shares["shape"]:
+        words = (generator.permutation(tuple(options))[:count] for options in (NAMELESS_FORMS, COLOURS))
+        pairs = [(str(form), str(colour)) for form, colour in zip(*words, strict=True)]
+    else:
         pairs = _draw_pairs(generator, split, count)
-        return [{"shape": shape, "colour": colour, "rgb": COLOURS[colour]} for shape, colour in pairs]
-    shapes = [str(shape) for shape in generator.permutation(SHAPES)[:count]]
-    while True:
-        colours = [_draw_any_colour(generator, shape) for shape in shapes]
-        if count == 1 or math.dist(*colours) >= UNLIKE_EACH_OTHER:
-            return [{"shape": shape, "colour": "", "rgb": rgb} for shape, rgb in zip(shapes, colours, strict=True)]
+    return [{"form": form, "colour": colour, "rgb": COLOURS[colour]} for form, colour in pairs]
 
 
 def _draw_any_colour(generator: np.random.Generator, shape: str) -> tuple[float, float, float]:
@@ -168,7 +186,7 @@ def _draw_any_colour(generator: np.random.Generator, shape: str) -> tuple[float,
 
 
 def _draw_subject(generator: np.random.Generator, look: dict[str, Any], kind: str, frames: range) -> Subject:
-    others = [a for a in ACTIONS if a != "moves" and not (a == "turns" and look["shape"] == "disc")]
+    others = [a for a in ACTIONS if a != "moves" and not (a == "turns" and look["form"] == "disc")]
     action = "moves" if generator.random() < MOVES_SHARE else _pick(generator, others)
     direction = _pick(generator, tuple(DIRECTIONS)) if action == "moves" else ""
     size = _pick(generator, tuple(SIZES)) if action not in ("grows", "shrinks") else ""
@@ -244,7 +262,7 @@ def _are_clear(looks: list[dict[str, Any]], between: np.ndarray, radii: np.ndarr
     for look, radius, angle in zip(looks, radii.T[..., None], angles.T[..., None], strict=True):
         u = np.abs(between[..., 0] * np.cos(angle) + between[..., 1] * np.sin(angle)) / distance
         v = np.abs(between[..., 1] * np.cos(angle) - between[..., 0] * np.sin(angle)) / distance
-        needed += radius * np.maximum(_reach(look["shape"], u, v), 1)
+        needed += radius * np.maximum(_reach(look["form"], u, v), 1)
     return distance >= needed
 
 
@@ -266,25 +284,32 @@ def _plan(generator: np.random.Generator, split: str, num_frames: int) -> tuple[
     return kind, [_draw_subject(generator, look, kind, span) for look, span in zip(looks, spans, strict=True)]
 
 
-def _signed_distance(shape: str, u: np.ndarray, v: np.ndarray, r: np.ndarray) -> np.ndarray:
+def signed_distance(form: str, u: np.ndarray, v: np.ndarray, r: np.ndarray) -> np.ndarray:
     """The distance of points (u, v), in the shape's own axes, to its outline; negative inside."""
-    u, v = np.abs(u), np.abs(v)
-    if shape == "disc":
+    if form == "half":
+        return np.maximum(np.hypot(u, v) - r, -v)
+    u = np.abs(u)
+    if form == "triangle":
+        return np.maximum(v, np.sqrt(0.75) * u - 0.5 * v) - 0.5 * r
+    v = np.abs(v)
+    if form == "diamond":
+        return (0.5 * u + v - 0.5 * r) / np.sqrt(1.25)
+    if form == "disc":
         return np.hypot(u, v) - r
-    if shape == "square":  # a thick frame around a hole, so that no part of it looks like the thin bars
+    if form == "square":  # a thick frame around a hole, so that no part of it looks like the thin bars
         return np.abs(np.maximum(u, v) - 0.63 * r) - 0.27 * r
-    if shape == "cross":
+    if form == "cross":
         return np.minimum(np.maximum(u - r, v - 0.28 * r), np.maximum(u - 0.28 * r, v - r))
     return np.maximum(np.abs(u - 0.5 * r) - 0.17 * r, v - r)  # two bars
 
 
-def _reach(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+def _reach(form: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """How far a shape of radius 1 reaches along (u, v), a direction in its own axes: of length 1, nothing negative."""
-    if shape == "disc":
+    if form == "disc" or form in NAMELESS_FORMS:  # those stay within a circle
         return np.ones_like(u)
-    if shape == "square":
+    if form == "square":
         return 0.9 * (u + v)
-    if shape == "cross":
+    if form == "cross":
         return np.maximum(u + 0.28 * v, 0.28 * u + v)
     return 0.67 * u + v  # two bars
 
@@ -304,7 +329,7 @@ def _paint(generator: np.random.Generator, subjects: list[Subject], size: int, n
         )
         dx, dy = grid[None, None, :] - x, grid[None, :, None] - y
         u, v = dx * np.cos(angle) + dy * np.sin(angle), dy * np.cos(angle) - dx * np.sin(angle)
-        cover = np.clip(0.5 - size * _signed_distance(subject.shape, u, v, radius), 0, 1)[..., None]
+        cover = np.clip(0.5 - size * signed_distance(subject.form, u, v, radius), 0, 1)[..., None]
         shown = frames[subject.frames.start : subject.frames.stop]
         shown += cover * (np.array(subject.rgb, np.float32) - shown)
     frames += 6 * generator.standard_normal((num_frames, size, size, 1), dtype=np.float32)
@@ -314,7 +339,7 @@ def _paint(generator: np.random.Generator, subjects: list[Subject], size: int, n
 def _words(generator: np.random.Generator, kind: str, subjects: list[Subject]) -> dict[str, Any]:
     """The caption of a clip and all that is asked: of one shape its properties, of two their order.
 
-    Nothing asks for or names a colour that has no name.
+    Nothing asks for or names a colour or a form that has no name.
     """
     questions, blanks = [], []
 
@@ -414,8 +439,11 @@ def moving_shapes(
 
     - `test_unseen` is about the UNSEEN_PAIRS of shape and colour, which no other split shows.
     - `test_together` holds the harder question of order, "order_in_sight", which the other test splits do not ask.
-    - `pretrain` is for learning from captions: half of its clips show shapes in any colour and name none ("a small
-      disc moves left"; `colour` is ""). None of those could be taken for an UNSEEN pair.
+    - `pretrain` is for learning from captions.
+
+    Of `train` and `pretrain`, two clips in five show shapes in any colour and name none ("a small disc moves left";
+    `colour` is ""; none of those could be taken for an UNSEEN pair), and three in ten forms without a name ("a small
+    red shape moves left"; `shape` is "").
 
     The folder is whole or absent: clips go to `.<name>.partial` beside it, which is renamed at the end and which the
     next call replaces when a process was killed half-way.
