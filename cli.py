@@ -41,19 +41,24 @@ def finetune_command(argv: list[str]) -> int:
 
     from .hub import QUESTION_ANSWERING, write_model_card
     from .training import DataArguments, FinetuningArguments, ModelArguments, SettingsError, finetune
+    from .training.arguments import read_settings
 
     parser = HfArgumentParser(
         (ModelArguments, DataArguments, FinetuningArguments),
         prog="violet finetune [settings.yaml|settings.json]",
         description="Fine-tunes a model. Settings may stand in a YAML or JSON file; options given beside it win.",
     )
-    if argv and argv[0].endswith((".yaml", ".yml", ".json")):
-        settings_file, argv = argv[0], argv[1:]
-        parser.set_defaults(**read_settings(settings_file, {action.dest for action in parser._actions}))
 
     def run() -> int:
+        options = argv
+        if argv and argv[0].endswith((".yaml", ".yml", ".json")):
+            settings, options = read_settings(argv[0]), argv[1:]
+            odd = sorted(set(settings) - {action.dest for action in parser._actions})
+            if odd:
+                raise SettingsError(f"{argv[0]}: no option is named {', '.join(odd)}; see violet finetune --help.")
+            parser.set_defaults(**settings)
         model_arguments, data, training, unknown = parser.parse_args_into_dataclasses(
-            argv, return_remaining_strings=True
+            options, return_remaining_strings=True
         )
         if unknown:
             raise SettingsError(f"no option is named {' '.join(unknown)}; see violet finetune --help.")
@@ -249,29 +254,6 @@ def read_overrides(command: str, argv: list[str]) -> dict[str, Any]:
     if len(argv) % 2 or any(not name.startswith("--") for name in argv[::2]):
         raise SystemExit(f"violet {command}: settings are given as --name value, got {' '.join(argv)}.")
     return {name[2:]: yaml.safe_load(value) for name, value in zip(argv[::2], argv[1::2], strict=True)}
-
-
-def read_settings(path: str, known: set[str]) -> dict[str, Any]:
-    """
-    The settings in a YAML or JSON file.
-
-    Raises:
-        SystemExit: for a file that is missing or no mapping, or a name that is no option; it says which.
-    """
-    import yaml
-
-    try:
-        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))  # YAML holds JSON
-    except (OSError, yaml.YAMLError) as error:
-        raise SystemExit(f"violet finetune: {path} cannot be read: {error}") from error
-    if not isinstance(settings, dict):
-        raise SystemExit(f"violet finetune: {path} must hold names and values, not {type(settings).__name__}.")
-    unknown = sorted(set(settings) - known)
-    if unknown:
-        raise SystemExit(
-            f"violet finetune: {path}: no option is named {', '.join(unknown)}; see violet finetune --help."
-        )
-    return settings
 
 
 def explain_errors(command: str, run: Callable[[], int]) -> int:

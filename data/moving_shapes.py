@@ -82,8 +82,8 @@ NAMELESS_SHARE = {
     "train": {"colour": 0.4, "shape": 0.3},
     "pretrain": {"colour": 0.4, "shape": 0.3},
 }
-"""The part of a split whose shapes have any colour at all, or a form of NAMELESS_FORMS, which its words do not name: so
-shapes are learned apart from colours, and colours apart from shapes. Where both are always named, the order of the
+"""The part of a split whose shapes have any colour at all, or a form of NAMELESS_FORMS, which its words do not name:
+so shapes are learned apart from colours, and colours apart from shapes. Where both are always named, the order of the
 shapes and the pairs that exist tell the order of the colours, and nobody learns to see it."""
 NAMELESS_FORMS = ("triangle", "diamond", "half")
 """Filled: an equal-sided triangle, a rhombus twice as long as wide, half a disc. Words call each "shape"."""

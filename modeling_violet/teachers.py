@@ -34,7 +34,8 @@ class Teacher(nn.Module):
 
     Attributes:
         image_mean, image_std: how it takes a frame's channels, from [0, 1]; (0, 0, 0) and (1, 1, 1) for [0, 1] itself.
-        size: the side, in pixels, that it takes frames of (they are resized to a square); `None` for any size.
+        size: the side, in pixels, that it takes frames of (they are resized to a square), the network's own once there
+            is one; `None` for any size.
         default_source: the weights on the Hub that `load` takes where no source is given; `None` for no such weights.
 
     Args:
@@ -49,6 +50,8 @@ class Teacher(nn.Module):
     def __init__(self, network: Any = None, student_mean: Colour | None = None, student_std: Colour | None = None):
         super().__init__()
         self.network: Any = network  # each teacher knows its own class
+        if network is not None and self.size is not None:
+            self.size = network.config.image_size
         mean = IMAGENET_DEFAULT_MEAN if student_mean is None else student_mean
         std = IMAGENET_DEFAULT_STD if student_std is None else student_std
         self.student_mean = nn.Buffer(torch.tensor(mean).view(-1, 1, 1), persistent=False)
@@ -178,10 +181,6 @@ class DepthTeacher(Teacher):
     image_std = tuple(IMAGENET_STANDARD_STD)
     size = 384
     default_source = "Intel/dpt-large"
-
-    def __init__(self, network: Any, **normalisation: Any):
-        super().__init__(network, **normalisation)
-        self.size = network.config.image_size
 
     @classmethod
     def load_network(cls, source: str | PathLike) -> nn.Module:
@@ -322,10 +321,6 @@ class ImageTeacher(FeatureTeacher):
     size = 224
     default_source = "microsoft/swin-base-patch4-window7-224-in22k"
 
-    def __init__(self, network: Any, **normalisation: Any):
-        super().__init__(network, **normalisation)
-        self.size = network.config.image_size
-
     @classmethod
     def load_network(cls, source: str | PathLike) -> nn.Module:
         from transformers import SwinModel
@@ -347,10 +342,6 @@ class ClipTeacher(FeatureTeacher):
     image_std = tuple(OPENAI_CLIP_STD)
     size = 224
     default_source = "openai/clip-vit-large-patch14"
-
-    def __init__(self, network: Any, **normalisation: Any):
-        super().__init__(network, **normalisation)
-        self.size = network.config.image_size
 
     @classmethod
     def load_network(cls, source: str | PathLike) -> nn.Module:

@@ -1,6 +1,8 @@
 """Settings of a fine-tuning run, as dataclasses for `HfArgumentParser`: command line, YAML, JSON or Python."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
@@ -13,6 +15,24 @@ TASKS = ("open-ended",)
 
 class SettingsError(ValueError):
     """Settings that contradict one another, or the run in the output folder; the message names them."""
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """
+    The settings in a YAML file, or a JSON one.
+
+    Raises:
+        SettingsError: for a file that is missing, or holds no names and values.
+    """
+    import yaml
+
+    try:
+        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))  # YAML holds JSON
+    except (OSError, yaml.YAMLError) as error:
+        raise SettingsError(f"{path} cannot be read: {error}") from error
+    if not isinstance(settings, dict):
+        raise SettingsError(f"{path} must hold names and values, not {type(settings).__name__}.")
+    return settings
 
 
 @dataclass

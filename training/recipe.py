@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..configuration import NAMED_CONFIGURATIONS
-from .arguments import SettingsError
+from .arguments import SettingsError, read_settings
 
 SOURCES = ("moving_shapes", "table", "tsv")
 LEARNING_RATES = ("constant", "linear", "cosine")
@@ -207,15 +207,7 @@ def read_recipe(settings: Mapping[str, Any]) -> PretrainingRecipe:
 
 def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> PretrainingRecipe:
     """The recipe in a YAML file, with `overrides` in place of its settings."""
-    import yaml
-
-    try:
-        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise SettingsError(f"{path} cannot be read: {error}") from error
-    if not isinstance(settings, dict):
-        raise SettingsError(f"{path} must hold names and values, not {type(settings).__name__}.")
-    return read_recipe({**settings, **(overrides or {})})
+    return read_recipe({**read_settings(path), **(overrides or {})})
 
 
 def _refuse_unknown(settings: Mapping[str, Any], recipe: type, where: str) -> None:

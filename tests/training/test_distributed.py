@@ -69,13 +69,6 @@ sys.exit(cli.main(sys.argv[1:]))
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("drawn") / "shapes"
-    moving_shapes(folder, pretrain=24, validation=8, train=0, test=0, test_unseen=0, test_together=0)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def start(tmp_path_factory, drawn):
     """Saves a small model to start from, with that dropout, and its processor."""
     counts = {"train": 0, "test": 0, "test_unseen": 0, "test_together": 0}

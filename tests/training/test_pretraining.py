@@ -58,13 +58,6 @@ def separate_runs():
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("drawn") / "shapes"
-    moving_shapes(folder, pretrain=24, validation=8, train=0, test=0, test_unseen=0, test_together=0)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def start(tmp_path_factory, drawn) -> Path:
     """A small model with dropout, to start from, and its processor."""
     counts = {"train": 0, "test": 0, "test_unseen": 0, "test_together": 0}

@@ -1,0 +1,13 @@
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory) -> Path:
+    """Drawn clips with captions: 24 to pre-train on, 8 for validation."""
+    from violet.data import moving_shapes
+
+    folder = tmp_path_factory.mktemp("drawn") / "shapes"
+    moving_shapes(folder, pretrain=24, validation=8, train=0, test=0, test_unseen=0, test_together=0)
+    return folder
