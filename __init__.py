@@ -16,9 +16,12 @@ _PUBLIC = {
     "VioletConfig": "configuration",
     "VioletVisionConfig": "configuration",
     "named_configuration": "configuration",
+    "VioletForCaptioning": "modeling_violet",
     "VioletForMaskedLM": "modeling_violet",
+    "VioletForMultipleChoice": "modeling_violet",
     "VioletForPreTraining": "modeling_violet",
     "VioletForQuestionAnswering": "modeling_violet",
+    "VioletForRetrieval": "modeling_violet",
     "VioletModel": "modeling_violet",
     "VioletPreTrainedModel": "modeling_violet",
     "VioletVisionModel": "modeling_violet",
@@ -54,7 +57,9 @@ def register() -> None:
     from transformers import (
         AutoConfig,
         AutoModel,
+        AutoModelForImageTextToText,
         AutoModelForMaskedLM,
+        AutoModelForMultipleChoice,
         AutoModelForPreTraining,
         AutoModelForVisualQuestionAnswering,
         AutoProcessor,
@@ -69,7 +74,9 @@ def register() -> None:
     AutoModel.register(configuration.VioletVisionConfig, modeling_violet.VioletVisionModel, exist_ok=True)
     for auto_class, model_class in (
         (AutoModel, modeling_violet.VioletModel),
+        (AutoModelForImageTextToText, modeling_violet.VioletForCaptioning),
         (AutoModelForMaskedLM, modeling_violet.VioletForMaskedLM),
+        (AutoModelForMultipleChoice, modeling_violet.VioletForMultipleChoice),
         (AutoModelForPreTraining, modeling_violet.VioletForPreTraining),
         (AutoModelForVisualQuestionAnswering, modeling_violet.VioletForQuestionAnswering),
     ):

@@ -124,6 +124,12 @@ class VioletConfig(PreTrainedConfig):
         mvm_targets (`dict[str, dict]`): what masked patches predict in pre-training: names of
             `modeling_violet.mvm.MVM_TARGETS`, each with the options of its head (`{}` for its defaults).
         match_temperature (`float`): what match scores are divided by before their softmax.
+        retrieval_directions (`int`): 1 for a loss over the texts of each video (VIOLET), 2 for both ways (VIOLETv2).
+        label_smoothing (`float`): the part of the target that retrieval's loss spreads over all.
+        next_word_prediction (`bool`): whether captioning predicts a word from the word before it, instead of from a
+            [MASK] in its own place (the published models).
+        mask_token_id, bos_token_id, eos_token_id (`int`): [MASK], [CLS] and [SEP], with which texts are written;
+            by default BERT's.
     """
 
     model_type = "violet"
@@ -155,6 +161,12 @@ class VioletConfig(PreTrainedConfig):
     contrastive_weight: float | int = 1.0
     mvm_targets: dict[str, dict[str, int | float]] | None = None
     match_temperature: float = 0.05
+    retrieval_directions: int = 2
+    label_smoothing: float | int = 0.0
+    next_word_prediction: bool = False
+    mask_token_id: int = 103
+    bos_token_id: int | None = 101
+    eos_token_id: int | list[int] | None = 102
 
     def __post_init__(self, **kwargs):
         # A checkpoint that carries its code names it here. Loaded by the installed package, it must not name it again
@@ -186,6 +198,10 @@ class VioletConfig(PreTrainedConfig):
             )
         if self.fusion_norm not in FUSION_NORMS:
             _refuse("fusion_norm", f"{self.fusion_norm!r} is unknown; known are {', '.join(FUSION_NORMS)}.")
+        if self.retrieval_directions not in (1, 2):
+            _refuse("retrieval_directions", f"must be 1 or 2, got {self.retrieval_directions}.")
+        if not 0 <= self.label_smoothing < 1:
+            _refuse("label_smoothing", f"must lie in [0, 1), got {self.label_smoothing}.")
         if self.num_task_tokens < 0:
             _refuse("num_task_tokens", f"must be 0 or more, got {self.num_task_tokens}.")
         if self.projection_dim is not None:
@@ -202,6 +218,7 @@ NAMED_CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "vision_config": {"embed_dim": 96, "num_heads": (3, 6, 12, 24)},
         "hidden_frame_order": False,
         "masked_patch_value": IMAGENET_BLACK,
+        "retrieval_directions": 1,
     },
     "violet-v2-base": {},
     "violet-tiny": {
@@ -215,6 +232,9 @@ NAMED_CONFIGURATIONS: dict[str, dict[str, Any]] = {
         },
         "initializer_range": 0.08,  # about 1 / sqrt(width); at BERT's 0.02 so narrow a network learns far more slowly
         "vocab_size": 512,
+        "bos_token_id": 2,  # of `processing.train_wordpiece_tokenizer`
+        "eos_token_id": 3,
+        "mask_token_id": 4,
         "hidden_size": 128,
         "num_hidden_layers": 3,
         "num_attention_heads": 4,

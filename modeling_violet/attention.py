@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from transformers import Cache
 from transformers.masking_utils import create_bidirectional_mask
 
 ATTENTION_RULES = ("bidirectional", "sequence_to_sequence")
@@ -46,24 +47,38 @@ def sequence_to_sequence(context_length: int, key_mask: torch.Tensor) -> Callabl
     return allowed
 
 
-def build_attention_mask(config, states: torch.Tensor, key_mask: torch.Tensor, rule: str, context_length: int):
+def build_attention_mask(
+    config,
+    states: torch.Tensor,
+    key_mask: torch.Tensor,
+    rule: str,
+    context_length: int,
+    past_key_values: Cache | None = None,
+):
     """
     The mask in the form that the configured attention kernel takes.
 
     Args:
         states: (batch, tokens, width), for its size, type and device.
-        key_mask: (batch, tokens), 1 where a token may be seen at all.
+        key_mask: (batch, past tokens + tokens), 1 where a token may be seen at all.
         rule: `"bidirectional"` (every token sees every other) or `"sequence_to_sequence"`.
-        context_length: tokens before the text, for the second rule.
+        context_length: tokens before the text, past ones included, for the second rule.
+        past_key_values: what came before these tokens, for the second rule.
 
     Raises:
         ValueError: for an unknown rule.
     """
     if rule == "bidirectional":
+        if past_key_values is not None:
+            raise ValueError("Keys and values can be kept under `attention_rule` 'sequence_to_sequence' alone.")
         return create_bidirectional_mask(config=config, inputs_embeds=states, attention_mask=key_mask)
     if rule == "sequence_to_sequence":
         allowed = sequence_to_sequence(context_length, key_mask)
         return create_bidirectional_mask(
-            config=config, inputs_embeds=states, attention_mask=None, and_mask_function=allowed
+            config=config,
+            inputs_embeds=states,
+            attention_mask=None,
+            past_key_values=past_key_values,
+            and_mask_function=allowed,
         )
     raise ValueError(f"`attention_rule` {rule!r} is unknown; use {' or '.join(map(repr, ATTENTION_RULES))}.")

@@ -139,12 +139,25 @@ class VioletTextEmbeddings(nn.Module):
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """(batch, tokens) -> (batch, tokens, width); every token is of type 0"""
+    def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor | None = None) -> torch.Tensor:
+        """
+        Args:
+            input_ids: (batch, tokens).
+            position_ids: (batch, tokens), each token's place in its text; 0, 1, 2, … where it is not given.
+
+        Returns:
+            (batch, tokens, width); every token is of type 0.
+        """
         length, most = input_ids.shape[1], self.position_embeddings.num_embeddings
-        if length > most:
-            raise ValueError(f"A text of {length} tokens is longer than `max_position_embeddings` {most}: shorten it.")
-        embeddings = self.word_embeddings(input_ids) + self.position_embeddings.weight[:length]
+        if position_ids is None:
+            if length > most:
+                raise ValueError(
+                    f"A text of {length} tokens is longer than `max_position_embeddings` {most}: shorten it."
+                )
+            positions = self.position_embeddings.weight[:length]
+        else:
+            positions = self.position_embeddings(position_ids)
+        embeddings = self.word_embeddings(input_ids) + positions
         return self.dropout(self.norm(embeddings + self.token_type_embeddings.weight[0]))
 
 

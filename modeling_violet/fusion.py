@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from transformers import Cache
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -23,9 +24,10 @@ class TokenGroup(NamedTuple):
 
 
 class FusionAttention(nn.Module):
-    def __init__(self, config):
+    def __init__(self, config, layer: int):
         super().__init__()
         self.config = config
+        self.layer = layer
         self.head_width = config.hidden_size // config.num_attention_heads
         self.scaling = self.head_width**-0.5
         self.dropout = config.attention_probs_dropout_prob
@@ -35,11 +37,15 @@ class FusionAttention(nn.Module):
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, states: torch.Tensor, mask, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(
+        self, states: torch.Tensor, mask, past_key_values: Cache | None = None, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """states (batch, tokens, width) -> the same shape, and the weights where the kernel gives them"""
         heads = (*states.shape[:-1], -1, self.head_width)
         # (batch, tokens, width) -> (batch, heads, tokens, head width)
         query, key, value = (layer(states).view(heads).transpose(1, 2) for layer in (self.query, self.key, self.value))
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, self.layer)
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         dropout = self.dropout if self.training else 0.0
         output, weights = attention(self, query, key, value, mask, scaling=self.scaling, dropout=dropout, **kwargs)
@@ -49,10 +55,10 @@ class FusionAttention(nn.Module):
 class FusionLayer(GradientCheckpointingLayer):
     """A BERT layer; with `fusion_norm="pre"` its norms stand before the sub-layers instead of behind them."""
 
-    def __init__(self, config):
+    def __init__(self, config, layer: int):
         super().__init__()
         self.norm_first = config.fusion_norm == "pre"
-        self.attention = FusionAttention(config)
+        self.attention = FusionAttention(config, layer)
         self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.intermediate = nn.Linear(config.hidden_size, config.intermediate_size)
         self.activation = ACT2FN[config.hidden_act]
@@ -77,17 +83,26 @@ class FusionEncoder(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
-        self.layers = nn.ModuleList(FusionLayer(config) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(FusionLayer(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = (
             nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.fusion_norm == "pre" else None
         )
 
-    def forward(self, groups: dict[str, TokenGroup], rule: str = "bidirectional", **kwargs) -> dict[str, torch.Tensor]:
+    def forward(
+        self,
+        groups: dict[str, TokenGroup],
+        rule: str = "bidirectional",
+        past_key_values: Cache | None = None,
+        past_mask: torch.Tensor | None = None,
+        **kwargs,
+    ) -> dict[str, torch.Tensor]:
         """
         Args:
             groups: in order; under the sequence-to-sequence rule the last one is the text that is written, and those
                 before it are what it is written about.
             rule: see `attention.build_attention_mask`.
+            past_key_values: the keys and values of tokens that came before these; those of these are added.
+            past_mask: (batch, tokens that came before), 1 where one may be seen.
 
         Returns:
             Each group's states (batch, tokens, width), by name and in the same order.
@@ -95,9 +110,13 @@ class FusionEncoder(nn.Module):
         lengths = [group.states.shape[1] for group in groups.values()]
         states = torch.cat([group.states for group in groups.values()], dim=1)
         key_mask = torch.cat([group.mask for group in groups.values()], dim=1)
-        mask = build_attention_mask(self.config, states, key_mask, rule, context_length=sum(lengths[:-1]))
+        context_length = sum(lengths[:-1])
+        if past_mask is not None:
+            key_mask = torch.cat([past_mask, key_mask], dim=1)
+            context_length += past_mask.shape[1]
+        mask = build_attention_mask(self.config, states, key_mask, rule, context_length, past_key_values)
         for layer in self.layers:
-            states = layer(states, mask, **kwargs)
+            states = layer(states, mask, past_key_values=past_key_values, **kwargs)
         if self.norm is not None:
             states = self.norm(states)
         return dict(zip(groups, states.split(lengths, dim=1), strict=True))

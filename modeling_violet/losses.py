@@ -103,6 +103,29 @@ def contrastive_loss(
     return (one_way(scores, positives) + one_way(scores.t(), positives.t())) / 2
 
 
+def retrieval_loss(
+    scores: torch.Tensor, video_of_text: torch.Tensor, directions: int = 2, label_smoothing: float = 0.0
+) -> torch.Tensor:
+    """
+    Cross-entropy over the texts of each video, averaged over videos; with two directions, plus that over the videos of
+    each text, averaged over texts (VIOLET has one, VIOLETv2 both, summed). Several texts of a video share its
+    probability: the target is uniform over them.
+
+    Args:
+        scores: (texts, videos), divided by their temperature.
+        video_of_text: (texts,), the number of each text's video.
+        label_smoothing: the part of each target that is spread over all texts (or videos).
+    """
+    belongs = nn.functional.one_hot(video_of_text, scores.shape[1]).to(torch.float32)  # (texts, videos)
+    scores = scores.float()
+    has_text = belongs.sum(0) > 0
+    targets = belongs.t()[has_text] / belongs.sum(0)[has_text, None]
+    loss = nn.functional.cross_entropy(scores.t()[has_text], targets, label_smoothing=label_smoothing)
+    if directions == 2:
+        loss = loss + nn.functional.cross_entropy(scores, video_of_text, label_smoothing=label_smoothing)
+    return loss
+
+
 def masked_l1(prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """
     |prediction - target|, averaged over the places and channels where `mask` is True (see `average`); 0 where none is.

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import Cache, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.processing_utils import Unpack
@@ -23,7 +23,8 @@ from .losses import contrastive_loss, gather_rows, masked_cross_entropy
 class VioletModelOutput(ModelOutput):
     """
     Attributes:
-        last_hidden_state: (texts, L_v + P + X, width), the fusion's states of `[video; prompt; text]`.
+        last_hidden_state: (texts, L_v + P + X, width), the fusion's states of `[video; prompt; text]`, or of the text
+            alone where a filled cache was given.
         video_hidden_state: (texts, L_v, width).
         prompt_hidden_state: (texts, P, width), where there is a task token or a prompt.
         text_hidden_state: (texts, X, width).
@@ -229,6 +230,9 @@ class VioletModel(VioletPreTrainedModel):
         hidden_frame_order: torch.Tensor | None = None,
         video_tokens: VideoTokens | None = None,
         attention_rule: str = "bidirectional",
+        inputs_embeds: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> VioletModelOutput:
         r"""
@@ -245,32 +249,50 @@ class VioletModel(VioletPreTrainedModel):
             hidden_frame_order: (videos, frames), True where a frame's place in time is hidden (VIOLETv2).
             video_tokens: videos encoded earlier, in place of `pixel_values_videos`.
             attention_rule: `"bidirectional"` or `"sequence_to_sequence"`, see `attention.build_attention_mask`.
+            inputs_embeds: (texts, X, width), texts embedded earlier (`text_embeddings`), in place of `input_ids`.
+            position_ids: (texts, X), each token's place in its text; 0, 1, 2, … where it is not given.
+            past_key_values: under the sequence-to-sequence rule, a cache of keys and values. An empty one is filled
+                with those of video, prompt and text. With a filled one, `input_ids` are the words that come next:
+                they alone are computed, while `attention_mask` covers the whole text.
         """
-        if input_ids is None:
-            raise ValueError("`input_ids` is missing; for a video alone there is `get_video_features`.")
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError(
+                "Give exactly one of `input_ids` and `inputs_embeds`; for a video alone there is `get_video_features`."
+            )
         if video_tokens is None and pixel_values_videos is not None:
             video_tokens = self.encode_videos(pixel_values_videos, bool_masked_pos, hidden_frame_order)
         elif video_tokens is None or pixel_values_videos is not None:
             raise ValueError("Give exactly one of `pixel_values_videos` and `video_tokens`.")
         elif bool_masked_pos is not None or hidden_frame_order is not None:
             raise ValueError("Encoded `video_tokens` cannot be masked: give `pixel_values_videos`.")
-        videos, texts = video_tokens.tokens.shape[0], input_ids.shape[0]
+        words = inputs_embeds if input_ids is None else self.text_embeddings(input_ids, position_ids)
+        videos, texts = video_tokens.tokens.shape[0], words.shape[0]
         if video_index is None and videos != texts:
             raise ValueError(f"{texts} texts and {videos} videos: say by `video_index` which belong together.")
         if video_index is not None and video_index.shape != (texts,):
             raise ValueError(f"`video_index` has shape {tuple(video_index.shape)} for {texts} texts.")
 
         selected = video_tokens if video_index is None else video_tokens.select(video_index)
-        text_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         groups = {"video": TokenGroup(selected.tokens, selected.mask)}
         prompt = self._prompt(task_ids, prompt_ids, prompt_attention_mask, batch=texts)
         if prompt is not None:
             groups["prompt"] = prompt
-        groups["text"] = TokenGroup(self.text_embeddings(input_ids), text_mask)
-        states = self.fusion(groups, attention_rule, **kwargs)
+        past_mask = None
+        past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
+        if past_length:  # video, prompt and the first words are in the cache
+            past_words = past_length - sum(group.mask.shape[1] for group in groups.values())
+            if attention_mask is None:
+                attention_mask = words.new_ones((texts, past_words + words.shape[1]), dtype=torch.long)
+            past_mask = torch.cat([group.mask for group in groups.values()] + [attention_mask[:, :past_words]], dim=1)
+            attention_mask = attention_mask[:, past_words:]
+            groups = {}
+        if attention_mask is None:
+            attention_mask = words.new_ones(words.shape[:2], dtype=torch.long)
+        groups["text"] = TokenGroup(words, attention_mask)
+        states = self.fusion(groups, attention_rule, past_key_values, past_mask, **kwargs)
         return VioletModelOutput(
             last_hidden_state=torch.cat(list(states.values()), dim=1),
-            video_hidden_state=states["video"],
+            video_hidden_state=states.get("video"),
             prompt_hidden_state=states.get("prompt"),
             text_hidden_state=states["text"],
             video_tokens=video_tokens,

@@ -1,0 +1,195 @@
+"""`VioletForCaptioning`: writes texts about videos, word by word."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import Cache, GenerationMixin
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple
+
+from ..configuration.configuration_violet import VioletConfig
+from .embeddings import VideoTokens
+from .heads import VioletMaskedLMHead
+from .losses import masked_cross_entropy
+from .modeling_violet import VioletModel, VioletPreTrainedModel, VioletTaskOutput
+
+
+@dataclass
+class VioletCaptioningOutput(VioletTaskOutput):
+    """
+    Attributes:
+        loss, logits, hidden_states, attentions: as of `VioletTaskOutput`.
+        past_key_values: the cache that was given, with the keys and values of what was computed.
+    """
+
+    past_key_values: Cache | None = None
+
+
+class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
+    """
+    Writes a text about a video under the sequence-to-sequence rule: a caption, or the answer to a question that is
+    given as `prompt_ids`.
+
+    The published models predict a word from a [MASK] in its place: `generate` puts one behind the words already said
+    and reads the next word there. It never stays in the cache, which holds video, prompt and words. With the
+    configuration's `next_word_prediction` a word is predicted from the one before it, without a [MASK].
+    """
+
+    main_input_name = "input_ids"
+
+    def __init__(self, config: VioletConfig):
+        super().__init__(config)
+        self.violet = VioletModel(config)
+        self.mlm_head = VioletMaskedLMHead(config)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.mlm_head.decoder
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear):
+        self.mlm_head.decoder = new_embeddings
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values_videos: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        video_index: torch.Tensor | None = None,
+        task_ids: torch.Tensor | None = None,
+        prompt_ids: torch.Tensor | None = None,
+        prompt_attention_mask: torch.Tensor | None = None,
+        video_tokens: VideoTokens | None = None,
+        labels: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        look_ahead: bool = False,
+        use_cache: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> VioletCaptioningOutput:
+        r"""
+        Args:
+            labels: (texts, X). Of masked words: the word at each masked place, −100 elsewhere. With the
+                configuration's `next_word_prediction`: the words themselves, as in `input_ids`, −100 for those that
+                are not to be predicted.
+            look_ahead: whether the last token is a [MASK] that is to leave no trace in `past_key_values`.
+            use_cache: nothing here: what is given as `past_key_values` is filled.
+
+        The other arguments are `VioletModel.forward`'s. `logits` are (texts, X, vocabulary), at `input_ids`' places.
+        """
+        outputs = self.violet(
+            pixel_values_videos=pixel_values_videos,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            video_index=video_index,
+            task_ids=task_ids,
+            prompt_ids=prompt_ids,
+            prompt_attention_mask=prompt_attention_mask,
+            video_tokens=video_tokens,
+            attention_rule="sequence_to_sequence",
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            **kwargs,
+        )
+        if look_ahead and past_key_values is not None:
+            past_key_values.crop(-1)
+        logits = self.mlm_head(outputs.text_hidden_state)
+        loss = None
+        if labels is not None and self.config.next_word_prediction:
+            loss = masked_cross_entropy(logits[:, :-1], labels[:, 1:])
+        elif labels is not None:
+            loss = masked_cross_entropy(logits, labels)
+        return VioletCaptioningOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            past_key_values=past_key_values,
+        )
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: torch.Tensor | None = None,
+        *,
+        pixel_values_videos: torch.Tensor | None = None,
+        video_tokens: VideoTokens | None = None,
+        video_index: torch.Tensor | None = None,
+        **kwargs: Any,
+    ):
+        """
+        Writes on; everything else is `transformers.GenerationMixin.generate`'s: greedy, beams, sampling, scores,
+        streaming.
+
+        Args:
+            input_ids: (texts, X), what is already said, padded on the *left*; [CLS] for each video if not given.
+            pixel_values_videos: (videos, frames, channels, height, width); they are encoded once.
+            video_tokens: videos encoded earlier, in their place.
+            video_index: (texts,), the video of each text; the text's own number where it is not given.
+            kwargs: among them `prompt_ids` and `prompt_attention_mask` (texts, P) or (1, P), padded on the right, an
+                instruction or a question.
+
+        Returns:
+            (texts, at most `max_length`), or a `GenerateOutput` with `return_dict_in_generate=True`.
+        """
+        if (pixel_values_videos is None) == (video_tokens is None):
+            raise ValueError("Give exactly one of `pixel_values_videos` and `video_tokens`.")
+        if kwargs.get("prompt_lookup_num_tokens") or kwargs.get("assistant_model") is not None:
+            raise ValueError("Assisted decoding guesses words ahead, which the look-ahead [MASK] does not allow.")
+        if video_tokens is None:
+            video_tokens = self.violet.encode_videos(pixel_values_videos)
+        videos = len(video_tokens.tokens)
+        if input_ids is None:
+            texts = videos if video_index is None else len(video_index)
+            input_ids = torch.full((texts, 1), self.generation_config.bos_token_id, device=video_tokens.tokens.device)
+        if video_index is None:
+            if len(input_ids) != videos:
+                raise ValueError(
+                    f"{len(input_ids)} texts and {videos} videos: say by `video_index` which belong together."
+                )
+            video_index = torch.arange(videos, device=input_ids.device)
+        for name in ("prompt_ids", "prompt_attention_mask"):
+            if kwargs.get(name) is not None:  # one prompt for all must be repeated for beams like the others
+                kwargs[name] = kwargs[name].expand(len(input_ids), -1)
+        return super().generate(input_ids, video_tokens=video_tokens, video_index=video_index, **kwargs)
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: torch.Tensor,
+        next_sequence_length: int | None = None,
+        past_key_values: Cache | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        is_first_iteration: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """The words that are not in the cache, and a [MASK] behind them where the next word is to be read there."""
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        look_ahead = not self.config.next_word_prediction
+        if past_key_values is not None and past_key_values.get_seq_length():
+            context = kwargs["video_tokens"].tokens.shape[1]
+            context += 0 if kwargs.get("prompt_ids") is None else kwargs["prompt_ids"].shape[1]
+            context += 0 if kwargs.get("task_ids") is None else 1
+            new = input_ids[:, past_key_values.get_seq_length() - context :]
+        else:
+            new = input_ids
+        if look_ahead:
+            new = nn.functional.pad(new, (0, 1), value=self.config.mask_token_id)
+            attention_mask = nn.functional.pad(attention_mask, (0, 1), value=1)
+        positions = (attention_mask.cumsum(1) - 1).clamp(min=0)[:, -new.shape[1] :]
+        most = self.config.max_position_embeddings
+        if attention_mask.shape[1] > most:
+            raise ValueError(
+                f"A text of {attention_mask.shape[1]} tokens is longer than `max_position_embeddings` {most}."
+            )
+        return {
+            **kwargs,
+            "input_ids": new,
+            "attention_mask": attention_mask,
+            "position_ids": positions,
+            "past_key_values": past_key_values,
+            "look_ahead": look_ahead,
+        }

@@ -1,0 +1,168 @@
+"""Models that score how well texts fit a video: multiple choice and retrieval."""
+
+import torch
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple
+
+from ..configuration.configuration_violet import VioletConfig
+from .embeddings import VideoTokens
+from .heads import VioletClassificationHead
+from .losses import masked_cross_entropy, retrieval_loss
+from .modeling_violet import VioletModel, VioletPreTrainedModel, VioletTaskOutput
+
+
+class VioletForMultipleChoice(VioletPreTrainedModel):
+    """Chooses one of several texts beside a video, by the match head's score of each."""
+
+    def __init__(self, config: VioletConfig):
+        super().__init__(config)
+        self.violet = VioletModel(config)
+        self.match_head = VioletClassificationHead(config, 1)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values_videos: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        video_index: torch.Tensor | None = None,
+        task_ids: torch.Tensor | None = None,
+        prompt_ids: torch.Tensor | None = None,
+        prompt_attention_mask: torch.Tensor | None = None,
+        video_tokens: VideoTokens | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> VioletTaskOutput:
+        r"""
+        Args:
+            input_ids: (questions, options, X), each option with its question before it.
+            attention_mask: (questions, options, X); an option that is all padding is none, and scores -inf.
+            video_index: (questions,), the video of each question; its own number where it is not given.
+            task_ids, prompt_ids, prompt_attention_mask: a row a question (or one prompt for all).
+            labels: (questions,), the number of the right option, −100 for "none of them".
+
+        The other arguments are `VioletModel.forward`'s. `logits` are (questions, options).
+
+        Raises:
+            ValueError: for texts that are not (questions, options, X), or no option at all.
+        """
+        if input_ids is None or input_ids.dim() != 3 or not input_ids.shape[1]:
+            shape = "missing" if input_ids is None else f"of shape {tuple(input_ids.shape)}"
+            raise ValueError(f"`input_ids` is {shape}; options are needed: (questions, options, X).")
+        questions, options = input_ids.shape[:2]
+        given = pixel_values_videos if video_tokens is None else video_tokens.tokens
+        if video_index is None and given is not None and len(given) != questions:
+            raise ValueError(
+                f"{questions} questions and {len(given)} videos: say by `video_index` which belong together."
+            )
+        of_option = torch.arange(questions, device=input_ids.device).repeat_interleave(options)
+        outputs = self.violet(
+            pixel_values_videos=pixel_values_videos,
+            input_ids=input_ids.flatten(0, 1),
+            attention_mask=None if attention_mask is None else attention_mask.flatten(0, 1),
+            video_index=of_option if video_index is None else video_index[of_option],
+            task_ids=None if task_ids is None else task_ids[of_option],
+            prompt_ids=_of_each_option(prompt_ids, of_option),
+            prompt_attention_mask=_of_each_option(prompt_attention_mask, of_option),
+            video_tokens=video_tokens,
+            **kwargs,
+        )
+        # (questions * options, 1) -> (questions, options)
+        logits = self.match_head(outputs.first_text_state()).view(questions, options)
+        if attention_mask is not None:
+            logits = logits.masked_fill(~attention_mask.bool().any(-1), float("-inf"))
+        loss = None if labels is None else masked_cross_entropy(logits, labels)
+        return VioletTaskOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+def _of_each_option(rows: torch.Tensor | None, of_option: torch.Tensor) -> torch.Tensor | None:
+    """Rows of the questions -> rows of their options; one row for all stays as it is."""
+    return rows if rows is None or len(rows) == 1 else rows[of_option]
+
+
+class VioletForRetrieval(VioletPreTrainedModel):
+    """
+    Scores every text against every video of a batch: text-to-video and video-to-text retrieval.
+
+    A video is encoded once, and so is a text; each pair then passes the fusion. The loss is a cross-entropy over the
+    texts of each video, and with the configuration's `retrieval_directions` at 2 (VIOLETv2) also over the videos of
+    each text; see `losses.retrieval_loss`.
+    """
+
+    def __init__(self, config: VioletConfig):
+        super().__init__(config)
+        self.violet = VioletModel(config)
+        self.match_head = VioletClassificationHead(config, 1)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values_videos: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        prompt_ids: torch.Tensor | None = None,
+        prompt_attention_mask: torch.Tensor | None = None,
+        video_tokens: VideoTokens | None = None,
+        labels: torch.Tensor | None = None,
+        pairs_per_pass: int = 256,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> VioletTaskOutput:
+        r"""
+        Args:
+            input_ids: (texts, X).
+            prompt_ids, prompt_attention_mask: (1, P), an instruction for all pairs.
+            labels: (texts,), the number of each text's video.
+            pairs_per_pass: how many pairs meet in the fusion at a time: less takes less memory.
+
+        The other arguments are `VioletModel.forward`'s. `logits` are (texts, videos), the match head's score divided
+        by the configuration's `match_temperature`. `hidden_states` and `attentions`, where asked for, have a row a
+        pair, in the order of `logits`.
+        """
+        if input_ids is None:
+            raise ValueError("`input_ids` is missing: give the texts to compare with the videos.")
+        if video_tokens is None and pixel_values_videos is not None:
+            video_tokens = self.violet.encode_videos(pixel_values_videos)
+        elif video_tokens is None or pixel_values_videos is not None:
+            raise ValueError("Give exactly one of `pixel_values_videos` and `video_tokens`.")
+        words = self.violet.text_embeddings(input_ids)
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        texts, videos = len(input_ids), len(video_tokens.tokens)
+        pairs = torch.arange(texts * videos, device=input_ids.device)
+        passes = [
+            self._score(
+                words, mask, video_tokens, part // videos, part % videos, prompt_ids, prompt_attention_mask, kwargs
+            )
+            for part in pairs.split(pairs_per_pass)
+        ]
+        logits = torch.cat([scores for scores, _ in passes]).view(texts, videos) / self.config.match_temperature
+        loss = None
+        if labels is not None:
+            loss = retrieval_loss(logits, labels, self.config.retrieval_directions, self.config.label_smoothing)
+        recorded = {
+            name: _join([outputs[name] for _, outputs in passes])
+            for name in ("hidden_states", "attentions")
+            if passes[0][1].get(name) is not None
+        }
+        return VioletTaskOutput(loss=loss, logits=logits, **recorded)
+
+    def _score(self, words, mask, video_tokens, text_index, video_index, prompt_ids, prompt_mask, kwargs):
+        """The scores (pairs,) of these texts with these videos, and the base model's outputs."""
+        outputs = self.violet(
+            video_tokens=video_tokens,
+            inputs_embeds=words[text_index],
+            attention_mask=mask[text_index],
+            video_index=video_index,
+            prompt_ids=prompt_ids,
+            prompt_attention_mask=prompt_mask,
+            **kwargs,
+        )
+        return self.match_head(outputs.first_text_state())[:, 0], outputs
+
+
+def _join(passes: list[tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:
+    """What each pass recorded, layer by layer -> each layer's rows of all passes."""
+    return tuple(torch.cat(layer) for layer in zip(*passes, strict=True))
