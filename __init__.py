@@ -29,8 +29,15 @@ _PUBLIC = {
     "VideoTextProcessor": "processing",
     "VioletVideoProcessor": "processing",
     "decode_video": "processing",
+    "AutoModelForVideoCaptioning": "pipelines",
+    "AutoModelForVideoFillMask": "pipelines",
+    "AutoModelForVideoQuestionAnswering": "pipelines",
+    "AutoModelForVideoTextRetrieval": "pipelines",
+    "VideoCaptioningPipeline": "pipelines",
+    "VideoFeatureExtractionPipeline": "pipelines",
     "VideoFillMaskPipeline": "pipelines",
     "VideoQuestionAnsweringPipeline": "pipelines",
+    "VideoTextRetrievalPipeline": "pipelines",
     "VioletTrainer": "training",
     "QuestionCollator": "training",
     "from_original": "hub",
@@ -84,8 +91,15 @@ def register() -> None:
     AutoVideoProcessor.register(configuration.VioletConfig, processing.VioletVideoProcessor, exist_ok=True)
     AutoProcessor.register(configuration.VioletConfig, processing.VideoTextProcessor, exist_ok=True)
     for task, pipeline_class, auto_class in (
-        ("video-question-answering", pipelines.VideoQuestionAnsweringPipeline, AutoModelForVisualQuestionAnswering),
-        ("video-fill-mask", pipelines.VideoFillMaskPipeline, AutoModelForMaskedLM),
+        ("video-captioning", pipelines.VideoCaptioningPipeline, pipelines.AutoModelForVideoCaptioning),
+        ("video-feature-extraction", pipelines.VideoFeatureExtractionPipeline, AutoModel),
+        ("video-fill-mask", pipelines.VideoFillMaskPipeline, pipelines.AutoModelForVideoFillMask),
+        (
+            "video-question-answering",
+            pipelines.VideoQuestionAnsweringPipeline,
+            pipelines.AutoModelForVideoQuestionAnswering,
+        ),
+        ("video-text-retrieval", pipelines.VideoTextRetrievalPipeline, pipelines.AutoModelForVideoTextRetrieval),
     ):
         if task not in PIPELINE_REGISTRY.get_supported_tasks():
             PIPELINE_REGISTRY.register_pipeline(

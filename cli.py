@@ -33,13 +33,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def finetune_command(argv: list[str]) -> int:
-    """Fine-tune on questions about videos: your own CSV or JSONL, or the built-in moving shapes."""
+    """Fine-tune for a task: questions, blanks, search or captions; your own table or the moving shapes."""
     from . import register
 
     register()
     from transformers import HfArgumentParser
 
-    from .hub import QUESTION_ANSWERING, write_model_card
+    from .hub import CARDS, write_model_card
     from .training import DataArguments, FinetuningArguments, ModelArguments, SettingsError, finetune
     from .training.arguments import read_settings
 
@@ -63,9 +63,10 @@ def finetune_command(argv: list[str]) -> int:
         if unknown:
             raise SettingsError(f"no option is named {' '.join(unknown)}; see violet finetune --help.")
         result = finetune(model_arguments, data, training)
+        row = result.tables["train"][0]
         write_model_card(
             Path(training.output_dir),
-            text=QUESTION_ANSWERING,
+            text=CARDS[data.task],
             name=Path(training.output_dir).name,
             data=f"`{data.train_file}`"
             if data.train_file
@@ -74,12 +75,13 @@ def finetune_command(argv: list[str]) -> int:
             settings=result.settings,
             num_parameters=result.model.num_parameters(),
             num_answers=result.model.config.num_labels,
-            example=(result.tables["train"][0]["video"], result.tables["train"][0]["question"]),
+            example=(row["video"], str(row[result.task.columns[1]])),
         )
         for name, value in result.metrics.items():
             print(f"{name:24} {value:.4g}")
-        print(f"\nThe model is in {training.output_dir}. Ask it:")
-        print(f'  violet predict --model {training.output_dir} --video clip.mp4 --question "…"')
+        print(f"\nThe model is in {training.output_dir}; its README.md says how to use it.")
+        if data.task == "open-ended":
+            print(f'  violet predict --model {training.output_dir} --video clip.mp4 --question "…"')
         return 0
 
     return explain_errors("finetune", run)

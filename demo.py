@@ -16,11 +16,11 @@ from .files import write_json
 from .hub import QUESTION_ANSWERING, write_model_card
 from .processing import decode_video
 from .processing.video_processing_violet import evenly_spaced_indices
-from .training import DataArguments, FinetuningArguments, ModelArguments, QuestionCollator, evaluate_answers, finetune
+from .training import DataArguments, FinetuningArguments, ModelArguments, finetune
 from .training.finetuning import METRICS_FILE
 from .training.machine import cpu_has_bfloat16, leave_cores_to_workers
 
-STEPS = 1200
+STEPS = 900
 CLIPS = 8000
 AT_LEAST = {
     "accuracy": 0.98,
@@ -54,7 +54,7 @@ def demo_settings(output: Path, seed: int) -> tuple[ModelArguments, DataArgument
             warmup_steps=0.05,
             weight_decay=0.05,
             bf16=on_gpu or cpu_has_bfloat16(),
-            save_steps=400,
+            save_steps=300,
             logging_steps=100,
         ),
     )
@@ -69,9 +69,10 @@ def run_demo(output: Path, seed: int) -> int:
     result = finetune(*settings)
 
     print("2/4  The test clips again, the frames of each shuffled: what needs time must fail now")
-    training = settings[2]
-    shuffling = QuestionCollator(result.processor, result.model.config.label2id, shuffle_frames=True)
-    shuffled = evaluate_answers(result.model, shuffling, result.tables["test"], training)
+    _, data, training = settings
+    shuffled = result.task.evaluate(
+        result.model, result.processor, result.tables["test"], data, training, shuffle_frames=True
+    )
     metrics = result.metrics | {f"shuffled_{name}": value for name, value in shuffled.items()}
     metrics["seconds"] = round(time.monotonic() - started, 1)
     folder = output / "model"

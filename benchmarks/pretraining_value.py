@@ -19,8 +19,10 @@ import yaml
 RECIPE = Path(__file__).parents[1] / "examples" / "violet-tiny.yaml"
 LEFT_OUT = {"all": (), "no_mvm": ("mvm_pixel", "mvm_hog"), "no_vtm": ("vtm",), "no_mlm": ("mlm",), "no_vtc": ("vtc",)}
 """Variants that are pre-trained here, and what each leaves out of the recipe."""
-VARIANTS = ("scratch", "shipped", *LEFT_OUT)
-STEPS = {"pretraining": 600, "fine-tuning": 300}
+FROM_SCRATCH = {"scratch": 200, "scratch_long": 800}
+VARIANTS = (*FROM_SCRATCH, "shipped", *LEFT_OUT)
+STEPS = {"pretraining": 400, "fine-tuning": 200}
+"""Random weights are also given four times the steps, in which they see the clips as often as they can make use of."""
 CLIPS = {"pretraining": 4000, "questions": 800}
 """800 clips with their questions are a tenth of the 8,000 that `violet finetune` draws."""
 SHOWN = ("accuracy", "accuracy_direction", "accuracy_order", "test_together_accuracy", "test_unseen_accuracy")
@@ -53,12 +55,13 @@ def finetune(output: Path, variant: str, seed: int) -> dict[str, float]:
     """The accuracies after fine-tuning the variant's weights."""
     folder = output / f"{variant}-{seed}" / "fine-tuned"
     if not (folder / "metrics.json").exists():
-        model = {"scratch": ["violet-tiny", "--from_scratch=true"], "shipped": ["violet-tiny"]}.get(variant)
+        model = "violet-tiny" if variant in ("shipped", *FROM_SCRATCH) else pretrain(output, variant, seed)
+        steps = FROM_SCRATCH.get(variant, STEPS["fine-tuning"])
         command = [
             *(*VIOLET, "finetune", f"--output_dir={folder}", f"--seed={seed}"),
-            *("--model", *(model or [pretrain(output, variant, seed)])),
+            *(f"--model={model}", f"--from_scratch={str(variant in FROM_SCRATCH).lower()}"),
             *(f"--shapes_folder={output / 'questions'}", f"--shapes_clips={CLIPS['questions']}"),
-            *(f"--max_steps={STEPS['fine-tuning']}", "--learning_rate=5e-4", "--lr_scheduler_type=cosine"),
+            *(f"--max_steps={steps}", "--learning_rate=5e-4", "--lr_scheduler_type=cosine"),
             *("--questions_per_video=3", "--per_device_train_batch_size=96", "--per_device_eval_batch_size=192"),
             *("--warmup_steps=0.05", "--weight_decay=0.05", "--save_steps=100000", "--bf16=true"),
         ]

@@ -1,9 +1,10 @@
 """Configurations of VIOLET: the video encoder, the whole model, and the named ones."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
+from transformers import GenerationConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 
 FUSION_NORMS = ("post", "pre")
@@ -16,6 +17,19 @@ IMAGENET_BLACK = [-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225]
 
 def _refuse(field: str, problem: str):
     raise ValueError(f"`{field}`: {problem}")
+
+
+LIBRARY_KEYS = frozenset(GenerationConfig._get_default_generation_params()) | {
+    *("attn_implementation", "auto_map", "custom_pipelines", "experts_implementation", "model_type", "name_or_path"),
+    *("num_labels", "output_attentions", "quantization_config", "torch_dtype", "use_cache"),
+}
+"""What transformers gives to a configuration or writes into its file, beside the fields that it declares."""
+
+
+def _refuse_unknown(config: PreTrainedConfig, keys: Iterable[str]):
+    unknown = sorted(key for key in keys if key not in LIBRARY_KEYS and not key.startswith("_"))
+    if unknown:
+        raise ValueError(f"{type(config).__name__} has no field {', '.join(unknown)}.")
 
 
 def _require_positive(config: PreTrainedConfig, *fields: str):
@@ -64,6 +78,10 @@ class VioletVisionConfig(PreTrainedConfig):
     drop_path_rate: float | int = 0.2
     layer_norm_eps: float = 1e-5
     initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs):
+        _refuse_unknown(self, kwargs)
+        super().__post_init__(**kwargs)
 
     @property
     def hidden_size(self) -> int:
@@ -125,7 +143,7 @@ class VioletConfig(PreTrainedConfig):
             `modeling_violet.mvm.MVM_TARGETS`, each with the options of its head (`{}` for its defaults).
         match_temperature (`float`): what match scores are divided by before their softmax.
         retrieval_directions (`int`): 1 for a loss over the texts of each video (VIOLET), 2 for both ways (VIOLETv2).
-        label_smoothing (`float`): the part of the target that retrieval's loss spreads over all.
+        label_smoothing (`float`): the part of each target that the tasks' losses spread over all classes.
         next_word_prediction (`bool`): whether captioning predicts a word from the word before it, instead of from a
             [MASK] in its own place (the published models).
         mask_token_id, bos_token_id, eos_token_id (`int`): [MASK], [CLS] and [SEP], with which texts are written;
@@ -169,6 +187,7 @@ class VioletConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = 102
 
     def __post_init__(self, **kwargs):
+        _refuse_unknown(self, kwargs)
         # A checkpoint that carries its code names it here. Loaded by the installed package, it must not name it again
         # when saved, because the files would not be saved with it.
         if not type(self).__module__.startswith("transformers_modules."):

@@ -1,6 +1,6 @@
 """Data sets: the built-in moving shapes, a user's own tables, and the files of the original code."""
 
-from .moving_shapes import moving_shapes, open_ended
+from .moving_shapes import captioned, fill_in_the_blank, gallery, moving_shapes, multiple_choice, open_ended
 from .original import TsvVideos, UnsafePickleError, original_captions, read_captions, read_pickle, read_video
 from .tables import QUESTION_COLUMNS, TableError, read_table
 
@@ -9,7 +9,11 @@ __all__ = [
     "TableError",
     "TsvVideos",
     "UnsafePickleError",
+    "captioned",
+    "fill_in_the_blank",
+    "gallery",
     "moving_shapes",
+    "multiple_choice",
     "open_ended",
     "original_captions",
     "read_captions",

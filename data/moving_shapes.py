@@ -64,7 +64,7 @@ KINDS = {
     "test": {"single": 0.5, "sequence": 0.5},
     "test_unseen": {"single": 0.5, "sequence": 0.5},
     "test_together": {"together": 1.0},
-    "pretrain": {"single": 0.35, "sequence": 0.35, "together": 0.3},
+    "pretrain": {"single": 0.25, "sequence": 0.4, "together": 0.35},
 }
 """How much of a split is of each kind: one shape; one shape in each half of the clip; or two shapes in sight all the
 time, of which one moves in the first half and the other in the second."""
@@ -93,7 +93,7 @@ UNLIKE_UNSEEN, UNLIKE_EACH_OTHER = 60, 120
 """The least RGB distance (of 0..255 a channel) from the colour of an UNSEEN pair, and between two shapes' colours."""
 SWEEP = np.deg2rad(75)
 FRAMES_PER_SECOND = 8
-FORMAT_VERSION = 3
+FORMAT_VERSION = 5
 
 
 @dataclass(frozen=True)
@@ -365,6 +365,7 @@ def _words(generator: np.random.Generator, kind: str, subjects: list[Subject]) -
     return {
         "kind": kind,
         "caption": ", then ".join(subject.clause for subject in subjects),
+        "wrong_caption": _wrong_caption(generator, subjects),
         "shapes": [
             {key: getattr(subject, key) for key in ("shape", "colour", "size", "action", "direction")}
             for subject in subjects
@@ -373,6 +374,22 @@ def _words(generator: np.random.Generator, kind: str, subjects: list[Subject]) -
         "multiple_choice": [_with_options(generator, question, subjects) for question in questions],
         "fill_in_the_blank": blanks,
     }
+
+
+def _wrong_caption(generator: np.random.Generator, subjects: list[Subject]) -> str:
+    """The caption with one word exchanged: for another of its kind, or with the other shape's."""
+    if len(subjects) == 2:
+        kinds = [kind for kind in ("shape", "colour") if getattr(subjects[0], kind)]
+        kind = _pick(generator, kinds)
+        words = [getattr(subject, kind) for subject in reversed(subjects)]
+    else:
+        does = "direction" if subjects[0].direction else "action"
+        kind = _pick(generator, [kind for kind in ("shape", "colour", does, does) if getattr(subjects[0], kind)])
+        words = [_pick(generator, [word for word in WORDS[kind] if word != getattr(subjects[0], kind)])]
+    clauses = [
+        subject.clause.replace(getattr(subject, kind), word, 1) for subject, word in zip(subjects, words, strict=True)
+    ]
+    return ", then ".join(clauses)
 
 
 def _with_options(generator: np.random.Generator, question: dict[str, str], subjects: list[Subject]) -> dict[str, Any]:
@@ -547,19 +564,56 @@ def _load(folder: Path, counts: dict[str, int]) -> "DatasetDict":
 
 def open_ended(dataset: "Dataset") -> "Dataset":
     """One row a question, a clip's rows adjacent: `video`, `question`, `answer`, `question_type`, `caption`, `id`."""
+    return _asked(dataset, "questions", "question", "answer")
+
+
+def multiple_choice(dataset: "Dataset") -> "Dataset":
+    """The like with `options`, a list of four; `answer` is the number of the right one."""
+    return _asked(dataset, "multiple_choice", "question", "options", "answer")
+
+
+def fill_in_the_blank(dataset: "Dataset") -> "Dataset":
+    """The like with `text`, a sentence with [MASK] for the word `answer`, in place of `question`."""
+    return _asked(dataset, "fill_in_the_blank", "sentence", "answer").rename_column("sentence", "text")
+
+
+def captioned(dataset: "Dataset") -> "Dataset":
+    """One row a clip: `video`, `caption`, `id`."""
+    return dataset.select_columns(["video", "caption", "id"])
+
+
+def _asked(dataset: "Dataset", column: str, *keys: str) -> "Dataset":
+    """A row for each entry of a clip's `column`, with those of its keys."""
     from datasets import Dataset
 
     return Dataset.from_list(
         [
             {
                 "video": clip["video"],
-                "question": question["question"],
-                "answer": question["answer"],
-                "question_type": question["type"],
+                **{key: entry[key] for key in keys},
+                "question_type": entry["type"],
                 "caption": clip["caption"],
                 "id": clip["id"],
             }
             for clip in dataset
-            for question in clip["questions"]
+            for entry in clip[column]
         ]
     )
+
+
+def gallery(dataset: "Dataset", size: int = 100) -> "Dataset":
+    """
+    Captioned clips to be told apart, a row a clip as of `captioned`: at most `size`, no caption twice. As many as
+    there are, up to half of them, are pairs that differ in motion alone: one shape of the same colour, form and size.
+    """
+    first: dict[str, int] = {}
+    for number, clip in enumerate(dataset):
+        first.setdefault(clip["caption"], number)
+    looks: dict[tuple, list[int]] = {}
+    for number in first.values():
+        if len(shapes := dataset[number]["shapes"]) == 1:
+            looks.setdefault(tuple(shapes[0][key] for key in ("colour", "shape", "size")), []).append(number)
+    pairs = [number for alike in looks.values() if len(alike) > 1 for number in alike[:2]]
+    chosen = dict.fromkeys(pairs[: size // 4 * 2])
+    chosen |= dict.fromkeys(number for number in first.values() if number not in chosen)
+    return captioned(dataset.select(list(chosen)[:size]))

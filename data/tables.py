@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ def read_table(
     path: str | os.PathLike,
     columns: tuple[str, ...] = QUESTION_COLUMNS,
     video_folder: str | os.PathLike | None = None,
+    check: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
 ) -> "Dataset":
     """
     Rows of a `.csv`, `.jsonl` or `.json` (a list of objects) file, checked before anything is trained on them.
@@ -29,6 +31,7 @@ def read_table(
         path: the file. A CSV's first line names the columns.
         columns: those that every row must fill; others are kept as they are.
         video_folder: where relative `video` paths start; by default the table's own folder. URLs stay as they are.
+        check: a row -> the row as it is wanted; a `ValueError` says what is wrong with it.
 
     Returns:
         The rows, `video` as an absolute path or URL.
@@ -45,7 +48,7 @@ def read_table(
     if not rows:
         raise TableError(f"{path}: the table has no rows.")
     folder = path.parent if video_folder is None else Path(video_folder)
-    absent = []
+    absent, checked = [], []
     for number, row in rows:
         for column in columns:
             value = row.get(column)
@@ -57,14 +60,18 @@ def read_table(
             row["video"] = str(video.absolute())
             if not video.exists():
                 absent.append((number, video))
+        try:
+            checked.append(row if check is None else check(row))
+        except ValueError as error:
+            raise TableError(f"{path}, row {number}: {error}") from error
     if absent:
         number, video = absent[0]
         raise TableError(
             f"{path}, row {number}: there is no video {video} ({len(absent)} of {len(rows)} rows lack theirs). "
             "Relative paths start at the table's folder, or at the video folder where one is given."
         )
-    names = list(dict.fromkeys(name for _, row in rows for name in row))
-    return Dataset.from_list([{name: row.get(name) for name in names} for _, row in rows])
+    names = list(dict.fromkeys(name for row in checked for name in row))
+    return Dataset.from_list([{name: row.get(name) for name in names} for row in checked])
 
 
 def _read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:

@@ -1,8 +1,14 @@
-"""Accuracy of answers, over all questions and by type of question."""
+"""Scores of answers by [MASK], and the accuracy of answers, over all questions and by type of question."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import torch
+
+from ..modeling_violet import VideoTokens
+from ..modeling_violet.losses import IGNORE_INDEX
+from ..processing.questions import TokenIds, pad_texts
 
 
 class AnswerAccuracy:
@@ -17,8 +23,14 @@ class AnswerAccuracy:
         self.question_types = question_types
 
     def __call__(self, prediction) -> dict[str, float]:
-        """`prediction.predictions` (rows,), the chosen answers; `label_ids` (rows,), −100 counting as wrong."""
-        right = np.asarray(prediction.predictions) == np.asarray(prediction.label_ids)
+        """
+        `prediction.predictions`, the chosen answers, and `label_ids`: (rows,), or (rows, X) with −100 where there is
+        nothing to choose; a row is right where all of its labels are, and wrong where it has none.
+        """
+        chosen, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
+        chosen, labels = chosen.reshape(len(chosen), -1), labels.reshape(len(labels), -1)
+        counts = labels != IGNORE_INDEX
+        right = ((chosen == labels) | ~counts).all(1) & counts.any(1)
         metrics = {"accuracy": float(right.mean())}
         if self.question_types is not None:
             types = np.asarray(self.question_types)
@@ -30,5 +42,52 @@ class AnswerAccuracy:
 
 
 def choose_answers(logits, labels):
-    """`preprocess_logits_for_metrics` of a Trainer: (texts, answers) -> the best answer of each text, (texts,)."""
+    """`preprocess_logits_for_metrics` of a Trainer: (..., answers) -> the best answer of each place, (...)."""
     return logits.argmax(dim=-1)
+
+
+@torch.no_grad()
+def answer_log_probabilities(
+    model: Any,
+    video_tokens: VideoTokens,
+    questions: Sequence[Mapping[int, TokenIds]],
+    answers: Sequence[Sequence[TokenIds]],
+    mask_token_id: int,
+    video_index: torch.Tensor | None = None,
+) -> list[torch.Tensor]:
+    """
+    What a masked language head gives for answers of one or several tokens, each question having its own: the mean over
+    an answer's tokens of their log-probabilities, read at as many [MASK]s in one pass. One pass for each number of
+    tokens that occurs; videos come encoded.
+
+    Args:
+        model: a `VioletForMaskedLM`, in evaluation mode.
+        questions: each question's token ids, by the number of [MASK]s, see `processing.questions.masked_question`.
+        answers: each question's answers, as token ids, see `processing.questions.answer_tokens`.
+        video_index: (questions,), the video of each question; its own number where it is not given.
+
+    Returns:
+        For each question (its answers,) float32.
+    """
+    device = video_tokens.tokens.device
+    if video_index is None:
+        video_index = torch.arange(len(questions), device=device)
+    scores = [torch.zeros(len(of_question), device=device) for of_question in answers]
+    for count in sorted({len(answer) for of_question in answers for answer in of_question}):
+        asked = [row for row, of_question in enumerate(answers) if any(len(answer) == count for answer in of_question)]
+        input_ids, attention_mask = pad_texts(
+            [questions[row][count] for row in asked], model.config.pad_token_id, device
+        )
+        logits = model(
+            video_tokens=video_tokens,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            video_index=video_index[asked],
+        ).logits
+        # (rows, X, vocabulary) -> (rows, [MASK]s, vocabulary)
+        at_masks = logits[input_ids == mask_token_id].view(len(asked), count, -1).float().log_softmax(-1)
+        for words, row in zip(at_masks, asked, strict=True):
+            places = [place for place, answer in enumerate(answers[row]) if len(answer) == count]
+            tokens = torch.tensor([answers[row][place] for place in places], device=device)  # (answers, count)
+            scores[row][places] = words[torch.arange(count, device=device), tokens].mean(1)
+    return scores

@@ -75,6 +75,63 @@ print(answer({video}, {text}))""",
     limits="It knows {answers} answers and nothing else, and what it was not trained on it answers all the same, "
     "with a score.",
 )
+MULTIPLE_CHOICE = CardText(
+    pipeline_tag="visual-question-answering",
+    task="video-question-answering",
+    what="""\
+A [VIOLET](https://arxiv.org/abs/2111.12681) model ({parameters:.1f} million parameters) that chooses one of several
+answers to a question about a short video: it scores each of them behind the question, beside the video.""",
+    usage="""\
+import violet  # registers the model and the pipeline
+from transformers import pipeline
+
+choose = pipeline("video-question-answering", model={model})
+print(choose({video}, {text}, options=["left", "right"]))""",
+    limits="It always prefers one of the options, also where none is right.",
+)
+FILL_IN_THE_BLANK = CardText(
+    pipeline_tag="fill-mask",
+    task="video-fill-mask",
+    what="""\
+A [VIOLET](https://arxiv.org/abs/2111.12681) model ({parameters:.1f} million parameters) that fills the blanks of
+sentences about short videos with words of its vocabulary.""",
+    usage="""\
+import violet  # registers the model and the pipeline
+from transformers import pipeline
+
+fill = pipeline("video-fill-mask", model={model})
+print(fill({video}, {text}))""",
+    limits="It knows the words of its vocabulary and what its data show, and little beyond.",
+)
+RETRIEVAL = CardText(
+    pipeline_tag="video-text-to-text",
+    task="video-text-retrieval",
+    what="""\
+A [VIOLET](https://arxiv.org/abs/2111.12681) model ({parameters:.1f} million parameters) that says how well a text fits
+a short video, to find videos by texts and texts by videos. Each video and each text is encoded once; every pair then
+passes the fusion.""",
+    usage="""\
+import violet  # registers the model and the pipeline
+from transformers import pipeline
+
+search = pipeline("video-text-retrieval", model={model})
+print(search({text}, videos=[{video}]))""",
+    limits="A pair costs a pass through the fusion: a search takes time in proportion to the number of videos.",
+)
+CAPTIONING = CardText(
+    pipeline_tag="video-text-to-text",
+    task="video-captioning",
+    what="""\
+A [VIOLET](https://arxiv.org/abs/2111.12681) model ({parameters:.1f} million parameters) that writes captions of short
+videos, word by word.""",
+    usage="""\
+import violet  # registers the model and the pipeline
+from transformers import pipeline
+
+write = pipeline("video-captioning", model={model})
+print(write({video}))""",
+    limits="It writes what its data describe, in their words, also of a video that shows something else.",
+)
 PRE_TRAINING = CardText(
     pipeline_tag="fill-mask",
     task="video-fill-mask",
@@ -90,6 +147,16 @@ fill = pipeline("video-fill-mask", model={model})
 print(fill({video}, {text}))""",
     limits="It knows what its data show and the words that their captions use, and little beyond.",
 )
+
+
+CARDS = {
+    "open-ended": QUESTION_ANSWERING,
+    "multiple-choice": MULTIPLE_CHOICE,
+    "fill-in-the-blank": FILL_IN_THE_BLANK,
+    "retrieval": RETRIEVAL,
+    "captioning": CAPTIONING,
+}
+"""What a fine-tuned model says of itself, by task."""
 
 
 def write_model_card(
@@ -111,7 +178,7 @@ def write_model_card(
     Writes `README.md` into a model's folder, in the form that the Hub shows.
 
     Args:
-        text: what models of its kind say: `QUESTION_ANSWERING` or `PRE_TRAINING`.
+        text: what models of its kind say: `PRE_TRAINING`, or one of `CARDS`.
         data: what the model was trained on, in Markdown.
         metrics: names and numbers, as in `metrics.json`.
         settings: what decided the run.

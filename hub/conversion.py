@@ -10,8 +10,10 @@ import torch
 from ..configuration import VioletConfig, named_configuration
 from ..modeling_violet import (
     VioletForMaskedLM,
+    VioletForMultipleChoice,
     VioletForPreTraining,
     VioletForQuestionAnswering,
+    VioletForRetrieval,
     VioletModel,
     VioletPreTrainedModel,
 )
@@ -53,6 +55,8 @@ DERIVED = [
 ]
 
 HEADS = ("answer_head.", "match_head.", "mlm_head.", "mvm_heads.", "fc_mvm.")
+MATCHERS = (VioletForPreTraining, VioletForMultipleChoice, VioletForRetrieval)
+"""Classes in which `fc`, the original's one head at [CLS], scores whether a text fits; elsewhere it answers."""
 CODEBOOK = 8192
 """Visual tokens of DALL-E's discrete VAE: a `fc_mvm` of so many outputs predicts them, any other one features."""
 
@@ -189,8 +193,9 @@ def from_original(
     renamed, report.skipped = rename_original(source)
     tensors = {}
     for key, name in renamed.items():
-        if model_class is VioletForPreTraining:
+        if issubclass(model_class, MATCHERS):
             name = re.sub(r"^answer_head\.", "match_head.", name)
+        if issubclass(model_class, VioletForPreTraining):
             for target_name in ("vq", "2d_feature"):
                 if target_name in (config.mvm_targets or {}):
                     name = re.sub(r"^fc_mvm\.", f"mvm_heads.{target_name}.", name)

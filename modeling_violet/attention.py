@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 from transformers import Cache
-from transformers.masking_utils import create_bidirectional_mask
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, create_bidirectional_mask
 
 ATTENTION_RULES = ("bidirectional", "sequence_to_sequence")
 
@@ -63,22 +63,26 @@ def build_attention_mask(
         key_mask: (batch, past tokens + tokens), 1 where a token may be seen at all.
         rule: `"bidirectional"` (every token sees every other) or `"sequence_to_sequence"`.
         context_length: tokens before the text, past ones included, for the second rule.
-        past_key_values: what came before these tokens, for the second rule.
+        past_key_values: what came before these tokens, under the second rule alone.
 
     Raises:
-        ValueError: for an unknown rule.
+        ValueError: for an unknown rule, or keys and values kept under the first.
     """
     if rule == "bidirectional":
         if past_key_values is not None:
             raise ValueError("Keys and values can be kept under `attention_rule` 'sequence_to_sequence' alone.")
         return create_bidirectional_mask(config=config, inputs_embeds=states, attention_mask=key_mask)
     if rule == "sequence_to_sequence":
-        allowed = sequence_to_sequence(context_length, key_mask)
-        return create_bidirectional_mask(
-            config=config,
-            inputs_embeds=states,
-            attention_mask=None,
-            past_key_values=past_key_values,
-            and_mask_function=allowed,
+        # Not by `create_bidirectional_mask`, which maps a rule over single places: as slow as a layer when one word is
+        # written at a time. This rule takes all places at once.
+        return ALL_MASK_ATTENTION_FUNCTIONS[config._attn_implementation](
+            batch_size=states.shape[0],
+            q_length=states.shape[1],
+            kv_length=key_mask.shape[1],
+            q_offset=key_mask.shape[1] - states.shape[1],
+            mask_function=sequence_to_sequence(context_length, key_mask),
+            allow_is_causal_skip=False,
+            dtype=states.dtype,
+            device=states.device,
         )
     raise ValueError(f"`attention_rule` {rule!r} is unknown; use {' or '.join(map(repr, ATTENTION_RULES))}.")

@@ -41,6 +41,10 @@ class VideoTokens:
         return VideoTokens(self.tokens[index], self.mask[index], self.grid, self.num_special_per_frame)
 
 
+# What goes through torch.export, or is moved between devices, must say which of its parts are tensors.
+torch.export.register_dataclass(VideoTokens)
+
+
 def interpolate_rows(rows: torch.Tensor, length: int) -> torch.Tensor:
     """Position rows (n, width) for `length` places: the first ones, or, beyond n, linearly interpolated."""
     if length <= rows.shape[0]:

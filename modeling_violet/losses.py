@@ -28,18 +28,45 @@ def average(total: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
     return total / torch.where(count > 0, count, 1.0)
 
 
-def masked_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def check_labels(labels: torch.Tensor, classes: int, ignored: bool = True) -> None:
+    """
+    Refuses labels outside 0 … `classes` − 1, but for `IGNORE_INDEX` where places may be `ignored`. Looks at tensors on
+    the CPU alone, because to look at a GPU's is to wait for it, and at none in a graph that is traced.
+
+    Raises:
+        ValueError: naming the first such label and the limit.
+    """
+    if torch.compiler.is_compiling() or not labels.is_cpu:
+        return
+    outside = (labels < 0) | (labels >= classes)
+    if ignored:
+        outside &= labels != IGNORE_INDEX
+    if outside.any():
+        known = f"from 0 to {classes - 1}" + (f", or {IGNORE_INDEX} for none" if ignored else "")
+        raise ValueError(f"The label {labels[outside][0].item()} is outside the {classes} classes: labels go {known}.")
+
+
+def masked_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
     """
     Cross-entropy, averaged over the labels that are not `IGNORE_INDEX` (see `average`); 0 where all are.
 
     Args:
-        logits: (..., classes).
+        logits: (..., classes); a class that cannot be chosen has -inf.
         labels: (...), the same leading shape.
+        label_smoothing: the part of each target that is spread over all classes that can be chosen.
+
+    Raises:
+        ValueError: for a label outside the classes, see `check_labels`.
     """
-    total = nn.functional.cross_entropy(
-        logits.float().flatten(0, -2), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="sum"
-    )
-    return average(total, (labels != IGNORE_INDEX).sum())
+    check_labels(labels, logits.shape[-1])
+    flat = logits.float().flatten(0, -2)
+    valid = labels.flatten() != IGNORE_INDEX
+    total = nn.functional.cross_entropy(flat, labels.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
+    if label_smoothing:
+        possible = flat > float("-inf")
+        surprise = torch.where(possible, -flat.log_softmax(-1), 0.0).sum(-1) / possible.sum(-1).clamp(min=1)
+        total = (1 - label_smoothing) * total + label_smoothing * torch.where(valid, surprise, 0.0).sum()
+    return average(total, valid.sum())
 
 
 def masked_accuracy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -80,6 +107,7 @@ def contrastive_loss(
     text_embeds: torch.Tensor,
     logit_scale: torch.Tensor,
     positives: torch.Tensor | None = None,
+    other_text_embeds: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """
     Symmetric InfoNCE (Radford et al., 2021, arXiv:2103.00020), averaged over rows and over both directions. A row with
@@ -91,8 +119,10 @@ def contrastive_loss(
         logit_scale: logarithm of the inverse temperature; the scale is held at 100 or less.
         positives: (batch, batch), True where a video (row) and a text (column) belong together, the diagonal included;
             the diagonal alone where it is not given.
+        other_text_embeds: (others, width), texts that belong to no video: each video is told apart from them too.
     """
-    scores = video_embeds.float() @ text_embeds.float().t() * logit_scale.float().exp().clamp(max=100)
+    scale = logit_scale.float().exp().clamp(max=100)
+    scores = video_embeds.float() @ text_embeds.float().t() * scale
     if positives is None:
         positives = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
 
@@ -100,7 +130,12 @@ def contrastive_loss(
         log_probability = scores.log_softmax(dim=-1)
         return -log_probability.masked_fill(~positives, float("-inf")).logsumexp(dim=-1).mean()
 
-    return (one_way(scores, positives) + one_way(scores.t(), positives.t())) / 2
+    to_texts, of_texts = scores, positives
+    if other_text_embeds is not None:
+        others = video_embeds.float() @ other_text_embeds.float().t() * scale
+        to_texts = torch.cat([scores, others], dim=1)
+        of_texts = torch.cat([positives, torch.zeros_like(others, dtype=torch.bool)], dim=1)
+    return (one_way(to_texts, of_texts) + one_way(scores.t(), positives.t())) / 2
 
 
 def retrieval_loss(
@@ -115,12 +150,19 @@ def retrieval_loss(
         scores: (texts, videos), divided by their temperature.
         video_of_text: (texts,), the number of each text's video.
         label_smoothing: the part of each target that is spread over all texts (or videos).
+
+    Raises:
+        ValueError: for a number that no video has, see `check_labels`.
     """
+    check_labels(video_of_text, scores.shape[1], ignored=False)
     belongs = nn.functional.one_hot(video_of_text, scores.shape[1]).to(torch.float32)  # (texts, videos)
     scores = scores.float()
-    has_text = belongs.sum(0) > 0
-    targets = belongs.t()[has_text] / belongs.sum(0)[has_text, None]
-    loss = nn.functional.cross_entropy(scores.t()[has_text], targets, label_smoothing=label_smoothing)
+    texts_of_video = belongs.sum(0)
+    targets = belongs.t() / texts_of_video.clamp(min=1)[:, None]
+    # No boolean index picks the videos that have a text: its shape would depend on the labels (`torch.compile`).
+    by_video = nn.functional.cross_entropy(scores.t(), targets, label_smoothing=label_smoothing, reduction="none")
+    has_text = texts_of_video > 0
+    loss = torch.where(has_text, by_video, 0.0).sum() / has_text.sum()
     if directions == 2:
         loss = loss + nn.functional.cross_entropy(scores, video_of_text, label_smoothing=label_smoothing)
     return loss

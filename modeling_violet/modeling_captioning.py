@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import Cache, GenerationMixin
+from transformers.generation import GenerationMode
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
@@ -98,9 +99,9 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
         logits = self.mlm_head(outputs.text_hidden_state)
         loss = None
         if labels is not None and self.config.next_word_prediction:
-            loss = masked_cross_entropy(logits[:, :-1], labels[:, 1:])
+            loss = masked_cross_entropy(logits[:, :-1], labels[:, 1:], self.config.label_smoothing)
         elif labels is not None:
-            loss = masked_cross_entropy(logits, labels)
+            loss = masked_cross_entropy(logits, labels, self.config.label_smoothing)
         return VioletCaptioningOutput(
             loss=loss,
             logits=logits,
@@ -136,10 +137,12 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
         """
         if (pixel_values_videos is None) == (video_tokens is None):
             raise ValueError("Give exactly one of `pixel_values_videos` and `video_tokens`.")
-        if kwargs.get("prompt_lookup_num_tokens") or kwargs.get("assistant_model") is not None:
-            raise ValueError("Assisted decoding guesses words ahead, which the look-ahead [MASK] does not allow.")
-        if video_tokens is None:
+        for name in ("pad_token_id", "bos_token_id", "eos_token_id"):  # a checkpoint of another task says none
+            if getattr(self.generation_config, name) is None:
+                setattr(self.generation_config, name, getattr(self.config, name))
+        if pixel_values_videos is not None:
             video_tokens = self.violet.encode_videos(pixel_values_videos)
+        assert video_tokens is not None  # one of the two was given
         videos = len(video_tokens.tokens)
         if input_ids is None:
             texts = videos if video_index is None else len(video_index)
@@ -150,10 +153,18 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
                     f"{len(input_ids)} texts and {videos} videos: say by `video_index` which belong together."
                 )
             video_index = torch.arange(videos, device=input_ids.device)
-        for name in ("prompt_ids", "prompt_attention_mask"):
-            if kwargs.get(name) is not None:  # one prompt for all must be repeated for beams like the others
-                kwargs[name] = kwargs[name].expand(len(input_ids), -1)
+        for name in ("task_ids", "prompt_ids", "prompt_attention_mask"):
+            given = kwargs.get(name)
+            if given is not None and len(given) == 1:  # one for all must be repeated for beams like the others
+                kwargs[name] = given.repeat_interleave(len(input_ids), dim=0)
         return super().generate(input_ids, video_tokens=video_tokens, video_index=video_index, **kwargs)
+
+    def _validate_generation_mode(self, generation_mode, generation_config, generation_mode_kwargs):
+        if generation_mode == GenerationMode.ASSISTED_GENERATION:
+            raise ValueError("Assisted decoding guesses words ahead, which the look-ahead [MASK] does not allow.")
+        if "static" in (generation_config.cache_implementation or ""):
+            raise ValueError("A static cache cannot drop the look-ahead [MASK]: leave `cache_implementation` out.")
+        super()._validate_generation_mode(generation_mode, generation_config, generation_mode_kwargs)
 
     def prepare_inputs_for_generation(
         self,

@@ -56,15 +56,18 @@ class VioletForMultipleChoice(VioletPreTrainedModel):
             raise ValueError(
                 f"{questions} questions and {len(given)} videos: say by `video_index` which belong together."
             )
-        of_option = torch.arange(questions, device=input_ids.device).repeat_interleave(options)
+        if video_index is None:
+            video_index = torch.arange(questions, device=input_ids.device)
+        elif video_index.shape != (questions,):
+            raise ValueError(f"`video_index` has shape {tuple(video_index.shape)} for {questions} questions.")
         outputs = self.violet(
             pixel_values_videos=pixel_values_videos,
             input_ids=input_ids.flatten(0, 1),
             attention_mask=None if attention_mask is None else attention_mask.flatten(0, 1),
-            video_index=of_option if video_index is None else video_index[of_option],
-            task_ids=None if task_ids is None else task_ids[of_option],
-            prompt_ids=_of_each_option(prompt_ids, of_option),
-            prompt_attention_mask=_of_each_option(prompt_attention_mask, of_option),
+            video_index=video_index.repeat_interleave(options),
+            task_ids=_of_each_option("task_ids", task_ids, questions, options),
+            prompt_ids=_of_each_option("prompt_ids", prompt_ids, questions, options),
+            prompt_attention_mask=_of_each_option("prompt_attention_mask", prompt_attention_mask, questions, options),
             video_tokens=video_tokens,
             **kwargs,
         )
@@ -72,15 +75,19 @@ class VioletForMultipleChoice(VioletPreTrainedModel):
         logits = self.match_head(outputs.first_text_state()).view(questions, options)
         if attention_mask is not None:
             logits = logits.masked_fill(~attention_mask.bool().any(-1), float("-inf"))
-        loss = None if labels is None else masked_cross_entropy(logits, labels)
+        loss = None if labels is None else masked_cross_entropy(logits, labels, self.config.label_smoothing)
         return VioletTaskOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
 
 
-def _of_each_option(rows: torch.Tensor | None, of_option: torch.Tensor) -> torch.Tensor | None:
+def _of_each_option(name: str, rows: torch.Tensor | None, questions: int, options: int) -> torch.Tensor | None:
     """Rows of the questions -> rows of their options; one row for all stays as it is."""
-    return rows if rows is None or len(rows) == 1 else rows[of_option]
+    if rows is None or len(rows) == 1:
+        return rows
+    if len(rows) != questions:
+        raise ValueError(f"`{name}` has {len(rows)} rows for {questions} questions: give one each, or one.")
+    return rows.repeat_interleave(options, dim=0)
 
 
 class VioletForRetrieval(VioletPreTrainedModel):
@@ -104,6 +111,7 @@ class VioletForRetrieval(VioletPreTrainedModel):
         pixel_values_videos: torch.Tensor | None = None,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
+        task_ids: torch.Tensor | None = None,
         prompt_ids: torch.Tensor | None = None,
         prompt_attention_mask: torch.Tensor | None = None,
         video_tokens: VideoTokens | None = None,
@@ -114,6 +122,7 @@ class VioletForRetrieval(VioletPreTrainedModel):
         r"""
         Args:
             input_ids: (texts, X).
+            task_ids: (1,), a task token for all pairs.
             prompt_ids, prompt_attention_mask: (1, P), an instruction for all pairs.
             labels: (texts,), the number of each text's video.
             pairs_per_pass: how many pairs meet in the fusion at a time: less takes less memory.
@@ -132,35 +141,30 @@ class VioletForRetrieval(VioletPreTrainedModel):
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         texts, videos = len(input_ids), len(video_tokens.tokens)
         pairs = torch.arange(texts * videos, device=input_ids.device)
-        passes = [
-            self._score(
-                words, mask, video_tokens, part // videos, part % videos, prompt_ids, prompt_attention_mask, kwargs
+        kwargs |= {
+            "task_ids": task_ids,
+            "prompt_ids": prompt_ids,
+            "prompt_attention_mask": prompt_attention_mask,
+            "video_tokens": video_tokens,
+        }
+        scores: list[torch.Tensor] = []
+        recorded: dict[str, list[tuple[torch.Tensor, ...]]] = {}
+        for part in pairs.split(pairs_per_pass):
+            outputs = self.violet(
+                inputs_embeds=words[part // videos],
+                attention_mask=mask[part // videos],
+                video_index=part % videos,
+                **kwargs,
             )
-            for part in pairs.split(pairs_per_pass)
-        ]
-        logits = torch.cat([scores for scores, _ in passes]).view(texts, videos) / self.config.match_temperature
+            scores.append(self.match_head(outputs.first_text_state())[:, 0])
+            for name in ("hidden_states", "attentions"):
+                if outputs.get(name) is not None:
+                    recorded.setdefault(name, []).append(outputs[name])
+        logits = torch.cat(scores).view(texts, videos) / self.config.match_temperature
         loss = None
         if labels is not None:
             loss = retrieval_loss(logits, labels, self.config.retrieval_directions, self.config.label_smoothing)
-        recorded = {
-            name: _join([outputs[name] for _, outputs in passes])
-            for name in ("hidden_states", "attentions")
-            if passes[0][1].get(name) is not None
-        }
-        return VioletTaskOutput(loss=loss, logits=logits, **recorded)
-
-    def _score(self, words, mask, video_tokens, text_index, video_index, prompt_ids, prompt_mask, kwargs):
-        """The scores (pairs,) of these texts with these videos, and the base model's outputs."""
-        outputs = self.violet(
-            video_tokens=video_tokens,
-            inputs_embeds=words[text_index],
-            attention_mask=mask[text_index],
-            video_index=video_index,
-            prompt_ids=prompt_ids,
-            prompt_attention_mask=prompt_mask,
-            **kwargs,
-        )
-        return self.match_head(outputs.first_text_state())[:, 0], outputs
+        return VioletTaskOutput(loss=loss, logits=logits, **{name: _join(passes) for name, passes in recorded.items()})
 
 
 def _join(passes: list[tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:

@@ -103,6 +103,8 @@ class VioletForPreTraining(VioletPreTrainedModel):
         bool_masked_pos: torch.Tensor | None = None,
         negative_index: torch.Tensor | None = None,
         num_hard_negatives: int | None = None,
+        wrong_ids: torch.Tensor | None = None,
+        wrong_attention_mask: torch.Tensor | None = None,
         mvm_targets: Mapping[str, torch.Tensor] | None = None,
         objectives: Mapping[str, float] | None = None,
         only_received_attention: bool = False,
@@ -116,6 +118,9 @@ class VioletForPreTraining(VioletPreTrainedModel):
             labels: (batch, X), the words that were masked, −100 elsewhere.
             bool_masked_pos: (batch, frames, rows, columns), True where a patch's pixels are hidden.
             negative_index: (batch, K), for each video the rows of other texts that it is told apart from; −1 for none.
+            wrong_ids: (others, X'), texts that are true of no video, best such that are nearly so: contrast tells each
+                video apart from them too.
+            wrong_attention_mask: (others, X').
             num_hard_negatives: take only so many of the K, those nearest to the video before the fusion.
             mvm_targets: what the masked patches show, by target, as its teacher gives it (see `teachers`).
             objectives: weights by objective; those that are not named are not computed. By default 1 for `vtm`, `mlm`,
@@ -148,7 +153,10 @@ class VioletForPreTraining(VioletPreTrainedModel):
         if "vtc" in weights or num_hard_negatives is not None:
             videos, texts = self.violet.video_and_text_embeddings(video, words, mask)
             if "vtc" in weights:
-                losses["vtc"], accuracies["vtc"] = self.violet.contrast(videos, texts, words, gather=True)
+                others = None
+                if wrong_ids is not None:
+                    others = self.violet.get_text_features(wrong_ids, wrong_attention_mask).pooler_output
+                losses["vtc"], accuracies["vtc"] = self.violet.contrast(videos, texts, words, True, others)
             if negatives is not None and num_hard_negatives is not None:
                 negatives = hardest(negatives, videos, texts, num_hard_negatives)
 

@@ -171,7 +171,12 @@ class VioletModel(VioletPreTrainedModel):
         return projection.video(video), self.get_text_features(input_ids, attention_mask).pooler_output
 
     def contrast(
-        self, videos: torch.Tensor, texts: torch.Tensor, input_ids: torch.Tensor, gather: bool = False
+        self,
+        videos: torch.Tensor,
+        texts: torch.Tensor,
+        input_ids: torch.Tensor,
+        gather: bool = False,
+        others: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
         Contrastive loss between videos and their texts before the fusion, see `losses.contrastive_loss`, and the share
@@ -181,16 +186,20 @@ class VioletModel(VioletPreTrainedModel):
             videos, texts: (batch, projection_dim), see `video_and_text_embeddings`.
             input_ids: (batch, X), the texts' words.
             gather: whether to tell apart the rows of all processes (each then needs as many rows).
+            others: (others, projection_dim), texts that are true of no video.
         """
         # One number stands for a text's words, whatever it is padded to (padding, 0, adds nothing).
         places = torch.arange(1, input_ids.shape[1] + 1, device=input_ids.device)
         words = (input_ids * (places * 0x9E3779B1 + 0x7F4A7C15)).sum(1)
         if gather:
             videos, texts, words = gather_rows(videos), gather_rows(texts), gather_rows(words)
+            others = None if others is None else gather_rows(others)
         same = words[:, None] == words[None, :]
-        nearest = (videos @ texts.t()).argmax(1, keepdim=True)
-        accuracy = same.gather(1, nearest).float().mean()
-        return contrastive_loss(videos, texts, self._need_projection().logit_scale, same), accuracy
+        candidates = texts if others is None else torch.cat([texts, others])
+        nearest = (videos @ candidates.t()).argmax(1, keepdim=True)
+        right = nn.functional.pad(same, (0, len(candidates) - len(texts)))
+        accuracy = right.gather(1, nearest).float().mean()
+        return contrastive_loss(videos, texts, self._need_projection().logit_scale, same, others), accuracy
 
     def caption_loss(
         self, video: VideoTokens, caption_ids: torch.Tensor, caption_attention_mask: torch.Tensor | None = None
@@ -205,7 +214,9 @@ class VioletModel(VioletPreTrainedModel):
         if task_ids is not None:
             if self.task_tokens is None:
                 raise ValueError("`task_ids` needs a model whose configuration has `num_task_tokens` above 0.")
-            states = self.task_tokens[task_ids].unsqueeze(1)  # (batch, 1, width)
+            if task_ids.shape not in ((1,), (batch,)):
+                raise ValueError(f"`task_ids` has shape {tuple(task_ids.shape)} for {batch} texts: one each, or one.")
+            states = self.task_tokens[task_ids].unsqueeze(1).expand(batch, -1, -1)  # (batch, 1, width)
             return TokenGroup(states, task_ids.new_ones(states.shape[:2]))
         if prompt_ids is not None:
             mask = torch.ones_like(prompt_ids) if prompt_attention_mask is None else prompt_attention_mask
@@ -242,7 +253,7 @@ class VioletModel(VioletPreTrainedModel):
             attention_mask: (texts, X), 1 for a token and 0 for padding; all 1 where it is not given.
             video_index: (texts,), the video that each text belongs to; the text's own number where it is not given.
                 A video is encoded once, however many texts meet it.
-            task_ids: (texts,), rows of the learned task tokens (`configuration.TASK_TOKENS`).
+            task_ids: (texts,) or (1,), rows of the learned task tokens (`configuration.TASK_TOKENS`).
             prompt_ids: (texts, P) or (1, P), an instruction in words between video and text.
             prompt_attention_mask: the like, 1 for a token and 0 for padding.
             bool_masked_pos: (videos, frames, rows, columns), True where a patch's pixels are hidden.
@@ -265,7 +276,7 @@ class VioletModel(VioletPreTrainedModel):
             raise ValueError("Give exactly one of `pixel_values_videos` and `video_tokens`.")
         elif bool_masked_pos is not None or hidden_frame_order is not None:
             raise ValueError("Encoded `video_tokens` cannot be masked: give `pixel_values_videos`.")
-        words = inputs_embeds if input_ids is None else self.text_embeddings(input_ids, position_ids)
+        words = self.text_embeddings(input_ids, position_ids) if inputs_embeds is None else inputs_embeds
         videos, texts = video_tokens.tokens.shape[0], words.shape[0]
         if video_index is None and videos != texts:
             raise ValueError(f"{texts} texts and {videos} videos: say by `video_index` which belong together.")
@@ -352,7 +363,7 @@ class VioletForMaskedLM(VioletPreTrainedModel):
             **kwargs,
         )
         logits = self.mlm_head(outputs.text_hidden_state)
-        loss = None if labels is None else masked_cross_entropy(logits, labels)
+        loss = None if labels is None else masked_cross_entropy(logits, labels, self.config.label_smoothing)
         return VioletTaskOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
@@ -405,7 +416,7 @@ class VioletForQuestionAnswering(VioletPreTrainedModel):
             **kwargs,
         )
         logits = self.answer_head(outputs.first_text_state())
-        loss = None if labels is None else masked_cross_entropy(logits, labels)
+        loss = None if labels is None else masked_cross_entropy(logits, labels, self.config.label_smoothing)
         if caption_ids is not None:
             contrast = self.violet.caption_loss(outputs.video_tokens, caption_ids, caption_attention_mask)
             contrast = self.config.contrastive_weight * contrast

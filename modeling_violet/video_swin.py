@@ -15,7 +15,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, can_return_tuple
+from transformers.utils import TransformersKwargs
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
 
 from ..configuration.configuration_violet import VioletVisionConfig
 from .attention import eager_attention_forward
@@ -126,8 +128,11 @@ class VideoSwinAttention(nn.Module):
         bias = self.relative_position_bias_table[index.reshape(-1)]
         return bias.view(num_tokens, num_tokens, -1).permute(2, 0, 1).unsqueeze(0)  # (N, N, heads) -> (1, heads, N, N)
 
-    def forward(self, windows: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """windows (B * M, N, C), mask (M, 1, N, N) or None -> (B * M, N, C)"""
+    def forward(self, windows: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """
+        windows (B * M, N, C), mask (M, 1, N, N) or None -> (B * M, N, C), and the weights (B * M, heads, N, N) where
+        the kernel gives them
+        """
         count, N, C = windows.shape
         # (B * M, N, 3C) -> (3, B * M, heads, N, C / heads)
         query, key, value = self.qkv(windows).view(count, N, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
@@ -135,8 +140,8 @@ class VideoSwinAttention(nn.Module):
         if mask is not None:
             bias = (bias + mask).repeat(count // mask.shape[0], 1, 1, 1)  # (M, heads, N, N) -> (B * M, heads, N, N)
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        output, _ = attention(self, query, key, value, bias, scaling=self.scaling, dropout=0.0)
-        return self.proj(output.reshape(count, N, C))
+        output, weights = attention(self, query, key, value, bias, scaling=self.scaling, dropout=0.0)
+        return self.proj(output.reshape(count, N, C)), weights
 
 
 class VideoSwinBlock(GradientCheckpointingLayer):
@@ -165,7 +170,7 @@ class VideoSwinBlock(GradientCheckpointingLayer):
         if any(shift):
             x = torch.roll(x, [-s for s in shift], dims=(1, 2, 3))
         mask = shift_mask(grid, window, shift, x.device, x.dtype)
-        x = window_reverse(self.attn(window_partition(x, window), mask), window, grid)
+        x = window_reverse(self.attn(window_partition(x, window), mask)[0], window, grid)
         if any(shift):
             x = torch.roll(x, shift, dims=(1, 2, 3))
         return x[:, :T, :H, :W]
@@ -243,6 +248,7 @@ class VioletVisionModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _no_split_modules = ["VideoSwinBlock", "PatchMerging"]
+    _can_record_outputs = {"hidden_states": VideoSwinBlock, "attentions": VideoSwinAttention}
 
     def __init__(self, config: VioletVisionConfig):
         super().__init__(config)
@@ -273,11 +279,14 @@ class VioletVisionModel(PreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.patch_embed
 
-    @can_return_tuple
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
     def forward(self, pixel_values_videos: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> BaseModelOutput:
         """
         Pixels (B, T, channels, H, W), normalised -> `last_hidden_state`
-        (B, ceil(T / temporal_stride), ceil(H / reduction), ceil(W / reduction), hidden_size).
+        (B, ceil(T / temporal_stride), ceil(H / reduction), ceil(W / reduction), hidden_size). `hidden_states` and
+        `attentions`, where asked for: what enters the first block and what leaves each, (B, T, H, W, C) of its stage;
+        and the weights of each block's windows, (B * M, heads, N, N).
         """
         x = self.patch_embed(pixel_values_videos)
         for stage in self.stages:

@@ -1,6 +1,25 @@
 """A person's question -> an answer: one file a task."""
 
+from .auto_classes import (
+    AutoModelForVideoCaptioning,
+    AutoModelForVideoFillMask,
+    AutoModelForVideoQuestionAnswering,
+    AutoModelForVideoTextRetrieval,
+)
+from .video_captioning import VideoCaptioningPipeline
+from .video_feature_extraction import VideoFeatureExtractionPipeline
 from .video_fill_mask import VideoFillMaskPipeline
 from .video_question_answering import VideoQuestionAnsweringPipeline
+from .video_text_retrieval import VideoTextRetrievalPipeline
 
-__all__ = ["VideoFillMaskPipeline", "VideoQuestionAnsweringPipeline"]
+__all__ = [
+    "AutoModelForVideoCaptioning",
+    "AutoModelForVideoFillMask",
+    "AutoModelForVideoQuestionAnswering",
+    "AutoModelForVideoTextRetrieval",
+    "VideoCaptioningPipeline",
+    "VideoFeatureExtractionPipeline",
+    "VideoFillMaskPipeline",
+    "VideoQuestionAnsweringPipeline",
+    "VideoTextRetrievalPipeline",
+]

@@ -1,15 +1,42 @@
-"""What pipelines of videos and texts share: their inputs, one or many of each, and `top_k`."""
+"""What pipelines of videos and texts share: their inputs, one or many of each; reading and tokenizing; batches."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from transformers import Pipeline
 
+from ..processing.decoding import VideoDecodeError
+from ..processing.questions import TokenIds
 from ..processing.video_processing_violet import split_into_clips
+
+NUMBER = "input_number"
+"""The key under which an input knows its place among many."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """
+    What is asked about a video. A batch of a pipeline stacks tensors and lists; this is neither, and stays whole.
+
+    Attributes:
+        texts: token ids of what the model reads; what each of them is depends on who asks.
+        answers: the names of what may be answered, where they are given with the question.
+        answer_tokens: the like as token ids.
+    """
+
+    texts: Sequence[TokenIds]
+    answers: Sequence[str] = ()
+    answer_tokens: Sequence[TokenIds] = ()
 
 
 class VideoTextPipeline(Pipeline):
-    """A pipeline whose processor takes videos and texts, and which gives the `top_k` best answers."""
+    """
+    A pipeline whose processor takes videos and texts. An input is a dictionary with a `video` and what belongs to it;
+    inputs come alone, as a list, or from a generator.
+    """
 
     _load_processor = True
     _load_image_processor = False
@@ -17,27 +44,99 @@ class VideoTextPipeline(Pipeline):
     _load_feature_extractor = False
     _load_tokenizer = False
 
-    def _sanitize_parameters(self, top_k: int | None = None):
-        if top_k is not None and top_k < 1:
-            raise ValueError(f"`top_k` must be 1 or more, got {top_k}.")
-        return {}, {}, {} if top_k is None else {"top_k": top_k}
+    def run(self, inputs: Any, **kwargs: Any) -> Any:
+        """One input, a list or a generator of them -> what is answered to each, in the same form."""
+        if isinstance(inputs, list | tuple):
+            if not inputs:
+                raise ValueError("The list of inputs is empty.")
+            inputs = [_numbered(item, number) for number, item in enumerate(inputs)]
+        elif isinstance(inputs, Iterator):
+            inputs = (_numbered(item, number) for number, item in enumerate(inputs))
+        return super().__call__(inputs, **kwargs)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any):
+        """Saves model and processor: `pipeline(task, model=save_directory)` gives this pipeline again."""
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory, **kwargs)
+
+    def read_video(self, inputs: Mapping[str, Any]) -> torch.Tensor:
+        """
+        The input's video as (1, frames, 3, height, width).
+
+        Raises:
+            VideoDecodeError: names the video; one in memory, which has no name, by its number among the inputs.
+        """
+        video = inputs["video"]
+        try:
+            return self.processor(videos=[video])["pixel_values_videos"]
+        except VideoDecodeError as error:
+            if NUMBER not in inputs or isinstance(video, str | os.PathLike):
+                raise
+            source = f"input {inputs[NUMBER]} (counted from 0), {error.source}"
+            raise VideoDecodeError(source, error.reason, error.advice) from error
+
+    def tokenize(self, text: str) -> TokenIds:
+        """`[CLS] text [SEP]`, checked to fit."""
+        return self.fitting(self.processor.tokenizer(text)["input_ids"], text)
+
+    def fitting(self, ids: TokenIds, text: str) -> TokenIds:
+        """
+        The ids as they are: a pipeline cuts nothing off.
+
+        Raises:
+            ValueError: for a text longer than the model has positions.
+        """
+        most = self.model.config.max_position_embeddings
+        if len(ids) > most:
+            raise ValueError(f"{text!r} makes {len(ids)} tokens, and this model takes {most} at most: shorten it.")
+        return ids
 
 
-def pair_up(videos: Any, texts: str | list[str], name: str) -> dict[str, Any] | list[dict[str, Any]]:
+def need(inputs: Any, *names: str) -> Mapping[str, Any]:
+    """
+    The inputs, where they have a `video` and these names.
+
+    Raises:
+        ValueError: where they do not.
+    """
+    if not isinstance(inputs, Mapping) or not {"video", *names} <= set(inputs):
+        wanted = " and a ".join(["video", *names])
+        keys = ", ".join(f'"{name}":' for name in ("video", *names))
+        raise ValueError(f"Each input needs a {wanted}: pipe({', '.join(('video', *names))}) or {{{keys}}}.")
+    return inputs
+
+
+def in_batch(value: Any) -> list:
+    """One input's value, or those of a batch, as a list."""
+    return value if isinstance(value, list) else [value]
+
+
+def check_top_k(top_k: int | None) -> dict[str, int]:
+    """`top_k` as a keyword, where it is given."""
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"`top_k` must be 1 or more, got {top_k}.")
+    return {} if top_k is None else {"top_k": top_k}
+
+
+def pair_up(videos: Any, texts: str | list[str], name: str) -> Any:
     """
     One input where one video and one text are given, else a list: of lists of one length pair by pair, or of one of
-    them with all of the other.
+    them with all of the other. A generator of videos with one text for all stays a generator.
 
     Args:
         name: the texts' key.
 
     Raises:
-        ValueError: for lists of unequal length.
+        ValueError: for an empty list, or lists of unequal length.
     """
     if isinstance(texts, str) and not is_many(videos):
         return {"video": videos, name: texts}
+    if isinstance(texts, str) and isinstance(videos, Iterator):
+        return ({"video": video, name: texts} for video in videos)
     texts = [texts] if isinstance(texts, str) else list(texts)
     clips = list(videos) if is_many(videos) else [videos]
+    if not texts or not clips:
+        raise ValueError(f"The list of {'videos' if texts else name + 's'} is empty.")
     count = max(len(texts), len(clips))
     if {len(texts), len(clips)} - {1, count}:
         raise ValueError(f"{len(clips)} videos and {len(texts)} {name}s: give as many, or one of either.")
@@ -45,8 +144,32 @@ def pair_up(videos: Any, texts: str | list[str], name: str) -> dict[str, Any] | 
     return [{"video": clip, name: text} for clip, text in zip(clips, texts, strict=True)]
 
 
+def alone(videos: Any) -> Any:
+    """
+    Videos without texts as inputs: one, a list, or a generator of them; what is an input already stays as it is.
+
+    Raises:
+        ValueError: for an empty list.
+    """
+
+    def as_input(video: Any) -> Mapping[str, Any]:
+        return video if isinstance(video, Mapping) else {"video": video}
+
+    if isinstance(videos, Iterator):
+        return (as_input(video) for video in videos)
+    if isinstance(videos, Mapping) or not is_many(videos):
+        return as_input(videos)
+    return [as_input(video) for video in videos]
+
+
 def is_many(videos: Any) -> bool:
-    """Whether this holds several videos: a list or an iterator, but not one clip's list of frames."""
+    """Whether this holds several videos: a list, an iterator or a batch, but not one clip's list of frames."""
     if isinstance(videos, Iterator):
         return True
-    return isinstance(videos, list | tuple) and len(split_into_clips(videos)) == len(videos) and len(videos) > 0
+    if isinstance(videos, list | tuple):
+        return split_into_clips(videos)[0] is not videos
+    return getattr(videos, "ndim", None) == 5
+
+
+def _numbered(item: Any, number: int) -> Any:
+    return {**item, NUMBER: number} if isinstance(item, Mapping) else item

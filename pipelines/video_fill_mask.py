@@ -1,10 +1,10 @@
 """The pipeline `video-fill-mask`."""
 
+from collections.abc import Mapping
 from typing import Any
 
-import torch
-
-from .pairs import VideoTextPipeline, pair_up
+from ..processing.questions import pad_texts
+from .pairs import Asked, VideoTextPipeline, check_top_k, in_batch, need, pair_up
 
 
 class VideoFillMaskPipeline(VideoTextPipeline):
@@ -35,25 +35,33 @@ class VideoFillMaskPipeline(VideoTextPipeline):
             `[{"score": float, "token": int, "token_str": str, "sequence": str}, ...]`, best first; a list of such
             lists for several blanks, and for several sentences; an iterator for a generator.
         """
-        return super().__call__(videos if text is None else pair_up(videos, text, "text"), **kwargs)
+        return self.run(videos if text is None else pair_up(videos, text, "text"), **kwargs)
 
-    def preprocess(self, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
-        if not isinstance(inputs, dict) or not {"video", "text"} <= set(inputs):
-            raise ValueError('Each input needs a video and a sentence: pipe(video, text) or {"video":, "text":}.')
-        tensors = self.processor(text=[inputs["text"]], videos=[inputs["video"]], padding="max_length")
-        if self.processor.tokenizer.mask_token_id not in tensors["input_ids"]:
-            raise ValueError(f"{inputs['text']!r} has no {self.processor.tokenizer.mask_token} in the part that fits.")
-        return dict(tensors)
+    def _sanitize_parameters(self, top_k: int | None = None):
+        return {}, {}, check_top_k(top_k)
 
-    def _forward(self, model_inputs: dict[str, torch.Tensor]) -> Any:
-        return {"logits": self.model(**model_inputs).logits, "input_ids": model_inputs["input_ids"]}
+    def preprocess(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        inputs = need(inputs, "text")
+        ids = self.tokenize(inputs["text"])
+        if self.processor.tokenizer.mask_token_id not in ids:
+            raise ValueError(f"{inputs['text']!r} has no {self.processor.tokenizer.mask_token}.")
+        return {"pixel_values_videos": self.read_video(inputs), "asked": Asked([ids])}
+
+    def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
+        texts = [one.texts[0] for one in in_batch(model_inputs["asked"])]
+        input_ids, attention_mask = pad_texts(texts, self.processor.tokenizer.pad_token_id, self.device)
+        logits = self.model(
+            pixel_values_videos=model_inputs["pixel_values_videos"], input_ids=input_ids, attention_mask=attention_mask
+        ).logits
+        return {"logits": logits, "input_ids": input_ids}
 
     def postprocess(self, model_outputs: Any, top_k: int = 5) -> list:
         tokenizer = self.processor.tokenizer
         ids = model_outputs["input_ids"][0]
         filled = []
         for place in (ids == tokenizer.mask_token_id).nonzero().flatten():
-            best = model_outputs["logits"][0, place].float().softmax(-1).topk(top_k)
+            probabilities = model_outputs["logits"][0, place].float().softmax(-1)
+            best = probabilities.topk(min(top_k, len(probabilities)))
             words = []
             for score, token in zip(best.values.tolist(), best.indices.tolist(), strict=True):
                 sentence = ids.clone()

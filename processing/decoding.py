@@ -79,7 +79,9 @@ class DecodedVideo:
     backend: str
 
 
-def decode_video(source: Any, sample_indices: SampleIndices | None = None, backend: str = "auto") -> DecodedVideo:
+def decode_video(
+    source: Any, sample_indices: SampleIndices | None = None, backend: str = "auto", name: str | None = None
+) -> DecodedVideo:
     """Decode the chosen frames of one video.
 
     Args:
@@ -92,15 +94,16 @@ def decode_video(source: Any, sample_indices: SampleIndices | None = None, backe
             Grey becomes RGB; an alpha channel is dropped.
         sample_indices: `(total_frames, fps) -> frame indices`, in any order, repeats allowed. None takes all frames.
         backend: "auto", "decord", "pyav" or "torchcodec"; matters for video files only.
+        name: what messages call the source; `describe_source(source)` where it is not given.
 
     Raises:
-        VideoDecodeError: the source is missing, damaged, truncated, or not a video.
+        VideoDecodeError: the source is missing, damaged, truncated, not a video, or has values that are no colours.
         ValueError: an index is out of range, or the backend is unknown.
         ImportError: the library that the source needs is not installed.
     """
     if backend not in BACKENDS:
         raise ValueError(f"Unknown backend {backend!r}: choose one of {BACKENDS}.")
-    name = describe_source(source)
+    name = describe_source(source) if name is None else name
 
     def choose(total_frames: int, fps: float | None) -> np.ndarray:
         indices = np.asarray(range(total_frames) if sample_indices is None else sample_indices(total_frames, fps))
@@ -165,6 +168,10 @@ def _decode_array(source: Any, name: str, choose: Callable) -> DecodedVideo:
     if channels_first:
         array = array.transpose(0, 2, 3, 1)  # (frames, channels, height, width) -> (frames, height, width, channels)
     if np.issubdtype(array.dtype, np.floating):
+        finite = np.isfinite(array).all(axis=(1, 2, 3))  # (frames,)
+        if not finite.all():
+            first = f"frame {finite.argmin()} (of 0 to {len(array) - 1})"
+            raise VideoDecodeError(name, f"its {first} has NaN or infinite values, outside of 0..1", advice)
         low, high = array.min(), array.max()
         if not (low >= 0 and high <= 1):
             raise VideoDecodeError(name, f"its float values run from {low:g} to {high:g}, outside of 0..1", advice)

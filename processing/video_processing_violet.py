@@ -1,5 +1,6 @@
 """Clips of any kind -> `pixel_values_videos`, as the original's evaluation does it."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from transformers.processing_utils import Unpack, VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata, group_videos_by_shape, reorder_videos
 
-from .decoding import BACKENDS, DecodedVideo, decode_video
+from .decoding import BACKENDS, DecodedVideo, decode_video, describe_source
 
 
 class VioletVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[call-arg]
@@ -46,6 +47,12 @@ def split_into_clips(videos: Any) -> list:
             raise ValueError("The list of videos is empty.")
         return [videos] if all(_is_frame(item) for item in videos) else list(videos)
     return list(videos) if getattr(videos, "ndim", None) == 5 else [videos]
+
+
+def _name_of(clip: Any, number: int, count: int) -> str:
+    """What messages call a clip: in memory, clips of a list look alike, so that one's place is named as well."""
+    alike = count > 1 and not isinstance(clip, str | os.PathLike)
+    return f"clip {number} (of 0 to {count - 1}), {describe_source(clip)}" if alike else describe_source(clip)
 
 
 def _is_frame(item: Any) -> bool:
@@ -119,7 +126,11 @@ class VioletVideoProcessor(BaseVideoProcessor):
             metadata = VideoMetadata(total_num_frames=total_frames, fps=fps)
             return self.sample_frames(metadata, num_frames=setting("num_frames"))
 
-        decoded = [decode_video(clip, choose, setting("decode_backend")) for clip in split_into_clips(videos)]
+        clips, backend = split_into_clips(videos), setting("decode_backend")
+        decoded = [
+            decode_video(clip, choose, backend, _name_of(clip, number, len(clips)))
+            for number, clip in enumerate(clips)
+        ]
         # Decoded here, where each clip's kind is known, so the parent has frames to process and nothing to sample.
         kwargs |= {"do_sample_frames": False, "video_metadata": [_metadata_of(clip) for clip in decoded]}
         kwargs["input_data_format"] = "channels_last"

@@ -36,14 +36,22 @@ def model_folder(tmp_path_factory, questions) -> Path:
     """A saved violet-tiny for question answering, randomly initialised, with its processor."""
     import torch
 
-    from violet.training import ModelArguments
+    from violet.training import DataArguments, ModelArguments
     from violet.training.finetuning import build_model_and_processor
 
     torch.manual_seed(0)
     model, processor = build_model_and_processor(
-        ModelArguments(from_scratch=True), questions["train"], max_answers=100, kernel=None
+        ModelArguments(from_scratch=True), questions["train"], DataArguments(), kernel=None
     )
     folder = tmp_path_factory.mktemp("model")
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")

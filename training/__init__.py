@@ -2,7 +2,8 @@
 
 from .arguments import DataArguments, FinetuningArguments, ModelArguments, SettingsError
 from .collating import QuestionCollator
-from .finetuning import FinetuningResult, evaluate_answers, finetune
+from .finetuning import FinetuningResult, finetune
+from .tasks import TASKS, Task
 from .trainer import VioletTrainer, last_whole_checkpoint
 
 __all__ = [
@@ -12,8 +13,9 @@ __all__ = [
     "ModelArguments",
     "QuestionCollator",
     "SettingsError",
+    "TASKS",
+    "Task",
     "VioletTrainer",
-    "evaluate_answers",
     "finetune",
     "last_whole_checkpoint",
 ]

@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 from ..configuration import NAMED_CONFIGURATIONS
 from ..weights import pretrained_names
 
-TASKS = ("open-ended",)
+TASK_NAMES = ("open-ended", "multiple-choice", "fill-in-the-blank", "retrieval", "captioning")
 
 
 class SettingsError(ValueError):
@@ -39,10 +39,16 @@ def read_settings(path: str | Path) -> dict[str, Any]:
 class DataArguments:
     """What to train on. Without files: the built-in moving shapes."""
 
-    task: str = field(default="open-ended", metadata={"help": f"One of: {', '.join(TASKS)}.", "choices": TASKS})
+    task: str = field(
+        default="open-ended", metadata={"help": f"One of: {', '.join(TASK_NAMES)}.", "choices": TASK_NAMES}
+    )
     train_file: str | None = field(
         default=None,
-        metadata={"help": "CSV, JSONL or JSON with the columns video, question, answer (and caption, question_type)."},
+        metadata={
+            "help": "CSV, JSONL or JSON with the columns video, question, answer (open-ended; and caption, "
+            "question_type); video, question, options, answer (multiple-choice; options as a list or as left|right); "
+            "video, text with [MASK], answer (fill-in-the-blank); video, caption (retrieval, captioning)."
+        },
     )
     validation_file: str | None = field(default=None, metadata={"help": "The like, evaluated during training."})
     test_file: str | None = field(default=None, metadata={"help": "The like, evaluated at the end."})
@@ -58,14 +64,19 @@ class DataArguments:
     questions_per_video: int | None = field(
         default=None, metadata={"help": "At most so many questions of a video in an epoch, drawn anew in each."}
     )
+    word_ratio: float = field(
+        default=0.15, metadata={"help": "Captioning: the share of a caption's words that are masked in training."}
+    )
     frame_cache_mb: int = field(
         default=1024,
         metadata={"help": "MiB of decoded frames that each data loader's worker keeps, so as to decode videos once."},
     )
 
     def __post_init__(self):
-        if self.task not in TASKS:
-            raise SettingsError(f"--task: {self.task!r} is unknown; known are {', '.join(TASKS)}.")
+        if self.task not in TASK_NAMES:
+            raise SettingsError(f"--task: {self.task!r} is unknown; known are {', '.join(TASK_NAMES)}.")
+        if not 0 < self.word_ratio <= 1:
+            raise SettingsError(f"--word_ratio: must lie above 0, up to 1, got {self.word_ratio}.")
         if self.train_file is None and (self.validation_file or self.test_file):
             raise SettingsError("--train_file: missing, though another file is given.")
         for name in ("max_answers", "shapes_clips", "questions_per_video"):
@@ -102,6 +113,15 @@ class ModelArguments:
             "those it was pre-trained on."
         },
     )
+    max_text_length: int | None = field(
+        default=None, metadata={"help": "Tokens of a text, which is cut beyond them; by default the processor's own."}
+    )
+    next_word_prediction: bool = field(
+        default=False,
+        metadata={
+            "help": "Captioning: predict each word from the one before, instead of masked words (as published)."
+        },
+    )
     attn_implementation: str | None = field(
         default=None, metadata={"help": "eager or sdpa; by default what is faster on this device."}
     )
@@ -116,7 +136,7 @@ class ModelArguments:
                 f"--model: no weights of {self.model} come with the package; give a folder or Hub name that has some, "
                 "or --from_scratch true to start from random ones."
             )
-        for name in ("image_size", "num_frames"):
+        for name in ("image_size", "num_frames", "max_text_length"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SettingsError(f"--{name}: must be 1 or more, got {value}.")
@@ -138,8 +158,31 @@ class FinetuningArguments(TrainingArguments):
     dataloader_num_workers: int = field(default=1, metadata={"help": "Processes that decode videos."})
     dataloader_persistent_workers: bool = field(default=True, metadata={"help": "They keep what they decoded."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "The collator needs every column."})
+    backbone_learning_rate: float | None = field(
+        default=None, metadata={"help": "Of the Video Swin, where it is to differ."}
+    )
+    layer_decay: float = field(
+        default=1.0, metadata={"help": "What a layer's learning rate is, in parts of that of the layer behind it."}
+    )
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={
+            "help": "Evaluate whenever a checkpoint is saved, keep the best one, and stop after so many evaluations "
+            "without a better one (by --metric_for_best_model; the validation loss if it is not given)."
+        },
+    )
 
     def __post_init__(self):
+        if not 0 < self.layer_decay <= 1:
+            raise SettingsError(f"--layer_decay: must lie above 0, up to 1, got {self.layer_decay}.")
+        if self.early_stopping_patience is not None:
+            if self.early_stopping_patience < 1:
+                raise SettingsError(
+                    f"--early_stopping_patience: must be 1 or more, got {self.early_stopping_patience}."
+                )
+            self.load_best_model_at_end = True
+            self.eval_strategy = self.save_strategy = "steps"
+            self.eval_steps = self.save_steps
         if self.remove_unused_columns:
             raise SettingsError("--remove_unused_columns: must stay off, the collator needs the columns.")
         if self.dataloader_num_workers == 0:

@@ -1,29 +1,35 @@
-"""Fine-tuning on questions about videos: data, model, Trainer, results."""
+"""Fine-tuning on any of VIOLET's tasks: data, model, Trainer, results."""
 
 import dataclasses
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, DatasetDict
-from transformers import AutoProcessor, AutoTokenizer, TrainingArguments, set_seed
+from transformers import (
+    AutoProcessor,
+    AutoTokenizer,
+    EarlyStoppingCallback,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
 
 from .._version import __version__
 from ..configuration import NAMED_CONFIGURATIONS, VioletConfig, named_configuration
-from ..data import moving_shapes, open_ended, read_table
-from ..evaluation.answers import AnswerAccuracy, choose_answers
+from ..data import moving_shapes, read_table
 from ..files import save_into, sha256, write_json
-from ..modeling_violet import VioletForQuestionAnswering
+from ..modeling_violet import VioletPreTrainedModel
 from ..modeling_violet.heads import VioletClassificationHead
 from ..processing import VideoTextProcessor, VioletVideoProcessor, train_wordpiece_tokenizer
 from ..weights import pretrained
-from .arguments import DataArguments, ModelArguments, SettingsError
-from .collating import QuestionCollator, normalize_answer
+from .arguments import DataArguments, FinetuningArguments, ModelArguments, SettingsError
+from .collating import normalize_answer
 from .machine import preferred_kernel
+from .tasks import TASKS, Task
 from .trainer import VioletTrainer, last_whole_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -45,6 +51,10 @@ DECISIVE = (
     "adam_beta1",
     "adam_beta2",
     "max_grad_norm",
+    "label_smoothing_factor",
+    "backbone_learning_rate",
+    "layer_decay",
+    "early_stopping_patience",
     "bf16",
     "fp16",
 )
@@ -52,13 +62,21 @@ DECISIVE = (
 
 
 def load_tables(data: DataArguments) -> DatasetDict:
-    """The rows to train and evaluate on, a question a row: `video`, `question`, `answer` and what else they have."""
+    """The rows to train and evaluate on: `video`, the columns of the task, and what else they have."""
+    task = TASKS[data.task]
     if data.train_file is None:
         clips = moving_shapes(data.shapes_folder, train=data.shapes_clips, seed=data.shapes_seed)
-        return DatasetDict({split: open_ended(rows) for split, rows in clips.items()})
+        trained = ("train", "validation")
+        return DatasetDict(
+            {split: (task.rows if split in trained else task.test_rows)(rows) for split, rows in clips.items()}
+        )
     files = {"train": data.train_file, "validation": data.validation_file, "test": data.test_file}
     return DatasetDict(
-        {split: read_table(file, video_folder=data.video_folder) for split, file in files.items() if file is not None}
+        {
+            split: read_table(file, task.columns, data.video_folder, task.check)
+            for split, file in files.items()
+            if file is not None
+        }
     )
 
 
@@ -88,38 +106,66 @@ def build_processor(arguments: ModelArguments, texts: Iterable[str]) -> VideoTex
     return VideoTextProcessor(tokenizer, frames)
 
 
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """A configuration's fields that say which tokens of this vocabulary texts are written with."""
+    return {
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.cls_token_id,
+        "eos_token_id": tokenizer.sep_token_id,
+        "mask_token_id": tokenizer.mask_token_id,
+    }
+
+
+def texts_of(rows: Dataset, columns: Iterable[str]) -> Iterable[str]:
+    """Every text in these columns, as far as the rows have them; lists of texts are texts too."""
+    for name in columns:
+        for value in rows[name] if name in rows.column_names else ():
+            yield from (str(text) for text in (value if isinstance(value, list) else [value]) if text)
+
+
 def build_model_and_processor(
-    arguments: ModelArguments, rows: Dataset, max_answers: int, kernel: str | None
-) -> tuple[VioletForQuestionAnswering, VideoTextProcessor]:
+    arguments: ModelArguments, rows: Dataset, data: DataArguments, kernel: str | None
+) -> tuple[VioletPreTrainedModel, VideoTextProcessor]:
     """
-    From scratch where a named configuration is asked for, else from pretrained weights. The answers are those of
-    `rows`; pretrained weights keep their answer head where it has the very same ones, and start a new one elsewhere.
+    From scratch where a named configuration is asked for, else from pretrained weights. The answers to open questions
+    are those of `rows`; pretrained weights keep their answer head where it has the very same ones, and start a new one
+    elsewhere.
     """
-    answers = answer_vocabulary(rows["answer"], max_answers)
-    if not arguments.from_scratch:
-        source = pretrained(arguments.model) if arguments.model in NAMED_CONFIGURATIONS else arguments.model
-        before = VioletConfig.from_pretrained(source).id2label
-        answers = list(before.values()) if set(before.values()) == set(answers) else answers
-    labels = {"id2label": dict(enumerate(answers)), "label2id": {answer: i for i, answer in enumerate(answers)}}
+    task = TASKS[data.task]
+    source = pretrained(arguments.model) if arguments.model in NAMED_CONFIGURATIONS else arguments.model
+    changes: dict[str, Any] = {}
+    if data.task == "captioning":
+        changes["next_word_prediction"] = arguments.next_word_prediction
+    answers = before = None
+    if data.task == "open-ended":
+        answers = answer_vocabulary(rows["answer"], data.max_answers)
+        before = None if arguments.from_scratch else list(VioletConfig.from_pretrained(source).id2label.values())
+        answers = before if before is not None and set(before) == set(answers) else answers
+        changes["id2label"] = dict(enumerate(answers))
+        changes["label2id"] = {answer: number for number, answer in enumerate(answers)}
     if arguments.from_scratch:
-        columns = [name for name in ("question", "answer", "caption") if name in rows.column_names]
-        processor = build_processor(arguments, (str(text) for name in columns for text in rows[name] if text))
-        config = named_configuration(arguments.model, vocab_size=len(processor.tokenizer), **labels)
-        return VioletForQuestionAnswering._from_config(config, attn_implementation=kernel), processor
-    processor = AutoProcessor.from_pretrained(source)
-    if arguments.num_frames is not None:
-        processor.video_processor.num_frames = arguments.num_frames
-    if arguments.image_size is not None:
-        processor.video_processor.size = {"height": arguments.image_size, "width": arguments.image_size}
-    model = VioletForQuestionAnswering.from_pretrained(
-        source, attn_implementation=kernel, ignore_mismatched_sizes=True, **labels
+        processor = build_processor(arguments, texts_of(rows, task.texts))
+    else:
+        processor = AutoProcessor.from_pretrained(source)
+        if arguments.num_frames is not None:
+            processor.video_processor.num_frames = arguments.num_frames
+        if arguments.image_size is not None:
+            processor.video_processor.size = {"height": arguments.image_size, "width": arguments.image_size}
+    if arguments.max_text_length is not None:
+        processor.max_length = arguments.max_text_length
+    changes |= special_tokens(processor.tokenizer)
+    if arguments.from_scratch:
+        config = named_configuration(arguments.model, vocab_size=len(processor.tokenizer), **changes)
+        return task.model_class._from_config(config, attn_implementation=kernel), processor
+    model = task.model_class.from_pretrained(
+        source, attn_implementation=kernel, ignore_mismatched_sizes=data.task == "open-ended", **changes
     )
-    if list(before.values()) != answers:  # a head of the same size would be loaded all the same
+    if answers is not None and before != answers:  # a head of the same size would be loaded all the same
         model.answer_head = VioletClassificationHead(model.config, len(answers)).apply(model._init_weights)
     return model, processor
 
 
-def run_settings(model: ModelArguments, data: DataArguments, training: TrainingArguments) -> dict[str, Any]:
+def run_settings(model: ModelArguments, data: DataArguments, training: FinetuningArguments) -> dict[str, Any]:
     """Everything that decides the result of a run, flat and in JSON's types."""
     settings = dataclasses.asdict(model) | dataclasses.asdict(data)
     settings |= {name: getattr(training, name) for name in DECISIVE}
@@ -159,66 +205,46 @@ def begin_run(output_dir: Path, settings: dict[str, Any]) -> None:
 class FinetuningResult:
     """What a run leaves, beside the files in its folder."""
 
-    model: VioletForQuestionAnswering
+    task: Task
+    model: VioletPreTrainedModel
     processor: VideoTextProcessor
-    collator: QuestionCollator
     tables: DatasetDict
     metrics: dict[str, float]
     settings: dict[str, Any]
 
 
-def evaluate_answers(
-    model: VioletForQuestionAnswering, collator: QuestionCollator, rows: Dataset, training: TrainingArguments
-) -> dict[str, float]:
-    """`loss`, `accuracy` and `accuracy_TYPE` for each type of question in `rows`."""
-    trainer = VioletTrainer(
-        model=model,
-        args=training,
-        eval_dataset=rows,
-        data_collator=collator,
-        compute_metrics=AnswerAccuracy(_question_types(rows)),
-        preprocess_logits_for_metrics=choose_answers,
-    )
-    metrics = trainer.evaluate(metric_key_prefix="")
-    return {
-        name.removeprefix("_"): value for name, value in metrics.items() if name.startswith(("_accuracy", "_loss"))
-    }
-
-
-def finetune(model_arguments: ModelArguments, data: DataArguments, training: TrainingArguments) -> FinetuningResult:
+def finetune(model_arguments: ModelArguments, data: DataArguments, training: FinetuningArguments) -> FinetuningResult:
     """
     Trains, evaluates and saves. The same call in the same folder goes on from the last whole checkpoint.
 
-    Into `training.output_dir`: model and processor, for `from_pretrained`; `metrics.json`, with the accuracy on each
+    Into `training.output_dir`: model and processor, for `from_pretrained`; `metrics.json`, with the measures of each
     further split; `run.json`, the settings; checkpoints.
 
     Raises:
         SettingsError: where the folder holds a run with other settings, or a table or video cannot be used.
     """
-    output_dir = Path(training.output_dir)
+    output_dir = Path(str(training.output_dir))
+    task = TASKS[data.task]
     tables = load_tables(data)
+    validation = tables.get("validation")
+    if validation is None and training.eval_strategy != "no":
+        raise SettingsError("--validation_file: missing, though evaluation during training is asked for.")
     settings = run_settings(model_arguments, data, training)
     begin_run(output_dir, settings)
     set_seed(training.seed)
 
     kernel = model_arguments.attn_implementation or preferred_kernel(training.bf16, training.device)
-    model, processor = build_model_and_processor(model_arguments, tables["train"], data.max_answers, kernel)
+    model, processor = build_model_and_processor(model_arguments, tables["train"], data, kernel)
     if model_arguments.freeze_backbone:
         model.violet.video_encoder.swin.requires_grad_(False)
-    captions = model.violet.projection is not None and not model_arguments.freeze_backbone
+    # The heads smooth their own targets: the Trainer's way knows one form of labels alone.
+    model.config.label_smoothing, training.label_smoothing_factor = training.label_smoothing_factor, 0.0
     cache = data.frame_cache_mb * 2**20
-    collator = QuestionCollator(
-        processor, model.config.label2id, captions=captions, cache_bytes=cache, name_videos=True
-    )
-    unknown = sum(normalize_answer(answer) not in model.config.label2id for answer in tables["train"]["answer"])
-    if unknown:
-        logger.warning(
-            "%d training rows have an answer outside the %d most frequent: no loss.",
-            unknown,
-            len(model.config.label2id),
-        )
+    collator = task.collate(processor, model, data, training=True, cache_bytes=cache, name_videos=True)
+    if data.task == "open-ended":
+        warn_of_unknown_answers(tables["train"]["answer"], model.config.label2id)
 
-    validation = tables.get("validation")
+    patience = training.early_stopping_patience
     trainer = VioletTrainer(
         model=model,
         args=training,
@@ -226,17 +252,18 @@ def finetune(model_arguments: ModelArguments, data: DataArguments, training: Tra
         eval_dataset=validation,
         data_collator=collator,
         processing_class=processor,
-        compute_metrics=AnswerAccuracy(None if validation is None else _question_types(validation)),
-        preprocess_logits_for_metrics=choose_answers,
+        callbacks=[] if patience is None else [EarlyStoppingCallback(patience)],
         rows_per_video=data.questions_per_video,
+        backbone_learning_rate=training.backbone_learning_rate,
+        layer_decay=training.layer_decay,
+        **task.metrics_of(validation),
     )
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(output_dir))
 
-    evaluator = QuestionCollator(processor, model.config.label2id)
     metrics: dict[str, float] = {"steps": trainer.state.global_step}
     for split in [name for name in tables if name != "train"]:
         prefix = "" if split == "test" else f"{split}_"
-        found = evaluate_answers(model, evaluator, tables[split], training)
+        found = task.evaluate(model, processor, tables[split], data, training)
         metrics |= {prefix + name: value for name, value in found.items()}
 
     def write(folder: Path) -> None:
@@ -246,8 +273,12 @@ def finetune(model_arguments: ModelArguments, data: DataArguments, training: Tra
     if trainer.is_world_process_zero():
         save_into(output_dir, write)
         write_json(output_dir / METRICS_FILE, metrics | {"settings": settings})
-    return FinetuningResult(model, processor, evaluator, tables, metrics, settings)
+    return FinetuningResult(task, model, processor, tables, metrics, settings)
 
 
-def _question_types(rows: Dataset) -> list[str] | None:
-    return list(rows["question_type"]) if "question_type" in rows.column_names else None
+def warn_of_unknown_answers(answers: Iterable[str], label2id: Mapping[str, int]) -> None:
+    unknown = sum(normalize_answer(answer) not in label2id for answer in answers)
+    if unknown:
+        logger.warning(
+            "%d training rows have an answer outside the %d most frequent: no loss.", unknown, len(label2id)
+        )

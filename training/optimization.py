@@ -1,20 +1,85 @@
 """What the optimiser is told: which parameters decay, and the learning rate of each step."""
 
 import math
+from typing import Any
 
 from torch import nn
 
+from ..modeling_violet import VioletModel, VioletVisionModel
+from ..modeling_violet.video_swin import PatchMerging, VideoSwinBlock
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Weights of linear and convolutional layers decay; biases, norms, tables of words and positions do not."""
+
+def parameter_groups(
+    model: nn.Module,
+    weight_decay: float,
+    learning_rate: float | None = None,
+    backbone_learning_rate: float | None = None,
+    layer_decay: float = 1.0,
+) -> list[dict[str, Any]]:
+    """
+    The trained parameters, by whether they decay and by their learning rate.
+
+    Weights of linear and convolutional layers decay; biases, norms, tables of words and positions do not.
+
+    Args:
+        learning_rate: of the heads; where it is not given, the optimiser's own goes for all.
+        backbone_learning_rate: of the visual backbone; `learning_rate` where it is not given.
+        layer_decay: each layer's rate is so many times that of the layer behind it (Clark et al., 2020,
+            arXiv:2003.10555, and Bao et al., 2022, arXiv:2106.08254, for pictures).
+    """
     decayed = {
         id(module.weight) for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d | nn.Conv3d)
     }
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return [
-        {"params": [p for p in parameters if id(p) in decayed], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if id(p) not in decayed], "weight_decay": 0.0},
-    ]
+    depths = layer_depths(model)
+    backbone = {id(parameter) for module in _backbones(model) for parameter in module.parameters()}
+    groups: dict[tuple[bool, float | None], dict[str, Any]] = {}
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            continue
+        decays, rate = id(parameter) in decayed, learning_rate
+        if rate is not None:
+            if backbone_learning_rate is not None and id(parameter) in backbone:
+                rate = backbone_learning_rate
+            rate *= layer_decay ** depths.get(id(parameter), 0)
+        group = groups.setdefault((decays, rate), {"params": [], "weight_decay": weight_decay if decays else 0.0})
+        if rate is not None:
+            group["lr"] = rate
+        group["params"].append(parameter)
+    return [group for _, group in sorted(groups.items(), key=lambda entry: not entry[0][0])]  # decaying ones first
+
+
+def _backbones(model: nn.Module) -> list[VioletVisionModel]:
+    return [module for module in model.modules() if isinstance(module, VioletVisionModel)]
+
+
+def layer_depths(model: nn.Module) -> dict[int, int]:
+    """
+    id of a parameter -> how many layers lie between it and the heads: 0 for heads, 1 for the last fusion layer; what
+    enters the fusion is as deep as the last block of the backbone, and its patch embedding the deepest of all.
+    """
+    depths: dict[int, int] = {}
+
+    def put(module: nn.Module, depth: int) -> None:
+        for parameter in module.parameters():
+            depths.setdefault(id(parameter), depth)
+
+    for base in [module for module in model.modules() if isinstance(module, VioletModel)]:
+        fusion = list(base.fusion.layers)
+        for distance, layer in enumerate(reversed(fusion), start=1):
+            put(layer, distance)
+        depth = len(fusion) + 1
+        if base.fusion.norm is not None:
+            put(base.fusion.norm, 0)
+        if base.projection is not None:
+            put(base.projection, 0)
+        swin = base.video_encoder.swin
+        blocks = [module for module in swin.modules() if isinstance(module, VideoSwinBlock | PatchMerging)]
+        for distance, block in enumerate(reversed(blocks)):
+            put(block, depth + distance)
+        put(swin.norm, depth)
+        put(swin, depth + len(blocks))
+        put(base, depth)
+    return depths
 
 
 def learning_rate_factor(schedule: str, step: int, max_steps: int, warmup: float) -> float:

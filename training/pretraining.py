@@ -30,7 +30,7 @@ from ..modeling_violet.teachers import Teacher
 from ..processing import VideoTextProcessor, train_wordpiece_tokenizer
 from .arguments import SettingsError
 from .ema import MovingAverage
-from .finetuning import METRICS_FILE, begin_run, frames_from_scratch
+from .finetuning import METRICS_FILE, begin_run, frames_from_scratch, special_tokens
 from .machine import cpu_has_bfloat16, leave_cores_to_workers, preferred_kernel
 from .masking import Masking, mask_attended
 from .optimization import learning_rate_factor, parameter_groups
@@ -175,6 +175,8 @@ class Pretraining:
                 for name, options in recipe.mvm_targets.items()
             }
             configuration.vocab_size = max(configuration.vocab_size, len(tokenizer))
+            for name, token in special_tokens(tokenizer).items():
+                setattr(configuration, name, token)
             configuration.mvm_targets = heads
             model = VioletForPreTraining._from_config(configuration, attn_implementation=kernel)
         else:
@@ -307,6 +309,8 @@ class Pretraining:
                 **inputs,
                 **changed,
                 negative_index=batch["negative_index"] if "vtm" in objectives else None,
+                wrong_ids=batch.get("wrong_ids"),
+                wrong_attention_mask=batch.get("wrong_attention_mask"),
                 num_hard_negatives=self.recipe.num_negatives if self.recipe.hard_negatives else None,
                 mvm_targets=self.targets(wanted, batch),
                 objectives=objectives,
@@ -340,9 +344,12 @@ class Pretraining:
             )
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
+            names: list[str] = []
             for _ in range(micro):
                 with accelerator.accumulate(self.model):
-                    output, values = self.forward(next(batches))
+                    batch = next(batches)
+                    names += batch["ids"]
+                    output, values = self.forward(batch)
                     log.add(values)
                     accelerator.backward(output.loss)
                     if accelerator.sync_gradients:
@@ -350,8 +357,10 @@ class Pretraining:
                         if isinstance(norm, DTensor):  # sharded (FSDP): no process has the whole of it
                             norm = norm.full_tensor()
                         if unscaled and not torch.isfinite(norm):
-                            message = f"The gradient of step {step} is {norm.item()}; it was not applied."
-                            raise FloatingPointError(message)
+                            raise FloatingPointError(
+                                f"The gradient of step {step} is {norm.item()}; it was not applied. Its rows: "
+                                f"{', '.join(names)}."
+                            )
                         log.add({"gradient_norm": norm.detach().float()})
                     self.optimizer.step()
                     self.optimizer.zero_grad()

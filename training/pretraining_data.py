@@ -22,7 +22,8 @@ class CaptionedVideos:
 
     Attributes:
         name: stands in logs and metrics.
-        rows: with `video`, `caption` and, where they have one, `id`.
+        rows: with `video`, `caption` and, where they have one, `id` and `wrong_caption`: nearly the caption, but not
+            true of the video. Contrast then tells the video apart from it too.
         num_frames: frames taken of each video; an image is one frame.
         weight: its share of the steps, against the other data sets'.
         stored_targets: MVM targets computed beforehand, by target.
@@ -127,6 +128,9 @@ class PretrainingCollator:
         mask_token = self.processor.tokenizer.mask_token_id
         batch["input_ids"], batch["labels"] = mask_words(ids, hidden, mask_token)
         batch["negative_index"] = self._negatives(source, rows, plan)
+        if all(row.get("wrong_caption") for row in rows):
+            wrong = self.processor(text=[row["wrong_caption"] for row in rows])
+            batch["wrong_ids"], batch["wrong_attention_mask"] = wrong["input_ids"], wrong["attention_mask"]
         batch["mvm_targets"] = {
             name: torch.stack(
                 [stored.read(row_id(row), indices) for row, (_, indices) in zip(rows, clips, strict=True)]

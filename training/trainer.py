@@ -1,6 +1,7 @@
 """The Trainer of transformers, with whole checkpoints, an order that resumes, and no step on a broken loss."""
 
 import logging
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from ..files import is_whole, seal
-from .sampling import GroupedSampler
+from .optimization import parameter_groups
+from .sampling import DrawnRows, GroupedSampler
 
 logger = logging.getLogger(__name__)
 
@@ -19,25 +21,52 @@ class VioletTrainer(Trainer):
     """
     `transformers.Trainer` for tables of videos and texts. What differs:
 
-    - Rows of one video stay together and their order depends on (seed, epoch) alone, see `GroupedSampler`.
+    - Rows of one video stay together and their order depends on (seed, epoch) alone, see `GroupedSampler`; each has a
+      number to draw by, see `DrawnRows`.
+    - Weight decay spares biases, norms and tables, and the backbone and lower layers may have learning rates of their
+      own, see `optimization.parameter_groups`.
     - A checkpoint is sealed by a manifest when it is whole, and older ones are deleted only then;
       `last_whole_checkpoint` passes over what a killed process left.
-    - A loss that is NaN or infinite stops the run before it reaches the weights, naming the step and the videos (which
-      the collator passes on with `name_videos=True`).
+    - A loss or gradient that is NaN or infinite stops the run before it reaches the weights, naming the step and the
+      videos (which the collator passes on with `name_videos=True`).
 
     Args:
         rows_per_video: at most so many rows of a video in one epoch, drawn anew in each; all where it is not given.
+        backbone_learning_rate: of the visual backbone; the others' where it is not given.
+        layer_decay: what the learning rate is multiplied by for each layer further from the heads.
     """
 
-    def __init__(self, *args, rows_per_video: int | None = None, **kwargs):
+    def __init__(
+        self,
+        *args,
+        rows_per_video: int | None = None,
+        backbone_learning_rate: float | None = None,
+        layer_decay: float = 1.0,
+        **kwargs,
+    ):
         super().__init__(*args, **kwargs)
         self.rows_per_video = rows_per_video
+        self.backbone_learning_rate = backbone_learning_rate
+        self.layer_decay = layer_decay
         self._videos: list[str] = []
+        self.data_seed: int = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        rows: Any = self.train_dataset
+        self.train_dataset: Any = None if rows is None else DrawnRows(rows, self.data_seed)
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        self.optimizer: Any
+        if self.optimizer is None:
+            model = self.model if model is None else model
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
+            groups = parameter_groups(
+                model, self.args.weight_decay, self.args.learning_rate, self.backbone_learning_rate, self.layer_decay
+            )
+            self.optimizer = optimizer_class(groups, **options)
+        return self.optimizer
 
     def _get_train_sampler(self, train_dataset=None) -> torch.utils.data.Sampler:
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return GroupedSampler(dataset["video"], seed, self.rows_per_video)
+        return GroupedSampler(dataset.rows["video"], self.data_seed, self.rows_per_video)
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
         return self._leave_global_generator(super().get_train_dataloader())
@@ -55,18 +84,27 @@ class VioletTrainer(Trainer):
         return loader
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        self._videos = inputs.pop("videos", [])
+        self._videos += inputs.pop("videos", [])
         return super()._prepare_inputs(inputs)
 
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
         if model.training and not torch.isfinite(loss):
-            videos = ", ".join(self._videos)
-            raise FloatingPointError(
-                f"The loss of step {self.state.global_step + 1} is {loss.item()}; it was not applied. "
-                f"Its videos: {videos}. Look at them, or lower the learning rate."
-            )
+            raise self._not_applied("loss", loss.item())
         return (loss, outputs) if return_outputs else loss
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        norm = super()._get_grad_norm(model, grad_norm)
+        if self.accelerator.scaler is None and not math.isfinite(norm):  # a scaler skips such steps by itself
+            raise self._not_applied("gradient", float(norm))
+        self._videos = []
+        return norm
+
+    def _not_applied(self, what: str, value: float) -> FloatingPointError:
+        return FloatingPointError(
+            f"The {what} of step {self.state.global_step + 1} is {value}; it was not applied. Its videos: "
+            f"{', '.join(self._videos)}. Look at them, or lower the learning rate."
+        )
 
     def _save_checkpoint(self, model, trial) -> None:
         limit, self.args.save_total_limit = self.args.save_total_limit, None

@@ -28,6 +28,7 @@ from violet.data.moving_shapes import (
     UNLIKE_EACH_OTHER,
     UNLIKE_UNSEEN,
     UNSEEN_PAIRS,
+    WORDS,
     draw_clip,
     moving_shapes,
     open_ended,
@@ -231,6 +232,21 @@ def test_words_agree_with_the_shapes(splits):
         assert [q["answer"] for q in clip["questions"]] == [b["answer"] for b in clip["fill_in_the_blank"]]
         assert all(blank["sentence"].count("[MASK]") == 1 for blank in clip["fill_in_the_blank"])
     assert types == set(QUESTION_TYPES)
+
+
+def test_a_wrong_caption_is_the_caption_with_one_word_of_a_kind_that_is_not_true(splits):
+    kinds = {word: kind for kind, words in WORDS.items() for word in words}
+    changed = Counter()
+    for clip in clips(splits):
+        right, wrong = clip["caption"].replace(",", "").split(), clip["wrong_caption"].replace(",", "").split()
+        differ = [(a, b) for a, b in zip(right, wrong, strict=True) if a != b]
+        (kind,) = {kinds[word] for pair in differ for word in pair}
+        if len(clip["shapes"]) == 2:
+            assert len(differ) == 2 and differ[0] == differ[1][::-1], "the two shapes' words are exchanged"
+        else:
+            assert len(differ) == 1
+        changed[kind] += 1
+    assert set(changed) == set(WORDS)
 
 
 def test_unseen_pairs_are_in_every_clip_of_their_split_and_in_no_other(splits):

@@ -9,7 +9,15 @@ from safetensors.torch import save_file
 
 from violet.configuration.configuration_violet import IMAGENET_BLACK
 from violet.hub.conversion import from_original, infer_class, infer_configuration
-from violet.modeling_violet import VioletForMaskedLM, VioletForPreTraining, VioletForQuestionAnswering, VioletModel
+from violet.modeling_violet import (
+    VioletForCaptioning,
+    VioletForMaskedLM,
+    VioletForMultipleChoice,
+    VioletForPreTraining,
+    VioletForQuestionAnswering,
+    VioletForRetrieval,
+    VioletModel,
+)
 
 WIDTH, VOCABULARY, PLACES, FRAMES, SIDE, ANSWERS, TASKS = 64, 50, 12, 3, 2, 7, 10
 BIAS_ROWS = 15 * 13 * 13  # offsets in a window of (8, 7, 7)
@@ -97,7 +105,9 @@ def scores(model):
 
 
 @pytest.mark.parametrize("version", [1, 2])
-@pytest.mark.parametrize("model_class", [VioletModel, VioletForMaskedLM, VioletForQuestionAnswering])
+@pytest.mark.parametrize(
+    "model_class", [VioletModel, VioletForMaskedLM, VioletForCaptioning, VioletForQuestionAnswering]
+)
 def test_the_report_explains_every_key_of_both_sides(version, model_class):
     weights = original(version)
     model, report = from_original(weights, model_class)
@@ -130,6 +140,25 @@ def test_pre_training_heads_are_converted():
     assert report.used["fc.3.weight"] == "match_head.3.weight"
     head = model.mvm_heads["hog"].projection
     assert torch.equal(head.weight, weights["decoder_hog.0.weight"][:, :, 0, 0])
+
+
+@pytest.mark.parametrize("model_class", [VioletForMultipleChoice, VioletForRetrieval])
+def test_the_original_head_becomes_the_match_head_where_texts_are_scored(model_class):
+    weights = original()
+    weights |= {"fc.3.weight": weights["fc.3.weight"][:1], "fc.3.bias": weights["fc.3.bias"][:1]}
+    model, report = from_original(weights, model_class)
+    assert type(model) is model_class and not report.new
+    assert {name for name in report.loaded if name.startswith("match_head.")} == {
+        f"match_head.{layer}.{kind}" for layer in (1, 3) for kind in ("weight", "bias")
+    }
+    for name in ("1.weight", "1.bias", "3.weight", "3.bias"):
+        assert torch.equal(model.match_head.get_parameter(name), weights[f"fc.{name}"])
+    assert all("no such head" in why for key, why in report.skipped.items() if key.startswith("fc_mtm.predictions.t"))
+
+
+def test_an_answering_head_is_no_match_head():
+    with pytest.raises(ValueError, match=r"fc\.3\.\w+.*match_head\.3"):
+        from_original(original(), VioletForRetrieval)
 
 
 def test_a_head_that_the_source_lacks_is_new():

@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from violet.hub import from_original
-from violet.modeling_violet import VioletForMaskedLM, VioletForPreTraining, VioletForQuestionAnswering
+from violet.modeling_violet import (
+    VioletForCaptioning,
+    VioletForMaskedLM,
+    VioletForMultipleChoice,
+    VioletForPreTraining,
+    VioletForQuestionAnswering,
+    VioletForRetrieval,
+)
 
 pytestmark = [pytest.mark.shared, pytest.mark.slow]
 
@@ -138,22 +145,22 @@ def test_v1_swin_alone(v1, v1_masked_lm):
 
 
 @torch.no_grad()
-def test_v1_match_scores_of_pairs_and_options(v1):
-    model, report = from_original(v1.weights, VioletForQuestionAnswering)
-    assert model.config.num_labels == 1 and not report.new
-    videos = model.violet.encode_videos(v1.clip())
-    score = model(video_tokens=videos, input_ids=v1.ids, attention_mask=v1.mask).logits
-    v1.expect("match_score", score[:, 0])
-    # all pairs in one pass: each video is encoded once, and text i meets video j
-    texts, video_index = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1])
-    pairs = model(
-        video_tokens=videos, input_ids=v1.ids[texts], attention_mask=v1.mask[texts], video_index=video_index
-    ).logits
-    v1.expect("pair_scores_text_by_video", pairs.view(2, 2))
+def test_v1_scores_of_all_pairs(v1):
+    model, report = from_original(v1.weights, VioletForRetrieval)
+    assert not report.new
+    texts = {"input_ids": v1.ids, "attention_mask": v1.mask}
+    scores = model(v1.clip(), **texts).logits * model.config.match_temperature
+    v1.expect("pair_scores_text_by_video", scores)
+    v1.expect("match_score", scores.diagonal())
+
+
+@torch.no_grad()
+def test_v1_scores_of_options(v1):
+    model, report = from_original(v1.weights, VioletForMultipleChoice)
+    assert not report.new
     b, _, _, _, x = v1.size
-    options = [v1.inputs.text(v1.seed + 10 + k, b, x) for k in range(5)]
-    scores = [model(video_tokens=videos, input_ids=ids, attention_mask=mask).logits for ids, mask in options]
-    v1.expect("qamc_logits", torch.cat(scores, dim=1))
+    ids, masks = zip(*(v1.inputs.text(v1.seed + 10 + k, b, x) for k in range(5)), strict=True)
+    v1.expect("qamc_logits", model(v1.clip(), torch.stack(ids, dim=1), torch.stack(masks, dim=1)).logits)
 
 
 @torch.no_grad()
@@ -182,8 +189,9 @@ def test_v2_both_attention_rules(v2, v2_masked_lm, rule, prefix, kernel):
 
 @torch.no_grad()
 def test_v2_match_score(v2):
-    model, _ = from_original(v2.weights, VioletForQuestionAnswering)
-    logits = model(pixel_values_videos=v2.clip(), input_ids=v2.ids, attention_mask=v2.mask).logits
+    model, report = from_original(v2.weights, VioletForMultipleChoice)
+    assert not report.new
+    logits = model(v2.clip(), v2.ids.unsqueeze(1), v2.mask.unsqueeze(1)).logits  # one option
     v2.expect("match_score", logits[:, 0])
 
 
@@ -208,3 +216,34 @@ def test_v2_task_token_and_prompt(v2):
     v2.expect("task_token_mlm_logits_first64", rows_behind_the_video(task_ids=open_ended))
     prompt = torch.tensor([[101, 2339, 2003, 1996, 102]])
     v2.expect("prompt_mlm_logits_first64", rows_behind_the_video(prompt_ids=prompt))
+
+
+PROMPT = torch.tensor([[101, 4339, 1037, 6412, 102]])
+
+
+@pytest.fixture(scope="module")
+def v2_captioner(v2):
+    model, report = from_original(v2.load_weights("v2_finetune_keys.json"), VioletForCaptioning)
+    assert not report.new
+    return model
+
+
+@pytest.mark.parametrize("use_cache", [True, False], ids=["cached", "recomputed"])
+@pytest.mark.parametrize("archive, seed, prompt", [("cap_public", 900, None), ("cap_prompt_public", 1100, PROMPT)])
+def test_v2_captions(v2, v2_captioner, archive, seed, prompt, use_cache):
+    golden = np.load(v2.goldens / f"{archive}.npz")
+    b, t, h, w, x, _ = golden["case"].tolist()
+    written = v2_captioner.generate(
+        pixel_values_videos=(v2.inputs.clip(seed, b, t, h, w) - MEAN) / STD,
+        prompt_ids=prompt,
+        max_length=x,
+        forced_eos_token_id=102,  # the published code ends a text that grew too long so
+        use_cache=use_cache,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    expected = golden["generated_ids"]
+    assert len(set(expected.flatten().tolist())) > 3
+    assert written.sequences.tolist() == expected.tolist()
+    steps = torch.stack([logits.log_softmax(-1).amax(-1) for logits in written.logits], dim=1)
+    np.testing.assert_allclose(steps.mean(1), golden["mean_log_prob"], atol=1e-4)

@@ -1,4 +1,7 @@
-"""Behaviour of the models: saving, initialisation, gradients, batching, masking, sizes, attention, losses, errors."""
+"""
+What every model does: saving, initialisation, gradients, batching, masking, sizes, attention, losses, errors. What one
+task alone does stands beside: test_generation, test_matching, test_pretraining_model, test_peft.
+"""
 
 import copy
 import itertools
@@ -6,14 +9,27 @@ import math
 
 import pytest
 import torch
+from accelerate import infer_auto_device_map
 from torch import nn
-from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForVisualQuestionAnswering
+from torch.utils._pytree import tree_leaves
+from transformers import (
+    AutoModel,
+    AutoModelForImageTextToText,
+    AutoModelForMaskedLM,
+    AutoModelForMultipleChoice,
+    AutoModelForPreTraining,
+    AutoModelForVisualQuestionAnswering,
+)
 
 from violet.configuration import named_configuration
 from violet.modeling_violet import (
     VideoTokens,
+    VioletForCaptioning,
     VioletForMaskedLM,
+    VioletForMultipleChoice,
+    VioletForPreTraining,
     VioletForQuestionAnswering,
+    VioletForRetrieval,
     VioletModel,
     VioletVisionModel,
 )
@@ -33,6 +49,8 @@ SMALL = {
     "projection_dim": 16,
     "num_labels": ANSWERS,
     "masked_patch_value": BLACK,
+    "match_temperature": 1.0,  # no score is magnified, nor its rounding
+    "mvm_targets": {"vq": {"channels": 11}},
 }
 PUBLISHED = {"fusion_norm": "post", "hidden_frame_order": True, "num_task_tokens": 4}  # as VIOLETv2 has them
 
@@ -40,9 +58,24 @@ MODELS = [
     (VioletModel, AutoModel),
     (VioletForMaskedLM, AutoModelForMaskedLM),
     (VioletForQuestionAnswering, AutoModelForVisualQuestionAnswering),
+    (VioletForMultipleChoice, AutoModelForMultipleChoice),
+    (VioletForRetrieval, VioletForRetrieval),  # transformers has no Auto class for it
+    (VioletForCaptioning, AutoModelForImageTextToText),
+    (VioletForPreTraining, AutoModelForPreTraining),
     (VioletVisionModel, AutoModel),
 ]
 CLASSES = [model_class for model_class, _ in MODELS]
+FUSED = [model_class for model_class in CLASSES if model_class is not VioletVisionModel]
+"""Those that take a text, too."""
+HEADS = {
+    VioletModel: (),
+    VioletForMaskedLM: ("mlm_head.",),
+    VioletForQuestionAnswering: ("answer_head.",),
+    VioletForMultipleChoice: ("match_head.",),
+    VioletForRetrieval: ("match_head.",),
+    VioletForCaptioning: ("mlm_head.",),
+    VioletForPreTraining: ("match_head.", "mlm_head.", "mvm_heads."),
+}
 KERNELS = ["eager", "sdpa"]
 
 
@@ -64,15 +97,28 @@ def inputs_of(model, **inputs):
     inputs = {"pixel_values_videos": clip(), "input_ids": words(), **inputs}
     if isinstance(model, VioletVisionModel):
         return {"pixel_values_videos": inputs["pixel_values_videos"]}
+    if isinstance(model, VioletForMultipleChoice):  # two options: a text's words, and others in their place
+        inputs["input_ids"] = torch.stack([inputs["input_ids"], inputs["input_ids"] % (VOCABULARY - 1) + 1], dim=1)
+        if "attention_mask" in inputs:
+            inputs["attention_mask"] = torch.stack([inputs["attention_mask"]] * 2, dim=1)
+    if isinstance(model, VioletForPreTraining):
+        labels = None if inputs["input_ids"] is None else inputs["input_ids"].clone()
+        inputs |= {"labels": labels, "objectives": {"mlm": 1.0}}
     return inputs
 
 
 def main_output(output):
-    return output.logits if "logits" in output else output.last_hidden_state
+    return next(output[name] for name in ("logits", "mlm_logits", "last_hidden_state") if name in output)
 
 
 def run(model, **inputs):
     return main_output(model(**inputs_of(model, **inputs)))
+
+
+def any_loss(scores):
+    """A number with a gradient for every score. (The squares of what a LayerNorm gives always sum up to the same.)"""
+    weights = torch.randn(scores.shape, generator=torch.Generator().manual_seed(11))
+    return (scores * weights).sum() / scores.numel() ** 0.5
 
 
 def assert_same(one, other, tolerance=1e-5):
@@ -119,13 +165,31 @@ def assert_equal_models(model, loaded):
 
 
 @torch.no_grad()
-def test_a_model_saved_in_shards_is_the_same_when_loaded(tmp_path):
-    model = build(VioletForQuestionAnswering)
+@pytest.mark.parametrize("model_class, auto_class", MODELS)
+def test_a_model_saved_in_shards_is_the_same_when_loaded(tmp_path, model_class, auto_class):
+    model = build(model_class)
     model.save_pretrained(tmp_path, max_shard_size="1MB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 2
-    loaded, report = AutoModelForVisualQuestionAnswering.from_pretrained(tmp_path, output_loading_info=True)
+    loaded, report = auto_class.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(report.values()), report
     assert_equal_models(model, loaded)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("model_class, auto_class", MODELS)
+def test_a_model_saved_in_half_precision_stays_there_and_is_the_same(tmp_path, model_class, auto_class, dtype):
+    model = build(model_class).to(dtype)
+    model.save_pretrained(tmp_path)
+    loaded, report = auto_class.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(report.values()), report
+    assert {parameter.dtype for parameter in loaded.parameters()} == {dtype}
+    expected, got = model.state_dict(), loaded.state_dict()
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+    one, other = (run(one, pixel_values_videos=clip().to(dtype)) for one in (model, loaded))
+    assert one.float().std() > 1e-2 and torch.equal(one, other)
+    widened = auto_class.from_pretrained(tmp_path, dtype=torch.float32)
+    assert {parameter.dtype for parameter in widened.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize("model_class", CLASSES)
@@ -145,26 +209,40 @@ def test_loaded_buffers_have_the_right_values(tmp_path):
         assert torch.equal(attention.relative_position_index, relative_position_index((4, 4, 4)))
 
 
-HEADS = {VioletModel: "-", VioletForMaskedLM: "mlm_head.", VioletForQuestionAnswering: "answer_head."}
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Each class's model and the folder that it is saved in."""
+    folder = tmp_path_factory.mktemp("saved")
+    models = {}
+    for model_class in HEADS:
+        models[model_class] = build(model_class), folder / model_class.__name__
+        models[model_class][0].save_pretrained(models[model_class][1])
+    return models
+
+
+def of_heads(state_dict, heads):
+    return {name for name in state_dict if name.startswith(tuple(heads))}
 
 
 @pytest.mark.parametrize("source, target", list(itertools.permutations(HEADS, 2)))
-def test_loading_another_class_reports_exactly_the_heads(tmp_path, source, target):
-    model = build(source)
-    model.save_pretrained(tmp_path)
+def test_loading_another_class_reports_exactly_the_heads(saved, source, target):
+    model, folder = saved[source]
     torch.manual_seed(9)
-    loaded, report = target.from_pretrained(tmp_path, output_loading_info=True)
-    own = {name for name in loaded.state_dict() if name.startswith(HEADS[target])}
-    theirs = {name for name in model.state_dict() if name.startswith(HEADS[source])}
-    assert bool(own) is (target is not VioletModel) and bool(theirs) is (source is not VioletModel)
-    assert set(report["missing_keys"]) == own
-    assert set(report["unexpected_keys"]) == theirs
+    loaded, report = target.from_pretrained(folder, output_loading_info=True)
+    new = of_heads(loaded.state_dict(), set(HEADS[target]) - set(HEADS[source]))
+    left = of_heads(model.state_dict(), set(HEADS[source]) - set(HEADS[target]))
+    assert bool(new) is (not set(HEADS[target]) <= set(HEADS[source]))
+    assert bool(left) is (not set(HEADS[source]) <= set(HEADS[target]))
+    assert set(report["missing_keys"]) == new
+    assert set(report["unexpected_keys"]) == left
     assert not report["mismatched_keys"]
     one, other = getattr(model, "violet", model), getattr(loaded, "violet", loaded)
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
-    for name in own:
-        value = loaded.state_dict()[name]
-        assert value.isfinite().all() and (value.dim() == 1 or 0.04 < value.std() < 0.12), name
+    for name, value in loaded.state_dict().items():
+        if name in new:
+            assert value.isfinite().all() and (value.dim() == 1 or value.numel() < 99 or 0.04 < value.std() < 0.12)
+        elif name in model.state_dict():
+            assert torch.equal(value, model.state_dict()[name])
 
 
 def test_another_number_of_answers_is_refused_unless_asked_for(tmp_path):
@@ -231,7 +309,8 @@ def test_the_padding_word_starts_at_zero():
 
 def assert_every_parameter_has_a_gradient(model):
     # adding a vector to every key adds the same to all logits of a query: the softmax does not see it
-    names = [name for name, _ in model.named_parameters() if not name.endswith("attention.key.bias")]
+    nothing = ("attention.key.bias", "match_head.3.bias")  # nor does the softmax over a text's or a video's scores
+    names = [name for name, _ in model.named_parameters() if not name.endswith(nothing)]
     assert len(names) > 50
     without = [name for name in names if model.get_parameter(name).grad is None]
     zero = [name for name in names if name not in without and not model.get_parameter(name).grad.abs().max() > 0]
@@ -239,25 +318,39 @@ def assert_every_parameter_has_a_gradient(model):
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("fusion_norm", ["pre", "post"])
-def test_question_answering_trains_every_parameter(fusion_norm):
-    model = build(VioletForQuestionAnswering, fusion_norm=fusion_norm, num_task_tokens=4).train()
-    output = model(
-        **inputs_of(model),
-        task_ids=torch.tensor([2, 2]),
-        labels=torch.tensor([0, 3]),
-        caption_ids=words(seed=5),
-    )
-    output.loss.backward()
-    assert_every_parameter_has_a_gradient(model)
+LABELS = {
+    VioletForMaskedLM: words(seed=6),
+    VioletForQuestionAnswering: torch.tensor([0, 3]),
+    VioletForMultipleChoice: torch.tensor([1, 0]),
+    VioletForRetrieval: torch.tensor([1, 0]),
+    VioletForCaptioning: words(seed=6),
+}
 
 
+# of pre-training, see test_pretraining_model
+@pytest.mark.parametrize("model_class", [VioletModel, *LABELS])
 @pytest.mark.parametrize("fusion_norm", ["pre", "post"])
-def test_masked_language_modelling_trains_every_parameter(fusion_norm):
-    model = build(VioletForMaskedLM, **{**PUBLISHED, "fusion_norm": fusion_norm, "projection_dim": None}).train()
-    hidden = torch.tensor([[True, False], [False, False]])
-    output = model(**inputs_of(model), task_ids=torch.tensor([0, 3]), labels=words(seed=6), hidden_frame_order=hidden)
-    output.loss.backward()
+def test_every_parameter_gets_a_gradient(model_class, fusion_norm):
+    hides = model_class in (VioletModel, VioletForMaskedLM)
+    contrasts = model_class is VioletForQuestionAnswering
+    model = build(
+        model_class,
+        fusion_norm=fusion_norm,
+        num_task_tokens=4,
+        hidden_frame_order=hides,
+        projection_dim=16 if contrasts else None,
+    ).train()
+    given = inputs_of(model, task_ids=torch.tensor([2]))
+    if hides:
+        given["hidden_frame_order"] = torch.tensor([[True, False], [False, False]])
+    if contrasts:
+        given["caption_ids"] = words(seed=5)
+    if model_class is VioletModel:
+        states = model(**given).last_hidden_state
+        loss = (states * torch.randn_like(states)).sum()
+    else:
+        loss = model(**given, labels=LABELS[model_class]).loss
+    loss.backward()
     assert_every_parameter_has_a_gradient(model)
 
 
@@ -268,7 +361,7 @@ def test_the_vision_model_trains_every_parameter():
     assert_every_parameter_has_a_gradient(model)
 
 
-@pytest.mark.parametrize("model_class", [VioletForQuestionAnswering, VioletForMaskedLM])
+@pytest.mark.parametrize("model_class", CLASSES)
 def test_gradient_checkpointing_changes_no_gradient(model_class):
     model = build(model_class, hidden_dropout_prob=0.1).train()
     recomputing = copy.deepcopy(model)
@@ -282,12 +375,17 @@ def test_gradient_checkpointing_changes_no_gradient(model_class):
         return add
 
     for key, one in (("plain", model), ("recomputing", recomputing)):
-        block = one.violet.video_encoder.swin.stages[2].blocks[1]
-        block.norm1.register_forward_hook(count(key))
-        one.violet.fusion.layers[0].intermediate.register_forward_hook(count(key))
+        if model_class is VioletVisionModel:
+            swin = one
+        else:
+            base = getattr(one, "violet", one)
+            swin = base.video_encoder.swin
+            base.fusion.layers[0].intermediate.register_forward_hook(count(key))
+        swin.stages[2].blocks[1].norm1.register_forward_hook(count(key))
         torch.manual_seed(0)
-        run(one).square().mean().backward()
-    assert calls == {"plain": 2, "recomputing": 4}, "both encoders must run their layers once more"
+        any_loss(run(one)).backward()
+    encoders = 1 if model_class is VioletVisionModel else 2
+    assert calls == {"plain": encoders, "recomputing": 2 * encoders}, "each encoder must run its layers once more"
     assert_equal_gradients(model, recomputing, tolerance=1e-7)
 
 
@@ -302,8 +400,48 @@ def assert_equal_gradients(model, other, tolerance):
     assert compared > 50
 
 
+@pytest.mark.parametrize("model_class", CLASSES)
+def test_both_kernels_give_the_same_outputs_and_gradients(model_class):
+    eager = build(model_class, **PUBLISHED)
+    fused = copy.deepcopy(eager)
+    eager.set_attn_implementation("eager")
+    fused.set_attn_implementation("sdpa")
+    mask = torch.tensor([[1] * 6, [1, 1, 1, 1, 0, 0]])
+    one, other = (run(x, pixel_values_videos=clip(height=96, width=160), attention_mask=mask) for x in (eager, fused))
+    assert_same(one, other)
+    for scores in (one, other):
+        any_loss(scores).backward()
+    assert_equal_gradients(eager, fused, tolerance=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@torch.no_grad()
+@pytest.mark.parametrize("model_class", [x for x in FUSED if x is not VioletForCaptioning])  # its mask is no flash's
+def test_the_flash_kernel_gives_what_plain_attention_gives(model_class):
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    model = build(model_class, **PUBLISHED).to("cuda", torch.bfloat16)
+    given = inputs_of(model, pixel_values_videos=clip().to("cuda", torch.bfloat16), input_ids=words().cuda())
+    fusion = getattr(model, "violet", model).fusion
+    forward, calls = fusion.forward, []
+
+    def flash(*arguments, **settings):  # the video encoder's biases are no flash's either
+        calls.append(1)
+        with sdpa_kernel([SDPBackend.FLASH_ATTENTION]):
+            return forward(*arguments, **settings)
+
+    model.set_attn_implementation("eager")
+    expected = main_output(model(**given)).float()
+    model.set_attn_implementation("sdpa")
+    fusion.forward = flash
+    got = main_output(model(**given)).float()
+    assert calls
+    assert_same(expected, got, tolerance=0.05 * expected.abs().max().item())
+
+
 @pytest.mark.parametrize("rule", ["bidirectional", "sequence_to_sequence"])
-def test_both_kernels_give_the_same_outputs_and_gradients(rule):
+def test_both_kernels_give_the_same_under_both_rules(rule):
     eager = build(VioletForMaskedLM, **PUBLISHED)
     fused = copy.deepcopy(eager)
     eager.set_attn_implementation("eager")
@@ -337,6 +475,25 @@ def test_padding_of_texts_changes_no_state(kernel, rule):
     assert_same(plain.video_hidden_state, longer.video_hidden_state)
     unmasked = model(**inputs_of(model, input_ids=padded), attention_rule="bidirectional")
     assert_differ(unmasked.video_hidden_state, longer.video_hidden_state)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("model_class", FUSED)
+def test_padding_never_changes_a_result(model_class):
+    model = build(model_class, **PUBLISHED)
+    ids, filler = words(length=5), words(length=4, seed=8)
+    padded = torch.cat([ids, filler], dim=1)
+    mask = torch.cat([torch.ones_like(ids), torch.zeros_like(filler)], dim=1)
+    plain, longer, unmasked = (
+        run(model, input_ids=ids),
+        run(model, input_ids=padded, attention_mask=mask),
+        run(model, input_ids=padded),
+    )
+    if plain.dim() == 3:  # by tokens: without those of the padding
+        longer, unmasked = longer[:, : plain.shape[1]], unmasked[:, : plain.shape[1]]
+    assert_same(plain, longer)
+    if model_class is not VioletForCaptioning:  # there no word sees what comes behind it
+        assert_differ(plain, unmasked)
 
 
 @torch.no_grad()
@@ -378,6 +535,8 @@ def test_a_sample_alone_is_the_sample_in_a_batch(model_class, kernel):
     model.set_attn_implementation(kernel)
     pixels, ids = clip(videos=3), words(texts=3)
     together = run(model, pixel_values_videos=pixels, input_ids=ids)
+    if model_class is VioletForRetrieval:  # of all pairs, each text with its own video
+        together = together.diagonal().unsqueeze(1)
     alone = [run(model, pixel_values_videos=pixels[i : i + 1], input_ids=ids[i : i + 1]) for i in range(3)]
     assert_differ(alone[0], alone[1])
     assert_same(together, torch.cat(alone))
@@ -500,6 +659,7 @@ def test_task_tokens_stand_between_video_and_text():
     for part, name in zip(parts, ("video", "prompt", "text"), strict=True):
         assert torch.equal(part, output[f"{name}_hidden_state"])
     one, other = (run(model, task_ids=torch.full((2,), task)) for task in (1, 3))
+    assert_same(one, run(model, task_ids=torch.tensor([1])), tolerance=0)  # one for all
     mixed = run(model, task_ids=torch.tensor([1, 3]))
     assert_differ(one, other)
     assert_same(mixed, torch.stack([one[0], other[1]]))
@@ -509,7 +669,7 @@ def test_task_tokens_stand_between_video_and_text():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("frames", [*range(1, 9), 16])
+@pytest.mark.parametrize("frames", range(1, 17))
 def test_any_number_of_frames_runs(frames):
     model = build(**PUBLISHED)
     output = model(**inputs_of(model, pixel_values_videos=clip(frames=frames)))
@@ -532,6 +692,36 @@ def test_any_size_runs(height, width, rows, columns):
     assert output.video_tokens.tokens.shape == (1, 1 + rows * columns, 64)
     assert output.video_tokens.mask.shape == (1, 1 + rows * columns)
     assert output.last_hidden_state.isfinite().all() and output.last_hidden_state.std() > 0.1
+
+
+def output_shape(model_class, videos, frames, rows, columns, length):
+    words_of_each = (videos, length, VOCABULARY)
+    return {
+        VioletModel: (videos, frames * (1 + rows * columns) + length, 64),
+        VioletForMaskedLM: words_of_each,
+        VioletForQuestionAnswering: (videos, ANSWERS),
+        VioletForMultipleChoice: (videos, 2),
+        VioletForRetrieval: (videos, videos),
+        VioletForCaptioning: words_of_each,
+        VioletForPreTraining: words_of_each,
+        VioletVisionModel: (videos, frames, rows, columns, 256),
+    }[model_class]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("model_class", CLASSES)
+def test_any_number_of_frames_and_any_size_run_in_every_class(model_class):
+    model = build(model_class, **PUBLISHED)
+    sizes = [(64, 64), (96, 64), (100, 70), (64, 131), (320, 192), (320, 320)]
+    for frames, (height, width) in [
+        *zip((5, 16, 7, 2, 1, 1), sizes, strict=True),
+        *((n, (64, 64)) for n in range(1, 17)),
+    ]:
+        pixels = clip(frames=frames, height=height, width=width)
+        scores = run(model, pixel_values_videos=pixels)
+        grid = -(-height // 32), -(-width // 32)
+        assert scores.shape == output_shape(model_class, 2, frames, *grid, 6)
+        assert scores.isfinite().all() and scores.std() > 1e-2
 
 
 def test_within_the_limits_the_first_positions_are_used_as_they_are():
@@ -624,24 +814,45 @@ def test_an_unknown_attention_rule_is_refused_by_name():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("model_class", [VioletModel, VioletForMaskedLM, VioletForQuestionAnswering])
+@pytest.mark.parametrize("model_class", [x for x in FUSED if x is not VioletForPreTraining])  # which gives losses
 @pytest.mark.parametrize("fusion_norm", ["pre", "post"])
 def test_hidden_states_and_attentions_are_given_where_asked_for(model_class, fusion_norm):
     model = build(model_class, fusion_norm=fusion_norm)
     model.set_attn_implementation("eager")
+    base, fused = getattr(model, "violet", model), []
     plain = model(**inputs_of(model))
     assert plain.hidden_states is None and plain.attentions is None
+    base.register_forward_hook(lambda module, given, output: fused.append(output.last_hidden_state))
     output = model(**inputs_of(model), output_hidden_states=True, output_attentions=True)
     assert_same(main_output(plain), main_output(output), tolerance=0)
+    rows = 4 if model_class in (VioletForMultipleChoice, VioletForRetrieval) else 2  # options, or pairs
     tokens = 2 * 5 + 6
-    assert [state.shape for state in output.hidden_states] == [(2, tokens, 64)] * (LAYERS + 1)
-    assert [weights.shape for weights in output.attentions] == [(2, 4, tokens, tokens)] * LAYERS
+    assert [state.shape for state in output.hidden_states] == [(rows, tokens, 64)] * (LAYERS + 1)
+    assert [weights.shape for weights in output.attentions] == [(rows, 4, tokens, tokens)] * LAYERS
     for weights in output.attentions:
-        torch.testing.assert_close(weights.sum(-1), torch.ones(2, 4, tokens))
+        torch.testing.assert_close(weights.sum(-1), torch.ones(rows, 4, tokens))
         assert weights.std() > 1e-3
-    base = getattr(model, "violet", model)
     last = output.hidden_states[-1] if base.fusion.norm is None else base.fusion.norm(output.hidden_states[-1])
-    assert_same(last, base(**inputs_of(model)).last_hidden_state)
+    assert len(fused) == 1
+    assert_same(last, fused[0])
+
+
+@torch.no_grad()
+def test_the_vision_model_gives_hidden_states_and_attentions_where_asked_for():
+    model = build(VioletVisionModel)
+    model.set_attn_implementation("eager")
+    plain = model(clip())
+    assert plain.hidden_states is None and plain.attentions is None
+    output = model(clip(), output_hidden_states=True, output_attentions=True)
+    assert_same(plain.last_hidden_state, output.last_hidden_state, tolerance=0)
+    sides = [(16, 32), (16, 32), (8, 64), (4, 128), (4, 128), (2, 256)]  # before the first block, and behind each
+    assert [state.shape for state in output.hidden_states] == [(2, 2, side, side, width) for side, width in sides]
+    assert_same(model.norm(output.hidden_states[-1]), output.last_hidden_state)
+    # (clips * windows, heads, tokens, tokens), windows of at most (2, 4, 4)
+    shapes = [(32, 1, 32, 32), (8, 2, 32, 32), (2, 4, 32, 32), (2, 4, 32, 32), (2, 8, 8, 8)]
+    assert [weights.shape for weights in output.attentions] == shapes
+    for weights in output.attentions:
+        torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:3]))
 
 
 @torch.no_grad()
@@ -649,17 +860,16 @@ def test_hidden_states_and_attentions_are_given_where_asked_for(model_class, fus
 def test_a_tuple_holds_what_the_named_output_holds(model_class):
     model = build(model_class)
     given = inputs_of(model)
-    if model_class is VioletForQuestionAnswering:
-        given["labels"] = torch.tensor([0, 1])
+    if model_class in LABELS:
+        given["labels"] = LABELS[model_class]
     named, plain = model(**given), model(**given, return_dict=False)
-    assert isinstance(plain, tuple)
-    values = named.to_tuple()
-    assert len(plain) == len(values) > 0
-    for one, other in zip(values, plain, strict=True):
-        if isinstance(one, VideoTokens):
-            one, other = one.tokens, other.tokens
-        assert torch.equal(one, other)
-    if model_class is VioletForQuestionAnswering:
+    assert isinstance(plain, tuple) and not isinstance(named, tuple)
+    assert len(plain) == len(named.to_tuple()) > 0
+    values, others = tree_leaves(named.to_tuple()), tree_leaves(plain)
+    assert sum(torch.is_tensor(value) for value in values) > (model_class is not VioletVisionModel)
+    for one, other in zip(values, others, strict=True):
+        assert torch.equal(one, other) if torch.is_tensor(one) else one == other
+    if model_class in LABELS:
         assert torch.equal(plain[0], named.loss) and torch.equal(plain[1], named.logits)
 
 
@@ -690,9 +900,12 @@ def test_embeddings_before_the_fusion_know_the_order_of_frames_and_words():
 # --- losses ---
 
 
+MASKED = torch.tensor([[-100, 7, -100, 59, -100, 0], [-100] * 5 + [3]])
 LABELLED = [
     (VioletForQuestionAnswering, torch.tensor([4, -100])),
-    (VioletForMaskedLM, torch.tensor([[-100, 7, -100, 59, -100, 0], [-100] * 5 + [3]])),
+    (VioletForMultipleChoice, torch.tensor([-100, 1])),
+    (VioletForMaskedLM, MASKED),
+    (VioletForCaptioning, MASKED),
 ]
 
 
@@ -714,6 +927,18 @@ def test_no_label_that_counts_gives_no_loss_and_finite_gradients(model_class, la
     assert loss.item() == 0
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     assert len(gradients) > 50 and all(not gradient.any() for gradient in gradients)
+
+
+@pytest.mark.parametrize("model_class, labels", LABELLED)
+@pytest.mark.parametrize("beyond", ["the last class", "-1"])
+def test_a_label_outside_the_classes_is_refused_by_value_and_limit(model_class, labels, beyond):
+    model = build(model_class)
+    classes = output_shape(model_class, 2, 2, 2, 2, 6)[-1]
+    value = classes if beyond == "the last class" else -1
+    labels = labels.clone()
+    labels[labels != -100] = value
+    with pytest.raises(ValueError, match=f"label {value} .*{classes} classes.*0 to {classes - 1}"):
+        model(**inputs_of(model), labels=labels)
 
 
 @torch.no_grad()
@@ -825,7 +1050,7 @@ def test_captions_need_a_projection():
 def test_half_precision_gives_finite_outputs_near_those_of_float32(model_class, dtype, kernel):
     model = build(model_class, **PUBLISHED)
     model.set_attn_implementation(kernel)
-    pixels = clip(frames=8, height=96, width=160)  # more frames than positions, and shifted windows
+    pixels = clip(frames=7, height=96, width=64)  # more frames than positions, and shifted windows
     mask = torch.tensor([[1] * 6, [1, 1, 1, 1, 0, 0]])
     expected = run(model, pixel_values_videos=pixels, attention_mask=mask)
     got = run(model.to(dtype), pixel_values_videos=pixels.to(dtype), attention_mask=mask)
@@ -849,25 +1074,30 @@ def test_training_under_autocast_gives_finite_gradients(kernel):
 
 
 @torch.no_grad()
-def test_a_larger_vocabulary_keeps_the_old_words():
-    model = build(VioletForMaskedLM)
+@pytest.mark.parametrize("model_class", FUSED)
+def test_a_larger_vocabulary_keeps_the_old_words(model_class):
+    model = build(model_class)
     before = run(model)
     model.resize_token_embeddings(VOCABULARY + 4)
     assert model.config.vocab_size == VOCABULARY + 4
+    assert model.get_input_embeddings().num_embeddings == VOCABULARY + 4
     after = run(model)
-    assert after.shape == (2, 6, VOCABULARY + 4)
-    assert_same(before, after[..., :VOCABULARY])
-    new_words = run(model, input_ids=torch.full((2, 6), VOCABULARY + 3))
+    if "mlm_head." in HEADS[model_class]:
+        assert after.shape == (2, 6, VOCABULARY + 4)
+        after = after[..., :VOCABULARY]
+    assert_same(before, after)
+    new_words = run(model, input_ids=torch.full((2, 6), VOCABULARY + 3))[..., : before.shape[-1]]
     assert new_words.isfinite().all()
     assert_differ(new_words, after)
 
 
 @torch.no_grad()
-def test_a_resized_model_is_the_same_when_loaded(tmp_path):
-    model = build(VioletForMaskedLM)
+@pytest.mark.parametrize("model_class, auto_class", MODELS[:-1])
+def test_a_resized_model_is_the_same_when_loaded(tmp_path, model_class, auto_class):
+    model = build(model_class)
     model.resize_token_embeddings(VOCABULARY + 4)
     model.save_pretrained(tmp_path)
-    loaded, report = AutoModelForMaskedLM.from_pretrained(tmp_path, output_loading_info=True)
+    loaded, report = auto_class.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(report.values()), report
     assert_equal_models(model, loaded)
 
@@ -879,6 +1109,7 @@ def test_a_resized_model_is_the_same_when_loaded(tmp_path):
         ({"hidden_frame_order": torch.zeros(1, 1, dtype=torch.bool)}, r"hidden_frame_order.*\(2, 2\)"),
         ({"video_index": torch.tensor([0, 1, 1])}, "video_index.*2 texts"),
         ({"prompt_ids": words(3)}, "prompt_ids.*3 rows for 2 texts"),
+        ({"task_ids": torch.tensor([0, 1, 1])}, r"task_ids.*\(3,\) for 2 texts"),
     ],
 )
 def test_a_shape_that_would_be_spread_in_silence_is_refused(wrong, complaint):
@@ -890,3 +1121,54 @@ def test_captions_must_be_as_many_as_videos():
     model = build(VioletForQuestionAnswering)
     with pytest.raises(ValueError, match="1 texts for 2 videos"):
         model(**inputs_of(model), caption_ids=words(1))
+
+
+# --- compilers and devices ---
+
+
+@pytest.mark.slow
+@torch.no_grad()
+@pytest.mark.parametrize("model_class", CLASSES)
+def test_the_forward_compiles_into_one_graph(model_class):
+    model = build(model_class)
+    given = inputs_of(model, attention_mask=torch.tensor([[1] * 6, [1, 1, 1, 1, 0, 0]]))
+    if model_class in LABELS:
+        given["labels"] = LABELS[model_class]
+    expected = model(**given)
+    torch.compiler.reset()
+    got = torch.compile(model, fullgraph=True, backend="eager")(**given)
+    assert_same(main_output(expected), main_output(got))
+    if model_class in LABELS:
+        torch.testing.assert_close(got.loss, expected.loss)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+@pytest.mark.parametrize("model_class", CLASSES)
+def test_the_forward_is_exported_as_one_graph(model_class):
+    model = build(model_class)
+    given = inputs_of(model, attention_mask=torch.tensor([[1] * 6, [1, 1, 1, 1, 0, 0]]))
+    graph = torch.export.export(model, (), given).module()
+    other = {**given, "pixel_values_videos": clip(seed=7)}
+    if model_class in FUSED:
+        other |= {"input_ids": given["input_ids"].flip(0)}
+    assert_same(main_output(model(**other)), main_output(graph(**other)))
+    assert_differ(main_output(model(**given)), main_output(graph(**other)))
+
+
+@pytest.mark.parametrize("model_class", CLASSES)
+def test_a_map_of_devices_splits_no_block(model_class):
+    model = build(model_class)
+    size = sum(4 * parameter.numel() for parameter in model.parameters())
+    parts = {0: size // 3, 1: size // 3, "cpu": size}
+    devices = infer_auto_device_map(model, max_memory=parts, no_split_module_classes=model._no_split_modules)
+    assert len(set(devices.values())) > 1
+
+    def device_of(name):
+        prefixes = [prefix for prefix in devices if prefix in ("", name) or name.startswith(prefix + ".")]
+        return devices[max(prefixes, key=len)]
+
+    blocks = {name: x for name, x in model.named_modules() if type(x).__name__ in model._no_split_modules}
+    assert {type(block).__name__ for block in blocks.values()} == set(model._no_split_modules)
+    for name, block in blocks.items():
+        assert len({device_of(f"{name}.{parameter}") for parameter, _ in block.named_parameters()}) == 1, name

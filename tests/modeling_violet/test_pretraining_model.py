@@ -242,6 +242,28 @@ def test_videos_of_the_same_words_are_no_negatives_in_contrast(model):
     assert abs(loss - contrastive_loss(videos, words, scale)) > 1e-3
 
 
+@torch.no_grad()
+def test_contrast_tells_videos_apart_from_wrong_texts_too(model):
+    given = inputs(bool_masked_pos=None, objectives={"vtc": 1})
+    videos, words = embeddings_of(model.violet, given)
+    wrong = torch.randint(5, 40, (2, 7), generator=torch.Generator().manual_seed(9))
+    mask = torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
+    others = model.violet.get_text_features(wrong, mask).pooler_output
+    scale = model.violet.projection.logit_scale.exp()
+    to_texts = torch.cat([videos @ words.t(), videos @ others.t()], dim=1) * scale
+    to_videos = words @ videos.t() * scale
+    own = torch.arange(BATCH)
+    expected = (
+        torch.nn.functional.cross_entropy(to_texts, own) + torch.nn.functional.cross_entropy(to_videos, own)
+    ) / 2
+    output = model(**given, wrong_ids=wrong, wrong_attention_mask=mask)
+    assert_same_loss(output.loss, expected)
+    assert output.loss > model(**given).loss, "there is more to tell apart"
+    true_ones = torch.where(given["labels"] >= 0, given["labels"], given["input_ids"])
+    fooled = model(**given, wrong_ids=true_ones, wrong_attention_mask=given["attention_mask"])
+    assert fooled.loss > output.loss
+
+
 # --- any subset ---
 
 

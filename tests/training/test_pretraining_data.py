@@ -70,6 +70,16 @@ def assert_equal_batches(one, other):
             assert value == other[name], name
 
 
+def test_wrong_captions_are_passed_on_where_every_row_has_one(batches, rows, processor):
+    batch = batches(mixture=False)[0]
+    said = processor.tokenizer.batch_decode(batch["wrong_ids"], skip_special_tokens=True)
+    wrong = {row["id"]: row["wrong_caption"].replace(",", " ,") for row in rows}
+    assert [text.replace(",", " ,").replace("  ", " ") for text in said] == [wrong[name] for name in batch["ids"]]
+    assert batch["wrong_attention_mask"].shape == batch["wrong_ids"].shape
+    table = rows.remove_columns("wrong_caption")
+    assert "wrong_ids" not in batches(mixture=False, table=table)[0]
+
+
 STEPS = [0, 1, 5, 2, BLOCK - 1, BLOCK, 3]
 
 

@@ -12,7 +12,8 @@ GROUPS = ["a", "b", "a", "c", "b", "a", "d"]
 
 def order(sampler, epoch):
     sampler.set_epoch(epoch)
-    return list(sampler)
+    assert {seen for seen, _ in sampler} == {epoch}
+    return [row for _, row in sampler]
 
 
 def test_every_row_comes_once_and_the_rows_of_a_group_side_by_side():

@@ -152,6 +152,15 @@ def test_a_broken_loss_stops_the_run_before_the_weights(model_folder, questions,
     assert all(torch.equal(before[name], value) for name, value in trainer.model.state_dict().items())
 
 
+def test_a_broken_gradient_behind_a_sound_loss_stops_the_run_too(model_folder, questions, tmp_path):
+    trainer = build_trainer(model_folder, questions, tmp_path)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.model.answer_head[3].bias.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(FloatingPointError, match=r"gradient of step 1 is (nan|inf).*train-0000\d\d\.mp4"):
+        trainer.train()
+    assert all(torch.equal(before[name], value) for name, value in trainer.model.state_dict().items())
+
+
 def test_accumulated_gradients_are_those_of_one_large_batch(model_folder, questions, tmp_path):
     def step(batch_size, accumulated):
         trainer = build_trainer(

@@ -1,0 +1,118 @@
+"""Retrieval: every text scored against every video, and what the order of the scores is worth."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ..modeling_violet import VideoTokens
+
+RECALL_AT = (1, 5, 10)
+
+
+def join_videos(encoded: Sequence[VideoTokens]) -> VideoTokens:
+    """
+    Encoded videos one behind the other.
+
+    Raises:
+        ValueError: for videos whose grids differ: they had other sizes or other numbers of frames.
+    """
+    first = encoded[0]
+    shapes = sorted({(*one.grid, one.num_special_per_frame) for one in encoded})
+    if len(shapes) > 1:
+        raise ValueError(
+            f"Videos of unequal grids make no one gallery: (frames, rows, columns, special tokens) are {shapes}."
+        )
+    tokens, mask = torch.cat([one.tokens for one in encoded]), torch.cat([one.mask for one in encoded])
+    return VideoTokens(tokens, mask, first.grid, first.num_special_per_frame)
+
+
+@torch.no_grad()
+def score_gallery(
+    model: Any,
+    video_tokens: VideoTokens,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+    pairs_per_pass: int = 256,
+) -> torch.Tensor:
+    """
+    Every text against every video of a gallery. The videos come encoded, the texts are embedded once, and then each
+    pair passes the fusion; beside the scores, memory is taken for one pass only.
+
+    Args:
+        model: a `VioletForRetrieval`, in evaluation mode.
+        video_tokens: of the gallery, on the model's device; `model.violet.encode_videos` gives them.
+        input_ids, attention_mask: (texts, X).
+        pairs_per_pass: how many pairs meet in the fusion at a time.
+
+    Returns:
+        (texts, videos) float32: the match head's score divided by the configuration's `match_temperature`, as
+        `model.forward` gives it.
+    """
+    if pairs_per_pass < 1:
+        raise ValueError(f"`pairs_per_pass` must be 1 or more, got {pairs_per_pass}.")
+    output = model(
+        video_tokens=video_tokens, input_ids=input_ids, attention_mask=attention_mask, pairs_per_pass=pairs_per_pass
+    )
+    return output.logits.float()
+
+
+def retrieval_metrics(scores: torch.Tensor, video_of_text: torch.Tensor | Sequence[int]) -> dict[str, float]:
+    """
+    How well each text finds its video (`text_to_video_…`) and each video its text (`video_to_text_…`):
+    `…r1`, `…r5`, `…r10`, the share of queries whose target is among the first so many; `…median_rank`, `…mean_rank`,
+    from 1. A video with several texts has found one when it has found the best placed of them; videos without a text
+    are candidates only.
+
+    Equal scores have no order: counted is what a random order of them gives on average, so that a model that scores
+    everything alike is at chance.
+
+    Args:
+        scores: (texts, videos), higher for a better fit.
+        video_of_text: (texts,), the number of each text's video.
+
+    Raises:
+        ValueError: for numbers that do not fit, or scores that are NaN.
+    """
+    scores = scores.detach().cpu().double()
+    video_of_text = torch.as_tensor(video_of_text).cpu().long()
+    if scores.dim() != 2 or not scores.numel() or video_of_text.shape != scores.shape[:1]:
+        raise ValueError(
+            f"Scores of shape {tuple(scores.shape)} and {tuple(video_of_text.shape)} numbers of videos: "
+            "(texts, videos) and (texts,) are needed, with one of either at least."
+        )
+    if scores.isnan().any():
+        raise ValueError(f"{int(scores.isnan().sum())} of {scores.numel()} scores are NaN: they have no order.")
+    if video_of_text.min() < 0 or video_of_text.max() >= scores.shape[1]:
+        raise ValueError(f"`video_of_text` has numbers outside of 0 to {scores.shape[1] - 1}.")
+    targets = torch.zeros(scores.shape, dtype=torch.bool)
+    targets[torch.arange(len(scores)), video_of_text] = True
+    asked = targets.any(0)
+    metrics = {f"text_to_video_{name}": value for name, value in _ranks(scores, targets).items()}
+    metrics |= {
+        f"video_to_text_{name}": value for name, value in _ranks(scores.t()[asked], targets.t()[asked]).items()
+    }
+    return metrics
+
+
+def _ranks(scores: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
+    """
+    Args:
+        scores: (queries, candidates).
+        targets: (queries, candidates), True for what is looked for, at least one a query.
+    """
+    best = scores.masked_fill(~targets, float("-inf")).amax(1, keepdim=True)
+    ahead = (scores > best).sum(1).double()
+    level = (scores == best) & ~targets
+    rivals = level.sum(1).double()
+    found = ((scores == best) & targets).sum(1).double()  # the best placed targets, which stand among the rivals
+    # In a random order of r rivals and f targets the first target stands at (r + f + 1) / (f + 1) on average.
+    rank = ahead + (rivals + found + 1) / (found + 1)
+    metrics = {}
+    for count in RECALL_AT:
+        missed = torch.ones_like(rank)  # the probability that none of the first `count` places holds a target
+        for place in range(count):
+            rivals_left = (rivals - (place - ahead)).clamp(min=0)
+            missed = torch.where(place >= ahead, missed * rivals_left / (rivals_left + found), missed)
+        metrics[f"r{count}"] = float((1 - missed).mean())
+    return metrics | {"median_rank": float(rank.quantile(0.5)), "mean_rank": float(rank.mean())}

@@ -1,0 +1,76 @@
+"""The pipeline `video-feature-extraction`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ..processing.questions import pad_texts
+from .pairs import Asked, VideoTextPipeline, alone, in_batch, need, pair_up
+
+
+class VideoFeatureExtractionPipeline(VideoTextPipeline):
+    """
+    Features of videos, or of videos and texts together.
+
+        >>> features = pipeline("video-feature-extraction", model="folder-or-hub-name")
+        >>> features("clip.mp4").shape
+        torch.Size([128])
+
+    - Of a video one vector: its embedding before the fusion, of length 1, where the model has a projection; else the
+      mean of its tokens. With `pool=False` its tokens before the fusion.
+    - Of a video and a text one vector: the fused state that the match and answer heads read, at the text's [CLS]. With
+      `pool=False` the fused states of the video's tokens and then the text's.
+
+    Embeddings before the fusion compare with each other by dot product, and with `model.get_text_features`'s.
+
+    Several at once: a list or a generator of videos; with `batch_size`. Each gives a tensor.
+
+    A video is anything that `violet.processing.decode_video` reads; one that cannot be read raises `VideoDecodeError`,
+    which names it.
+    """
+
+    def __call__(self, videos: Any, text: str | list[str] | None = None, **kwargs: Any) -> Any:
+        """
+        Args:
+            videos: a video or a list of them; or inputs of a `video` and maybe a `text`, where `text` is not given.
+            text: a text or a list of them, paired with the videos.
+            pool: whether to give one vector, (width,), or all tokens, (tokens, width).
+            batch_size: how many inputs go through the model together.
+
+        Returns:
+            A float tensor on the CPU; a list of them for several videos; an iterator for a generator.
+        """
+        return self.run(alone(videos) if text is None else pair_up(videos, text, "text"), **kwargs)
+
+    def _sanitize_parameters(self, pool: bool | None = None):
+        return {}, {} if pool is None else {"pool": pool}, {}
+
+    def preprocess(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        inputs = need(inputs)
+        texts = [self.tokenize(inputs["text"])] if inputs.get("text") is not None else []
+        return {"pixel_values_videos": self.read_video(inputs), "asked": Asked(texts)}
+
+    def _forward(self, model_inputs: dict[str, Any], pool: bool = True) -> dict[str, torch.Tensor]:
+        asked, pixels = in_batch(model_inputs["asked"]), model_inputs["pixel_values_videos"]
+        if len({bool(one.texts) for one in asked}) > 1:
+            raise ValueError("Videos with a text and videos without cannot be in one batch.")
+        if not asked[0].texts:
+            video = self.model.encode_videos(pixels)
+            if not pool:
+                return {"features": video.tokens, "mask": video.mask}
+            if self.model.projection is not None:
+                return {"features": self.model.projection.video(video)}
+            mask = video.mask.unsqueeze(-1).to(video.tokens.dtype)
+            return {"features": (video.tokens * mask).sum(1) / mask.sum(1)}
+        padding = self.processor.tokenizer.pad_token_id
+        input_ids, attention_mask = pad_texts([one.texts[0] for one in asked], padding, self.device)
+        outputs = self.model(pixel_values_videos=pixels, input_ids=input_ids, attention_mask=attention_mask)
+        if pool:
+            return {"features": outputs.first_text_state()}
+        mask = torch.cat([outputs.video_tokens.mask, attention_mask], dim=1)
+        return {"features": outputs.last_hidden_state, "mask": mask}
+
+    def postprocess(self, model_outputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        features = model_outputs["features"][0]
+        return features if "mask" not in model_outputs else features[model_outputs["mask"][0].bool()]

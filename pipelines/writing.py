@@ -1,0 +1,67 @@
+"""What pipelines share that write texts with `VioletForCaptioning`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ..processing.questions import TokenIds, pad_texts
+
+
+def check_special_tokens(model: Any, tokenizer: Any) -> None:
+    """
+    A model that writes begins, predicts and ends with tokens of its configuration, which must be the tokenizer's.
+
+    Raises:
+        ValueError: names one that is not.
+    """
+    for setting, expected in (
+        ("bos_token_id", tokenizer.cls_token_id),
+        ("eos_token_id", tokenizer.sep_token_id),
+        ("mask_token_id", tokenizer.mask_token_id),
+    ):
+        own = getattr(model.config, setting)
+        if own != expected and not (isinstance(own, list) and expected in own):
+            raise ValueError(
+                f"This model cannot write: its configuration's `{setting}` is {own}, its tokenizer's {expected}. "
+                "Set it as the tokenizer has it, and fine-tune the model for captioning."
+            )
+
+
+def default_length(model: Any, processor: Any) -> int:
+    """How many tokens are written at most: up to the processor's `max_length`, as far as the model has positions."""
+    look_ahead = 0 if model.config.next_word_prediction else 1
+    return min(processor.max_length, model.config.max_position_embeddings - look_ahead) - 1  # [CLS] is there already
+
+
+def write(
+    model: Any, tokenizer: Any, pixels: torch.Tensor, prompts: Sequence[TokenIds], **generate_kwargs: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Texts about videos, each from [CLS] on.
+
+    Args:
+        pixels: (videos, frames, 3, height, width).
+        prompts: for each video the token ids that stand between it and the text; or none at all.
+        generate_kwargs: of `generate`; `num_return_sequences` asks for several texts a video.
+
+    Returns:
+        The token ids (videos, texts, tokens), and (videos, texts), the geometric mean of the probabilities of the
+        tokens written, [SEP] included.
+    """
+    prompt: dict[str, torch.Tensor] = {}
+    if prompts:
+        prompt["prompt_ids"], prompt["prompt_attention_mask"] = pad_texts(
+            prompts, tokenizer.pad_token_id, pixels.device
+        )
+    generate_kwargs = {**generate_kwargs, "return_dict_in_generate": True, "output_scores": True}
+    written = model.generate(pixel_values_videos=pixels, **prompt, **generate_kwargs)
+    ids = written.sequences[:, 1:]
+    steps = model.compute_transition_scores(
+        written.sequences, written.scores, written.get("beam_indices"), normalize_logits=True
+    )
+    ended = (ids == tokenizer.sep_token_id).long()
+    before_end = (ended.cumsum(1) - ended == 0)[:, : steps.shape[1]]
+    means = steps.masked_fill(~before_end, 0).sum(1) / before_end.sum(1).clamp(min=1)
+    # (videos * texts, ...) -> (videos, texts, ...)
+    return written.sequences.unflatten(0, (len(pixels), -1)), means.exp().unflatten(0, (len(pixels), -1))

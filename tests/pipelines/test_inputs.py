@@ -1,0 +1,126 @@
+"""What all pipelines take, and how they refuse what they cannot read."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import pipeline
+
+from violet import VideoDecodeError, VioletVideoProcessor, decode_video
+
+QUESTION, SENTENCE = "what moves left?", "a red [MASK] moves left"
+TASKS = {
+    "video-question-answering": ("VioletForMaskedLM", lambda pipe, videos, **kw: pipe(videos, QUESTION, **kw)),
+    "video-fill-mask": ("VioletForMaskedLM", lambda pipe, videos, **kw: pipe(videos, SENTENCE, **kw)),
+    "video-captioning": ("VioletForCaptioning", lambda pipe, videos, **kw: pipe(videos, max_new_tokens=4, **kw)),
+    "video-feature-extraction": ("VioletModel", lambda pipe, videos, **kw: pipe(videos, **kw)),
+    "video-text-retrieval": ("VioletForRetrieval", lambda pipe, videos, **kw: pipe(QUESTION, videos=videos, **kw)),
+}
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def task(request, saved):
+    name, call = TASKS[request.param]
+    pipe = pipeline(request.param, model=saved[name])
+    return request.param, lambda videos, **settings: call(pipe, videos, **settings), pipe
+
+
+def flat(results):
+    """The numbers in a result, in order."""
+    if isinstance(results, torch.Tensor):
+        return results.flatten().tolist()
+    if isinstance(results, dict):
+        return [value for value in results.values() if isinstance(value, float)]
+    return [number for one in results for number in flat(one)]
+
+
+def texts(results):
+    if isinstance(results, dict):
+        return [value for key, value in results.items() if key in ("answer", "token_str", "generated_text", "index")]
+    return [] if isinstance(results, torch.Tensor) else [text for one in results for text in texts(one)]
+
+
+def alike(results, expected):
+    assert flat(results) == pytest.approx(flat(expected), abs=1e-4) and texts(results) == texts(expected)
+    assert flat(results) or texts(results)
+
+
+def test_paths_arrays_tensors_pictures_and_folders_are_one_video_each(task, clips, tmp_path):
+    _, call, _ = task
+    frames = decode_video(clips[0]).frames
+    pictures = [Image.fromarray(frame) for frame in frames]
+    for number, picture in enumerate(pictures):
+        picture.save(tmp_path / f"{number}.png")
+    expected = call(clips[0])
+    for source in (frames, torch.from_numpy(frames), pictures, tmp_path, frames.astype(np.float32) / 255):
+        alike(call(source), expected)
+
+
+def test_many_videos_of_any_kinds_give_what_each_gives(task, clips):
+    name, call, _ = task
+    videos = [clips[0], decode_video(clips[1]).frames, clips[2]]
+    listed = call(videos, batch_size=2)
+    if name == "video-text-retrieval":
+        alike(listed, call(videos))
+        return
+    single = [call(video) for video in videos]
+    alike(listed, single)
+    alike(list(call(iter(videos))), single)
+
+
+def test_a_truncated_file_among_good_ones_is_named(task, clips, truncated):
+    _, call, _ = task
+    for batch_size in (1, 3):
+        with pytest.raises(VideoDecodeError, match=r"truncated\.mp4"):
+            call([clips[0], truncated, clips[1]], batch_size=batch_size)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_frame_that_is_no_picture_is_named_with_its_clip(task, clips, value):
+    _, call, _ = task
+    good = decode_video(clips[0]).frames.astype(np.float32) / 255
+    bad = good.copy()
+    bad[5, 3, 4, 1] = value
+    with pytest.raises(VideoDecodeError, match=r"input 2 .*frame 5 \(of 0 to 7\) has NaN or infinite"):
+        call([good, clips[0], bad])
+    with pytest.raises(VideoDecodeError, match="frame 5 "):
+        call(bad)
+
+
+def test_an_empty_list_is_refused(task):
+    _, call, _ = task
+    with pytest.raises(ValueError, match="list of videos is empty"):
+        call([])
+
+
+def test_a_text_longer_than_the_models_positions_is_refused_and_none_is_cut(saved, clips):
+    long = "what moves left? " * 20
+    for name, call in {
+        "video-question-answering": lambda pipe: pipe(clips[0], long),
+        "video-fill-mask": lambda pipe: pipe(clips[0], f"{long} [MASK]"),
+        "video-captioning": lambda pipe: pipe(clips[0], prompt=long),
+        "video-feature-extraction": lambda pipe: pipe(clips[0], long),
+        "video-text-retrieval": lambda pipe: pipe(long, videos=clips[:1]),
+    }.items():
+        pipe = pipeline(name, model=saved[TASKS[name][0]])
+        with pytest.raises(ValueError, match="this model takes 64 at most"):
+            call(pipe)
+    fill = pipeline("video-fill-mask", model=saved["VioletForMaskedLM"])
+    assert fill.processor.max_length == 32
+    assert len(fill(clips[0], f"{'what moves left? ' * 9} [MASK]", top_k=2)) == 2  # 39 tokens
+
+
+def test_a_saved_pipeline_is_itself_again(task, clips, tmp_path):
+    name, call, pipe = task
+    pipe.save_pretrained(tmp_path / "saved")
+    again = pipeline(name, model=str(tmp_path / "saved"))
+    assert type(again.model) is type(pipe.model)
+    alike(TASKS[name][1](again, clips[0]), call(clips[0]))
+
+
+def test_the_video_processor_names_a_bad_clip_by_its_place(clips):
+    good = decode_video(clips[0]).frames.astype(np.float32) / 255
+    bad = good.copy()
+    bad[1] = np.nan
+    with pytest.raises(VideoDecodeError, match=r"clip 1 \(of 0 to 2\), ndarray .* frame 1 \(of 0 to 7\)"):
+        VioletVideoProcessor()([good, bad, clips[0]])

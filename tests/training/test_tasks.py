@@ -1,0 +1,261 @@
+"""Fine-tuning for each task: rows of tables, batches, learning rates, whole runs."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoProcessor
+
+from violet.cli import main
+from violet.data import TableError, captioned, fill_in_the_blank, gallery, moving_shapes, multiple_choice, read_table
+from violet.hub import CARDS
+from violet.modeling_violet import VioletForCaptioning, VioletForMaskedLM
+from violet.training import TASKS
+from violet.training.collating import BlankCollator, CaptionCollator, MultipleChoiceCollator, RetrievalCollator
+from violet.training.optimization import parameter_groups
+from violet.training.sampling import DrawnRows
+from violet.weights import pretrained
+
+CLIPS = {"train": 24, "validation": 4, "test": 8, "test_unseen": 0, "test_together": 0}
+
+
+@pytest.fixture(scope="module")
+def clips(shapes_folder):
+    return moving_shapes(shapes_folder, **CLIPS)
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return AutoProcessor.from_pretrained(pretrained("violet-tiny"))
+
+
+@pytest.fixture
+def video(clips, tmp_path) -> str:
+    """A clip beside the tables that name it."""
+    (tmp_path / "clip.mp4").write_bytes(Path(clips["train"][0]["video"]).read_bytes())
+    return "clip.mp4"
+
+
+def rows_of(table: Path, task: str):
+    return read_table(table, TASKS[task].columns, check=TASKS[task].check)
+
+
+# --- tables ---
+
+
+def test_options_may_be_a_list_or_divided_by_bars_and_the_answer_one_of_them_or_its_number(video, tmp_path):
+    table = tmp_path / "a.csv"
+    table.write_text(f"video,question,options,answer\n{video},where?,left|right|up,right\n{video},where?,left|up,0\n")
+    rows = rows_of(table, "multiple-choice").to_list()
+    assert [(row["options"], row["answer"]) for row in rows] == [(["left", "right", "up"], 1), (["left", "up"], 0)]
+    table = tmp_path / "a.jsonl"
+    table.write_text(json.dumps({"video": video, "question": "?", "options": ["a", "b"], "answer": "b"}))
+    assert rows_of(table, "multiple-choice")[0]["answer"] == 1
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "complaint"),
+    [
+        ("multiple-choice", {"question": "?", "options": ["a"], "answer": 0}, r"row 1: column 'options' needs two"),
+        ("multiple-choice", {"question": "?", "options": ["a", "b"], "answer": "c"}, r"row 1: column 'answer' is 'c'"),
+        ("multiple-choice", {"question": "?", "options": ["a", "b"], "answer": 2}, r"row 1: column 'answer' is '2'"),
+        ("multiple-choice", {"question": "?", "answer": 2}, r"row 1: column 'options' is missing"),
+        ("fill-in-the-blank", {"text": "it moves", "answer": "left"}, r"row 1: column 'text' has 0 \[MASK\] for 1 "),
+        ("fill-in-the-blank", {"text": "[MASK] [MASK]", "answer": ["a"]}, r"row 1: column 'text' has 2 \[MASK\] for"),
+        ("captioning", {"text": "a disc"}, r"row 1: column 'caption' is missing"),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_named(video, tmp_path, task, row, complaint):
+    table = tmp_path / "a.jsonl"
+    table.write_text(json.dumps({"video": video, **row}))
+    with pytest.raises(TableError, match=complaint):
+        rows_of(table, task)
+
+
+# --- the built-in rows ---
+
+
+def test_the_built_in_rows_have_the_columns_of_their_task(clips):
+    for name, task in TASKS.items():
+        rows = task.rows(clips["test"])
+        assert set(task.columns) <= set(rows.column_names), name
+        assert set(rows["video"]) == set(clips["test"]["video"]), name
+
+
+def test_a_gallery_has_no_caption_twice_and_pairs_that_differ_in_motion_alone(shapes_folder):
+    clips = moving_shapes(shapes_folder.parent / "many", **{**CLIPS, "train": 0, "validation": 0, "test": 300})["test"]
+    chosen = gallery(clips, 60)
+    assert len(chosen) == len(set(chosen["caption"])) == len(set(chosen["video"])) == 60
+    looks = {}
+    for clip in clips.filter(lambda clip: clip["id"] in set(chosen["id"])):
+        if len(clip["shapes"]) == 1:
+            (shape,) = clip["shapes"]
+            look = shape["colour"], shape["shape"], shape["size"]
+            looks.setdefault(look, set()).add((shape["action"], shape["direction"]))
+    assert sum(len(motions) > 1 for motions in looks.values()) >= 10
+
+
+# --- batches ---
+
+
+def test_options_stand_behind_their_question_and_missing_ones_are_padding(processor, clips):
+    rows = multiple_choice(clips["train"]).to_list()[:3]
+    rows[1] = {**rows[1], "options": rows[1]["options"][:2], "answer": 1}
+    batch = MultipleChoiceCollator(processor)(rows)
+    assert batch["input_ids"].shape[:2] == (3, 4) and batch["labels"].tolist() == [row["answer"] for row in rows]
+    said = processor.tokenizer.batch_decode(batch["input_ids"][0], skip_special_tokens=True)
+    assert [text.replace(" ?", "?") for text in said] == [f"{rows[0]['question']} {one}" for one in rows[0]["options"]]
+    assert batch["attention_mask"][1, :2].any(-1).all() and not batch["attention_mask"][1, 2:].any()
+
+
+def test_every_blank_has_a_mask_for_each_token_of_its_answer(processor, clips):
+    video = clips["train"][0]["video"]
+    rows = [
+        {"video": video, "text": "a [MASK] moves [MASK]", "answer": ["red disc", "left"]},
+        {"video": video, "text": "it is [MASK]", "answer": "blue"},
+        {"video": video, "text": "it is [MASK]", "answer": "\N{SNOWMAN}"},
+    ]
+    batch = BlankCollator(processor)(rows)
+    tokenizer = processor.tokenizer
+    masks = batch["input_ids"] == tokenizer.mask_token_id
+    assert masks.sum(1).tolist() == [3, 1, 1]
+    assert tokenizer.decode(batch["labels"][0][masks[0]]) == "red disc left"
+    assert tokenizer.decode(batch["labels"][1][masks[1]]) == "blue"
+    assert (batch["labels"][2] == -100).all(), "a word that the vocabulary lacks"
+    assert (batch["labels"][:2][~masks[:2]] == -100).all()
+    with pytest.raises(ValueError, match="cut after 32 tokens"):
+        BlankCollator(processor)([{"video": video, "text": "a disc " * 20 + "[MASK]", "answer": "left"}])
+
+
+def test_each_text_is_labelled_with_its_video(processor, clips):
+    rows = captioned(clips["train"]).to_list()[:3]
+    batch = RetrievalCollator(processor)([rows[0], rows[1], rows[0], rows[2]])
+    assert batch["labels"].tolist() == [0, 1, 0, 2]
+    assert len(batch["pixel_values_videos"]) == 3 and len(batch["input_ids"]) == 4
+
+
+def test_masked_words_follow_the_draw_and_the_end_may_be_among_them(processor, clips):
+    row = captioned(clips["train"])[0]
+    collator = CaptionCollator(processor, word_ratio=0.5)
+    plain = processor(text=row["caption"])["input_ids"][0]
+    masked = []
+    for draw in range(30):
+        (ids,), (labels,) = (collator([{**row, "draw": draw}])[name] for name in ("input_ids", "labels"))
+        places = labels != -100
+        assert torch.equal(torch.where(places, labels, ids), plain)
+        assert (ids[places] == processor.tokenizer.mask_token_id).all()
+        assert places.sum() == round(0.5 * (len(plain) - 1)) and not places[0]
+        masked.append(tuple(places.tolist()))
+    assert len(set(masked)) > 5 and any(places[-1] for places in masked)
+    (again,) = collator([{**row, "draw": 29}])["labels"] != -100
+    assert tuple(again.tolist()) == masked[-1]
+
+
+def test_next_words_are_all_words_and_no_padding(processor, clips):
+    rows = captioned(clips["train"]).to_list()[:6]
+    batch = CaptionCollator(processor, next_word=True)(rows)
+    assert not batch["attention_mask"].all(), "some are padded"
+    assert torch.equal(batch["labels"], batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100))
+
+
+def test_rows_draw_by_seed_epoch_and_number():
+    rows = [{"video": str(number)} for number in range(50)]
+    draws = {(s, e, n): DrawnRows(rows, s)[e, n]["draw"] for s in range(2) for e in range(3) for n in range(50)}
+    assert len(set(draws.values())) == len(draws)
+    assert DrawnRows(rows, 1)[2, 7] == {"video": "7", "draw": draws[1, 2, 7]}
+
+
+# --- learning rates ---
+
+
+def test_the_backbone_and_lower_layers_have_rates_of_their_own():
+    model = VioletForMaskedLM.from_pretrained(pretrained("violet-tiny"))
+    groups = parameter_groups(model, 0.1, learning_rate=1.0, backbone_learning_rate=0.5, layer_decay=0.9)
+    rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    decays = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
+    assert set(rates) == {id(parameter) for parameter in model.parameters()}
+
+    def rate(name):
+        return rates[id(model.get_parameter(name))]
+
+    assert rate("mlm_head.dense.weight") == rate("violet.fusion.norm.weight") == 1.0
+    assert rate("violet.fusion.layers.2.output.bias") == pytest.approx(0.9)
+    assert rate("violet.fusion.layers.0.attention.query.weight") == pytest.approx(0.9**3)
+    assert rate("violet.text_embeddings.word_embeddings.weight") == pytest.approx(0.9**4)
+    assert rate("violet.video_encoder.frame_token") == pytest.approx(0.9**4)
+    swin = model.violet.video_encoder.swin
+    depths = [rates[id(stage.blocks[0].attn.qkv.weight)] for stage in swin.stages]
+    assert depths == sorted(depths) and depths[-1] == pytest.approx(0.5 * 0.9**4)
+    assert rates[id(swin.patch_embed.proj.weight)] == min(rates.values())
+    table = next(p for name, p in model.named_parameters() if name.endswith("relative_position_bias_table"))
+    assert decays[id(table)] == 0.0 and decays[id(swin.patch_embed.proj.weight)] == 0.1
+
+
+# --- whole runs ---
+
+
+def table_of(task: str, clips, file: Path) -> Path:
+    file.write_text("\n".join(json.dumps(row) for row in TASKS[task].rows(clips)))
+    return file
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", list(TASKS))
+def test_every_task_runs_from_the_shipped_weights_to_a_model_with_its_card(task, clips, tmp_path, capsys):
+    table, output = table_of(task, clips["train"], tmp_path / "train.jsonl"), tmp_path / "run"
+    status = main(
+        [
+            *("finetune", f"--task={task}", f"--train_file={table}", f"--test_file={table}"),
+            *(f"--output_dir={output}", "--max_steps=2", "--per_device_train_batch_size=8", "--seed=1"),
+            *("--label_smoothing_factor=0.1", "--layer_decay=0.8", "--dataloader_num_workers=0"),
+        ]
+    )
+    assert status == 0, capsys.readouterr()
+    metrics = json.loads((output / "metrics.json").read_text())
+    wanted = {"retrieval": "text_to_video_r1", "captioning": "exact"}.get(task, "accuracy")
+    assert 0 <= metrics[wanted] <= 1 and metrics["settings"]["task"] == task
+    model, report = TASKS[task].model_class.from_pretrained(output, output_loading_info=True)
+    assert not any(report.values()) and model.config.label_smoothing == 0.1
+    assert model.config.mask_token_id == AutoProcessor.from_pretrained(output).tokenizer.mask_token_id
+    card = (output / "README.md").read_text()
+    assert CARDS[task].task in card and wanted in card
+
+
+@pytest.mark.slow
+def test_next_word_prediction_is_kept_with_the_model(clips, tmp_path):
+    table, output = table_of("captioning", clips["train"], tmp_path / "train.jsonl"), tmp_path / "run"
+    options = ["--next_word_prediction=true", "--max_steps=1", "--per_device_train_batch_size=4"]
+    assert main(["finetune", "--task=captioning", f"--train_file={table}", f"--output_dir={output}", *options]) == 0
+    assert VioletForCaptioning.from_pretrained(output).config.next_word_prediction
+
+
+@pytest.mark.slow
+def test_a_run_that_gets_no_better_stops_early_and_keeps_its_best_checkpoint(clips, tmp_path):
+    """At this learning rate each step makes it worse: the first checkpoint is the best, and the run stops after it."""
+    table, output = table_of("captioning", clips["train"], tmp_path / "train.jsonl"), tmp_path / "run"
+    options = ["--learning_rate=0.5", "--warmup_steps=0", "--lr_scheduler_type=constant", "--max_steps=50"]
+    options += ["--save_steps=1", "--early_stopping_patience=2", "--save_total_limit=1", "--seed=2"]
+    options += ["--per_device_train_batch_size=8", "--dataloader_num_workers=0", f"--validation_file={table}"]
+    assert main(["finetune", "--task=captioning", f"--train_file={table}", f"--output_dir={output}", *options]) == 0
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert metrics["steps"] < 20
+    states = [json.loads(file.read_text()) for file in output.glob("checkpoint-*/trainer_state.json")]
+    last = max(states, key=lambda state: state["global_step"])
+    losses = {line["step"]: line["eval_loss"] for line in last["log_history"] if "eval_loss" in line}
+    best = min(losses, key=losses.__getitem__)
+    assert last["best_model_checkpoint"].endswith(f"checkpoint-{best}")
+    assert (output / f"checkpoint-{best}").exists(), "the best one is kept beside the last"
+
+
+def test_early_stopping_needs_a_validation_table(clips, tmp_path, capsys):
+    table = table_of("captioning", clips["train"], tmp_path / "train.jsonl")
+    options = [f"--train_file={table}", f"--output_dir={tmp_path / 'run'}", "--early_stopping_patience=2"]
+    assert main(["finetune", "--task=captioning", *options]) == 2
+    assert "--validation_file: missing" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_sentences_of_blanks_come_from_the_clips(clips):
+    rows = fill_in_the_blank(clips["train"])
+    assert all(row["text"].count("[MASK]") == 1 for row in rows) and len(set(rows["question_type"])) > 3
