@@ -235,7 +235,7 @@ def predict_command(argv: list[str]) -> int:
 
 
 def demo_command(argv: list[str]) -> int:
-    """Draw a small data set, train violet-tiny on it from scratch, and ask the model about clips it never saw."""
+    """Draw a small data set, fine-tune the shipped violet-tiny on it, and ask it about clips it never saw."""
     parser = argparse.ArgumentParser(prog="violet demo", description=(demo_command.__doc__ or "").strip())
     parser.add_argument("--output", default="outputs/demo", help="where everything goes (default: outputs/demo)")
     parser.add_argument("--seed", type=int, default=0, help="of data, weights and order (default: 0)")
