@@ -13,7 +13,6 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -129,8 +128,11 @@ def main() -> int:
         table = mismatched(shapes, task, seed, options.output / "mismatched" / f"{task}-{seed}.jsonl")
         apart = options.output / f"{task}-{seed}-mismatched"
         finetune(task, apart, {"train_file": table, "seed": seed})
-        look: Callable[[Path, bool], dict[str, float]] = lambda where, mixed: measure(task, where, shapes, seed, mixed)  # noqa: E731, B023
-        found = {"as they are": look(folder, False), "shuffled": look(folder, True), "mismatched": look(apart, False)}
+        found = {
+            "as they are": measure(task, folder, shapes, seed, shuffle_frames=False),
+            "shuffled": measure(task, folder, shapes, seed, shuffle_frames=True),
+            "mismatched": measure(task, apart, shapes, seed, shuffle_frames=False),
+        }
         print(f"\n{task}, {seconds / 60:.1f} minutes")
         for name in SHOWN[task]:
             print(f"  {name:22}" + "".join(f"{kind:>14} {values[name]:.3f}" for kind, values in found.items()))

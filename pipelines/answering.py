@@ -11,6 +11,7 @@ from ..modeling_violet import VideoTokens
 from ..processing.questions import (
     TokenIds,
     answer_tokens,
+    by_question,
     masked_question,
     number_tokens,
     options_in_one_text,
@@ -80,12 +81,7 @@ class ByMatch(Way):
 
     def answer(self, pixels, asked):
         flat = self.pad([ids for one in asked for ids in one.texts])
-        # (options of all questions, X) -> (questions, options of the one with most, X), padding where none
-        counts = [len(one.texts) for one in asked]
-        inputs = {
-            name: nn.utils.rnn.pad_sequence(ids.split(counts), batch_first=True, padding_value=padding)
-            for (name, ids), padding in zip(flat.items(), (self.tokenizer.pad_token_id, 0), strict=True)
-        }
+        inputs = by_question(flat, [len(one.texts) for one in asked], self.tokenizer.pad_token_id)
         return {"scores": self.model(pixel_values_videos=pixels, **inputs).logits.float().softmax(-1)}
 
 

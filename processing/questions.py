@@ -75,6 +75,23 @@ def question_with_option(question: str, option: str) -> str:
     return f"{question} {option}".strip()
 
 
+def by_question(
+    options: Mapping[str, torch.Tensor], counts: Sequence[int], pad_token_id: int
+) -> dict[str, torch.Tensor]:
+    """
+    `input_ids` and `attention_mask`, (options of all questions, X) -> (questions, options of the one with most, X), all
+    padding where a question has fewer.
+
+    Args:
+        counts: how many options each question has, in order.
+    """
+    padding = {"input_ids": pad_token_id, "attention_mask": 0}
+    return {
+        name: torch.nn.utils.rnn.pad_sequence(options[name].split(list(counts)), batch_first=True, padding_value=value)
+        for name, value in padding.items()
+    }
+
+
 def options_in_one_text(tokenizer: Any, question: str, options: Sequence[str], place: str = "append") -> TokenIds:
     """
     A question of multiple choice for the masked language head:

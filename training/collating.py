@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from ..data import read_video
 from ..modeling_violet.losses import IGNORE_INDEX
 from ..processing import VideoTextProcessor, VioletVideoProcessor
-from ..processing.questions import question_with_option
+from ..processing.questions import by_question, question_with_option
 
 
 class FrameCache:
@@ -151,10 +150,7 @@ class MultipleChoiceCollator(VideoTextCollator):
         texts = [question_with_option(row["question"], option) for row in rows for option in row["options"]]
         flat = self.processor(text=texts)
         counts = [len(row["options"]) for row in rows]
-        batch: dict[str, Any] = {}
-        for name, padding in (("input_ids", self.processor.tokenizer.pad_token_id), ("attention_mask", 0)):
-            of_row = flat[name].split(counts)
-            batch[name] = nn.utils.rnn.pad_sequence(of_row, batch_first=True, padding_value=padding)
+        batch: dict[str, Any] = by_question(flat, counts, self.processor.tokenizer.pad_token_id)
         batch["labels"] = torch.tensor([row["answer"] for row in rows])
         return batch
 

@@ -415,7 +415,6 @@ def test_both_kernels_give_the_same_outputs_and_gradients(model_class):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 @torch.no_grad()
 @pytest.mark.parametrize("model_class", [x for x in FUSED if x is not VioletForCaptioning])  # its mask is no flash's
 def test_the_flash_kernel_gives_what_plain_attention_gives(model_class):

@@ -4,9 +4,6 @@ from transformers import AutoModelForMaskedLM, AutoProcessor, pipeline
 
 import violet
 from violet import VideoDecodeError, VideoFillMaskPipeline
-from violet.weights import pretrained_names
-
-pytestmark = pytest.mark.skipif("violet-tiny" not in pretrained_names(), reason="no weights yet")
 
 
 @pytest.fixture(scope="module")
