@@ -79,8 +79,8 @@ def by_question(
     options: Mapping[str, torch.Tensor], counts: Sequence[int], pad_token_id: int
 ) -> dict[str, torch.Tensor]:
     """
-    `input_ids` and `attention_mask`, (options of all questions, X) -> (questions, options of the one with most, X), all
-    padding where a question has fewer.
+    `input_ids` and `attention_mask`, (options of all questions, X) -> (questions, options of the one with most, X),
+    all padding where a question has fewer.
 
     Args:
         counts: how many options each question has, in order.
