@@ -35,20 +35,20 @@ COMMON = {
 }
 SETTINGS: dict[str, dict[str, str | float]] = {
     "multiple-choice": {
-        "max_steps": 1200,
+        "max_steps": 600,
         "per_device_train_batch_size": 48,
         "per_device_eval_batch_size": 96,
         "questions_per_video": 3,
     },
     "fill-in-the-blank": {
-        "max_steps": 1200,
+        "max_steps": 700,
         "per_device_train_batch_size": 96,
         "per_device_eval_batch_size": 192,
         "questions_per_video": 3,
     },
     "retrieval": {"max_steps": 600, "per_device_train_batch_size": 20, "per_device_eval_batch_size": 64},
     "captioning": {
-        "max_steps": 1500,
+        "max_steps": 1000,
         "per_device_train_batch_size": 48,
         "per_device_eval_batch_size": 96,
         "word_ratio": 0.5,

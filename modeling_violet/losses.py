@@ -92,14 +92,31 @@ def combine(losses: Mapping[str, torch.Tensor], weights: Mapping[str, float]) ->
 
 
 def gather_rows(rows: torch.Tensor) -> torch.Tensor:
-    """(batch, ...) of every process, one behind the other in the order of their ranks; gradients flow to each."""
+    """
+    (batch, ...) of every process, one behind the other in the order of their ranks; gradients flow to each. Every
+    process must call it, each with as many rows as it has.
+    """
     if not (dist.is_available() and dist.is_initialized()):
         return rows
-    if not rows.requires_grad:
-        gathered = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
-        dist.all_gather(gathered, rows.contiguous())
-        return torch.cat(gathered)
-    return torch.cat(dist.nn.functional.all_gather(rows.contiguous()))
+    length = torch.tensor([len(rows)], device=rows.device)
+    lengths = [torch.empty_like(length) for _ in range(dist.get_world_size())]
+    dist.all_gather(lengths, length)
+    counts = torch.cat(lengths).tolist()
+    padded = torch.cat([rows, rows.new_zeros(max(counts) - len(rows), *rows.shape[1:])])
+    if rows.requires_grad:
+        gathered = dist.nn.functional.all_gather(padded)
+    else:
+        gathered = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(gathered, padded)
+    return torch.cat([part[:count] for part, count in zip(gathered, counts, strict=True)])
+
+
+def first_of_each(numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The different ones of these integers (n,), ascending, and the first place of each, (different,) both."""
+    different, number_at = numbers.unique(return_inverse=True)
+    places = torch.arange(len(numbers), device=numbers.device)
+    first = places.new_full((len(different),), len(numbers)).scatter_reduce(0, number_at, places, "amin")
+    return different, first
 
 
 def contrastive_loss(

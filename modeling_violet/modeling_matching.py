@@ -1,13 +1,14 @@
 """Models that score how well texts fit a video: multiple choice and retrieval."""
 
 import torch
+import torch.distributed as dist
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
 from ..configuration.configuration_violet import VioletConfig
 from .embeddings import VideoTokens
 from .heads import VioletClassificationHead
-from .losses import masked_cross_entropy, retrieval_loss
+from .losses import check_labels, first_of_each, gather_rows, masked_cross_entropy, retrieval_loss
 from .modeling_violet import VioletModel, VioletPreTrainedModel, VioletTaskOutput
 
 
@@ -116,6 +117,7 @@ class VioletForRetrieval(VioletPreTrainedModel):
         prompt_attention_mask: torch.Tensor | None = None,
         video_tokens: VideoTokens | None = None,
         labels: torch.Tensor | None = None,
+        video_ids: torch.Tensor | None = None,
         pairs_per_pass: int = 256,
         **kwargs: Unpack[TransformersKwargs],
     ) -> VioletTaskOutput:
@@ -125,11 +127,16 @@ class VioletForRetrieval(VioletPreTrainedModel):
             task_ids: (1,), a task token for all pairs.
             prompt_ids, prompt_attention_mask: (1, P), an instruction for all pairs.
             labels: (texts,), the number of each text's video.
+            video_ids: (videos,), a number of its own for each video of the data set: where several processes train
+                together, it says which of their videos are the same. Not needed elsewhere.
             pairs_per_pass: how many pairs meet in the fusion at a time: less takes less memory.
 
         The other arguments are `VioletModel.forward`'s. `logits` are (texts, videos), the match head's score divided
         by the configuration's `match_temperature`. `hidden_states` and `attentions`, where asked for, have a row a
         pair, in the order of `logits`.
+
+        Where several processes train together, the videos are those of all of them (`logits` have as many columns),
+        and the loss is that of the whole batch: it has the same negatives however many processes share it out.
         """
         if input_ids is None:
             raise ValueError("`input_ids` is missing: give the texts to compare with the videos.")
@@ -137,6 +144,9 @@ class VioletForRetrieval(VioletPreTrainedModel):
             video_tokens = self.violet.encode_videos(pixel_values_videos)
         elif video_tokens is None or pixel_values_videos is not None:
             raise ValueError("Give exactly one of `pixel_values_videos` and `video_tokens`.")
+        shared = self.training and dist.is_available() and dist.is_initialized()
+        if shared and labels is not None:
+            video_tokens, labels = _videos_of_all_processes(video_tokens, labels, video_ids)
         words = self.violet.text_embeddings(input_ids)
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         texts, videos = len(input_ids), len(video_tokens.tokens)
@@ -163,8 +173,24 @@ class VioletForRetrieval(VioletPreTrainedModel):
         logits = torch.cat(scores).view(texts, videos) / self.config.match_temperature
         loss = None
         if labels is not None:
-            loss = retrieval_loss(logits, labels, self.config.retrieval_directions, self.config.label_smoothing)
+            compared, labels = (gather_rows(logits), gather_rows(labels)) if shared else (logits, labels)
+            loss = retrieval_loss(compared, labels, self.config.retrieval_directions, self.config.label_smoothing)
         return VioletTaskOutput(loss=loss, logits=logits, **{name: _join(passes) for name, passes in recorded.items()})
+
+
+def _videos_of_all_processes(
+    video_tokens: VideoTokens, labels: torch.Tensor, video_ids: torch.Tensor | None
+) -> tuple[VideoTokens, torch.Tensor]:
+    """Every process's videos, each once, and the number that each text's video has among them."""
+    check_labels(labels, len(video_tokens.tokens), ignored=False)
+    ids = video_ids
+    if ids is None:  # all videos differ: a number a place
+        ids = torch.arange(len(video_tokens.tokens), device=labels.device)
+        ids = ids * dist.get_world_size() + dist.get_rank()
+    known, first = first_of_each(gather_rows(ids))
+    tokens, mask = gather_rows(video_tokens.tokens), gather_rows(video_tokens.mask)
+    videos = VideoTokens(tokens, mask, video_tokens.grid, video_tokens.num_special_per_frame).select(first)
+    return videos, torch.searchsorted(known, ids[labels])
 
 
 def _join(passes: list[tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:

@@ -16,7 +16,7 @@ from ..configuration.configuration_violet import VioletConfig
 from .embeddings import VideoTokens, VioletProjection, VioletTextEmbeddings, VioletVideoEncoder
 from .fusion import FusionAttention, FusionEncoder, FusionLayer, TokenGroup
 from .heads import VioletClassificationHead, VioletMaskedLMHead
-from .losses import contrastive_loss, gather_rows, masked_cross_entropy
+from .losses import contrastive_loss, first_of_each, gather_rows, masked_cross_entropy
 
 
 @dataclass
@@ -177,6 +177,7 @@ class VioletModel(VioletPreTrainedModel):
         input_ids: torch.Tensor,
         gather: bool = False,
         others: torch.Tensor | None = None,
+        video_ids: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
         Contrastive loss between videos and their texts before the fusion, see `losses.contrastive_loss`, and the share
@@ -185,8 +186,10 @@ class VioletModel(VioletPreTrainedModel):
         Args:
             videos, texts: (batch, projection_dim), see `video_and_text_embeddings`.
             input_ids: (batch, X), the texts' words.
-            gather: whether to tell apart the rows of all processes (each then needs as many rows).
+            gather: whether to tell apart the rows of all processes.
             others: (others, projection_dim), texts that are true of no video.
+            video_ids: (batch,), a number of its own for each video of the data set: one that several processes have
+                counts once.
         """
         # One number stands for a text's words, whatever it is padded to (padding, 0, adds nothing).
         places = torch.arange(1, input_ids.shape[1] + 1, device=input_ids.device)
@@ -194,6 +197,9 @@ class VioletModel(VioletPreTrainedModel):
         if gather:
             videos, texts, words = gather_rows(videos), gather_rows(texts), gather_rows(words)
             others = None if others is None else gather_rows(others)
+            if video_ids is not None:
+                once = first_of_each(gather_rows(video_ids))[1]
+                videos, texts, words = videos[once], texts[once], words[once]
         same = words[:, None] == words[None, :]
         candidates = texts if others is None else torch.cat([texts, others])
         nearest = (videos @ candidates.t()).argmax(1, keepdim=True)
@@ -202,11 +208,15 @@ class VioletModel(VioletPreTrainedModel):
         return contrastive_loss(videos, texts, self._need_projection().logit_scale, same, others), accuracy
 
     def caption_loss(
-        self, video: VideoTokens, caption_ids: torch.Tensor, caption_attention_mask: torch.Tensor | None = None
+        self,
+        video: VideoTokens,
+        caption_ids: torch.Tensor,
+        caption_attention_mask: torch.Tensor | None = None,
+        video_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The contrastive loss of `contrast` between videos and their captions."""
+        """The contrastive loss of `contrast` between videos and their captions; in training, of all processes."""
         videos, texts = self.video_and_text_embeddings(video, caption_ids, caption_attention_mask)
-        return self.contrast(videos, texts, caption_ids)[0]
+        return self.contrast(videos, texts, caption_ids, gather=self.training, video_ids=video_ids)[0]
 
     def _prompt(self, task_ids, prompt_ids, prompt_attention_mask, batch: int) -> TokenGroup | None:
         if task_ids is not None and prompt_ids is not None:
@@ -392,6 +402,7 @@ class VioletForQuestionAnswering(VioletPreTrainedModel):
         labels: torch.Tensor | None = None,
         caption_ids: torch.Tensor | None = None,
         caption_attention_mask: torch.Tensor | None = None,
+        video_ids: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> VioletTaskOutput:
         r"""
@@ -401,6 +412,8 @@ class VioletForQuestionAnswering(VioletPreTrainedModel):
                 the fusion is added, with the configuration's `contrastive_weight`: a small model trained from scratch
                 does not learn motion without it.
             caption_attention_mask: (videos, X).
+            video_ids: (videos,), a number of its own for each video of the data set, by which processes that train
+                together know a video again that several of them have. Not needed elsewhere.
 
         The other arguments are `VioletModel.forward`'s. `logits` are (texts, answers).
         """
@@ -418,7 +431,7 @@ class VioletForQuestionAnswering(VioletPreTrainedModel):
         logits = self.answer_head(outputs.first_text_state())
         loss = None if labels is None else masked_cross_entropy(logits, labels, self.config.label_smoothing)
         if caption_ids is not None:
-            contrast = self.violet.caption_loss(outputs.video_tokens, caption_ids, caption_attention_mask)
+            contrast = self.violet.caption_loss(outputs.video_tokens, caption_ids, caption_attention_mask, video_ids)
             contrast = self.config.contrastive_weight * contrast
             loss = contrast if loss is None else loss + contrast
         return VioletTaskOutput(

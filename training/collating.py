@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -126,7 +127,8 @@ class QuestionCollator(VideoTextCollator):
     def texts(self, rows: Sequence[Mapping[str, Any]], first_rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """
         Rows with `question` and, for labels, `answer` -> `input_ids` and `attention_mask` (rows, tokens), `labels`
-        (rows,), and `caption_ids` and `caption_attention_mask` (videos, tokens) where every video has a `caption`.
+        (rows,), and `caption_ids` and `caption_attention_mask` (videos, tokens) and `video_ids` (videos,) where every
+        video has a `caption`.
         """
         batch = dict(self.processor(text=[row["question"] for row in rows]))
         if self.label2id is not None:
@@ -136,6 +138,7 @@ class QuestionCollator(VideoTextCollator):
             captions = self.processor(text=[row["caption"] for row in first_rows])
             batch["caption_ids"] = captions["input_ids"]
             batch["caption_attention_mask"] = captions["attention_mask"]
+            batch["video_ids"] = video_ids(first_rows)
         return batch
 
 
@@ -195,10 +198,12 @@ class RetrievalCollator(VideoTextCollator):
     """Captions -> what `VioletForRetrieval` takes: all of them against all videos of the batch."""
 
     def texts(self, rows: Sequence[Mapping[str, Any]], first_rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Rows with `caption` -> `input_ids` and `attention_mask` (rows, tokens)."""
-        return dict(self.processor(text=[row["caption"] for row in rows]))
+        """Rows with `caption` -> `input_ids` and `attention_mask` (rows, tokens), `video_ids` (videos,)."""
+        batch = dict(self.processor(text=[row["caption"] for row in rows]))
+        return batch | {"video_ids": video_ids(first_rows)}
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """`labels` (rows,) in place of `video_index`."""
         batch = super().__call__(rows)
         batch["labels"] = batch.pop("video_index")
         return batch
@@ -240,6 +245,12 @@ class CaptionCollator(VideoTextCollator):
             line[places] = self.processor.tokenizer.mask_token_id
         batch["labels"] = labels
         return batch
+
+
+def video_ids(first_rows: Sequence[Mapping[str, Any]]) -> torch.Tensor:
+    """(videos,), numbers of their names, by which processes that train together know a video again."""
+    digests = (blake2b(row["video"].encode(), digest_size=8).digest() for row in first_rows)
+    return torch.tensor([int.from_bytes(digest, signed=True) for digest in digests])
 
 
 def normalize_answer(answer: Any) -> str:

@@ -225,12 +225,13 @@ def finetune(model_arguments: ModelArguments, data: DataArguments, training: Fin
     """
     output_dir = Path(str(training.output_dir))
     task = TASKS[data.task]
-    tables = load_tables(data)
-    validation = tables.get("validation")
-    if validation is None and training.eval_strategy != "no":
-        raise SettingsError("--validation_file: missing, though evaluation during training is asked for.")
-    settings = run_settings(model_arguments, data, training)
-    begin_run(output_dir, settings)
+    with training.main_process_first(local=False):  # one process draws the clips and writes the settings
+        tables = load_tables(data)
+        validation = tables.get("validation")
+        if validation is None and training.eval_strategy != "no":
+            raise SettingsError("--validation_file: missing, though evaluation during training is asked for.")
+        settings = run_settings(model_arguments, data, training)
+        begin_run(output_dir, settings)
     set_seed(training.seed)
 
     kernel = model_arguments.attn_implementation or preferred_kernel(training.bf16, training.device)

@@ -17,11 +17,13 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from transformers import AutoModelForPreTraining
 
+from violet.cli import main
 from violet.configuration import named_configuration
 from violet.data import moving_shapes
 from violet.files import is_whole
 from violet.modeling_violet import VioletForPreTraining
 from violet.processing import VideoTextProcessor, VioletVideoProcessor, train_wordpiece_tokenizer
+from violet.training import TASKS
 from violet.training.pretraining import pretrain
 from violet.training.recipe import read_recipe
 
@@ -115,18 +117,23 @@ def settings(drawn, model, output, **changes):
 
 
 def launch(recipe: dict, *more: str, sharded: bool = False) -> subprocess.Popen:
-    """Starts two processes."""
+    """Starts two processes that pre-train."""
     folder = Path(recipe["output_dir"]).parent
     file = folder / "recipe.yaml"
     file.write_text(yaml.safe_dump(recipe))
-    launcher, program = EXAMPLES / "accelerate_ddp.yaml", ["-m", "violet.cli"]
+    program = ["-m", "violet.cli"]
     if sharded:
-        launcher, program = EXAMPLES / "accelerate_fsdp.yaml", [str(folder / "shard_on_cpu.py")]
+        program = [str(folder / "shard_on_cpu.py")]
         Path(program[0]).write_text(SHARD_ON_CPU)
+    launcher = EXAMPLES / ("accelerate_fsdp.yaml" if sharded else "accelerate_ddp.yaml")
+    return launch_two(launcher, folder, *program, "pretrain", str(file), *more)
+
+
+def launch_two(launcher: Path, folder: Path, *program: str) -> subprocess.Popen:
     # `accelerate launch --cpu --num_processes 2` starts one process; the file for GPUs two, which find none.
     command = [
         sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(launcher), "--num_processes", "2",
-        "--main_process_port", "0", "--num_cpu_threads_per_process", "1", *program, "pretrain", str(file), *more,
+        "--main_process_port", "0", "--num_cpu_threads_per_process", "1", *program,
     ]  # fmt: skip
     settings = {"stderr": subprocess.STDOUT, "env": os.environ | {"CUDA_VISIBLE_DEVICES": ""}}
     with open(folder / "said.txt", "w") as said:
@@ -262,3 +269,56 @@ def test_sharded_weights_train_as_whole_ones_do_and_go_on_when_killed(one_proces
     assert_two_processes(output / "checkpoint-4")
     assert_same_run(output, expected, model)
     assert AutoModelForPreTraining.from_pretrained(output).num_parameters() > 10000
+
+
+# --- fine-tuning ---
+
+FINE_TUNE = """
+import json, sys
+from pathlib import Path
+
+from violet import cli
+
+for arguments in json.loads(Path(sys.argv[1]).read_text()):
+    assert cli.main(arguments) == 0
+"""
+
+
+def finetuning(task: str, table: Path, model: Path, output: Path, batch_size: int) -> list[str]:
+    # SGD: Adam would make whole steps of the rounding in gradients that should be 0 (keys' biases).
+    return [
+        *("finetune", f"--task={task}", f"--model={model}", f"--train_file={table}", f"--output_dir={output}"),
+        *(f"--per_device_train_batch_size={batch_size}", "--max_steps=3", "--optim=sgd", "--learning_rate=0.1"),
+        *("--questions_per_video=2", "--use_cpu=true", "--save_strategy=no", "--seed=3"),
+    ]
+
+
+def test_every_task_is_fine_tuned_by_two_processes_as_by_one(drawn, start, tmp_path, capfd):
+    """Of the rows of one global batch each process has half: other numbers of videos, of valid words, of labels."""
+    model = start(dropout=0.0)
+    counts = {"validation": 0, "test": 0, "test_unseen": 0, "test_together": 0}
+    clips = moving_shapes(tmp_path / "shapes", train=30, **counts)["train"]
+    runs: dict[str, list[list[str]]] = {"one": [], "two": []}
+    for task in TASKS:
+        table = tmp_path / f"{task}.jsonl"
+        rows = [dict(row) for row in TASKS[task].rows(clips)]
+        if task in ("retrieval", "captioning"):  # some videos have several captions
+            rows += [row | {"caption": f"two shapes, {row['caption']}"} for row in rows[::3]]
+        table.write_text("\n".join(map(json.dumps, rows)))
+        for name, batch_size in (("one", 10), ("two", 5)):
+            runs[name].append(finetuning(task, table, model, tmp_path / name / task, batch_size))
+    for arguments in runs["one"]:
+        assert main(arguments) == 0, capfd.readouterr()
+    (tmp_path / "runs.json").write_text(json.dumps(runs["two"]))
+    (tmp_path / "fine_tune.py").write_text(FINE_TUNE)
+    process = launch_two(
+        EXAMPLES / "accelerate_ddp.yaml", tmp_path, str(tmp_path / "fine_tune.py"), str(tmp_path / "runs.json")
+    )
+    finish(process, tmp_path / "two")
+    before = weights(model)
+    for task in TASKS:
+        one, other = weights(tmp_path / "one" / task), weights(tmp_path / "two" / task)
+        assert one.keys() == other.keys() and len(one) > 50
+        moved = [name for name, value in one.items() if name in before and not torch.equal(value, before[name])]
+        assert len(moved) > 50, task
+        assert [name for name in one if not torch.allclose(other[name], one[name], rtol=1e-4, atol=1e-6)] == [], task
