@@ -31,6 +31,8 @@ class VioletPreTrainingOutput(ModelOutput):
         match_logits: (batch, 1 + negatives), the video's own text first, before the temperature.
         mvm_predictions: what each target's head predicts, by target, in the target's layout (see `mvm`).
         received_attention: (batch, L_v + X), in a pass that asks for it alone.
+        hidden_states, attentions: where asked for, of the fusion under the bidirectional rule, a row a pair: each
+            video with its own text, then with its negatives.
     """
 
     loss: torch.Tensor | None = None
@@ -40,6 +42,8 @@ class VioletPreTrainingOutput(ModelOutput):
     match_logits: torch.Tensor | None = None
     mvm_predictions: dict[str, torch.Tensor] | None = None
     received_attention: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 class VioletForPreTraining(VioletPreTrainedModel):
@@ -173,6 +177,7 @@ class VioletForPreTraining(VioletPreTrainedModel):
                 video_index=video_index,
                 **kwargs,
             )
+            output.hidden_states, output.attentions = fused.hidden_states, fused.attentions
             if negatives is not None:
                 output.match_logits = self._match(fused.first_text_state(), negatives, losses, accuracies)
             if "mlm" in weights:

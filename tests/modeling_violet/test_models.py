@@ -813,7 +813,7 @@ def test_an_unknown_attention_rule_is_refused_by_name():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("model_class", [x for x in FUSED if x is not VioletForPreTraining])  # which gives losses
+@pytest.mark.parametrize("model_class", FUSED)
 @pytest.mark.parametrize("fusion_norm", ["pre", "post"])
 def test_hidden_states_and_attentions_are_given_where_asked_for(model_class, fusion_norm):
     model = build(model_class, fusion_norm=fusion_norm)
