@@ -1,6 +1,7 @@
 """
 Fine-tunes the shipped violet-tiny for each task on the built-in data, and measures it on new clips: as they are, with
-the frames of each in another order, and after training on videos and texts that do not belong together.
+the frames of each in another order, and after training on videos and texts that do not belong together; beside them,
+what the words alone are worth (`prior`).
 
     python benchmarks/tasks.py [--task NAME …] [--seed 0] [--output outputs/tasks] [--json rows.json]
 
@@ -13,7 +14,9 @@ import json
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers import AutoProcessor
@@ -100,6 +103,40 @@ def mismatched(shapes: Path, task: str, seed: int, file: Path) -> Path:
     return file
 
 
+def prior(task: str, shapes: Path, seed: int) -> float:
+    """
+    How often the likeliest answer is right that the words alone tell, without a video: the one that was right most
+    often for these words among the training rows; of options, the one that was most often right where it stood. For
+    retrieval a draw from the gallery, for captions the most frequent one.
+    """
+    clips = moving_shapes(shapes, train=CLIPS, seed=seed)
+    tested = list(TASKS[task].test_rows(clips["test"]))
+    if task == "retrieval":
+        return 1 / len({row["video"] for row in tested})
+    asked = {"multiple-choice": "question", "fill-in-the-blank": "text"}.get(task)
+    told = "caption" if task == "captioning" else "answer"
+
+    def answers(row: dict[str, Any]) -> list[str]:
+        return row.get("options") or [row[told]]
+
+    right, seen = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+    for row in TASKS[task].rows(clips["train"]):
+        for number, answer in enumerate(answers(row)):
+            key = (row[asked] if asked else "", answer)
+            seen[key] += 1
+            right[key] += "options" not in row or number == row["answer"]
+    best = {words: answer for (words, answer), _ in reversed(right.most_common())}
+    found = 0
+    for row in tested:
+        words = row[asked] if asked else ""
+        if "options" in row:
+            shares = [right[words, option] / max(seen[words, option], 1) for option in row["options"]]
+            found += shares.index(max(shares)) == row["answer"]
+        else:
+            found += best.get(words) == row[told]
+    return found / len(tested)
+
+
 def measure(task: str, folder: Path, shapes: Path, seed: int, shuffle_frames: bool) -> dict[str, float]:
     """The metrics of a fine-tuned model on the test clips."""
     training = FinetuningArguments(
@@ -133,7 +170,8 @@ def main() -> int:
             "shuffled": measure(task, folder, shapes, seed, shuffle_frames=True),
             "mismatched": measure(task, apart, shapes, seed, shuffle_frames=False),
         }
-        print(f"\n{task}, {seconds / 60:.1f} minutes")
+        by_words = prior(task, shapes, seed)
+        print(f"\n{task}, {seconds / 60:.1f} minutes; the words alone: {by_words:.3f}")
         for name in SHOWN[task]:
             print(f"  {name:22}" + "".join(f"{kind:>14} {values[name]:.3f}" for kind, values in found.items()))
         for name, bar in BARS[task].items():
@@ -147,7 +185,7 @@ def main() -> int:
                 "rate": float(SETTINGS[task]["max_steps"]) / seconds,
                 "share_of_matmul": None,
                 "baseline_seconds": None,
-                "metrics": found,
+                "metrics": {**found, "prior": by_words},
                 "settings": settings,
             }
         )

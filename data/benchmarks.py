@@ -1,0 +1,279 @@
+"""
+The benchmarks that VIOLET is measured on: what each asks, in which files it comes, how it was trained and what was
+reached.
+
+    >>> BENCHMARKS["msvd-qa"].published["v2, paper"]
+    {'accuracy': 54.7}
+    >>> check_benchmark(BENCHMARKS["msvd-qa"], "downloads").problems
+    ['txt_msvd-qa.json: missing. …']
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """
+    How a published model was fine-tuned, as its `args_*.json` says.
+
+    Attributes:
+        epochs, batch_size: passes over the training rows; rows (or videos, in retrieval) a GPU and step.
+        learning_rate: the peak, of AdamW with betas (0.9, 0.98).
+        schedule: "linear" (a tenth of the steps up, then down to 0) or "constant".
+        frames, side: frames of a clip, and their width and height in pixels.
+        text_length: tokens of a text, beyond which it is cut.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float = 2e-5
+    weight_decay: float = 1e-3
+    schedule: str = "linear"
+    frames: int = 5
+    side: int = 224
+    text_length: int = 25
+
+
+def _v1(batch_size: int) -> Recipe:
+    return Recipe(epochs=20, batch_size=batch_size, learning_rate=1.2e-5, schedule="constant")
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """
+    Attributes:
+        name: such as "msvd-qa"; its annotations lie in `txt_{name}.json`.
+        dataset: whose videos they are: `{dataset}.tsv`, `{dataset}.pkl` or the folder `{dataset}/`.
+        task: one of `violet.training.TASKS`.
+        about: a sentence: what is asked of what.
+        splits: by name ("train", "val", "test"), the rows that the published split has; `None` where it is not known.
+        split_note: which of the data set's splits these are, where there are several in use.
+        texts: "sentences", each a row of its own, or "paragraph", all of a video's joined to one text.
+        example: a row of the annotations as the file has it.
+        num_answers: the size of the answer vocabulary, the file's `vocab`.
+        num_options: how many options each question has.
+        prompt: how VIOLETv2's masked language head was asked; "" for a classifier or the match head.
+        metrics: what is reported, the first being the one that counts; of those of the task's evaluation.
+        recipes: "v1" and "v2", where each was fine-tuned on it.
+        published: what was reached, by whom; in percent, as `metrics` are in shares.
+    """
+
+    name: str
+    dataset: str
+    task: str
+    about: str
+    splits: Mapping[str, int | None]
+    example: Mapping[str, Any]
+    metrics: tuple[str, ...]
+    recipes: Mapping[str, Recipe]
+    published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    split_note: str = ""
+    texts: str = "sentences"
+    num_answers: int | None = None
+    num_options: int | None = None
+    prompt: str = ""
+
+    @property
+    def annotations(self) -> str:
+        return f"txt_{self.name}.json"
+
+
+RECALLS = ("text_to_video_r1", "text_to_video_r5", "text_to_video_r10")
+CAPTION_METRICS = ("cider_d", "bleu_4", "meteor", "rouge_l")
+
+
+def _recalls(*values: float) -> dict[str, float]:
+    return dict(zip(RECALLS, values, strict=True))
+
+
+def _retrieval(dataset: str, about: str, name: str = "", **more: Any) -> Benchmark:
+    return Benchmark(
+        **{
+            "name": name or f"{dataset}-retrieval",
+            "dataset": dataset,
+            "task": "retrieval",
+            "about": about,
+            "example": {"video": "video7010", "caption": "a man is cooking"},
+            "metrics": RECALLS,
+            "recipes": {"v1": _v1(6), "v2": Recipe(epochs=20, batch_size=8)},
+            **more,
+        }
+    )
+
+
+def _open_ended(dataset: str, name: str, about: str, num_answers: int, **more: Any) -> Benchmark:
+    return Benchmark(
+        **{
+            "name": name,
+            "dataset": dataset,
+            "task": "open-ended",
+            "about": about,
+            "example": {"video": "video7010", "question": "what is a man doing?", "answer": 17},
+            "metrics": ("accuracy",),
+            "num_answers": num_answers,
+            "prompt": "{question} answer: [MASK]",
+            "recipes": {"v1": _v1(10), "v2": Recipe(epochs=20, batch_size=10)},
+            **more,
+        }
+    )
+
+
+def _multiple_choice(dataset: str, name: str, about: str, **more: Any) -> Benchmark:
+    question = {"video": "video7010", "question": "what does the man do 2 times?"}
+    options = {f"option_{number}": text for number, text in enumerate(("nod", "jump", "wave", "clap", "turn"))}
+    return Benchmark(
+        **{
+            "name": name,
+            "dataset": dataset,
+            "task": "multiple-choice",
+            "about": about,
+            "example": question | options | {"answer": 1},
+            "metrics": ("accuracy",),
+            "num_options": 5,
+            "recipes": {"v1": _v1(8), "v2": Recipe(epochs=20, batch_size=8)},
+            **more,
+        }
+    )
+
+
+def _captioning(dataset: str, about: str, **more: Any) -> Benchmark:
+    return Benchmark(
+        **{
+            "name": f"{dataset}-caption",
+            "dataset": dataset,
+            "task": "captioning",
+            "about": about,
+            "example": {"video": "video7010", "caption": "a man is cooking"},
+            "metrics": CAPTION_METRICS,
+            "recipes": {"v2": Recipe(epochs=20, batch_size=8, text_length=50)},
+            **more,
+        }
+    )
+
+
+_DIGITS = "{question} [SEP] option 0: {option_0} [SEP] … answer: [MASK]"
+_ALL = (
+    _retrieval(
+        "msrvtt",
+        "One of 20 sentences about a clip finds it among the clips of the test split.",
+        splits={"train": 7010, "val": None, "test": 1000},
+        split_note="7k: the training and validation clips of the data set's own split; 1,000 test clips, a sentence each",
+        published={"v2, paper": _recalls(37.2, 64.8, 75.8), "v2, rerun": _recalls(36.3, 64.9, 75.5)},
+    ),
+    _retrieval(
+        "msrvtt",
+        "The like with the split 1k-A (Yu et al., 2018, arXiv:1808.02559).",
+        name="msrvtt-1ka-retrieval",
+        splits={"train": 9000, "val": None, "test": 1000},
+        split_note="9k: all clips but the 1,000 of 1k-A, which are the test split, a sentence each",
+    ),
+    _retrieval(
+        "didemo",
+        "All sentences about a video, as one paragraph, find it.",
+        splits={"train": 8395, "val": 1065, "test": 1004},
+        texts="paragraph",
+        recipes={"v1": _v1(6), "v2": Recipe(epochs=20, batch_size=8, text_length=100)},
+        published={"v2, paper": _recalls(47.9, 76.5, 84.1), "v2, rerun": _recalls(46.0, 74.1, 83.9)},
+    ),
+    _retrieval(
+        "lsmdc",
+        "A sentence from a film's audio description finds its clip.",
+        splits={"train": 101079, "val": 7408, "test": 1000},
+        published={"v2, paper": _recalls(24.0, 43.5, 54.1), "v2, rerun": _recalls(25.1, 44.2, 54.9)},
+    ),
+    _retrieval(
+        "activitynet",
+        "All sentences about a video, as one paragraph, find it: paragraph-to-video on ActivityNet Captions.",
+        name="activitynet-paragraph-retrieval",
+        splits={"train": 10009, "val": None, "test": 4917},
+        split_note="the test split is the data set's val_1, as is usual",
+        texts="paragraph",
+        recipes={"v2": Recipe(epochs=20, batch_size=8, text_length=100)},
+    ),
+    _open_ended(
+        "msrvtt",
+        "msrvtt-qa",
+        "Questions made of captions, with one word for an answer.",
+        1500,
+        splits={"train": 158581, "val": 12278, "test": 72821},
+        published={"v2, paper": {"accuracy": 44.5}, "v2, rerun": {"accuracy": 44.5}},
+    ),
+    _open_ended(
+        "msvd",
+        "msvd-qa",
+        "Questions made of captions, with one word for an answer.",
+        1000,
+        splits={"train": 30933, "val": 6415, "test": 13157},
+        published={"v2, paper": {"accuracy": 54.7}, "v2, rerun": {"accuracy": 54.6}},
+    ),
+    _open_ended(
+        "tgif",
+        "tgif-frame",
+        "Questions about GIFs that a frame can answer, with one word for an answer.",
+        1540,
+        splits={"train": 39392, "val": None, "test": 13691},
+        published={"v2, paper": {"accuracy": 72.8}, "v2, rerun": {"accuracy": 72.7}},
+    ),
+    Benchmark(
+        name="lsmdc-fib",
+        dataset="lsmdc",
+        task="fill-in-the-blank",
+        about="The word that is left out of a film's audio description.",
+        splits={"train": 296960, "val": 21689, "test": 30349},
+        example={"video": "1001_American_Beauty_00.00.51.926", "question": "someone [MASK] at the door", "answer": 17},
+        metrics=("accuracy",),
+        num_answers=908,
+        prompt="{question}",
+        recipes={"v1": _v1(10), "v2": Recipe(epochs=10, batch_size=10)},
+        published={"v2, paper": {"accuracy": 56.9}, "v2, rerun": {"accuracy": 56.9}},
+    ),
+    _multiple_choice(
+        "tgif",
+        "tgif-action",
+        "What is done so many times in a GIF.",
+        splits={"train": 20475, "val": None, "test": 2274},
+        prompt=_DIGITS,
+        recipes={"v1": _v1(8), "v2": Recipe(epochs=60, batch_size=8, text_length=100)},
+        published={"v2, paper": {"accuracy": 94.8}, "v2, rerun": {"accuracy": 94.9}},
+    ),
+    _multiple_choice(
+        "tgif",
+        "tgif-transition",
+        "What happens before or after something else in a GIF.",
+        splits={"train": 52704, "val": None, "test": 6232},
+        prompt=_DIGITS,
+        recipes={"v1": _v1(8), "v2": Recipe(epochs=10, batch_size=8, text_length=100)},
+        published={"v2, paper": {"accuracy": 99.0}, "v2, rerun": {"accuracy": 99.0}},
+    ),
+    _multiple_choice(
+        "msrvtt",
+        "msrvtt-mc",
+        "Which of five sentences is about the clip.",
+        splits={"train": None, "val": None, "test": 2990},
+        published={"v2, paper": {"accuracy": 97.6}, "v2, rerun": {"accuracy": 96.8}},
+    ),
+    _multiple_choice(
+        "lsmdc",
+        "lsmdc-mc",
+        "Which of five sentences of audio descriptions is about the clip.",
+        splits={"train": 101079, "val": None, "test": 10053},
+        published={"v2, paper": {"accuracy": 84.4}, "v2, rerun": {"accuracy": 84.4}},
+    ),
+    _captioning(
+        "msrvtt",
+        "A sentence about a clip, measured against the 20 of people.",
+        splits={"train": 6513, "val": 497, "test": 2990},
+        split_note="the data set's own split",
+    ),
+    _captioning(
+        "msvd",
+        "A sentence about a clip, measured against some 40 of people.",
+        splits={"train": 1200, "val": 100, "test": 670},
+    ),
+)
+BENCHMARKS: Mapping[str, Benchmark] = {benchmark.name: benchmark for benchmark in _ALL}
