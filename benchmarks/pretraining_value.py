@@ -21,7 +21,7 @@ LEFT_OUT = {"all": (), "no_mvm": ("mvm_pixel", "mvm_hog"), "no_vtm": ("vtm",), "
 """Variants that are pre-trained here, and what each leaves out of the recipe."""
 FROM_SCRATCH = {"scratch": 200, "scratch_long": 800}
 VARIANTS = (*FROM_SCRATCH, "shipped", *LEFT_OUT)
-STEPS = {"pretraining": 400, "fine-tuning": 200}
+STEPS = {"pretraining": 1000, "fine-tuning": 200}
 """Random weights are also given four times the steps, in which they see the clips as often as they can make use of."""
 CLIPS = {"pretraining": 4000, "questions": 800}
 """800 clips with their questions are a tenth of the 8,000 that `violet finetune` draws."""
