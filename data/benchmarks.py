@@ -13,7 +13,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from .annotations import read_original
+from .tables import TableError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,16 @@ def _v1(batch_size: int) -> Recipe:
     return Recipe(epochs=20, batch_size=batch_size, learning_rate=1.2e-5, schedule="constant")
 
 
+COLUMNS = {
+    "open-ended": ("video", "question", "answer"),
+    "multiple-choice": ("video", "question", "options", "answer"),
+    "fill-in-the-blank": ("video", "text", "answer"),
+    "retrieval": ("video", "caption"),
+    "captioning": ("video", "caption"),
+}
+"""What a row of each task has, as `training.TASKS` says too, which is not known here."""
+
+
 @dataclass(frozen=True)
 class Benchmark:
     """
@@ -51,7 +67,8 @@ class Benchmark:
         dataset: whose videos they are: `{dataset}.tsv`, `{dataset}.pkl` or the folder `{dataset}/`.
         task: one of `violet.training.TASKS`.
         about: a sentence: what is asked of what.
-        splits: by name ("train", "val", "test"), the rows that the published split has; `None` where it is not known.
+        splits: by name ("train", "val", "test"), the questions that the published split has, or for retrieval and
+            captioning its videos; `None` where that is not known.
         split_note: which of the data set's splits these are, where there are several in use.
         texts: "sentences", each a row of its own, or "paragraph", all of a video's joined to one text.
         example: a row of the annotations as the file has it.
@@ -59,7 +76,7 @@ class Benchmark:
         num_options: how many options each question has.
         prompt: how VIOLETv2's masked language head was asked; "" for a classifier or the match head.
         metrics: what is reported, the first being the one that counts; of those of the task's evaluation.
-        recipes: "v1" and "v2", where each was fine-tuned on it.
+        recipes: by model, "v1" and "v2", as far as their files say; "default", this project's, where none does.
         published: what was reached, by whom; in percent, as `metrics` are in shares.
     """
 
@@ -82,6 +99,99 @@ class Benchmark:
     def annotations(self) -> str:
         return f"txt_{self.name}.json"
 
+    @property
+    def pictures(self) -> tuple[str, ...]:
+        """Where its videos may be: the first of these that is there."""
+        return f"{self.dataset}.tsv", f"{self.dataset}.pkl", self.dataset
+
+    def find_pictures(self, folder: str | os.PathLike) -> Path | None:
+        return next((path for name in self.pictures if (path := Path(folder) / name).exists()), None)
+
+    def rows(self, folder: str | os.PathLike, split: str) -> "Dataset":
+        """
+        The rows of a split, as `TASKS[task]` takes them.
+
+        Raises:
+            TableError: where the folder does not hold what it should, see `check_benchmark`.
+        """
+        problems = _missing(self, Path(folder))
+        if problems:
+            raise TableError(" ".join(problems))
+        pictures = self.find_pictures(folder)
+        assert pictures is not None  # else it were among the problems
+        rows = read_original(Path(folder) / self.annotations, pictures, split, COLUMNS[self.task])
+        return _paragraphs(rows) if self.texts == "paragraph" else rows
+
+
+@dataclass(frozen=True)
+class BenchmarkCheck:
+    """
+    Attributes:
+        problems: what is missing or cannot be read: file, what is wrong, what it should look like.
+        notes: what is not as published, such as the number of rows.
+    """
+
+    problems: list[str]
+    notes: list[str]
+
+
+def check_benchmark(benchmark: Benchmark, folder: str | os.PathLike) -> BenchmarkCheck:
+    """Whether a folder holds the benchmark; every row is read, no video is decoded."""
+    problems, notes = _missing(benchmark, Path(folder)), []
+    if problems:
+        return BenchmarkCheck(problems, notes)
+    for split, published in benchmark.splits.items():
+        try:
+            rows = benchmark.rows(folder, split)
+        except TableError as error:
+            if split == "val":
+                notes.append(f"There is no validation: {error}")
+            else:
+                problems.append(f"{error} {_layout(benchmark)}")
+            continue
+        of_videos = benchmark.task in ("retrieval", "captioning")
+        found = len(set(rows["video"])) if of_videos else len(rows)
+        if published is not None and found != published:
+            unit = "videos" if of_videos else "questions"
+            notes.append(f"The split {split!r} has {found} {unit}; the published one has {published}.")
+    return BenchmarkCheck(problems, notes)
+
+
+def _missing(benchmark: Benchmark, folder: Path) -> list[str]:
+    problems = []
+    if not (folder / benchmark.annotations).is_file():
+        problems.append(f"{folder / benchmark.annotations}: missing. {_layout(benchmark)}")
+    if benchmark.find_pictures(folder) is None:
+        tsv, pickled, clips = benchmark.pictures
+        name = benchmark.example["video"]
+        problems.append(
+            f"{folder / tsv}: missing, and so are {pickled} and {clips}/. One is needed: a TSV whose lines are an id "
+            f"and base64 JPEG frames between tabs ({name}\\t/9j/4AAQ…\\t/9j/4AAQ…), a pickle "
+            f"{{id: [base64 JPEG, …]}}, or a folder of clips ({clips}/{name}.mp4) or of frame folders."
+        )
+    return problems
+
+
+def _layout(benchmark: Benchmark) -> str:
+    answers = ', and "vocab": [answer, …], of which `answer` is a number' if benchmark.num_answers else ""
+    return (
+        f'{benchmark.annotations} is a JSON object with the rows of "train", "val" (if there is one) and "test"'
+        f"{answers}; a row: {json.dumps(benchmark.example)}"
+    )
+
+
+def _paragraphs(rows: "Dataset") -> "Dataset":
+    """All captions of a video joined to one, in their order."""
+    from datasets import Dataset
+
+    joined: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        if row["video"] in joined:
+            joined[row["video"]]["caption"] += " " + row["caption"]
+        else:
+            joined[row["video"]] = dict(row)
+    return Dataset.from_list(list(joined.values()))
+
 
 RECALLS = ("text_to_video_r1", "text_to_video_r5", "text_to_video_r10")
 CAPTION_METRICS = ("cider_d", "bleu_4", "meteor", "rouge_l")
@@ -100,7 +210,7 @@ def _retrieval(dataset: str, about: str, name: str = "", **more: Any) -> Benchma
             "about": about,
             "example": {"video": "video7010", "caption": "a man is cooking"},
             "metrics": RECALLS,
-            "recipes": {"v1": _v1(6), "v2": Recipe(epochs=20, batch_size=8)},
+            "recipes": {"v2": Recipe(epochs=20, batch_size=8)},
             **more,
         }
     )
@@ -117,7 +227,7 @@ def _open_ended(dataset: str, name: str, about: str, num_answers: int, **more: A
             "metrics": ("accuracy",),
             "num_answers": num_answers,
             "prompt": "{question} answer: [MASK]",
-            "recipes": {"v1": _v1(10), "v2": Recipe(epochs=20, batch_size=10)},
+            "recipes": {"v2": Recipe(epochs=20, batch_size=10)},
             **more,
         }
     )
@@ -135,7 +245,7 @@ def _multiple_choice(dataset: str, name: str, about: str, **more: Any) -> Benchm
             "example": question | options | {"answer": 1},
             "metrics": ("accuracy",),
             "num_options": 5,
-            "recipes": {"v1": _v1(8), "v2": Recipe(epochs=20, batch_size=8)},
+            "recipes": {"v2": Recipe(epochs=20, batch_size=8)},
             **more,
         }
     )
@@ -150,7 +260,7 @@ def _captioning(dataset: str, about: str, **more: Any) -> Benchmark:
             "about": about,
             "example": {"video": "video7010", "caption": "a man is cooking"},
             "metrics": CAPTION_METRICS,
-            "recipes": {"v2": Recipe(epochs=20, batch_size=8, text_length=50)},
+            "recipes": {"default": Recipe(epochs=20, batch_size=8, text_length=50)},
             **more,
         }
     )
@@ -162,7 +272,9 @@ _ALL = (
         "msrvtt",
         "One of 20 sentences about a clip finds it among the clips of the test split.",
         splits={"train": 7010, "val": None, "test": 1000},
-        split_note="7k: the training and validation clips of the data set's own split; 1,000 test clips, a sentence each",
+        split_note="7k: the training and validation clips of the data set's own split; 1,000 test clips with a "
+        "sentence each",
+        recipes={"v1": _v1(6), "v2": Recipe(epochs=20, batch_size=8)},
         published={"v2, paper": _recalls(37.2, 64.8, 75.8), "v2, rerun": _recalls(36.3, 64.9, 75.5)},
     ),
     _retrieval(
@@ -177,7 +289,7 @@ _ALL = (
         "All sentences about a video, as one paragraph, find it.",
         splits={"train": 8395, "val": 1065, "test": 1004},
         texts="paragraph",
-        recipes={"v1": _v1(6), "v2": Recipe(epochs=20, batch_size=8, text_length=100)},
+        recipes={"v2": Recipe(epochs=20, batch_size=8, text_length=100)},
         published={"v2, paper": _recalls(47.9, 76.5, 84.1), "v2, rerun": _recalls(46.0, 74.1, 83.9)},
     ),
     _retrieval(
@@ -193,7 +305,7 @@ _ALL = (
         splits={"train": 10009, "val": None, "test": 4917},
         split_note="the test split is the data set's val_1, as is usual",
         texts="paragraph",
-        recipes={"v2": Recipe(epochs=20, batch_size=8, text_length=100)},
+        recipes={"default": Recipe(epochs=20, batch_size=8, text_length=100)},
     ),
     _open_ended(
         "msrvtt",
@@ -209,6 +321,7 @@ _ALL = (
         "Questions made of captions, with one word for an answer.",
         1000,
         splits={"train": 30933, "val": 6415, "test": 13157},
+        recipes={"v1": _v1(10), "v2": Recipe(epochs=20, batch_size=10)},
         published={"v2, paper": {"accuracy": 54.7}, "v2, rerun": {"accuracy": 54.6}},
     ),
     _open_ended(
@@ -229,7 +342,7 @@ _ALL = (
         metrics=("accuracy",),
         num_answers=908,
         prompt="{question}",
-        recipes={"v1": _v1(10), "v2": Recipe(epochs=10, batch_size=10)},
+        recipes={"v2": Recipe(epochs=10, batch_size=10)},
         published={"v2, paper": {"accuracy": 56.9}, "v2, rerun": {"accuracy": 56.9}},
     ),
     _multiple_choice(
@@ -247,7 +360,7 @@ _ALL = (
         "What happens before or after something else in a GIF.",
         splits={"train": 52704, "val": None, "test": 6232},
         prompt=_DIGITS,
-        recipes={"v1": _v1(8), "v2": Recipe(epochs=10, batch_size=8, text_length=100)},
+        recipes={"v2": Recipe(epochs=10, batch_size=8, text_length=100)},
         published={"v2, paper": {"accuracy": 99.0}, "v2, rerun": {"accuracy": 99.0}},
     ),
     _multiple_choice(
