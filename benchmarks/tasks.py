@@ -49,7 +49,7 @@ SETTINGS: dict[str, dict[str, str | float]] = {
         "per_device_eval_batch_size": 192,
         "questions_per_video": 3,
     },
-    "retrieval": {"max_steps": 600, "per_device_train_batch_size": 20, "per_device_eval_batch_size": 64},
+    "retrieval": {"max_steps": 450, "per_device_train_batch_size": 20, "per_device_eval_batch_size": 64},
     "captioning": {
         "max_steps": 1000,
         "per_device_train_batch_size": 48,

@@ -582,6 +582,19 @@ def captioned(dataset: "Dataset") -> "Dataset":
     return dataset.select_columns(["video", "caption", "id"])
 
 
+def described(dataset: "Dataset") -> "Dataset":
+    """
+    The like of the clips whose caption names colour and form of every shape. Who learns to write from the others too
+    learns to leave names out: "a large cross" of a white one.
+    """
+    named = [
+        number
+        for number, shapes in enumerate(dataset["shapes"])
+        if all(one["colour"] and one["shape"] for one in shapes)
+    ]
+    return captioned(dataset.select(named))
+
+
 def _asked(dataset: "Dataset", column: str, *keys: str) -> "Dataset":
     """A row for each entry of a clip's `column`, with those of its keys."""
     from datasets import Dataset

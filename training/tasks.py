@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 from transformers import TrainingArguments
 
-from ..data import captioned, fill_in_the_blank, gallery, multiple_choice, open_ended
+from ..data import captioned, described, fill_in_the_blank, gallery, multiple_choice, open_ended
 from ..evaluation.answers import AnswerAccuracy, choose_answers
 from ..evaluation.captions import caption_metrics
 from ..evaluation.retrieval import join_videos, retrieval_metrics, score_gallery
@@ -227,8 +227,8 @@ TASKS: Mapping[str, Task] = {
         model_class=VioletForCaptioning,
         columns=("video", "caption"),
         texts=("caption",),
-        rows=captioned,
-        test_rows=captioned,
+        rows=described,
+        test_rows=described,
         collate=_collate_captions,
         measure=measure_captions,
     ),
