@@ -199,8 +199,6 @@ class Run:
         self.model = VioletForPreTraining._from_config(config, attn_implementation=kernel)
         first = [self.target_of(self.training[step]) for step in range(4)]
         start_at(config, target, self.model.mvm_heads[target], first)
-        # In units of the target's spread: HOG's loss is 0.004, and its gradients would vanish beside Adam's epsilon.
-        self.weight = 1 / config.mvm_targets[target].get("scale", 1.0)
         if cut_off:
             self.model.violet.video_encoder.requires_grad_(False)
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, WEIGHT_DECAY), betas=(0.9, 0.98))
@@ -212,7 +210,6 @@ class Run:
         """The model's output, the target, and what was hidden."""
         mask = batch["bool_masked_pos"]
         batch["mvm_targets"] = {self.target: self.target_of(batch)}
-        batch["objectives"] = {f"mvm_{self.target}": self.weight}
         names = ("pixel_values_videos", "input_ids", "attention_mask", "bool_masked_pos", "mvm_targets", "objectives")
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
             output = self.model(**{name: batch[name] for name in names})
