@@ -43,8 +43,8 @@ def read_original(
         annotations: the JSON file.
         pictures: a `.tsv`, a `.pkl`, or a folder of clips or frame folders that are named by id.
         split: of the JSON file.
-        columns: the task's, as `TASKS` names them: with `options` multiple choice, with `text` fill in the blank,
-            with `question` open-ended questions, else captions.
+        columns: the task's, as `TASKS` names them: with `options` multiple choice, with `caption` captions, with
+            `text` fill in the blank, else open-ended questions. `("video",)` takes the file for what it looks like.
         answers: where answers are numbers: the JSON file of their texts, a list, {text: number} or {number: text}. By
             default `ans2label.json` beside the annotations; without one the numbers themselves are the answers.
 
@@ -149,6 +149,8 @@ def _task_rows(path: Path, split: str, columns: tuple[str, ...], vocabulary: Map
     numbers = 0
     for place, row in read_annotations(path, split):
         row["id"] = row.pop("video")
+        if columns == ("video",):
+            columns = _columns_of(row)
         if "options" in columns:
             yield _with_options(row, place)
             continue
@@ -177,6 +179,13 @@ def _task_rows(path: Path, split: str, columns: tuple[str, ...], vocabulary: Map
             "%s, split %r: %d answers are numbers and are taken as they are, since there is no %s beside it.",
             path, split, numbers, VOCABULARY,
         )  # fmt: skip
+
+
+def _columns_of(row: Row) -> tuple[str, ...]:
+    """What a row is there for, where no task says so."""
+    if "options" in row or "option_0" in row:
+        return ("options",)
+    return next(((name,) for name in ("caption", "text") if name in row), ("question",))
 
 
 def _text_of(row: Mapping[str, Any], name: str, place: str, whole: Mapping[str, Any] | None = None) -> str:

@@ -8,6 +8,8 @@ from ..processing.decoding import IMAGE_SUFFIXES, frame_files
 from .shards import VIDEO_SUFFIXES
 from .tables import TableError, iterate_table
 
+PROGRESS = ".progress"
+"""What a folder holds besides while `violet prepare` fills it."""
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 
@@ -41,6 +43,8 @@ def folder_rows(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     Raises:
         TableError: where there are no clips, or `metadata` or a text cannot be read.
     """
+    if (folder / PROGRESS).exists():
+        raise TableError(f"{folder}: not complete; go on with the same call of violet prepare.")
     for name in METADATA:
         if (folder / name).is_file():
             for number, row in iterate_table(folder / name):

@@ -14,7 +14,7 @@ from .folders import folder_rows
 from .hub_rows import HUB, hub_rows
 from .remote import is_url
 from .shards import TarShard, find_shards, is_shards
-from .sources import absolute_reference
+from .sources import absolute_reference, open_pickle, open_tsv
 from .tables import Row, TableError, as_dataset, iterate_table
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ def read_rows(
     - a folder of clips, with their captions beside them (see `folder_rows`);
     - WebDataset's shards, by path or URL: `train-{000..003}.tar`, `train-*.tar`, a folder with a manifest;
     - `hub:name[:config][@split]`, a data set of the Hub, or of a local folder that `load_dataset` takes;
-    - the original's files: `txt_task.json@split` (see `read_original`), or a `.yaml` of TSVs (see `read_composite`).
+    - the original's files: `txt_task.json@split` (see `read_original`), a `.yaml` of TSVs (see `read_composite`), or
+      a `.tsv` or `.pkl` alone, which has videos without words.
 
     Args:
         source: which.
@@ -85,6 +86,10 @@ def _numbered_rows(source: str) -> Iterator[tuple[int, Row]]:
         raise TableError(f"{source}: of what lies behind a URL, shards are read (.tar, or their manifest.json).")
     if Path(source).is_dir():
         return folder_rows(Path(source))
+    if source.endswith((".tsv", ".pkl")):
+        path = str(Path(source).absolute())
+        names = open_tsv(path).iterate_ids() if source.endswith(".tsv") else open_pickle(path)
+        return enumerate(({"id": name, "video": f"{path}#{name}"} for name in names), start=1)
     return iterate_table(Path(source))
 
 

@@ -3,7 +3,7 @@
     clip7.mp4  clip7.json            a video as its file, and its columns
     clip8.000.jpg  clip8.001.jpg  clip8.txt    a video as its frames, and its caption
 
-The `webdataset` library reads and writes such files too; `violet prepare shards` writes them with a manifest.
+The `webdataset` library reads and writes such files too; `violet prepare shards` writes them with a manifest (see `sharding`).
 """
 
 import functools
@@ -284,9 +284,8 @@ def find_shards(source: str | os.PathLike) -> ShardSet:
     base = source.removesuffix(MANIFEST)
     shards = read_manifest(source)["shards"]
     for name, facts in shards.items():
-        if not is_url(base) and (
-            not Path(base + name).is_file() or Path(base + name).stat().st_size != facts["bytes"]
-        ):
+        path = Path(base + name)
+        if not is_url(base) and (not path.is_file() or path.stat().st_size != facts["bytes"]):
             raise TableError(
                 f"{base}{name}: absent, or not of the {facts['bytes']} bytes that {MANIFEST} tells: fetch it again, or "
                 "make it by the same call of violet prepare shards."
