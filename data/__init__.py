@@ -2,16 +2,20 @@
 
 from .annotations import read_annotations, read_original
 from .composite import read_composite
+from .extracting import prepare_frames
 from .moving_shapes import captioned, fill_in_the_blank, gallery, moving_shapes, multiple_choice, open_ended
 from .pickles import UnsafePickleError, read_pickle
 from .rows import QUESTION_COLUMNS, read_rows, rows_digest
+from .sharding import prepare_shards
 from .shards import TarShard, find_shards
 from .sources import open_video
+from .streaming import ShardStream
 from .tables import TableError
 from .tsv_videos import TsvVideos
 
 __all__ = [
     "QUESTION_COLUMNS",
+    "ShardStream",
     "TableError",
     "TarShard",
     "TsvVideos",
@@ -24,6 +28,8 @@ __all__ = [
     "multiple_choice",
     "open_ended",
     "open_video",
+    "prepare_frames",
+    "prepare_shards",
     "read_annotations",
     "read_composite",
     "read_original",

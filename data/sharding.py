@@ -177,11 +177,9 @@ def prepare_shards(
     found = dict(zip(names, in_parallel(_make_shard, jobs(), workers), strict=True))
     manifest: dict[str, Any] = {"source": os.fspath(source), "digest": digest}
     manifest |= {name: sum(getattr(facts, name) for facts in found.values()) for name in ("samples", "rows", "bytes")}
-    manifest["skipped"] = sum(len(facts.skipped) for facts in found.values())
-    manifest["shards"] = {name: asdict(facts) for name, facts in found.items()}
-    report_skipped(
-        [clip for facts in found.values() for clip in facts.skipped], manifest["samples"], os.fspath(source)
-    )
+    skipped = [clip for facts in found.values() for clip in facts.skipped]
+    report_skipped(skipped, manifest["samples"], os.fspath(source))
+    manifest |= {"skipped": len(skipped), "shards": {name: asdict(facts) for name, facts in found.items()}}
     write_json(output / MANIFEST, manifest)
     shutil.rmtree(progress)
     return manifest
@@ -220,8 +218,8 @@ def report_skipped(skipped: list[dict[str, str]], samples: int, source: str) -> 
     if skipped:
         first = skipped[0]
         logger.warning(
-            "%s: %d of %d clips could not be read and are left out; the first is %s: %s",
-            source, len(skipped), len(skipped) + samples, first["video"], first["reason"],
+            "%s: %d of %d clips could not be read and are left out; the first: %s",
+            source, len(skipped), len(skipped) + samples, first["reason"],
         )  # fmt: skip
     if not samples:
         raise TableError(f"{source}: none of its clips can be read; the first: {skipped[0]['reason']}")

@@ -3,7 +3,8 @@
     clip7.mp4  clip7.json            a video as its file, and its columns
     clip8.000.jpg  clip8.001.jpg  clip8.txt    a video as its frames, and its caption
 
-The `webdataset` library reads and writes such files too; `violet prepare shards` writes them with a manifest (see `sharding`).
+The `webdataset` library reads and writes such files too; `violet prepare shards` (see `sharding`) writes them with a
+manifest.
 """
 
 import functools

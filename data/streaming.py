@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -142,7 +143,7 @@ class ShardStream(torch.utils.data.IterableDataset):
             order = generator.permutation(size).tolist() if self.block > 1 else [0]
             if block < begin:
                 continue
-            held = [sample for sample, _ in zip(samples, range(size), strict=False)]
+            held = list(islice(samples, size))
             if len(held) < size or (block + size == count and next(samples, None) is not None):
                 raise TableError(f"{self.shards[shard]}: it has not the {count} samples that were counted in it.")
             for place in range(max(first - block, 0), min(last - block, size)):
