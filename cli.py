@@ -142,7 +142,7 @@ def prepare_command(argv: list[str]) -> int:
             "--bad_samples",
             choices=["raise", "skip"],
             default="raise",
-            help="what to do with a clip that is unreadable",
+            help="what to do with one that is unreadable",
         )
         if name == "shards":
             kind.add_argument("--shard_size", type=float, default=256, help="MB of a shard, about (default: 256)")
@@ -175,7 +175,7 @@ def prepare_command(argv: list[str]) -> int:
 
             frames = prepare_frames(**options)
             print(
-                f"{options['output']} holds the frames of {frames.clips - frames.skipped} clips with {frames.rows} rows: "
+                f"{options['output']} holds the frames of {frames.clips - frames.skipped} clips ({frames.rows} rows): "
                 f"{frames.extracted} were extracted now; {frames.skipped} clips could not be read."
             )
         else:

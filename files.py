@@ -32,7 +32,7 @@ def write_json(path: str | os.PathLike, value: Any) -> Path:
 
 @contextmanager
 def new_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """A file to write, `.NAME.partial`, which becomes `path`, also over another, when the block ends without an error."""
+    """A file to write, `.NAME.partial`, which becomes `path`, or replaces it, when the block ends without error."""
     path = Path(path)
     partial = path.with_name(f".{path.name}.partial")
     with open(partial, "wb") as file:

@@ -288,8 +288,8 @@ def find_shards(source: str | os.PathLike) -> ShardSet:
         path = Path(base + name)
         if not is_url(base) and (not path.is_file() or path.stat().st_size != facts["bytes"]):
             raise TableError(
-                f"{base}{name}: absent, or not of the {facts['bytes']} bytes that {MANIFEST} tells: fetch it again, or "
-                "make it by the same call of violet prepare shards."
+                f"{base}{name}: absent, or not of the {facts['bytes']} bytes that {MANIFEST} tells: fetch it again, "
+                "or make it by the same call of violet prepare shards."
             )
     return ShardSet([base + name for name in shards], [facts["samples"] for facts in shards.values()])
 
