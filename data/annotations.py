@@ -4,6 +4,7 @@
     {split: [{"video": id, "caption": text}]}                              retrieval, captioning
     {split: [{"video": id, "question": text, "answer": number or text}]}   open-ended questions, blanks
     {split: [{"video": id, "question": text, "option_0": text, ..., "answer": number}]}   multiple choice
+    {"vocab": [text, ...]}                                                 beside the splits: the answers, by number
 
 Nothing is written or converted, and nothing in a file is run.
 """
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-VOCABULARY = "ans2label.json"
+VOCABULARY = "vocab"
+VOCABULARY_FILE = "ans2label.json"
 BLANK = re.compile(r"\[MASK\]|_{2,}|<blank>", re.IGNORECASE)
 
 
@@ -46,15 +48,17 @@ def read_original(
         columns: the task's, as `TASKS` names them: with `options` multiple choice, with `caption` captions, with
             `text` fill in the blank, else open-ended questions. `("video",)` takes the file for what it looks like.
         answers: where answers are numbers: the JSON file of their texts, a list, {text: number} or {number: text}. By
-            default `ans2label.json` beside the annotations; without one the numbers themselves are the answers.
+            default the annotations' own `vocab`, or `ans2label.json` beside them; without any, the numbers themselves
+            are the answers.
 
     Raises:
         TableError: if a file cannot be used, or no row of the split has pictures.
     """
     path = Path(annotations)
     found = _find_pictures(Path(pictures))
-    vocabulary = _read_vocabulary(path, answers)
-    rows = list(_task_rows(path, split, tuple(columns), vocabulary))
+    splits = _load_splits(path)
+    vocabulary = _read_vocabulary(path, splits, answers)
+    rows = list(_task_rows(path, splits, split, tuple(columns), vocabulary))
     if not rows:
         raise TableError(f"{path}: the split {split!r} has no rows.")
     names = {row["id"] for row in rows}
@@ -118,9 +122,17 @@ def read_annotations(path: str | os.PathLike, split: str) -> Iterator[tuple[str,
         TableError: if the file is absent, no JSON or of another layout, or lacks the split.
     """
     path = Path(path)
+    return _rows_of(path, _load_splits(path), split)
+
+
+def _load_splits(path: Path) -> dict[str, Any]:
     splits = load_json(path)
     if not isinstance(splits, dict):
         raise TableError(f"{path}: an object with splits is needed, not {type(splits).__name__}.")
+    return splits
+
+
+def _rows_of(path: Path, splits: Mapping[str, Any], split: str) -> Iterator[tuple[str, Row]]:
     if split not in splits:
         raise TableError(f"{path}: there is no split {split!r}; it has {', '.join(splits) or 'none'}.")
     content = splits[split]
@@ -144,10 +156,12 @@ def read_annotations(path: str | os.PathLike, split: str) -> Iterator[tuple[str,
         yield place, {**row, "video": str(row["video"])}
 
 
-def _task_rows(path: Path, split: str, columns: tuple[str, ...], vocabulary: Mapping[int, str]) -> Iterator[Row]:
+def _task_rows(
+    path: Path, splits: Mapping[str, Any], split: str, columns: tuple[str, ...], vocabulary: Mapping[int, str]
+) -> Iterator[Row]:
     """The rows of a task: `id` and its columns, but for `video`, and what else they have."""
     numbers = 0
-    for place, row in read_annotations(path, split):
+    for place, row in _rows_of(path, splits, split):
         row["id"] = row.pop("video")
         if columns == ("video",):
             columns = _columns_of(row)
@@ -176,8 +190,8 @@ def _task_rows(path: Path, split: str, columns: tuple[str, ...], vocabulary: Map
         yield {**row, "answer": vocabulary.get(answer, str(answer)) if isinstance(answer, int) else answer}
     if numbers:
         logger.warning(
-            "%s, split %r: %d answers are numbers and are taken as they are, since there is no %s beside it.",
-            path, split, numbers, VOCABULARY,
+            "%s, split %r: %d answers are numbers and are taken as they are, since it has no %r, nor is %s beside it.",
+            path, split, numbers, VOCABULARY, VOCABULARY_FILE,
         )  # fmt: skip
 
 
@@ -211,11 +225,16 @@ def _with_options(row: Row, place: str) -> Row:
     return {**rest, "question": question, "options": options}
 
 
-def _read_vocabulary(annotations: Path, answers: str | os.PathLike | None) -> dict[int, str]:
-    path = annotations.parent / VOCABULARY if answers is None else Path(answers)
-    if answers is None and not path.is_file():
+def _read_vocabulary(path: Path, splits: Mapping[str, Any], answers: str | os.PathLike | None) -> dict[int, str]:
+    """The texts of answers that are numbers."""
+    beside = path.parent / VOCABULARY_FILE
+    if answers is None and VOCABULARY in splits:
+        content = splits[VOCABULARY]
+    elif answers is not None or beside.is_file():
+        path = beside if answers is None else Path(answers)
+        content = load_json(path)
+    else:
         return {}
-    content = load_json(path)
     if isinstance(content, list):
         content = dict(enumerate(content))
     if isinstance(content, dict) and all(isinstance(number, int) for number in content.values()):

@@ -176,7 +176,7 @@ class TarShard:
     def _samples(self, start: int = 0, wanted: Callable[[str], bool] = _everything) -> Iterator[tuple[int, Sample]]:
         """(the byte where it starts, the sample with its wanted files) from byte `start` on, which starts a sample."""
         sample, begin = None, start
-        with self._open() as file, self._explaining():
+        with self._explaining(), self._open() as file:
             file.seek(start)
             with closing(tarfile.open(fileobj=file, mode="r:")) as tar:
                 while (member := tar.next()) is not None:

@@ -31,7 +31,9 @@ def write_json(path: Path, content) -> Path:
 )
 def test_every_row_of_the_real_annotations_is_read(original, name):
     path = original / f"{name}.json"
-    for split, content in json.loads(path.read_text()).items():
+    splits = json.loads(path.read_text())
+    assert len(splits.pop("vocab", range(1000))) == 1000
+    for split, content in splits.items():
         rows = [row for _, row in read_annotations(path, split)]
         if isinstance(content, dict):
             assert rows == [{"video": key, "caption": text} for key, texts in content.items() for text in texts]
@@ -65,7 +67,8 @@ def test_rows_of_each_task_pass_the_check_of_training(original, tmp_path, name, 
             assert row["options"] == [before[f"option_{number}"] for number in range(5)]
             assert (row["question"], row["answer"]) == (before["question"], before["answer"])
         elif task == "open-ended":
-            assert (row["question"], row["answer"]) == (before["question"], str(before["answer"]))
+            assert row["question"] == before["question"]
+            assert row["answer"] == json.loads(path.read_text())["vocab"][before["answer"]]
         else:
             assert row["caption"] == before["caption"]
     frame = decode_video(open_video(rows[len(rows) - 1]["video"])).frames
@@ -116,6 +119,9 @@ def test_answers_that_are_numbers_become_those_of_the_vocabulary(tsv, tmp_path, 
         assert answers(answers=write_json(tmp_path / "words.json", content)) == ["man", "cat"]
     write_json(tmp_path / "ans2label.json", {"dog": 0, "mouse": 1})
     assert answers() == ["mouse", "cat"]
+    write_json(path, {"train": questions, "vocab": ["dog", "horse"]})
+    assert answers() == ["horse", "cat"]
+    write_json(path, {"train": questions})
     write_json(tmp_path / "ans2label.json", ["dog"])
     with pytest.raises(TableError, match=r"qa.json, split 'train', item 0: the answer 1 is none of the 1"):
         answers()
@@ -182,7 +188,7 @@ def test_annotations_of_another_layout_are_refused_with_what_was_found(tsv, tmp_
 
 def test_annotations_that_are_not_utf8_are_refused(tsv, tmp_path):
     (tmp_path / "txt.json").write_bytes(b'{"train": {"a": ["caf\xe9"]}}')
-    with pytest.raises(TableError, match=r"txt.json: not UTF-8 text \(.* at byte 22\)"):
+    with pytest.raises(TableError, match=r"txt.json: not UTF-8 text \(.* at byte 21\)"):
         read_original(tmp_path / "txt.json", tsv, "train")
 
 

@@ -112,7 +112,7 @@ def test_frames_are_in_natural_order(tmp_path, picture):
     numbers = (10, 2, 1, 100)
     path = write_tar(tmp_path / "clips.tar", [(f"a.{number}.jpg", picture(number)) for number in numbers])
     tones = decode_video(open_video(f"{path}#a")).frames[..., 0].mean(axis=(1, 2))
-    assert [round(tone) for tone in tones] == sorted(numbers)
+    np.testing.assert_allclose(tones, sorted(numbers), atol=2)
 
 
 def test_one_that_is_not_there_is_named(shard):

@@ -83,7 +83,7 @@ def test_a_clip_comes_decodable_with_its_rows(shards, tmp_path, picture):
     for row in next(iter(stream)):
         number = int(row["id"].removeprefix("clip"))
         frames = decode_video(row["clip"]).frames
-        assert len(frames) == 1 + number % 3 and abs(frames[..., 0].mean() - number) < 2
+        assert len(frames) == 1 + number % 3 and abs(frames[..., 0].mean() - number) < 3
 
     lines = [{"video": "a.jpg", "caption": f"caption {number}"} for number in range(10)]
     (tmp_path / "a.jpg").write_bytes(picture(3))
