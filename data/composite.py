@@ -117,12 +117,12 @@ def _caption_texts(content: str, place: str) -> list[str]:
         value = json.loads(content)
     except json.JSONDecodeError:
         return [content]  # a sentence that starts with a bracket or quote
-    texts = [
-        one.get("caption") if isinstance(one, dict) else one for one in (value if isinstance(value, list) else [value])
-    ]
-    if not texts or not all(isinstance(text, str) for text in texts):
+    items = value if isinstance(value, list) else [value]
+    texts = [item.get("caption") if isinstance(item, dict) else item for item in items]
+    captions = [text for text in texts if isinstance(text, str)]
+    if not texts or len(captions) < len(texts):
         raise TableError(f'{place}: a list of {{"caption": text}} is needed, not {content[:60]!r}.')
-    return texts
+    return captions
 
 
 def _lines(settings: dict[str, Any], path: Path, pictures: list[TsvVideos]) -> Iterator[tuple[int, int, int | None]]:

@@ -106,8 +106,8 @@ def _with_videos(
             value = row.get(column)
             may_be_empty = column == "question" and "options" in columns
             if value is None or not (str(value).strip() or may_be_empty):
-                there = ", ".join(str(name) for name in row)
-                raise TableError(f"{source}, row {number}: column {column!r} is missing or empty (it has {there}).")
+                has = ", ".join(str(name) for name in row)
+                raise TableError(f"{source}, row {number}: column {column!r} is missing or empty (it has {has}).")
         row["video"], there = locate(str(row["video"]), folder)
         count += 1
         if not there:

@@ -180,7 +180,7 @@ class TarShard:
             file.seek(start)
             with closing(tarfile.open(fileobj=file, mode="r:")) as tar:
                 while (member := tar.next()) is not None:
-                    tar.members = []  # it would keep all of them
+                    vars(tar)["members"].clear()  # it would keep all of them
                     self._check_member(member)
                     parts = re.fullmatch(r"((?:.*/|)[^./]+)[.]([^/]+)", member.name, flags=re.DOTALL)
                     if not member.isfile() or parts is None:  # the library passes over these too
@@ -285,8 +285,8 @@ def find_shards(source: str | os.PathLike) -> ShardSet:
     base = source.removesuffix(MANIFEST)
     shards = read_manifest(source)["shards"]
     for name, facts in shards.items():
-        path = Path(base + name)
-        if not is_url(base) and (not path.is_file() or path.stat().st_size != facts["bytes"]):
+        file = Path(base + name)
+        if not is_url(base) and (not file.is_file() or file.stat().st_size != facts["bytes"]):
             raise TableError(
                 f"{base}{name}: absent, or not of the {facts['bytes']} bytes that {MANIFEST} tells: fetch it again, "
                 "or make it by the same call of violet prepare shards."

@@ -116,7 +116,7 @@ class ShardStream(torch.utils.data.IterableDataset):
     def _rows(self, epoch: int, shard: int, place: int, sample: Sample) -> Iterator[dict[str, Any]]:
         rows, clip = sample.rows(), open_clip(sample.clip(), sample.reference)
         generator = np.random.default_rng([self.seed, epoch, shard, place])
-        chosen = range(len(rows))
+        chosen = list(range(len(rows)))
         if self.rows_per_clip is not None and len(rows) > self.rows_per_clip:
             chosen = sorted(generator.permutation(len(rows))[: self.rows_per_clip].tolist())
         draws = generator.integers(2**32, size=len(rows))

@@ -66,9 +66,10 @@ def test_the_ten_clips_come_out_of_shards_exactly(shared_folder, tmp_path):
         assert list(before[column]) == list(after[column])
     for path, reference in zip(before["video"], after["video"], strict=True):
         assert open_video(reference) == Path(path).read_bytes()
-    chosen = slice(0, 10, 4)
-    for path, reference in zip(before["video"][chosen], after["video"][chosen], strict=True):
-        np.testing.assert_array_equal(decode_video(open_video(reference)).frames, decode_video(path).frames)
+    for path, reference in zip(before["video"], after["video"], strict=True):
+        np.testing.assert_array_equal(
+            *(decode_video(clip, lambda total, fps: [0, total // 2]).frames for clip in (open_video(reference), path))
+        )
     urls = [str(path) for path in sorted((tmp_path / "shards").glob("*.tar"))]
     samples = list(webdataset.WebDataset(urls, shardshuffle=False))
     assert [sample["mp4"] for sample in samples] == [Path(path).read_bytes() for path in before["video"]]
