@@ -122,33 +122,76 @@ def pretrain_command(argv: list[str]) -> int:
 
 
 def prepare_command(argv: list[str]) -> int:
-    """Compute once what masked patches are to predict, for a data set of a pre-training recipe."""
+    """Pack any data set into tar shards, extract frames, or compute what masked patches are to predict."""
     parser = argparse.ArgumentParser(
-        prog="violet prepare",
-        description="Stores the target of each video, as the recipe's run would compute it at every step. The "
-        "same call goes on after an interruption.",
+        prog="violet prepare", description="Does once what every run would do. The same call goes on where it stopped."
     )
-    parser.add_argument("what", choices=["targets"], help="targets: of masked visual modelling")
-    parser.add_argument("recipe", help="the YAML file of violet pretrain")
-    parser.add_argument("--target", required=True, help="such as hog or depth; its teacher is the recipe's")
-    parser.add_argument("--output", required=True, help="the folder for the targets")
-    parser.add_argument("--dataset", help="its name in the recipe, where there are several")
-    options = parser.parse_args(argv)
-
-    from . import register
-
-    register()
-    from .training.preparing import prepare_targets
-    from .training.recipe import load_recipe
+    kinds = parser.add_subparsers(dest="what", required=True)
+    sources = "a table, a folder of clips, shards, hub:NAME[:CONFIG][@SPLIT], task.json@split, .tsv, .pkl or .yaml"
+    packed = {
+        "shards": "tar files in WebDataset's format, with a manifest",
+        "frames": "a folder of frames for each clip",
+    }
+    for name, text in packed.items():
+        kind = kinds.add_parser(name, help=text, description=f"Any data set -> {text}.")
+        kind.add_argument("source", help=sources)
+        kind.add_argument("--output", required=True, help="the folder")
+        kind.add_argument("--video_folder", help="where a table's paths start; the pictures of a task.json")
+        kind.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
+        kind.add_argument(
+            "--bad_samples",
+            choices=["raise", "skip"],
+            default="raise",
+            help="what to do with one that is unreadable",
+        )
+        if name == "shards":
+            kind.add_argument("--shard_size", type=float, default=256, help="MB of a shard, about (default: 256)")
+        else:
+            kind.add_argument("--num_frames", type=int, required=True, help="frames of each clip, evenly spaced")
+            kind.add_argument("--format", choices=["jpg", "png"], default="jpg", help="of the frames (default: jpg)")
+    kind = kinds.add_parser(
+        "targets",
+        help="the targets of masked visual modelling, for a data set of a pre-training recipe",
+        description="Stores the target of each video, as the recipe's run would compute it at every step.",
+    )
+    kind.add_argument("recipe", help="the YAML file of violet pretrain")
+    kind.add_argument("--target", required=True, help="such as hog or depth; its teacher is the recipe's")
+    kind.add_argument("--output", required=True, help="the folder for the targets")
+    kind.add_argument("--dataset", help="its name in the recipe, where there are several")
+    options = vars(parser.parse_args(argv))
+    what = options.pop("what")
 
     def run() -> int:
-        recipe = load_recipe(options.recipe)
-        done = prepare_targets(recipe, options.target, options.output, options.dataset)
-        print(
-            f"{options.output} holds the {options.target} targets of {done.videos} videos ({done.rows} rows): "
-            f"{done.computed} were computed, {done.videos - done.computed} were there."
-        )
-        print(f"Name them in the recipe's data set:\n  targets: {{{options.target}: {options.output}}}")
+        if what == "shards":
+            from .data.sharding import prepare_shards
+
+            manifest = prepare_shards(**options)
+            print(
+                f"{options['output']} holds {manifest['samples']} clips with {manifest['rows']} rows in "
+                f"{len(manifest['shards'])} shards; {manifest['skipped']} clips could not be read."
+            )
+        elif what == "frames":
+            from .data.extracting import prepare_frames
+
+            frames = prepare_frames(**options)
+            print(
+                f"{options['output']} holds the frames of {frames.clips - frames.skipped} clips ({frames.rows} rows): "
+                f"{frames.extracted} were extracted now; {frames.skipped} clips could not be read."
+            )
+        else:
+            from . import register
+
+            register()
+            from .training.preparing import prepare_targets
+            from .training.recipe import load_recipe
+
+            target, output = options["target"], options["output"]
+            done = prepare_targets(load_recipe(options["recipe"]), target, output, options["dataset"])
+            print(
+                f"{output} holds the {target} targets of {done.videos} videos ({done.rows} rows): "
+                f"{done.computed} were computed, {done.videos - done.computed} were there."
+            )
+            print(f"Name them in the recipe's data set:\n  targets: {{{target}: {output}}}")
         return 0
 
     return explain_errors("prepare", run)

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 MANIFEST = "manifest.json"
 
@@ -28,6 +28,18 @@ def write_text(path: str | os.PathLike, text: str) -> Path:
 def write_json(path: str | os.PathLike, value: Any) -> Path:
     """`write_text` of indented JSON; NaN and infinity are refused, since other readers refuse them."""
     return write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+@contextmanager
+def new_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """A file to write, `.NAME.partial`, which becomes `path`, or replaces it, when the block ends without error."""
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    with open(partial, "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
 
 
 @contextmanager

@@ -1,5 +1,8 @@
-"""Data sets: the built-in moving shapes, a user's own tables, and the files of the original code."""
+"""Data sets: the built-in moving shapes, and everybody's own, in whatever form they hold them."""
 
+from .annotations import read_annotations, read_original
+from .composite import read_composite
+from .extracting import prepare_frames
 from .moving_shapes import (
     captioned,
     described,
@@ -9,24 +12,37 @@ from .moving_shapes import (
     multiple_choice,
     open_ended,
 )
-from .original import TsvVideos, UnsafePickleError, original_captions, read_captions, read_pickle, read_video
-from .tables import QUESTION_COLUMNS, TableError, read_table
+from .pickles import UnsafePickleError, read_pickle
+from .rows import QUESTION_COLUMNS, read_rows, rows_digest
+from .sharding import prepare_shards
+from .shards import TarShard, find_shards
+from .sources import open_video
+from .streaming import ShardStream
+from .tables import TableError
+from .tsv_videos import TsvVideos
 
 __all__ = [
     "QUESTION_COLUMNS",
+    "ShardStream",
     "TableError",
+    "TarShard",
     "TsvVideos",
     "UnsafePickleError",
     "captioned",
     "described",
     "fill_in_the_blank",
+    "find_shards",
     "gallery",
     "moving_shapes",
     "multiple_choice",
     "open_ended",
-    "original_captions",
-    "read_captions",
+    "open_video",
+    "prepare_frames",
+    "prepare_shards",
+    "read_annotations",
+    "read_composite",
+    "read_original",
     "read_pickle",
-    "read_table",
-    "read_video",
+    "read_rows",
+    "rows_digest",
 ]

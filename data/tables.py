@@ -1,110 +1,151 @@
-"""A user's own table of videos, questions and answers: CSV, JSONL or JSON -> `datasets.Dataset`."""
+"""Files of rows as they stand: CSV, JSONL, JSON, Parquet. `read_rows` checks what is in them."""
 
 import csv
 import json
-import os
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-QUESTION_COLUMNS = ("video", "question", "answer")
-"""What a table for open-ended questions needs; it may also have `caption` and `question_type`."""
+Row = dict[str, Any]
+
+TABLE_SUFFIXES = (".csv", ".jsonl", ".ndjson", ".json", ".parquet")
+CHUNK = 4096
+"""Rows that are held as Python objects at a time."""
 
 
 class TableError(ValueError):
-    """A table that cannot be used; the message names file, row and column."""
+    """Data that cannot be used; the message names file, row and column."""
 
 
-def read_table(
-    path: str | os.PathLike,
-    columns: tuple[str, ...] = QUESTION_COLUMNS,
-    video_folder: str | os.PathLike | None = None,
-    check: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
-) -> "Dataset":
+def iterate_table(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """
-    Rows of a `.csv`, `.jsonl` or `.json` (a list of objects) file, checked before anything is trained on them.
-
-    Args:
-        path: the file. A CSV's first line names the columns.
-        columns: those that every row must fill; others are kept as they are.
-        video_folder: where relative `video` paths start; by default the table's own folder. URLs stay as they are.
-        check: a row -> the row as it is wanted; a `ValueError` says what is wrong with it.
-
-    Returns:
-        The rows, `video` as an absolute path or URL.
+    (line or item number from 1, row) of a `.csv`, whose first line names the columns, a `.jsonl`, a `.json` with a
+    list of objects, or a `.parquet`.
 
     Raises:
-        TableError: for a file, row or column that is missing, empty or not readable, or a video that is not there.
+        TableError: for a file that is absent or of another form.
     """
-    from datasets import Dataset
-
-    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in TABLE_SUFFIXES:
+        known = ", ".join(TABLE_SUFFIXES)
+        raise TableError(f"{path}: a table is one of {known}, not {suffix or 'without a suffix'}.")
     if not path.is_file():
         raise TableError(f"{path}: there is no such file.")
-    rows = _read_rows(path)
-    if not rows:
-        raise TableError(f"{path}: the table has no rows.")
-    folder = path.parent if video_folder is None else Path(video_folder)
-    absent, checked = [], []
-    for number, row in rows:
-        for column in columns:
-            value = row.get(column)
-            if value is None or not str(value).strip():
-                there = ", ".join(str(name) for name in row)
-                raise TableError(f"{path}, row {number}: column {column!r} is missing or empty (it has {there}).")
-        if not str(row["video"]).startswith(("http://", "https://")):
-            video = folder / row["video"]
-            row["video"] = str(video.absolute())
-            if not video.exists():
-                absent.append((number, video))
-        try:
-            checked.append(row if check is None else check(row))
-        except ValueError as error:
-            raise TableError(f"{path}, row {number}: {error}") from error
-    if absent:
-        number, video = absent[0]
-        raise TableError(
-            f"{path}, row {number}: there is no video {video} ({len(absent)} of {len(rows)} rows lack theirs). "
-            "Relative paths start at the table's folder, or at the video folder where one is given."
-        )
-    names = list(dict.fromkeys(name for row in checked for name in row))
-    return Dataset.from_list([{name: row.get(name) for name in names} for row in checked])
-
-
-def _read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    """(line or item number from 1, row)"""
-    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        yield from _parquet_rows(path)
+        return
     try:
-        if suffix == ".csv":
-            with open(path, newline="", encoding="utf-8-sig") as file:
-                reader = csv.DictReader(file)
-                rows = []
-                for row in reader:
-                    if None in row:
-                        raise TableError(f"{path}, line {reader.line_num}: more fields than the header has columns.")
-                    rows.append((reader.line_num, row))
-            return rows
-        text = path.read_text(encoding="utf-8-sig")
+        items = _csv_rows(path) if suffix == ".csv" else _json_items(path)
+        for number, item in items:
+            if not isinstance(item, dict):
+                raise TableError(f"{path}, row {number}: an object with columns is needed, not {type(item).__name__}.")
+            yield number, item
     except UnicodeDecodeError as error:
         raise TableError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}).") from error
-    if suffix == ".json":
-        items = list(enumerate(_parse_json(text, f"{path}"), start=1))
-    elif suffix in (".jsonl", ".ndjson"):
-        lines = ((number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip())
-        items = [(number, _parse_json(line, f"{path}, line {number}")) for number, line in lines]
-    else:
-        raise TableError(f"{path}: a table is .csv, .jsonl or .json, not {suffix or 'without a suffix'}.")
-    for number, item in items:
-        if not isinstance(item, dict):
-            raise TableError(f"{path}, row {number}: an object with columns is needed, not {type(item).__name__}.")
-    return items
+    except csv.Error as error:
+        raise TableError(f"{path}: not a CSV table ({error}).") from error
 
 
-def _parse_json(text: str, place: str) -> Any:
+def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        for row in reader:
+            if None in row:
+                raise TableError(f"{path}, line {reader.line_num}: more fields than the header has columns.")
+            yield reader.line_num, row
+
+
+def _json_items(path: Path) -> Iterator[tuple[int, Any]]:
+    with open(path, encoding="utf-8-sig") as file:
+        if path.suffix.lower() != ".json":
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, parse_json(line, f"{path}, line {number}")
+            return
+        items = parse_json(file.read(), f"{path}")
+    if not isinstance(items, list):
+        splits = f"; of a file of splits name one, as in {path}@{next(iter(items), 'train')}" if items else ""
+        raise TableError(f"{path}: a list of objects is needed, not {type(items).__name__}{splits}.")
+    yield from enumerate(items, start=1)
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    import pyarrow
+    from pyarrow import parquet
+
+    number = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(1000):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+    except (pyarrow.ArrowException, OSError) as error:
+        raise TableError(f"{path}: not a Parquet file, or a damaged one ({error}).") from error
+
+
+def as_dataset(rows: Iterable[Row], source: str) -> "Dataset":
+    """
+    Rows as a `datasets.Dataset`. They are taken up by and by: as Python objects, a hundred thousand would cost ten
+    times the memory.
+
+    Raises:
+        TableError: where there are none, or a column's values are of several kinds.
+    """
+    import pyarrow
+    from datasets import Dataset
+    from datasets.table import InMemoryTable
+
+    tables: list[pyarrow.Table] = []
+    chunk: list[Row] = []
+
+    def close_chunk() -> None:
+        names = list(dict.fromkeys(name for row in chunk for name in row))
+        columns = {name: [row.get(name) for row in chunk] for name in names}
+        for name, values in columns.items():
+            try:
+                columns[name] = pyarrow.array(values)
+            except pyarrow.ArrowException as error:
+                raise TableError(f"{source}: the values of column {name!r} are of several kinds ({error}).") from error
+        tables.append(pyarrow.table(columns))
+        chunk.clear()
+
+    for row in rows:
+        chunk.append(row)
+        if len(chunk) == CHUNK:
+            close_chunk()
+    if chunk:
+        close_chunk()
+    if not tables:
+        raise TableError(f"{source}: there are no rows.")
+    try:
+        table = pyarrow.concat_tables(tables, promote_options="permissive").combine_chunks()
+    except pyarrow.ArrowException as error:
+        raise TableError(f"{source}: the values of a column are of several kinds ({error}).") from error
+    return Dataset(InMemoryTable(table))
+
+
+def parse_json(text: str, place: str) -> Any:
+    """The value of a JSON text; `place` is its name in messages."""
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise TableError(f"{place}: not JSON ({error}).") from error
+
+
+def load_json(path: Path) -> Any:
+    """
+    What a JSON file holds.
+
+    Raises:
+        TableError: where it is absent, not UTF-8 or not JSON.
+    """
+    if not path.is_file():
+        raise TableError(f"{path}: there is no such file.")
+    try:
+        return parse_json(path.read_text(encoding="utf-8-sig"), f"{path}")
+    except UnicodeDecodeError as error:
+        raise TableError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}).") from error

@@ -211,11 +211,7 @@ def _decode_frame_list(source: Sequence, name: str, choose: Callable) -> Decoded
 def _decode_folder(folder: Path, name: str, choose: Callable) -> DecodedVideo:
     """Frames of a folder of pictures in natural order; only the chosen files are opened."""
 
-    def natural_order(path: Path) -> list:
-        return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", path.name.lower())]
-
-    files = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "."]
-    files.sort(key=natural_order)
+    files = frame_files(folder)
     if not files:
         reason = f"the folder holds no frames ({', '.join(sorted(IMAGE_SUFFIXES))})"
         raise VideoDecodeError(name, reason, "Pass the folder that directly contains the frames.")
@@ -223,6 +219,17 @@ def _decode_folder(folder: Path, name: str, choose: Callable) -> DecodedVideo:
     wanted, inverse = np.unique(indices, return_inverse=True)
     frames = [_decode_picture(files[i], str(files[i]), lambda total, fps: np.zeros(1, np.int64)) for i in wanted]
     return _without_clock(_stack([frame.frames[0] for frame in frames], name)[inverse], indices, len(files), "pillow")
+
+
+def frame_files(folder: Path) -> list[Path]:
+    """The pictures of a folder in natural order; hidden files do not count."""
+    files = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != ".")
+    return sorted(files, key=lambda path: natural_order(path.name))
+
+
+def natural_order(name: str) -> list:
+    """What names are sorted by where 2 comes before 10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", name.lower())]
 
 
 def _without_clock(frames: np.ndarray, indices: np.ndarray, total_frames: int, backend: str) -> DecodedVideo:

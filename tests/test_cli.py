@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from violet.data import TableError, read_table
+from violet.data import TableError, read_rows
 
 VIOLET = [sys.executable, "-m", "violet.cli"]
 
@@ -72,7 +72,8 @@ def test_an_option_that_cannot_be_is_refused_by_name(option, complaint, tmp_path
         ("a.csv", "video,question,answer\n", "no rows"),
         ("a.jsonl", '{"video": "clip.mp4", "question": "q", "answer": "a"}\n{"video": \n', "line 2: not JSON"),
         ("a.jsonl", "[1]\n", "row 1: an object"),
-        ("a.json", '{"video": 1}', "row 1: an object"),
+        ("a.json", '{"train": []}', "a list of objects is needed, not dict; .* as in .*a.json@train"),
+        ("a.json", "[1]", "row 1: an object"),
         ("a.xlsx", "x", "not .xlsx"),
         ("a.csv", None, "no such file"),
     ],
@@ -82,7 +83,7 @@ def test_a_table_names_the_place_of_what_is_wrong(tmp_path, name, text, complain
     if text is not None:
         (tmp_path / name).write_text(text)
     with pytest.raises(TableError, match=complaint) as error:
-        read_table(tmp_path / name)
+        read_rows(tmp_path / name)
     assert name in str(error.value)
 
 
@@ -96,8 +97,8 @@ def test_the_three_forms_of_a_table_hold_the_same_rows(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(rows))
     expected = [row | {"video": str(tmp_path / "clip.mp4")} for row in rows]
     for name in ("a.csv", "a.jsonl", "a.json"):
-        assert read_table(tmp_path / name).to_list() == expected
+        assert read_rows(tmp_path / name).to_list() == expected
     elsewhere = tmp_path / "videos"
     elsewhere.mkdir()
     with pytest.raises(TableError, match=r"no video .*videos/clip.mp4 \(2 of 2"):
-        read_table(tmp_path / "a.csv", video_folder=elsewhere)
+        read_rows(tmp_path / "a.csv", video_folder=elsewhere)

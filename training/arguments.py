@@ -45,8 +45,10 @@ class DataArguments:
     train_file: str | None = field(
         default=None,
         metadata={
-            "help": "CSV, JSONL or JSON with the columns video, question, answer (open-ended; and caption, "
-            "question_type); video, question, options, answer (multiple-choice; options as a list or as left|right); "
+            "help": "CSV, JSONL, JSON, Parquet, a folder of clips, tar shards, hub:NAME, or the original's "
+            "task.json@split (see violet.data.read_rows), with the columns video, question, answer (open-ended; and "
+            "caption, question_type); video, question, options, answer (multiple-choice; options as a list or as "
+            "left|right); "
             "video, text with [MASK], answer (fill-in-the-blank); video, caption (retrieval, captioning)."
         },
     )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..data import read_video
+from ..data import open_video
 from ..modeling_violet.losses import IGNORE_INDEX
 from ..processing import VideoTextProcessor, VioletVideoProcessor
 from ..processing.questions import by_question, question_with_option
@@ -30,7 +30,7 @@ class FrameCache:
         The frames (frames, height, width, 3) uint8 that the processor samples of this video, and their numbers in it.
 
         Args:
-            video: a path, a URL, or a clip of a TSV file, see `data.original`.
+            video: a text that names a clip, see `data.sources`.
             num_frames: how many; by default as many as the processor says.
         """
         num_frames = num_frames or self.video_processor.num_frames
@@ -40,8 +40,7 @@ class FrameCache:
         def sample(metadata):
             return self.video_processor.sample_frames(metadata, num_frames)
 
-        source = read_video(video) if ".tsv#" in video else video
-        frames, metadata = self.video_processor.fetch_videos(source, sample)
+        frames, metadata = self.video_processor.fetch_videos(open_video(video), sample)
         clip = frames, metadata.frames_indices
         if frames.nbytes <= self.free:
             self.clips[video, num_frames] = clip

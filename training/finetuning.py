@@ -20,8 +20,8 @@ from transformers import (
 
 from .._version import __version__
 from ..configuration import NAMED_CONFIGURATIONS, VioletConfig, named_configuration
-from ..data import moving_shapes, read_table
-from ..files import save_into, sha256, write_json
+from ..data import moving_shapes, read_rows, rows_digest
+from ..files import save_into, write_json
 from ..modeling_violet import VioletPreTrainedModel
 from ..modeling_violet.heads import VioletClassificationHead
 from ..processing import VideoTextProcessor, VioletVideoProcessor, train_wordpiece_tokenizer
@@ -73,7 +73,7 @@ def load_tables(data: DataArguments) -> DatasetDict:
     files = {"train": data.train_file, "validation": data.validation_file, "test": data.test_file}
     return DatasetDict(
         {
-            split: read_table(file, task.columns, data.video_folder, task.check)
+            split: read_rows(file, task.columns, data.video_folder, task.check)
             for split, file in files.items()
             if file is not None
         }
@@ -165,15 +165,17 @@ def build_model_and_processor(
     return model, processor
 
 
-def run_settings(model: ModelArguments, data: DataArguments, training: FinetuningArguments) -> dict[str, Any]:
+def run_settings(
+    model: ModelArguments, data: DataArguments, training: FinetuningArguments, tables: DatasetDict
+) -> dict[str, Any]:
     """Everything that decides the result of a run, flat and in JSON's types."""
     settings = dataclasses.asdict(model) | dataclasses.asdict(data)
     settings |= {name: getattr(training, name) for name in DECISIVE}
     settings |= {"lr_scheduler_type": training.lr_scheduler_type.value, "violet": __version__}
     del settings["frame_cache_mb"]  # it decides the speed alone
-    for name in ("train_file", "validation_file", "test_file"):
-        if settings[name] is not None:
-            settings[f"{name}_sha256"] = sha256(settings[name])
+    for split in ("train", "validation", "test"):
+        if settings[f"{split}_file"] is not None:
+            settings[f"{split}_file_sha256"] = rows_digest(tables[split])
     return json.loads(json.dumps(settings))
 
 
@@ -230,7 +232,7 @@ def finetune(model_arguments: ModelArguments, data: DataArguments, training: Fin
         validation = tables.get("validation")
         if validation is None and training.eval_strategy != "no":
             raise SettingsError("--validation_file: missing, though evaluation during training is asked for.")
-        settings = run_settings(model_arguments, data, training)
+        settings = run_settings(model_arguments, data, training, tables)
         begin_run(output_dir, settings)
     set_seed(training.seed)
 

@@ -20,7 +20,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .._version import __version__
 from ..configuration import named_configuration
-from ..data import moving_shapes, original_captions, read_table
+from ..data import moving_shapes, read_original, read_rows
 from ..evaluation.pictures import draw_curves
 from ..files import save_into, seal, write_json, write_text
 from ..modeling_violet import VioletForPreTraining
@@ -84,13 +84,13 @@ def load_dataset(recipe: DatasetRecipe) -> tuple[Dataset, Dataset | None]:
         return splits[split], splits.get(validation)
     if recipe.source == "table":
         files = [file for file in (recipe.path, recipe.validation_path) if file is not None]
-        tables = [read_table(file, ("video", "caption"), video_folder=recipe.video_folder) for file in files]
+        tables = [read_rows(file, ("video", "caption"), video_folder=recipe.video_folder) for file in files]
         return tables[0], tables[1] if len(tables) > 1 else None
     captions = recipe.captions or ""  # a recipe without is refused
-    train = original_captions(recipe.path, captions, recipe.split or "train")
+    train = read_original(captions, recipe.path, recipe.split or "train")
     if recipe.validation_split is None:
         return train, None
-    return train, original_captions(recipe.validation_path or recipe.path, captions, recipe.validation_split)
+    return train, read_original(captions, recipe.validation_path or recipe.path, recipe.validation_split)
 
 
 def load_teachers(recipe: PretrainingRecipe, processor: VideoTextProcessor) -> dict[str, Teacher]:

@@ -21,8 +21,8 @@ class DatasetRecipe:
 
     Attributes:
         name: stands in logs and metrics.
-        source: `moving_shapes` (drawn, see `data.moving_shapes`), `table` (CSV, JSONL or JSON with the columns video
-            and caption) or `tsv` (the original's, see `data.original`).
+        source: `moving_shapes` (drawn, see `data.moving_shapes`), `table` (whatever `data.read_rows` takes, with the
+            columns video and caption) or `tsv` (the original's, see `data.annotations`).
         path: the folder for the drawn videos, the table, or the `.tsv`.
         validation_path: the like for validation; a `tsv` may use `validation_split` of the same file instead.
         captions: of a `tsv`: the JSON file with its captions.

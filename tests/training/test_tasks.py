@@ -8,7 +8,7 @@ import torch
 from transformers import AutoProcessor
 
 from violet.cli import main
-from violet.data import TableError, captioned, fill_in_the_blank, gallery, moving_shapes, multiple_choice, read_table
+from violet.data import TableError, captioned, fill_in_the_blank, gallery, moving_shapes, multiple_choice, read_rows
 from violet.hub import CARDS
 from violet.modeling_violet import VioletForCaptioning, VioletForMaskedLM
 from violet.training import TASKS
@@ -38,7 +38,7 @@ def video(clips, tmp_path) -> str:
 
 
 def rows_of(table: Path, task: str):
-    return read_table(table, TASKS[task].columns, check=TASKS[task].check)
+    return read_rows(table, TASKS[task].columns, check=TASKS[task].check)
 
 
 # --- tables ---

@@ -1,0 +1,244 @@
+"""The original code's JSON files of captions, questions and options -> rows, joined with their pictures.
+
+    {split: {id: [caption, ...]}}                                          captions by id
+    {split: [{"video": id, "caption": text}]}                              retrieval, captioning
+    {split: [{"video": id, "question": text, "answer": number or text}]}   open-ended questions, blanks
+    {split: [{"video": id, "question": text, "option_0": text, ..., "answer": number}]}   multiple choice
+    {"vocab": [text, ...]}                                                 beside the splits: the answers, by number
+
+Nothing is written or converted, and nothing in a file is run.
+"""
+
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .folders import clips_in
+from .sources import open_pickle, open_tsv
+from .tables import Row, TableError, as_dataset, load_json
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+VOCABULARY = "vocab"
+VOCABULARY_FILE = "ans2label.json"
+BLANK = re.compile(r"\[MASK\]|_{2,}|<blank>", re.IGNORECASE)
+
+
+def read_original(
+    annotations: str | os.PathLike,
+    pictures: str | os.PathLike,
+    split: str,
+    columns: Sequence[str] = ("video", "caption"),
+    answers: str | os.PathLike | None = None,
+) -> "Dataset":
+    """
+    One row a caption or question whose pictures are there: `id`, `video` (a text for `open_video`) and the columns of
+    a task. What has no pictures is left out, and so are pictures that no row asks for; warnings count them.
+
+    Args:
+        annotations: the JSON file.
+        pictures: a `.tsv`, a `.pkl`, or a folder of clips or frame folders that are named by id.
+        split: of the JSON file.
+        columns: the task's, as `TASKS` names them: with `options` multiple choice, with `caption` captions, with
+            `text` fill in the blank, else open-ended questions. `("video",)` takes the file for what it looks like.
+        answers: where answers are numbers: the JSON file of their texts, a list, {text: number} or {number: text}. By
+            default the annotations' own `vocab`, or `ans2label.json` beside them; without any, the numbers themselves
+            are the answers.
+
+    Raises:
+        TableError: if a file cannot be used, or no row of the split has pictures.
+    """
+    path = Path(annotations)
+    found = _find_pictures(Path(pictures))
+    splits = _load_splits(path)
+    vocabulary = _read_vocabulary(path, splits, answers)
+    rows = list(_task_rows(path, splits, split, tuple(columns), vocabulary))
+    if not rows:
+        raise TableError(f"{path}: the split {split!r} has no rows.")
+    names = {row["id"] for row in rows}
+    references = {name: reference for name in names if (reference := found.reference(name)) is not None}
+    lost = [row["id"] for row in rows if row["id"] not in references]
+    if not references:
+        raise TableError(
+            f"{path}, split {split!r}: none of its {len(rows)} rows has pictures in {pictures}: ids are like "
+            f"{rows[0]['id']!r} here and {next(found.names(), None)!r} there."
+        )
+    if lost:
+        logger.warning(
+            "%s, split %r: %d of %d rows have no pictures in %s; the first id is %r.",
+            path, split, len(lost), len(rows), pictures, lost[0],
+        )  # fmt: skip
+    silent, first = 0, None
+    for name in found.names():
+        if name not in names:
+            silent, first = silent + 1, first or name
+    if silent:
+        logger.warning(
+            "%s: %d of %d have no row in %s, split %r; the first id is %r.",
+            pictures, silent, found.count, path, split, first,
+        )  # fmt: skip
+    return as_dataset(
+        ({**row, "video": references[row["id"]]} for row in rows if row["id"] in references), f"{path}@{split}"
+    )
+
+
+class _Pictures:
+    """Where the clips of a file or folder are, by id."""
+
+    def __init__(self, names: Callable[[], Iterator[str]], reference: Callable[[str], str | None], count: int):
+        self.names, self.reference, self.count = names, reference, count
+
+
+def _find_pictures(path: Path) -> _Pictures:
+    path = path.absolute()
+    if path.is_dir():
+        clips = clips_in(path)
+
+        def find(name: str) -> str | None:
+            clip = clips.get(name) or clips.get(Path(name).stem)  # the id may have the file's suffix
+            return None if clip is None else str(clip)
+
+        return _Pictures(lambda: iter(clips), find, len(clips))
+    if path.suffix == ".pkl":
+        pickled = open_pickle(str(path))
+        return _Pictures(
+            lambda: iter(pickled), lambda name: f"{path}#{name}" if name in pickled else None, len(pickled)
+        )
+    tsv = open_tsv(str(path))
+    return _Pictures(tsv.iterate_ids, lambda name: f"{path}#{name}" if name in tsv else None, len(tsv))
+
+
+def read_annotations(path: str | os.PathLike, split: str) -> Iterator[tuple[str, Row]]:
+    """
+    (its place for messages, row) of a split, as it stands there; `video` is its id. Captions by id give a row each.
+
+    Raises:
+        TableError: if the file is absent, no JSON or of another layout, or lacks the split.
+    """
+    path = Path(path)
+    return _rows_of(path, _load_splits(path), split)
+
+
+def _load_splits(path: Path) -> dict[str, Any]:
+    splits = load_json(path)
+    if not isinstance(splits, dict):
+        raise TableError(f"{path}: an object with splits is needed, not {type(splits).__name__}.")
+    return splits
+
+
+def _rows_of(path: Path, splits: Mapping[str, Any], split: str) -> Iterator[tuple[str, Row]]:
+    if split not in splits:
+        raise TableError(f"{path}: there is no split {split!r}; it has {', '.join(splits) or 'none'}.")
+    content = splits[split]
+    if isinstance(content, dict):
+        for name, captions in content.items():
+            captions = [captions] if isinstance(captions, str) else captions
+            place = f"{path}, split {split!r}, id {name!r}"
+            if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
+                raise TableError(f"{place}: a list of captions is needed, not {repr(captions)[:60]}.")
+            for caption in captions:
+                yield place, {"video": name, "caption": caption}
+        return
+    if not isinstance(content, list):
+        raise TableError(f"{path}, split {split!r}: a list or an object is needed, not {type(content).__name__}.")
+    for number, row in enumerate(content):
+        place = f"{path}, split {split!r}, item {number}"
+        if not isinstance(row, dict):
+            raise TableError(f"{place}: an object with 'video' is needed, not {type(row).__name__}.")
+        if not isinstance(row.get("video"), str | int):
+            raise TableError(f"{place}: 'video' is missing or no text (it has {', '.join(row)}).")
+        yield place, {**row, "video": str(row["video"])}
+
+
+def _task_rows(
+    path: Path, splits: Mapping[str, Any], split: str, columns: tuple[str, ...], vocabulary: Mapping[int, str]
+) -> Iterator[Row]:
+    """The rows of a task: `id` and its columns, but for `video`, and what else they have."""
+    numbers = 0
+    for place, row in _rows_of(path, splits, split):
+        row["id"] = row.pop("video")
+        if columns == ("video",):
+            columns = _columns_of(row)
+        if "options" in columns:
+            yield _with_options(row, place)
+            continue
+        if "caption" in columns:
+            captions = row.get("caption")
+            for caption in captions if isinstance(captions, list) else [captions]:
+                yield {**row, "caption": _text_of({"caption": caption}, "caption", place, row)}
+            continue
+        if "text" in columns:
+            name = "text" if "text" in row else "question"
+            row["text"] = BLANK.sub("[MASK]", _text_of(row, name, place))
+            if name != "text":
+                del row["question"]
+        else:
+            _text_of(row, "question", place)
+        answer = row.get("answer")
+        if not isinstance(answer, str | int) or isinstance(answer, bool):
+            raise TableError(f"{place}: 'answer' is missing or neither text nor number (it has {', '.join(row)}).")
+        if isinstance(answer, int):
+            numbers += not vocabulary
+            if vocabulary and answer not in vocabulary:
+                raise TableError(f"{place}: the answer {answer} is none of the {len(vocabulary)} of the vocabulary.")
+        yield {**row, "answer": vocabulary.get(answer, str(answer)) if isinstance(answer, int) else answer}
+    if numbers:
+        logger.warning(
+            "%s, split %r: %d answers are numbers and are taken as they are, since it has no %r, nor is %s beside it.",
+            path, split, numbers, VOCABULARY, VOCABULARY_FILE,
+        )  # fmt: skip
+
+
+def _columns_of(row: Row) -> tuple[str, ...]:
+    """What a row is there for, where no task says so."""
+    if "options" in row or "option_0" in row:
+        return ("options",)
+    return next(((name,) for name in ("caption", "text") if name in row), ("question",))
+
+
+def _text_of(row: Mapping[str, Any], name: str, place: str, whole: Mapping[str, Any] | None = None) -> str:
+    if not isinstance(row.get(name), str) or not row[name].strip():
+        raise TableError(f"{place}: {name!r} is missing or no text (it has {', '.join(whole or row)}).")
+    return row[name]
+
+
+def _with_options(row: Row, place: str) -> Row:
+    """`option_0`, `option_1`, … (or `options`, a list) as `options`; `answer` as a number among them."""
+    numbered = [name for name in row if re.fullmatch(r"option_\d+", name)]
+    options = row.get("options", [row.get(f"option_{number}") for number in range(len(numbered))])
+    if not isinstance(options, list) or len(options) < 2 or not all(isinstance(one, str) for one in options):
+        has = f"it has {', '.join(row)}"
+        raise TableError(f"{place}: two options or more are needed, texts named option_0, option_1, …; {has}.")
+    answer = row.get("answer")
+    if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(options):
+        raise TableError(f"{place}: 'answer' is {answer!r}, not the number of one of its {len(options)} options.")
+    question = row.get("question", "")
+    if not isinstance(question, str):
+        raise TableError(f"{place}: 'question' is no text: {question!r}.")
+    rest = {name: value for name, value in row.items() if name not in numbered}
+    return {**rest, "question": question, "options": options}
+
+
+def _read_vocabulary(path: Path, splits: Mapping[str, Any], answers: str | os.PathLike | None) -> dict[int, str]:
+    """The texts of answers that are numbers."""
+    beside = path.parent / VOCABULARY_FILE
+    if answers is None and VOCABULARY in splits:
+        content = splits[VOCABULARY]
+    elif answers is not None or beside.is_file():
+        path = beside if answers is None else Path(answers)
+        content = load_json(path)
+    else:
+        return {}
+    if isinstance(content, list):
+        content = dict(enumerate(content))
+    if isinstance(content, dict) and all(isinstance(number, int) for number in content.values()):
+        content = {number: text for text, number in content.items()}
+    if not isinstance(content, dict) or not all(str(number).isdigit() for number in content):
+        raise TableError(f"{path}: no answers and their numbers: a list, {{text: number}} or {{number: text}}.")
+    return {int(number): str(text) for number, text in content.items()}
