@@ -122,7 +122,8 @@ class DecoderProcess:
             _receive(connection, time.monotonic() + START_SECONDS)
         except (TimeoutError, EOFError, ConnectionError) as error:
             self.kill()
-            raise RuntimeError(f"The process that decodes videos does not start ({_how_it_ended(process)}).") from error
+            ended = _how_it_ended(process)
+            raise RuntimeError(f"The process that decodes videos does not start ({ended}).") from error
         return process, connection
 
     def __getstate__(self) -> dict[str, Any]:
