@@ -90,7 +90,7 @@ def expected(batches):
     return {step: data[step] for step in STEPS}
 
 
-def test_a_step_is_the_same_in_any_order_and_in_a_fresh_process(batches, expected):
+def test_a_step_is_the_same_in_any_order_and_in_a_fresh_process(batches, expected, processor):
     assert {batch["pixel_values_videos"].shape[1] for batch in expected.values()} == {1, 3}, "images and videos"
     assert {tuple(batch["objectives"]) for batch in expected.values()} == {("vtm", "mlm"), ("vtc",)}
     assert len({tuple(batch["ids"]) for batch in expected.values()}) == len(STEPS)
