@@ -96,6 +96,9 @@ class VioletTrainer(Trainer):
         rows = self.eval_dataset[rows] if isinstance(rows, str) else rows
         return self._leave_global_generator(super().get_eval_dataloader(NumberedRows(rows)))
 
+    def get_test_dataloader(self, test_dataset) -> torch.utils.data.DataLoader:
+        return self._leave_global_generator(super().get_test_dataloader(NumberedRows(test_dataset)))
+
     def _leave_global_generator(self, loader: torch.utils.data.DataLoader) -> torch.utils.data.DataLoader:
         """
         Workers are seeded from a generator of the loader's own. Starting them would otherwise draw from the global
