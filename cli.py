@@ -304,12 +304,13 @@ def read_overrides(command: str, argv: list[str]) -> dict[str, Any]:
 def explain_errors(command: str, run: Callable[[], int]) -> int:
     """Runs it; an error that its user can mend is printed in one line instead of a traceback, with status 2."""
     from .data import TableError
+    from .data.loading import WorkerDiedError
     from .processing import VideoDecodeError
     from .training import SettingsError
 
     try:
         return run()
-    except (TableError, VideoDecodeError, SettingsError, FileExistsError) as error:
+    except (TableError, VideoDecodeError, WorkerDiedError, SettingsError, FileExistsError) as error:
         print(f"violet {command}: {error}", file=sys.stderr)
         return 2
 

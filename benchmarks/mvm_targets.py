@@ -25,6 +25,7 @@ import torch
 from torch import nn
 
 from violet import VideoTextProcessor, VioletForPreTraining, VioletVideoProcessor, named_configuration
+from violet.data.loading import ClipReader
 from violet.data.moving_shapes import draw_clip, moving_shapes
 from violet.files import write_json
 from violet.modeling_violet.mvm import LARGEST_FLOW, MVM_TARGETS, mvm_loss, start_at
@@ -174,10 +175,12 @@ class Benchmark:
         frames = VioletVideoProcessor(size={"height": SIDE, "width": SIDE}, num_frames=FRAMES)
         self.processor = VideoTextProcessor(tokenizer, frames)
         masking = Masking({"random": 1.0}, patch_ratio=PATCH_RATIO)
-        self.collator = PretrainingCollator(self.processor, masking, cache_bytes=2**30)
+        self.collator = PretrainingCollator(
+            self.processor, masking, reader=ClipReader(self.processor.video_processor, 2**30)
+        )
         for rows in self.splits.values():
             for video in rows["video"]:
-                self.collator.cache.read(video, FRAMES)
+                self.collator.reader.read(video, FRAMES)
 
     def batches(self, split: str, target: str) -> PretrainingBatches:
         source = CaptionedVideos(split, self.splits[split], FRAMES, 1.0)

@@ -10,6 +10,9 @@ from ..modeling_violet import VideoTokens
 from ..modeling_violet.losses import IGNORE_INDEX
 from ..processing.questions import TokenIds, pad_texts
 
+UNREAD = -101
+"""The label of a row whose video could not be read."""
+
 
 class AnswerAccuracy:
     """
@@ -25,19 +28,23 @@ class AnswerAccuracy:
     def __call__(self, prediction) -> dict[str, float]:
         """
         `prediction.predictions`, the chosen answers, and `label_ids`: (rows,), or (rows, X) with −100 where there is
-        nothing to choose; a row is right where all of its labels are, and wrong where it has none.
+        nothing to choose; a row is right where all of its labels are, and wrong where it has none. Rows with the label
+        `UNREAD` have no part; where no row has one, there is no number.
         """
         chosen, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
         chosen, labels = chosen.reshape(len(chosen), -1), labels.reshape(len(labels), -1)
         counts = labels != IGNORE_INDEX
         right = ((chosen == labels) | ~counts).all(1) & counts.any(1)
-        metrics = {"accuracy": float(right.mean())}
+        read = (labels != UNREAD).all(1)
+        if not read.any():
+            return {}
+        metrics = {"accuracy": float(right[read].mean())}
         if self.question_types is not None:
             types = np.asarray(self.question_types)
             if len(types) != len(right):
                 raise ValueError(f"{len(right)} predictions for {len(types)} rows with a question type.")
-            for name in sorted(set(self.question_types)):
-                metrics[f"accuracy_{name}"] = float(right[types == name].mean())
+            for name in sorted(set(types[read])):
+                metrics[f"accuracy_{name}"] = float(right[read & (types == name)].mean())
         return metrics
 
 

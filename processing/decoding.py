@@ -32,6 +32,8 @@ import numpy as np
 BACKENDS = ("auto", "pyav", "decord", "torchcodec")
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
 URL_TIMEOUT_SECONDS = 30.0
+MOST_PIXELS = 2**26
+"""A frame with more, 8192 x 8192, is refused: a few bytes that promise it would fill the memory."""
 
 _DAMAGE_ADVICE = "Check that the file is complete (`ffprobe` shows what it holds), and fetch or encode it again."
 _PICTURE_SIGNATURES = (b"GIF8", b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\x00", b"MM\x00*")
@@ -119,7 +121,7 @@ def decode_video(
         return _decode_file(_download(source), name, choose, backend)
     if isinstance(source, str | os.PathLike):
         path = Path(os.path.abspath(source))
-        if path.is_dir():
+        if os.path.isdir(path):  # unlike Path's, it takes any text
             return _decode_folder(path, name, choose)
         return _decode_file(path, name, choose, backend)
     if _is_picture_object(source):
@@ -211,7 +213,10 @@ def _decode_frame_list(source: Sequence, name: str, choose: Callable) -> Decoded
 def _decode_folder(folder: Path, name: str, choose: Callable) -> DecodedVideo:
     """Frames of a folder of pictures in natural order; only the chosen files are opened."""
 
-    files = frame_files(folder)
+    try:
+        files = frame_files(folder)
+    except OSError as error:
+        raise VideoDecodeError(name, f"it cannot be opened ({error.strerror or error})", "Check the path.") from error
     if not files:
         reason = f"the folder holds no frames ({', '.join(sorted(IMAGE_SUFFIXES))})"
         raise VideoDecodeError(name, reason, "Pass the folder that directly contains the frames.")
@@ -266,6 +271,8 @@ def _decode_file(file: Path | bytes, name: str, choose: Callable, backend: str) 
             header = stream.read(16)
     except OSError as error:
         raise VideoDecodeError(name, f"it cannot be opened ({error.strerror or error})", "Check the path.") from error
+    except ValueError as error:  # a name with a zero byte
+        raise VideoDecodeError(name, f"it cannot be opened ({error})", "Check the path.") from error
     if not header:
         raise VideoDecodeError(name, "the file is empty")
     if header.startswith(_PICTURE_SIGNATURES) or (header[:4] == b"RIFF" and header[8:12] == b"WEBP"):
@@ -275,6 +282,12 @@ def _decode_file(file: Path | bytes, name: str, choose: Callable, backend: str) 
 
 def _open_bytes(file: Path | bytes):
     return io.BytesIO(file) if isinstance(file, bytes) else open(file, "rb")
+
+
+def _refuse_huge(width: int, height: int, name: str) -> None:
+    if width * height > MOST_PIXELS:
+        reason = f"its frames have {width} x {height} pixels; more than {MOST_PIXELS} are refused"
+        raise VideoDecodeError(name, reason, "Scale it down.")
 
 
 def _decode_picture(file: Path | bytes, name: str, choose: Callable) -> DecodedVideo:
@@ -291,6 +304,7 @@ def _decode_picture(file: Path | bytes, name: str, choose: Callable) -> DecodedV
                     stream.seek(0)
                     if not stream.read().rstrip(b"\0").endswith(b";"):
                         raise VideoDecodeError(name, "the file is truncated: the GIF has no end mark")
+                _refuse_huge(*image.size, name)
                 total_frames = getattr(image, "n_frames", 1)
                 milliseconds = image.info.get("duration", 0)
                 fps = 1000.0 / milliseconds if milliseconds and total_frames > 1 else None
@@ -383,7 +397,8 @@ def _video_stream(container, name: str):
     if stream.codec_context is None:
         raise VideoDecodeError(name, "this FFmpeg has no decoder for its video stream", "Encode it again as H.264.")
     # Damage that the decoder notices becomes an error; by default FFmpeg paints over it in silence.
-    stream.codec_context.options = {"err_detect": "explode"}
+    _refuse_huge(stream.codec_context.width, stream.codec_context.height, name)
+    stream.codec_context.options = {"err_detect": "explode", "max_pixels": str(MOST_PIXELS)}
     stream.codec_context.thread_count = 1
     return stream
 

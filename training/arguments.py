@@ -8,13 +8,33 @@ import torch
 from transformers import TrainingArguments
 
 from ..configuration import NAMED_CONFIGURATIONS
+from ..data.loading import TIME_LIMIT_SECONDS
+from ..processing import VioletVideoProcessor
+from ..processing.video_processing_violet import FRAME_SAMPLINGS
 from ..weights import pretrained_names
 
 TASK_NAMES = ("open-ended", "multiple-choice", "fill-in-the-blank", "retrieval", "captioning")
+BAD_SAMPLES = ("raise", "skip")
+FITS = ("pad", "center_crop", "random_crop")
 
 
 class SettingsError(ValueError):
     """Settings that contradict one another, or the run in the output folder; the message names them."""
+
+
+def check_frames(fit: str | None, frame_sampling: str | None) -> None:
+    """Refuses what `set_frames` does not know."""
+    for name, value, known in (("fit", fit, FITS), ("frame_sampling", frame_sampling, FRAME_SAMPLINGS)):
+        if value is not None and value not in known:
+            raise SettingsError(f"`{name}`: {value!r} is unknown; use {', '.join(known)}.")
+
+
+def set_frames(frames: VioletVideoProcessor, fit: str | None, frame_sampling: str | None) -> None:
+    """Lets the processor choose and fit frames as a run asks for; None leaves its own way."""
+    if fit is not None:
+        frames.do_pad_to_square, frames.do_random_crop = fit == "pad", fit == "random_crop"
+    if frame_sampling is not None:
+        frames.frame_sampling = frame_sampling
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
@@ -73,15 +93,37 @@ class DataArguments:
         default=1024,
         metadata={"help": "MiB of decoded frames that each data loader's worker keeps, so as to decode videos once."},
     )
+    bad_samples: str = field(
+        default="raise",
+        metadata={
+            "help": "A video that cannot be read stops the run (raise), or its rows are left out, counted and written "
+            "to failed_samples.jsonl (skip).",
+            "choices": BAD_SAMPLES,
+        },
+    )
+    decode_time_limit: float = field(
+        default=TIME_LIMIT_SECONDS,
+        metadata={"help": "Seconds for decoding one video; what takes longer is killed, and is bad."},
+    )
+    test_clips: int = field(
+        default=1,
+        metadata={"help": "Clips of each video in the final evaluation, with other frames each; scores are averaged."},
+    )
 
     def __post_init__(self):
         if self.task not in TASK_NAMES:
             raise SettingsError(f"--task: {self.task!r} is unknown; known are {', '.join(TASK_NAMES)}.")
         if not 0 < self.word_ratio <= 1:
             raise SettingsError(f"--word_ratio: must lie above 0, up to 1, got {self.word_ratio}.")
+        if self.bad_samples not in BAD_SAMPLES:
+            raise SettingsError(f"--bad_samples: {self.bad_samples!r} is unknown; use {', '.join(BAD_SAMPLES)}.")
+        if not self.decode_time_limit > 0:
+            raise SettingsError(f"--decode_time_limit: must be above 0 seconds, got {self.decode_time_limit}.")
+        if self.test_clips > 1 and self.task in ("retrieval", "captioning"):
+            raise SettingsError(f"--test_clips: {self.task} has no scores of answers to average; leave it at 1.")
         if self.train_file is None and (self.validation_file or self.test_file):
             raise SettingsError("--train_file: missing, though another file is given.")
-        for name in ("max_answers", "shapes_clips", "questions_per_video"):
+        for name in ("max_answers", "shapes_clips", "questions_per_video", "test_clips"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SettingsError(f"--{name}: must be 1 or more, got {value}.")
@@ -108,6 +150,22 @@ class ModelArguments:
     )
     image_size: int | None = field(default=None, metadata={"help": "Side of a frame in pixels."})
     num_frames: int | None = field(default=None, metadata={"help": "Frames taken of each video."})
+    fit: str | None = field(
+        default=None,
+        metadata={
+            "help": "How a frame becomes a square: pad with black, center_crop, or random_crop in training and "
+            "center_crop else; by default the processor's own.",
+            "choices": FITS,
+        },
+    )
+    frame_sampling: str | None = field(
+        default=None,
+        metadata={
+            "help": "Which frames are taken in training: even, random_start (evenly spaced, from a drawn place) or "
+            "jitter (one drawn in each of equal parts); by default the processor's own.",
+            "choices": FRAME_SAMPLINGS,
+        },
+    )
     freeze_backbone: bool = field(
         default=False,
         metadata={
@@ -138,6 +196,7 @@ class ModelArguments:
                 f"--model: no weights of {self.model} come with the package; give a folder or Hub name that has some, "
                 "or --from_scratch true to start from random ones."
             )
+        check_frames(self.fit, self.frame_sampling)
         for name in ("image_size", "num_frames", "max_text_length"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -1,95 +1,133 @@
 """Rows of a table -> a batch of tensors. It runs in the data loader's workers, where the videos are decoded."""
 
 import zlib
-from collections.abc import Mapping, Sequence
-from hashlib import blake2b
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..data import open_video
+from ..data.loading import SAMPLE_ERRORS, ClipReader, FailedSample
 from ..modeling_violet.losses import IGNORE_INDEX
-from ..processing import VideoTextProcessor, VioletVideoProcessor
+from ..processing import VideoDecodeError, VideoTextProcessor
 from ..processing.questions import by_question, question_with_option
+from .sampling import NumberedRows, number_of_name
 
-
-class FrameCache:
-    """
-    The sampled frames of the videos that were read, until they fill `capacity` bytes: the videos of a small table are
-    decoded in the first epoch only. What is there stays: with each video seen once an epoch, no other were better.
-    """
-
-    def __init__(self, video_processor: VioletVideoProcessor, capacity: int):
-        self.video_processor = video_processor
-        self.free = capacity
-        self.clips: dict[tuple[str, int], tuple[np.ndarray, list[int]]] = {}
-
-    def read(self, video: str, num_frames: int | None = None) -> tuple[np.ndarray, list[int]]:
-        """
-        The frames (frames, height, width, 3) uint8 that the processor samples of this video, and their numbers in it.
-
-        Args:
-            video: a text that names a clip, see `data.sources`.
-            num_frames: how many; by default as many as the processor says.
-        """
-        num_frames = num_frames or self.video_processor.num_frames
-        if (video, num_frames) in self.clips:
-            return self.clips[video, num_frames]
-
-        def sample(metadata):
-            return self.video_processor.sample_frames(metadata, num_frames)
-
-        frames, metadata = self.video_processor.fetch_videos(open_video(video), sample)
-        clip = frames, metadata.frames_indices
-        if frames.nbytes <= self.free:
-            self.clips[video, num_frames] = clip
-            self.free -= frames.nbytes
-        return clip
+MOST_SPARES = 100
+"""Rows that are tried in the place of a batch that cannot be read."""
 
 
 class VideoTextCollator:
     """
     Rows with a `video` and texts -> what a model takes. A video is decoded once for all its rows.
 
+    Rows with a `draw` (see `DrawnRows`) are rows to train on: frames and crops are drawn where the processor says so.
+    A row whose video cannot be read raises an error, or with `skip_bad`:
+
+    - in training it is left out. A batch that loses all its rows takes the next row of `spare_rows` that can be read.
+    - in evaluation it keeps its place, so that predictions stay in the rows' order, with black frames, the label −100
+      and True in `unread`.
+
+    `failed`, a list of `FailedSample`, then says which; `VioletTrainer` takes it out and counts.
+
     Args:
         processor: makes tensors of videos and texts.
+        reader: of the videos; by default one that keeps nothing.
         shuffle_frames: whether to put each video's frames into another order, drawn from its path, as a test of
             whether a model looks at time.
-        cache_bytes: how much memory decoded frames may take, in each of the data loader's workers.
         name_videos: whether a batch has `videos`, their names, which `VioletTrainer` takes out for its messages.
+        skip_bad: what happens to rows whose video cannot be read.
+        test_clips: clips of each video, each with other frames: every row comes as many times, one behind the other,
+            and `test_clips` stands in the batch. `VioletTrainer` averages their scores.
     """
 
     def __init__(
         self,
         processor: VideoTextProcessor,
+        reader: ClipReader | None = None,
         shuffle_frames: bool = False,
-        cache_bytes: int = 0,
         name_videos: bool = False,
+        skip_bad: bool = False,
+        test_clips: int = 1,
     ):
         self.processor = processor
+        self.reader = ClipReader(processor.video_processor) if reader is None else reader
         self.shuffle_frames = shuffle_frames
         self.name_videos = name_videos
-        self.cache = FrameCache(processor.video_processor, cache_bytes)
+        self.skip_bad = skip_bad
+        self.test_clips = test_clips
+        self.spare_rows: NumberedRows | None = None
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """
         `pixel_values_videos` (videos, frames, 3, height, width), `video_index` (rows,) and what `texts` gives.
         """
-        first_rows: dict[str, Mapping[str, Any]] = {}
+        rows = [{**row, "test_clip": number} for row in rows for number in range(self.test_clips)]
+        clips, failed = self._read(rows)
+        unread = [_clip_of(row) not in clips for row in rows]
+        if failed and "draw" in rows[0]:
+            rows = [row for row, lost in zip(rows, unread, strict=True) if not lost] or [self._spare(rows, clips)]
+            unread = []
+        first_rows: dict[tuple[str, int], Mapping[str, Any]] = {}
         for row in rows:
-            first_rows.setdefault(row["video"], row)
-        numbers = {video: number for number, video in enumerate(first_rows)}
-        batch: dict[str, Any] = {"video_index": torch.tensor([numbers[row["video"]] for row in rows])}
+            first_rows.setdefault(_clip_of(row), row)
+        numbers = {clip: number for number, clip in enumerate(first_rows)}
+        batch: dict[str, Any] = {"video_index": torch.tensor([numbers[_clip_of(row)] for row in rows])}
         batch |= self.texts(rows, list(first_rows.values()))
-        frames = [self.cache.read(video)[0] for video in first_rows]
-        pixels = self.processor(videos=frames, do_sample_frames=False)["pixel_values_videos"]
+        frames = [clips[clip] if clip in clips else self._black() for clip in first_rows]
+        draws = [row["video_draw"] for row in first_rows.values()] if "draw" in rows[0] else None
+        pixels = self.processor(videos=frames, do_sample_frames=False, draws=draws)["pixel_values_videos"]
         if self.shuffle_frames:
-            pixels = torch.stack([shuffled(clip, video) for clip, video in zip(pixels, first_rows, strict=True)])
+            pixels = torch.stack([shuffled(clip, video) for clip, (video, _) in zip(pixels, first_rows, strict=True)])
         batch["pixel_values_videos"] = pixels
         if self.name_videos:
-            batch["videos"] = list(first_rows)
+            batch["videos"] = list(dict.fromkeys(video for video, _ in first_rows))
+        if self.test_clips > 1:
+            batch["test_clips"] = self.test_clips
+        if failed:
+            batch["failed"] = failed
+        if any(unread):
+            batch["unread"] = torch.tensor(unread)
+            if "labels" in batch:
+                batch["labels"][batch["unread"]] = IGNORE_INDEX
         return batch
+
+    def _read(self, rows: Sequence[Mapping[str, Any]]) -> tuple[dict[tuple[str, int], np.ndarray], list[FailedSample]]:
+        """The frames of each video (and test clip) of the rows, and of the rows those that have none."""
+        clips: dict[tuple[str, int], np.ndarray] = {}
+        reasons: dict[tuple[str, int], str] = {}
+        for row in rows:
+            clip = video, number = _clip_of(row)
+            if clip in clips or clip in reasons:
+                continue
+            try:
+                test_clip = number, self.test_clips
+                clips[clip] = self.reader.read(video, None, row.get("video_draw"), test_clip, row.get("row")).frames
+            except SAMPLE_ERRORS as error:
+                if not self.skip_bad:
+                    raise
+                reasons[clip] = str(error)
+        split = "train" if "draw" in rows[0] else "evaluation"
+        return clips, [
+            FailedSample(split, row.get("row"), row["video"], reasons[_clip_of(row)])
+            for row in rows
+            if _clip_of(row) in reasons
+        ]
+
+    def _spare(self, lost: Sequence[Mapping[str, Any]], clips: dict[tuple[str, int], np.ndarray]) -> dict[str, Any]:
+        """A row in the place of a batch that could not be read; its frames are added to `clips`."""
+        draws = {name: lost[0][name] for name in ("draw", "video_draw", "test_clip")}
+        for row in rows_after(lost[-1]["row"], self.spare_rows):
+            spare = {**row, **draws}
+            read, _ = self._read([spare])
+            if read:
+                clips |= read
+                return spare
+        raise unreadable(lost[-1])
+
+    def _black(self) -> np.ndarray:
+        frames = self.processor.video_processor
+        return np.zeros((frames.num_frames, frames.size["height"], frames.size["width"], 3), np.uint8)
 
     def texts(self, rows: Sequence[Mapping[str, Any]], first_rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """
@@ -246,10 +284,29 @@ class CaptionCollator(VideoTextCollator):
         return batch
 
 
+def _clip_of(row: Mapping[str, Any]) -> tuple[str, int]:
+    return row["video"], row.get("test_clip", 0)
+
+
+def rows_after(number: int, rows: Any) -> Iterator[Mapping[str, Any]]:
+    """The rows that may stand in for a batch of which none can be read: the next ones, up to `MOST_SPARES`."""
+    for step in range(1, 1 + min(MOST_SPARES, 0 if rows is None else len(rows))):
+        yield rows[(number + step) % len(rows)]
+
+
+def unreadable(row: Mapping[str, Any]) -> VideoDecodeError:
+    """What is raised where none of those can be read either: so many bad samples are no accident."""
+    return VideoDecodeError(
+        f"{row['video']} (row {row.get('row')})",
+        f"none of the rows of its batch, nor of up to {MOST_SPARES} after them, can be read",
+        "Are the videos where the table says?",
+    )
+
+
 def video_ids(first_rows: Sequence[Mapping[str, Any]]) -> torch.Tensor:
     """(videos,), numbers of their names, by which processes that train together know a video again."""
-    digests = (blake2b(row["video"].encode(), digest_size=8).digest() for row in first_rows)
-    return torch.tensor([int.from_bytes(digest, signed=True) for digest in digests])
+    numbers = np.array([number_of_name(row["video"]) for row in first_rows], np.uint64)
+    return torch.from_numpy(numbers.astype(np.int64))
 
 
 def normalize_answer(answer: Any) -> str:

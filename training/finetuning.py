@@ -21,12 +21,13 @@ from transformers import (
 from .._version import __version__
 from ..configuration import NAMED_CONFIGURATIONS, VioletConfig, named_configuration
 from ..data import moving_shapes, read_rows, rows_digest
+from ..data.loading import ClipReader
 from ..files import save_into, write_json
 from ..modeling_violet import VioletPreTrainedModel
 from ..modeling_violet.heads import VioletClassificationHead
 from ..processing import VideoTextProcessor, VioletVideoProcessor, train_wordpiece_tokenizer
 from ..weights import pretrained
-from .arguments import DataArguments, FinetuningArguments, ModelArguments, SettingsError
+from .arguments import DataArguments, FinetuningArguments, ModelArguments, SettingsError, set_frames
 from .collating import normalize_answer
 from .machine import preferred_kernel
 from .tasks import TASKS, Task
@@ -151,6 +152,7 @@ def build_model_and_processor(
             processor.video_processor.num_frames = arguments.num_frames
         if arguments.image_size is not None:
             processor.video_processor.size = {"height": arguments.image_size, "width": arguments.image_size}
+    set_frames(processor.video_processor, arguments.fit, arguments.frame_sampling)
     if arguments.max_text_length is not None:
         processor.max_length = arguments.max_text_length
     changes |= special_tokens(processor.tokenizer)
@@ -172,7 +174,8 @@ def run_settings(
     settings = dataclasses.asdict(model) | dataclasses.asdict(data)
     settings |= {name: getattr(training, name) for name in DECISIVE}
     settings |= {"lr_scheduler_type": training.lr_scheduler_type.value, "violet": __version__}
-    del settings["frame_cache_mb"]  # it decides the speed alone
+    for name in ("frame_cache_mb", "decode_time_limit", "bad_samples"):  # a run that a bad sample stopped may go on
+        del settings[name]
     for split in ("train", "validation", "test"):
         if settings[f"{split}_file"] is not None:
             settings[f"{split}_file_sha256"] = rows_digest(tables[split])
@@ -220,7 +223,7 @@ def finetune(model_arguments: ModelArguments, data: DataArguments, training: Fin
     Trains, evaluates and saves. The same call in the same folder goes on from the last whole checkpoint.
 
     Into `training.output_dir`: model and processor, for `from_pretrained`; `metrics.json`, with the measures of each
-    further split; `run.json`, the settings; checkpoints.
+    further split; `run.json`, the settings; `failed_samples.jsonl`, where samples were skipped; checkpoints.
 
     Raises:
         SettingsError: where the folder holds a run with other settings, or a table or video cannot be used.
@@ -242,8 +245,9 @@ def finetune(model_arguments: ModelArguments, data: DataArguments, training: Fin
         model.violet.video_encoder.swin.requires_grad_(False)
     # The heads smooth their own targets: the Trainer's way knows one form of labels alone.
     model.config.label_smoothing, training.label_smoothing_factor = training.label_smoothing_factor, 0.0
-    cache = data.frame_cache_mb * 2**20
-    collator = task.collate(processor, model, data, training=True, cache_bytes=cache, name_videos=True)
+    reader = ClipReader(processor.video_processor, data.frame_cache_mb * 2**20, data.decode_time_limit)
+    skip = data.bad_samples == "skip"
+    collator = task.collate(processor, model, data, training=True, reader=reader, name_videos=True, skip_bad=skip)
     if data.task == "open-ended":
         warn_of_unknown_answers(tables["train"]["answer"], model.config.label2id)
 
@@ -261,13 +265,19 @@ def finetune(model_arguments: ModelArguments, data: DataArguments, training: Fin
         layer_decay=training.layer_decay,
         **task.metrics_of(validation),
     )
-    trainer.train(resume_from_checkpoint=last_whole_checkpoint(output_dir))
+    checkpoint = last_whole_checkpoint(output_dir)
+    if checkpoint is None and trainer.is_world_process_zero():
+        trainer.failed_samples.forget()
+    trainer.accelerator.wait_for_everyone()
+    trainer.train(resume_from_checkpoint=checkpoint)
 
     metrics: dict[str, float] = {"steps": trainer.state.global_step}
     for split in [name for name in tables if name != "train"]:
         prefix = "" if split == "test" else f"{split}_"
         found = task.evaluate(model, processor, tables[split], data, training)
         metrics |= {prefix + name: value for name, value in found.items()}
+    trainer.accelerator.wait_for_everyone()
+    metrics |= trainer.failed_samples.metrics()
 
     def write(folder: Path) -> None:
         model.save_pretrained(folder)

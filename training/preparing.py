@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from datasets import Dataset
@@ -11,9 +10,9 @@ from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoProcessor
 
 from ..configuration import named_configuration
+from ..data.loading import ClipReader, explained_workers
 from ..processing import VioletVideoProcessor
-from .arguments import SettingsError
-from .collating import FrameCache
+from .arguments import SettingsError, set_frames
 from .finetuning import frames_from_scratch
 from .machine import leave_cores_to_workers
 from .pretraining import load_dataset
@@ -68,8 +67,10 @@ def prepare_targets(
     side, num_frames = settings["image_size"], settings["num_frames"]
     cells = -(-side // reduction)
 
+    reader = ClipReader(frames, time_limit=recipe.decode_time_limit)
+
     def compute(names: Sequence[str]) -> Iterator[torch.Tensor]:
-        clips = ClipPixels([videos[name] for name in names], frames, num_frames, side)
+        clips = ClipPixels([videos[name] for name in names], reader, num_frames, side)
         batches = torch.utils.data.DataLoader(clips, batch_size=recipe.batch_size, num_workers=recipe.num_workers)
         with tqdm(total=len(videos), initial=len(videos) - len(names), desc=target, unit="video") as bar:
             for pixels in batches:
@@ -77,25 +78,26 @@ def prepare_targets(
                     yield clip
                     bar.update()
 
-    computed = write_targets(output, settings, list(videos), compute)
+    with explained_workers(reader):
+        computed = write_targets(output, settings, list(videos), compute)
     return PreparedTargets(sum(map(len, tables)), len(videos), computed)
 
 
 class ClipPixels(torch.utils.data.Dataset):
     """Each video's sampled frames as a pre-training batch has them: (frames, 3, side, side), normalised, unmasked."""
 
-    def __init__(self, videos: Sequence[str], frames: VioletVideoProcessor, num_frames: int, side: int):
+    def __init__(self, videos: Sequence[str], reader: ClipReader, num_frames: int, side: int):
         self.videos = videos
-        self.frames = frames
+        self.frames = reader.video_processor
         self.num_frames = num_frames
         self.size = {"height": side, "width": side}
-        self.cache = FrameCache(frames, capacity=0)
+        self.reader = reader
 
     def __len__(self) -> int:
         return len(self.videos)
 
     def __getitem__(self, number: int) -> torch.Tensor:
-        clip, _ = self.cache.read(self.videos[number], self.num_frames)
+        clip, _ = self.reader.read(self.videos[number], self.num_frames)
         pixels = self.frames([clip], do_sample_frames=False, size=self.size, return_tensors="pt")
         return pixels["pixel_values_videos"][0]
 
@@ -103,14 +105,15 @@ class ClipPixels(torch.utils.data.Dataset):
 def frames_of_run(recipe: PretrainingRecipe) -> tuple[VioletVideoProcessor, int]:
     """The video processor of a recipe's run, and the side of a patch of its model in pixels."""
     if recipe.from_scratch:
-        processor = frames_from_scratch(recipe.model, recipe.image_size)
-        return processor, _patch_side(named_configuration(recipe.model))
-    processor = AutoProcessor.from_pretrained(recipe.model).video_processor
-    return processor, _patch_side(AutoConfig.from_pretrained(recipe.model))
-
-
-def _patch_side(configuration: Any) -> int:
-    return configuration.vision_config.reduction
+        processor, configuration = (
+            frames_from_scratch(recipe.model, recipe.image_size),
+            named_configuration(recipe.model),
+        )
+    else:
+        processor = AutoProcessor.from_pretrained(recipe.model).video_processor
+        configuration = AutoConfig.from_pretrained(recipe.model)
+    set_frames(processor, recipe.fit, recipe.frame_sampling)
+    return processor, configuration.vision_config.reduction
 
 
 def videos_by_name(tables: Iterable[Dataset]) -> dict[str, str]:

@@ -21,6 +21,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from .._version import __version__
 from ..configuration import named_configuration
 from ..data import moving_shapes, read_original, read_rows
+from ..data.loading import ClipReader, FailedSamples, explained_workers
 from ..evaluation.pictures import draw_curves
 from ..files import save_into, seal, write_json, write_text
 from ..modeling_violet import VioletForPreTraining
@@ -28,7 +29,7 @@ from ..modeling_violet.modeling_pretraining import MVM_PREFIX
 from ..modeling_violet.mvm import start_at
 from ..modeling_violet.teachers import Teacher
 from ..processing import VideoTextProcessor, train_wordpiece_tokenizer
-from .arguments import SettingsError
+from .arguments import SettingsError, set_frames
 from .ema import MovingAverage
 from .finetuning import METRICS_FILE, begin_run, frames_from_scratch, special_tokens
 from .machine import cpu_has_bfloat16, leave_cores_to_workers, preferred_kernel
@@ -62,7 +63,7 @@ def pretrain(recipe: PretrainingRecipe, resume: bool = False) -> PretrainingResu
     Trains, evaluates and saves. Under `accelerate launch` it is one of several processes.
 
     Into `recipe.output_dir`: model and processor, for `from_pretrained`; `metrics.json`; `log.jsonl` and `curves.png`;
-    `run.json`, the settings; checkpoints.
+    `run.json`, the settings; `failed_samples.jsonl`, where samples were skipped; checkpoints.
 
     Args:
         resume: go on from the last whole checkpoint, where there is one, to the same weights as without a break.
@@ -70,8 +71,11 @@ def pretrain(recipe: PretrainingRecipe, resume: bool = False) -> PretrainingResu
     Raises:
         SettingsError: where settings contradict one another or the run in the output folder.
         FloatingPointError: where a loss is NaN or infinite; it was not applied.
+        WorkerDiedError: where a process that loads data was killed.
     """
-    return Pretraining(recipe).run(resume)
+    run = Pretraining(recipe)
+    with explained_workers(run.reader):
+        return run.run(resume)
 
 
 def load_dataset(recipe: DatasetRecipe) -> tuple[Dataset, Dataset | None]:
@@ -145,6 +149,9 @@ class Pretraining:
         leave_cores_to_workers(recipe.num_workers)
         self.is_main = self.accelerator.is_main_process
         self.settings = json.loads(json.dumps({"violet": __version__, **dataclasses.asdict(recipe)}))
+        for name in ("bad_samples", "decode_time_limit"):  # a run that a bad sample stopped may go on
+            del self.settings[name]
+        self.failed_samples = FailedSamples(self.output_dir)
         with self.accelerator.main_process_first():  # the others find drawn videos there
             self.tables = [load_dataset(dataset) for dataset in recipe.datasets]
         self.build_model(preferred_kernel(precision == "bf16", self.accelerator.device))
@@ -169,6 +176,7 @@ class Pretraining:
             frames = frames_from_scratch(recipe.model, recipe.image_size)
             self.processor = VideoTextProcessor(tokenizer, frames, max_length=recipe.max_text_length)
             self.teachers = load_teachers(recipe, self.processor)
+            set_frames(frames, recipe.fit, recipe.frame_sampling)
             heads = {
                 name: {key: value for key, value in options.items() if key != "teacher"}
                 | (dict(self.teachers[name].head_options) if name in self.teachers else {})
@@ -181,6 +189,7 @@ class Pretraining:
             model = VioletForPreTraining._from_config(configuration, attn_implementation=kernel)
         else:
             self.processor = AutoProcessor.from_pretrained(recipe.model)
+            set_frames(self.processor.video_processor, recipe.fit, recipe.frame_sampling)
             self.teachers = load_teachers(recipe, self.processor)
             model = VioletForPreTraining.from_pretrained(recipe.model, attn_implementation=kernel)
         unknown = sorted(set(recipe.all_objectives()) - set(model.objective_names()))
@@ -203,6 +212,7 @@ class Pretraining:
         recipe, processor = self.recipe, self.processor
         reduction = self.configuration.vision_config.reduction
         self.masking = Masking(recipe.masks, recipe.patch_ratio, recipe.word_ratio)
+        self.reader = ClipReader(processor.video_processor, recipe.frame_cache_mb * 2**20, recipe.decode_time_limit)
         collator = PretrainingCollator(
             processor,
             self.masking,
@@ -211,7 +221,8 @@ class Pretraining:
             hard_negatives=recipe.hard_negatives,
             seed=recipe.seed,
             reduction=reduction,
-            cache_bytes=recipe.frame_cache_mb * 2**20,
+            reader=self.reader,
+            skip_bad=recipe.bad_samples == "skip",
         )
         side = recipe.image_size or processor.video_processor.size.height
         share = {"rank": self.accelerator.process_index, "world_size": self.accelerator.num_processes}
@@ -273,18 +284,19 @@ class Pretraining:
             name: stored[name].to(device) if name in stored else self.teachers[name](pixels, grid) for name in names
         }
 
-    def batches(self, steps: Iterable[int], data: PretrainingBatches) -> Iterator[dict[str, Any]]:
+    def batches(self, steps: range, data: PretrainingBatches) -> Iterator[dict[str, Any]]:
         """The batches of these steps, in order, made by the workers."""
-        return iter(
-            torch.utils.data.DataLoader(
-                data,
-                batch_size=None,
-                sampler=list(steps),
-                num_workers=self.recipe.num_workers,
-                generator=torch.Generator().manual_seed(self.recipe.seed),  # workers leave the global one alone
-                pin_memory=torch.cuda.is_available(),
-            )
+        loader = torch.utils.data.DataLoader(
+            data,
+            batch_size=None,
+            sampler=steps,
+            num_workers=self.recipe.num_workers,
+            generator=torch.Generator().manual_seed(self.recipe.seed),  # workers leave the global one alone
+            pin_memory=torch.cuda.is_available(),
         )
+        for batch in loader:
+            self.failed_samples.add(batch.pop("failed", []))
+            yield batch
 
     def forward(self, batch: dict[str, Any]):
         """Masks what is masked by attention, asks the teachers, and runs the model: (its output, what was masked)."""
@@ -384,6 +396,9 @@ class Pretraining:
             found[0] = last_whole_checkpoint(self.output_dir)
         broadcast_object_list(found)
         if found[0] is None:
+            if self.is_main:
+                self.failed_samples.forget()
+            self.accelerator.wait_for_everyone()
             return 0
         if not resume:
             raise SettingsError(
@@ -456,8 +471,9 @@ class Pretraining:
         """Evaluates once more and writes model, processor, metrics and curves."""
         metrics = self.evaluate()
         log.write(self.recipe.max_steps, metrics)
-        metrics = {"steps": self.recipe.max_steps, **metrics}
         accelerator = self.accelerator
+        accelerator.wait_for_everyone()  # the others have written what failed
+        metrics = {"steps": self.recipe.max_steps, **metrics, **self.failed_samples.metrics()}
         model = accelerator.unwrap_model(self.model)
         if self.average is not None:
             self.average.swap(model)

@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from datasets import Dataset
 
+from ..data.loading import SAMPLE_ERRORS, Clip, ClipReader, FailedSample
 from ..processing import VideoTextProcessor
-from .collating import FrameCache
+from .collating import rows_after, unreadable
 from .masking import Masking, mask_words, sample_generator
+from .sampling import NumberedRows
 from .schedule import MixtureSchedule, StepPlan
 from .targets import StoredTargets
 
@@ -58,7 +60,9 @@ class PretrainingCollator:
         hard_negatives: pass all candidates on instead, of which the model chooses those nearest to the video.
         seed: decides masks and negatives.
         reduction: side of a patch in pixels, the vision configuration's.
-        cache_bytes: how much memory decoded frames may take, in each of the data loader's workers.
+        reader: of the videos; by default one that keeps nothing.
+        skip_bad: leave out a row whose video cannot be read, instead of raising what is wrong. A batch that loses all
+            its rows takes the next one of the data set that can be read.
     """
 
     def __init__(
@@ -70,7 +74,8 @@ class PretrainingCollator:
         hard_negatives: bool = False,
         seed: int = 0,
         reduction: int = 32,
-        cache_bytes: int = 0,
+        reader: ClipReader | None = None,
+        skip_bad: bool = False,
     ):
         self.reduction = reduction
         self.processor = processor
@@ -78,27 +83,42 @@ class PretrainingCollator:
         self.group_size = group_size
         self.num_candidates = group_size - 1 if hard_negatives else num_negatives
         self.seed = seed
-        self.cache = FrameCache(processor.video_processor, cache_bytes)
+        self.reader = ClipReader(processor.video_processor) if reader is None else reader
+        self.skip_bad = skip_bad
 
     def __call__(
         self, source: CaptionedVideos, rows: Sequence[Mapping[str, Any]], epochs: Sequence[int], plan: StepPlan
     ) -> dict[str, Any]:
         """
         Args:
-            rows: one a video; whole groups.
+            rows: one a video; whole groups, with their numbers as `row`.
             epochs: how often each row was seen before, which with the row decides its masks.
 
         Returns:
             `VioletForPreTraining.forward`'s inputs (`mvm_targets` as far as they are stored), `ids` (the rows' names),
-            and, where a row is masked by attention, what `masking.mask_attended` needs.
+            and, where a row is masked by attention, what `masking.mask_attended` needs. `failed`, a list of
+            `FailedSample`, where rows were left out.
         """
+        draws = [
+            int(torch.randint(2**31, (), generator=sample_generator(self.seed, epoch, f"{source.name}/{row_id(row)}")))
+            for row, epoch in zip(rows, epochs, strict=True)
+        ]
+        failed: list[FailedSample] = []
+        found = [self._read(source, row, plan, draw, failed) for row, draw in zip(rows, draws, strict=True)]
+        kept = [number for number, clip in enumerate(found) if clip is not None]
+        if not kept:
+            rows, found = self._spare(source, rows[-1], plan, draws[-1])
+            epochs, draws, kept = epochs[-1:], draws[-1:], [0]
+        negatives = self._negatives(source, rows, kept, plan)
+        rows, epochs, draws = ([values[number] for number in kept] for values in (rows, epochs, draws))
+        clips = [clip for clip in found if clip is not None]
         generators = [
             sample_generator(self.seed, epoch, f"{source.name}/{row_id(row)}/{row['caption']}")
             for row, epoch in zip(rows, epochs, strict=True)
         ]
         size = {"height": plan.image_size, "width": plan.image_size}
-        clips = [self.cache.read(row["video"], plan.num_frames) for row in rows]
-        pixels = self.processor(videos=[frames for frames, _ in clips], do_sample_frames=False, size=size)
+        frames = [frames for frames, _ in clips]
+        pixels = self.processor(videos=frames, do_sample_frames=False, size=size, draws=draws)
         batch: dict[str, Any] = {"ids": [row_id(row) for row in rows], **pixels}
 
         words = self.processor(text=[row["caption"] for row in rows])
@@ -127,7 +147,7 @@ class PretrainingCollator:
             batch["mask_noise"] = noise.clamp(min=1e-7)
         mask_token = self.processor.tokenizer.mask_token_id
         batch["input_ids"], batch["labels"] = mask_words(ids, hidden, mask_token)
-        batch["negative_index"] = self._negatives(source, rows, plan)
+        batch["negative_index"] = negatives
         if all(row.get("wrong_caption") for row in rows):
             wrong = self.processor(text=[row["wrong_caption"] for row in rows])
             batch["wrong_ids"], batch["wrong_attention_mask"] = wrong["input_ids"], wrong["attention_mask"]
@@ -137,24 +157,60 @@ class PretrainingCollator:
             )
             for name, stored in source.stored_targets.items()
         }
+        if failed:
+            batch["failed"] = failed
         return batch
+
+    def _read(
+        self,
+        source: CaptionedVideos,
+        row: Mapping[str, Any],
+        plan: StepPlan,
+        draw: int,
+        failed: list[FailedSample] | None = None,
+    ) -> Clip | None:
+        """The frames of a row's video; None where it cannot be read, which is added to `failed`."""
+        try:
+            return self.reader.read(row["video"], plan.num_frames, draw, row=row.get("row"))
+        except SAMPLE_ERRORS as error:
+            if not self.skip_bad:
+                raise
+            if failed is not None:
+                failed.append(FailedSample(source.name, row.get("row"), row["video"], str(error)))
+            return None
+
+    def _spare(
+        self, source: CaptionedVideos, lost: Mapping[str, Any], plan: StepPlan, draw: int
+    ) -> tuple[list[Mapping[str, Any]], list[Clip | None]]:
+        """A row in the place of a batch that could not be read, and its frames."""
+        for row in rows_after(lost["row"], NumberedRows(source.rows)):
+            clip = self._read(source, row, plan, draw)
+            if clip is not None:
+                return [row], [clip]
+        raise unreadable(lost)
 
     def _grid(self, plan: StepPlan) -> tuple[int, int, int]:
         side = -(-plan.image_size // self.reduction)
         return plan.num_frames, side, side
 
-    def _negatives(self, source: CaptionedVideos, rows: Sequence[Mapping[str, Any]], plan: StepPlan) -> torch.Tensor:
-        """(rows, candidates): rows of the same group with other words, −1 where there are no more"""
+    def _negatives(
+        self, source: CaptionedVideos, rows: Sequence[Mapping[str, Any]], kept: Sequence[int], plan: StepPlan
+    ) -> torch.Tensor:
+        """(kept, candidates): places among `kept` of rows of the same group with other words, −1 where there are no
+        more. The draws do not depend on what is kept."""
         captions = [row["caption"] for row in rows]
-        negatives = torch.full((len(rows), self.num_candidates), -1)
+        place = {row: number for number, row in enumerate(kept)}
+        negatives = torch.full((len(kept), self.num_candidates), -1)
         for start in range(0, len(rows), self.group_size):
             group = range(start, min(start + self.group_size, len(rows)))
             name = f"{source.name}/negatives/{row_id(rows[start])}"
             generator = sample_generator(self.seed, plan.position, name)
             for row in group:
-                order = torch.randperm(len(group), generator=generator).tolist()
-                others = [group[i] for i in order if captions[group[i]] != captions[row]][: self.num_candidates]
-                negatives[row, : len(others)] = torch.tensor(others, dtype=torch.long)
+                order = [group[i] for i in torch.randperm(len(group), generator=generator).tolist()]
+                others = [place[i] for i in order if i in place and captions[i] != captions[row]]
+                if row in place:
+                    others = others[: self.num_candidates]
+                    negatives[place[row], : len(others)] = torch.tensor(others, dtype=torch.long)
         return negatives
 
 
@@ -200,7 +256,7 @@ class PretrainingBatches(torch.utils.data.Dataset):
         rows, epochs = [], []
         for number in self.rows:
             epoch, place = divmod(plan.position * self.batch_size + number, len(source.rows))
-            rows.append(source.rows[int(self._order(plan.dataset, epoch)[place])])
+            rows.append(NumberedRows(source.rows)[int(self._order(plan.dataset, epoch)[place])])
             epochs.append(epoch)
         return self.collator(source, rows, epochs, plan) | {"objectives": dict(plan.objectives)}
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ..configuration import NAMED_CONFIGURATIONS
-from .arguments import SettingsError, read_settings
+from ..data.loading import TIME_LIMIT_SECONDS
+from .arguments import BAD_SAMPLES, SettingsError, check_frames, read_settings
 
 SOURCES = ("moving_shapes", "table", "tsv")
 LEARNING_RATES = ("constant", "linear", "cosine")
@@ -93,6 +94,13 @@ class PretrainingRecipe:
         seed: decides weights, order, masks and negatives.
         num_workers: processes that decode videos, for each training process.
         frame_cache_mb: MiB of decoded frames that each of them keeps.
+        fit: how a frame becomes a square: `pad` with black, `center_crop` or `random_crop`; by default the processor's
+            own.
+        frame_sampling: which frames are taken: `even`, `random_start` or `jitter`, see
+            `VioletVideoProcessor.sample_frames`; by default the processor's own.
+        bad_samples: a video that cannot be read stops the run (`raise`), or its row is left out, counted and written
+            to `failed_samples.jsonl` (`skip`).
+        decode_time_limit: seconds for decoding one video; what takes longer is killed, and is bad.
         logging_steps, eval_steps, save_steps: steps between two log lines, evaluations, checkpoints.
         eval_batches: batches of each data set in an evaluation.
         checkpoints_kept: older ones are deleted.
@@ -127,6 +135,10 @@ class PretrainingRecipe:
     seed: int = 0
     num_workers: int = 1
     frame_cache_mb: int = 1024
+    fit: str | None = None
+    frame_sampling: str | None = None
+    bad_samples: str = "raise"
+    decode_time_limit: float = TIME_LIMIT_SECONDS
     logging_steps: int = 50
     eval_steps: int = 500
     eval_batches: int = 8
@@ -143,6 +155,11 @@ class PretrainingRecipe:
         for name in ("max_steps", "batch_size", "gradient_accumulation_steps", "group_size", "num_negatives"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"`{name}`: must be 1 or more, got {getattr(self, name)}.")
+        check_frames(self.fit, self.frame_sampling)
+        if self.bad_samples not in BAD_SAMPLES:
+            raise SettingsError(f"`bad_samples`: {self.bad_samples!r} is unknown; use {', '.join(BAD_SAMPLES)}.")
+        if not self.decode_time_limit > 0:
+            raise SettingsError(f"`decode_time_limit`: must be above 0 seconds, got {self.decode_time_limit}.")
         if self.learning_rate_schedule not in LEARNING_RATES:
             known = ", ".join(LEARNING_RATES)
             raise SettingsError(f"`learning_rate_schedule`: {self.learning_rate_schedule!r} is unknown; use {known}.")

@@ -1,38 +1,67 @@
 """Order and chance in training: pure functions of (seed, epoch, row), with the rows of one video kept together."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 import torch
 
 
-class DrawnRows(torch.utils.data.Dataset):
+class NumberedRows(torch.utils.data.Dataset):
+    """
+    Rows that know their number: `rows[number]` has an additional `row`, for messages.
+
+    Args:
+        rows: a `datasets.Dataset`, or a list of rows.
+    """
+
+    def __init__(self, rows: Any):
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: Any) -> dict[str, Any]:
+        return {**self.rows[number], "row": number}
+
+
+class DrawnRows(NumberedRows):
     """
     Rows that know what to draw by: `rows[epoch, number]` has an additional `draw`, a number that depends on (seed,
-    epoch, number) alone. So neither workers nor a resume change what is masked, cropped or sampled.
+    epoch, number) alone, and `video_draw`, which depends on (seed, epoch, video): a video's rows see the same frames
+    of it. So neither workers nor processes nor a resume change what is masked, cropped or sampled.
 
     Args:
         rows: a `datasets.Dataset`, or a list of rows.
     """
 
     def __init__(self, rows: Any, seed: int):
-        self.rows = rows
+        super().__init__(rows)
         self.seed = seed
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         epoch, number = key
-        draw = int(np.random.SeedSequence([self.seed, epoch, number]).generate_state(1)[0])
-        return {**self.rows[number], "draw": draw}
+        row = super().__getitem__(number)
+        return {
+            **row,
+            "draw": self._draw(epoch, number),
+            "video_draw": self._draw(epoch, number_of_name(row["video"])),
+        }
+
+    def _draw(self, epoch: int, number: int) -> int:
+        return int(np.random.SeedSequence([self.seed, epoch, number]).generate_state(1)[0])
+
+
+def number_of_name(name: str) -> int:
+    """A number of 64 bits, the same everywhere, which no other name of the data set has."""
+    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest())
 
 
 class GroupedSampler(torch.utils.data.Sampler[tuple[int, int]]):
     """
     (epoch, row number), as `DrawnRows` takes them: the groups in random order and the rows of a group side by side, so
-    that a video is decoded and encoded once for all its rows of a batch.
+    that a video is decoded and encoded once for all its rows of a batch. Of each row it keeps its number alone.
 
     Args:
         groups: each row's group, such as its video's path.
@@ -40,11 +69,13 @@ class GroupedSampler(torch.utils.data.Sampler[tuple[int, int]]):
         rows_per_group: at most so many rows of a group in one epoch, drawn anew in each; all where it is not given.
     """
 
-    def __init__(self, groups: Sequence[str], seed: int, rows_per_group: int | None = None):
-        rows: dict[str, list[int]] = {}
-        for row, group in enumerate(groups):
-            rows.setdefault(group, []).append(row)
-        self.rows = list(rows.values())
+    def __init__(self, groups: Iterable[str], seed: int, rows_per_group: int | None = None):
+        names = np.fromiter((number_of_name(group) for group in groups), np.uint64)
+        _, first, group_of_row = np.unique(names, return_index=True, return_inverse=True)
+        group_of_row = first.argsort().argsort()[group_of_row]  # groups are numbered in the order of their first rows
+        self.counts = np.bincount(group_of_row)
+        self.ends = self.counts.cumsum()
+        self.rows = group_of_row.argsort(kind="stable")  # those of one group behind those of the group before
         self.seed = seed
         self.epoch = 0
         self.rows_per_group = rows_per_group
@@ -54,11 +85,11 @@ class GroupedSampler(torch.utils.data.Sampler[tuple[int, int]]):
 
     def __len__(self) -> int:
         most = self.rows_per_group
-        return sum(len(rows) if most is None else min(len(rows), most) for rows in self.rows)
+        return int((self.counts if most is None else self.counts.clip(max=most)).sum())
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        for group in torch.randperm(len(self.rows), generator=generator).tolist():
-            rows = self.rows[group]
-            order = torch.randperm(len(rows), generator=generator).tolist()
-            yield from ((self.epoch, rows[place]) for place in order[: self.rows_per_group])
+        for group in torch.randperm(len(self.counts), generator=generator).numpy():
+            count, end = self.counts[group], self.ends[group]
+            order = torch.randperm(int(count), generator=generator)[: self.rows_per_group].numpy()
+            yield from ((self.epoch, int(row)) for row in self.rows[end - count + order])

@@ -87,7 +87,15 @@ def target_settings(
     Args:
         frames: the run's video processor.
         reduction: side of a patch in pixels, the vision configuration's.
+
+    Raises:
+        SettingsError: where frames or crops are drawn anew in each epoch: no target can be stored for those.
     """
+    if frames.is_random:
+        raise SettingsError(
+            f"data set {dataset.name!r}: stored `targets` are those of one choice of frames and pixels. With them, "
+            "`frame_sampling` must be even and `fit` not random_crop."
+        )
     options = recipe.mvm_targets.get(target, {})
     source, side = options.get("teacher"), dict(frames.size)["height"]
     return {

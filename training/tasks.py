@@ -9,6 +9,7 @@ from datasets import Dataset
 from transformers import TrainingArguments
 
 from ..data import captioned, described, fill_in_the_blank, gallery, multiple_choice, open_ended
+from ..data.loading import ClipReader, FailedSamples, explained_workers
 from ..evaluation.answers import AnswerAccuracy, choose_answers
 from ..evaluation.captions import caption_metrics
 from ..evaluation.retrieval import join_videos, retrieval_metrics, score_gallery
@@ -30,6 +31,7 @@ from .collating import (
     RetrievalCollator,
     VideoTextCollator,
 )
+from .sampling import NumberedRows
 from .trainer import VioletTrainer
 
 Row = dict[str, Any]
@@ -126,9 +128,19 @@ class Task:
         shuffle_frames: bool = False,
     ) -> dict[str, float]:
         """The metrics of a model on rows of the task; `shuffle_frames` puts each video's frames into another order."""
-        collator = self.collate(processor, model, data, training=False, shuffle_frames=shuffle_frames)
+        collator = self.collate(
+            processor,
+            model,
+            data,
+            training=False,
+            reader=ClipReader(processor.video_processor, time_limit=data.decode_time_limit),
+            shuffle_frames=shuffle_frames,
+            skip_bad=data.bad_samples == "skip",
+            test_clips=data.test_clips,
+        )
         if self.measure is not None:
-            return self.measure(model.eval(), collator, rows, training)
+            with explained_workers(collator.reader):
+                return self.measure(model.eval(), collator, rows, training)
         trainer = VioletTrainer(
             model=model, args=training, eval_dataset=rows, data_collator=collator, **self.metrics_of(rows)
         )
@@ -139,16 +151,27 @@ class Task:
 
 
 def _encoded_videos(model, collator: VideoTextCollator, rows: Dataset, training: TrainingArguments):
-    """The videos of the rows, encoded, batch by batch."""
+    """
+    The videos of the rows, encoded, batch by batch, without those that could not be read, which are counted; and
+    beside them the numbers of their rows.
+    """
+    failed_samples = FailedSamples(str(training.output_dir))
     loader = torch.utils.data.DataLoader(
-        rows,
+        NumberedRows(rows),
         batch_size=training.per_device_eval_batch_size,
         collate_fn=collator,
         num_workers=training.dataloader_num_workers,
     )
+    first = 0
     for batch in loader:
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=training.bf16):
-            yield model.violet.encode_videos(batch["pixel_values_videos"].to(model.device))
+        pixels = batch["pixel_values_videos"]
+        failed_samples.add(batch.get("failed", []))
+        read = ~batch.get("unread", torch.zeros(len(pixels), dtype=torch.bool))  # one row a video
+        numbers = [first + number for number in read.nonzero().flatten().tolist()]
+        first += len(pixels)
+        if numbers:
+            with torch.autocast(model.device.type, torch.bfloat16, enabled=training.bf16):
+                yield model.violet.encode_videos(pixels[read].to(model.device)), numbers
 
 
 def first_of_each(rows: Dataset) -> Dataset:
@@ -161,30 +184,40 @@ def first_of_each(rows: Dataset) -> Dataset:
 
 @torch.no_grad()
 def measure_retrieval(model, collator: VideoTextCollator, rows: Dataset, training) -> dict[str, float]:
-    """Recall and ranks, both ways, of every text of the rows against every one of their videos."""
-    videos = first_of_each(rows)
-    numbers = {video: number for number, video in enumerate(videos["video"])}
-    encoded = join_videos(list(_encoded_videos(model, collator, videos, training)))
-    texts = collator.processor(text=list(rows["caption"]), return_tensors="pt").to(model.device)
+    """Recall and ranks, both ways, of every text of the rows against every one of their videos that can be read."""
+    encoded, numbers, videos = [], {}, first_of_each(rows)["video"]
+    for tokens, places in _encoded_videos(model, collator, first_of_each(rows), training):
+        encoded.append(tokens)
+        numbers |= {videos[place]: len(numbers) + count for count, place in enumerate(places)}
+    if not encoded:
+        return {"gallery": 0.0}
+    gallery = join_videos(encoded)
+    captions = [row for row in rows.select_columns(["video", "caption"]) if row["video"] in numbers]
+    texts = collator.processor(text=[row["caption"] for row in captions], return_tensors="pt").to(model.device)
     with torch.autocast(model.device.type, torch.bfloat16, enabled=training.bf16):
-        scores = score_gallery(model, encoded, texts["input_ids"], texts["attention_mask"])
-    metrics = retrieval_metrics(scores, torch.tensor([numbers[video] for video in rows["video"]]))
-    return {"gallery": float(len(videos)), **metrics}
+        scores = score_gallery(model, gallery, texts["input_ids"], texts["attention_mask"])
+    metrics = retrieval_metrics(scores, torch.tensor([numbers[row["video"]] for row in captions]))
+    return {"gallery": float(len(numbers)), **metrics}
 
 
 @torch.no_grad()
 def measure_captions(model, collator: VideoTextCollator, rows: Dataset, training) -> dict[str, float]:
-    """What `caption_metrics` says of a caption written for each video, against all captions that the rows have."""
-    references: dict[str, list[str]] = {}
+    """
+    What `caption_metrics` says of a caption written for each video that can be read, against all captions that the
+    rows have.
+    """
+    captions: dict[str, list[str]] = {}
     for video, caption in zip(rows["video"], rows["caption"], strict=True):
-        references.setdefault(video, []).append(caption)
-    tokenizer = collator.processor.tokenizer
+        captions.setdefault(video, []).append(caption)
+    tokenizer, videos = collator.processor.tokenizer, list(captions)
     written: list[str] = []
-    for tokens in _encoded_videos(model, collator, first_of_each(rows), training):
+    references: list[list[str]] = []
+    for tokens, places in _encoded_videos(model, collator, first_of_each(rows), training):
         with torch.autocast(model.device.type, torch.bfloat16, enabled=training.bf16):
             ids = model.generate(video_tokens=tokens, max_length=collator.processor.max_length, do_sample=False)
         written += tokenizer.batch_decode(ids, skip_special_tokens=True)
-    return caption_metrics(written, list(references.values()))
+        references += [captions[videos[place]] for place in places]
+    return caption_metrics(written, references) if written else {}
 
 
 TASKS: Mapping[str, Task] = {

@@ -10,9 +10,12 @@ import torch
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
+from ..data.loading import ClipReader, FailedSamples, explained_workers
+from ..evaluation.answers import UNREAD
 from ..files import is_whole, seal
+from .collating import VideoTextCollator
 from .optimization import parameter_groups
-from .sampling import DrawnRows, GroupedSampler
+from .sampling import DrawnRows, GroupedSampler, NumberedRows
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +30,9 @@ class VioletTrainer(Trainer):
       own, see `optimization.parameter_groups`.
     - A checkpoint is sealed by a manifest when it is whole, and older ones are deleted only then;
       `last_whole_checkpoint` passes over what a killed process left.
+    - Samples that the collator could not read (`VideoTextCollator`, `skip_bad`) are counted in `failed_samples`, and
+      have no part in the metrics. A worker that dies is reported with the sample that it held.
+    - Several test clips of a row (`test_clips`) are averaged: their logits, before the answer is chosen.
     - A loss or gradient that is NaN or infinite stops the run before it reaches the weights, naming the step and the
       videos (which the collator passes on with `name_videos=True`).
 
@@ -50,8 +56,22 @@ class VioletTrainer(Trainer):
         self.layer_decay = layer_decay
         self._videos: list[str] = []
         self.data_seed: int = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        self.failed_samples = FailedSamples(str(self.args.output_dir))
         rows: Any = self.train_dataset
         self.train_dataset: Any = None if rows is None else DrawnRows(rows, self.data_seed)
+        if isinstance(self.data_collator, VideoTextCollator):
+            self.data_collator.spare_rows = None if rows is None else NumberedRows(rows)
+
+    def train(self, *args, **kwargs):
+        with explained_workers(self._reader()):
+            return super().train(*args, **kwargs)
+
+    def evaluation_loop(self, *args, **kwargs):
+        with explained_workers(self._reader()):
+            return super().evaluation_loop(*args, **kwargs)
+
+    def _reader(self) -> ClipReader | None:
+        return getattr(self.data_collator, "reader", None)
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         self.optimizer: Any
@@ -72,7 +92,12 @@ class VioletTrainer(Trainer):
         return self._leave_global_generator(super().get_train_dataloader())
 
     def get_eval_dataloader(self, eval_dataset=None) -> torch.utils.data.DataLoader:
-        return self._leave_global_generator(super().get_eval_dataloader(eval_dataset))
+        rows: Any = self.eval_dataset if eval_dataset is None else eval_dataset
+        rows = self.eval_dataset[rows] if isinstance(rows, str) else rows
+        return self._leave_global_generator(super().get_eval_dataloader(NumberedRows(rows)))
+
+    def get_test_dataloader(self, test_dataset) -> torch.utils.data.DataLoader:
+        return self._leave_global_generator(super().get_test_dataloader(NumberedRows(test_dataset)))
 
     def _leave_global_generator(self, loader: torch.utils.data.DataLoader) -> torch.utils.data.DataLoader:
         """
@@ -85,7 +110,19 @@ class VioletTrainer(Trainer):
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         self._videos += inputs.pop("videos", [])
+        self.failed_samples.add(inputs.pop("failed", []))
         return super()._prepare_inputs(inputs)
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        unread, clips = inputs.pop("unread", None), inputs.pop("test_clips", 1)
+        loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        if logits is None:
+            return loss, logits, labels
+        logits = logits.unflatten(0, (-1, clips)).mean(1)  # (rows * clips, ...) -> (rows, ...)
+        labels = labels[::clips].clone()
+        if unread is not None:
+            labels[unread[::clips]] = UNREAD
+        return loss, logits, labels
 
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)

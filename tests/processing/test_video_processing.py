@@ -9,6 +9,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional as tvF
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from transformers.video_utils import VideoMetadata
 
 from violet.processing.decoding import VideoDecodeError
 from violet.processing.video_processing_violet import VioletVideoProcessor, evenly_spaced_indices
@@ -168,13 +169,15 @@ def test_settings_survive_saving(tmp_path, clip):
         "do_normalize": True,
         "image_mean": (0.1, 0.2, 0.3),
         "image_std": (0.4, 0.5, 0.6),
+        "do_random_crop": True,
+        "frame_sampling": "jitter",
         "do_convert_rgb": True,
         "decode_backend": "pyav",
     }
     saved = VioletVideoProcessor(**settings)
     saved.save_pretrained(tmp_path / "saved")
     loaded = VioletVideoProcessor.from_pretrained(tmp_path / "saved")
-    assert loaded.to_dict() == saved.to_dict()
+    assert loaded.to_dict() == saved.to_dict() and "draws" not in saved.to_dict()
     for name, value in settings.items():
         assert (dict(loaded.size) if name == "size" else getattr(loaded, name)) == value
     torch.testing.assert_close(loaded(clip[0]).pixel_values_videos, saved(clip[0]).pixel_values_videos, rtol=0, atol=0)
@@ -195,7 +198,75 @@ def test_a_pickled_processor_is_the_same(small):
     torch.testing.assert_close(copy(frames).pixel_values_videos, small(frames).pixel_values_videos, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("setting, value", [("num_frames", 0), ("decode_backend", "ffmpeg")])
+@pytest.mark.parametrize(
+    "setting, value",
+    [("num_frames", 0), ("decode_backend", "ffmpeg"), ("frame_sampling", "random"), ("do_random_crop", True)],
+)
 def test_an_impossible_setting_is_refused_by_name(setting, value):
     with pytest.raises(ValueError, match=setting):
         VioletVideoProcessor(**{setting: value})
+
+
+@pytest.mark.parametrize("height, width", [(30, 40), (40, 30)])
+def test_a_random_crop_is_a_place_of_the_resized_clip_the_same_in_all_frames(height, width):
+    settings = {"num_frames": 2, "size": {"height": 12, "width": 12}, "do_normalize": False, "do_pad_to_square": False}
+    frames = random_frames(2, height, width)
+    frames[1] = frames[0]
+    whole = tvF.resize(torch.from_numpy(frames).permute(0, 3, 1, 2), 12, antialias=True).float() / 255
+    processor = VioletVideoProcessor(do_random_crop=True, **settings)
+    windows = {
+        start: whole[0].narrow(1 if height > width else 2, start, 12) for start in range(max(whole.shape[-2:]) - 11)
+    }
+    found = set()
+    for draw in range(30):
+        (pixels,) = processor(frames, do_sample_frames=False, draws=[draw]).pixel_values_videos
+        assert torch.equal(pixels[0], pixels[1])
+        (place,) = [start for start, window in windows.items() if torch.allclose(window, pixels[0])]
+        found.add(place)
+        again = processor(frames, do_sample_frames=False, draws=[draw]).pixel_values_videos[0]
+        assert torch.equal(again, pixels)
+    assert found == set(windows) and len(found) == 5, "every place comes"
+    centre = VioletVideoProcessor(**settings)(frames, do_sample_frames=False).pixel_values_videos
+    assert torch.equal(processor(frames, do_sample_frames=False).pixel_values_videos, centre), "without a draw"
+
+
+def test_each_clip_of_a_mixture_has_its_own_crop():
+    processor = VioletVideoProcessor(
+        num_frames=2, size={"height": 8, "width": 8}, do_pad_to_square=False, do_random_crop=True
+    )
+    clips = [random_frames(2, *size, seed=i) for i, size in enumerate([(10, 90), (90, 10), (10, 90), (20, 60)])]
+    together = processor(clips, draws=[4, 5, 6, 7]).pixel_values_videos
+    for number, clip in enumerate(clips):
+        alone = processor(clip, draws=[4 + number]).pixel_values_videos[0]
+        torch.testing.assert_close(together[number], alone)
+        assert not torch.equal(alone, processor(clip, draws=[44 + number]).pixel_values_videos[0])
+    with pytest.raises(ValueError, match="2 numbers for 4 clips"):
+        processor(clips, draws=[1, 2])
+
+
+def test_drawn_frames_lie_one_in_each_part(small, clip):
+    path, frames = clip
+    parts = [range(0, 4), range(4, 8), range(8, 12)]
+    spread: dict[str, set] = {"random_start": set(), "jitter": set()}
+    for sampling, seen in spread.items():
+        processor = VioletVideoProcessor(num_frames=3, frame_sampling=sampling, size={"height": 8, "width": 8})
+        for draw in range(100):
+            (metadata,) = processor(frames, draws=[draw], return_metadata=True)["video_metadata"]
+            assert all(index in part for index, part in zip(metadata.frames_indices, parts, strict=True))
+            seen.add(tuple(metadata.frames_indices))
+        (metadata,) = processor(path, return_metadata=True)["video_metadata"]
+        assert metadata.frames_indices == [3, 6, 9], "without a draw"
+    assert spread["random_start"] == {(0, 4, 8), (1, 5, 9), (2, 6, 10), (3, 7, 11)}
+    assert len(spread["jitter"]) > 50
+
+
+@pytest.mark.parametrize("total, count, clips", [(12, 3, 4), (12, 3, 1), (5, 8, 2), (1, 4, 3)])
+def test_several_test_clips_share_out_the_frames(total, count, clips):
+    processor = VioletVideoProcessor(num_frames=count)
+    metadata = VideoMetadata(total_num_frames=total, fps=None)
+    found = [processor.sample_frames(metadata, test_clip=(number, clips)).tolist() for number in range(clips)]
+    assert all(0 <= index < total for indices in found for index in indices)
+    if (total, count, clips) == (12, 3, 4):
+        assert found == [[0, 4, 8], [1, 5, 9], [2, 6, 10], [3, 7, 11]]
+    if clips == 1:
+        assert found == [evenly_spaced_indices(total, count).tolist()]

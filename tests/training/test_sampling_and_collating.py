@@ -4,6 +4,8 @@ import torch
 from transformers import AutoProcessor
 
 from violet import QuestionCollator
+from violet.data.loading import Clip, ClipReader
+from violet.processing.decoder_process import DecoderProcess
 from violet.training.collating import shuffled
 from violet.training.sampling import GroupedSampler
 
@@ -53,17 +55,11 @@ def rows(questions):
 
 
 def test_a_video_is_decoded_once_for_all_its_rows(processor, rows, monkeypatch):
-    from violet.processing import video_processing_violet
-
     decoded = []
-    decode = video_processing_violet.decode_video
-
-    def spy(clip, *rest):
-        if isinstance(clip, str):
-            decoded.append(clip)
-        return decode(clip, *rest)
-
-    monkeypatch.setattr(video_processing_violet, "decode_video", spy)
+    decode = DecoderProcess.decode
+    monkeypatch.setattr(
+        DecoderProcess, "decode", lambda self, video, *rest: decoded.append(video) or decode(self, video, *rest)
+    )
     batch = QuestionCollator(processor)([rows[8], *rows])
     videos = list(dict.fromkeys(row["video"] for row in [rows[8], *rows]))
     assert decoded == videos and 1 < len(videos) < 9
@@ -76,13 +72,13 @@ def test_cached_frames_are_decoded_once_and_change_nothing(processor, rows, monk
     expected = QuestionCollator(processor)(rows)["pixel_values_videos"]
     assert torch.equal(processor(videos=[row["video"] for row in rows])["pixel_values_videos"].unique(dim=0),
                        expected.unique(dim=0))  # fmt: skip
-    one_clip = 4 * 64 * 64 * 3
-    collator = QuestionCollator(processor, cache_bytes=2 * one_clip)
+    two_clips = 2 * (4 * 64 * 64 * 3 + 1024)
+    collator = QuestionCollator(processor, reader=ClipReader(processor.video_processor, two_clips))
     assert torch.equal(collator(rows)["pixel_values_videos"], expected)
-    kept = set(collator.cache.clips)
+    kept = set(collator.reader.clips)
     assert len(kept) == 2 < len(expected), "no more than the memory that it was given"
-    for video in kept:
-        monkeypatch.setitem(collator.cache.clips, video, (np.zeros((4, 64, 64, 3), np.uint8), [0, 1, 2, 3]))
+    for clip in kept:
+        monkeypatch.setitem(collator.reader.clips, clip, Clip(np.zeros((4, 64, 64, 3), np.uint8), [0, 1, 2, 3]))
     changed = (collator(rows)["pixel_values_videos"] != expected).flatten(1).any(1)
     assert changed.sum() == 2, "the kept frames are used, not the files"
 

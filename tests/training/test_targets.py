@@ -103,8 +103,8 @@ from violet.training import preparing, targets
 from violet.training.recipe import DatasetRecipe, PretrainingRecipe
 
 targets.ROWS_PER_SHARD = 4
-read = preparing.FrameCache.read
-preparing.FrameCache.read = lambda *arguments: time.sleep(0.05) or read(*arguments)  # as long videos take
+read = preparing.ClipReader.read
+preparing.ClipReader.read = lambda *arguments: time.sleep(0.05) or read(*arguments)  # as long videos take
 preparing.prepare_targets({recipe!r}, "hog", {str(folder)!r})
 """
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)

@@ -1,0 +1,206 @@
+"""What loading costs beside decoding, and what memory it takes as a table grows.
+
+    python benchmarks/loading.py [--clips FOLDER] [--tsv FILE] [--rows 1000 100000] [--repeats 5] [--output rows.json]
+
+Speed: clips that a data loader's worker hands over, against `decode_video` and the processor in one process, in turns.
+The worker decodes files in a process of its own, which can be killed; the bar is 0.9 of the bare rate for each worker.
+
+Memory: an epoch over a TSV of tiny JPEG pictures, in a fresh process for each number of rows: the largest resident
+memory of that process and its worker together. The cache is one that the first thousand rows fill. The bar is a growth
+below 5 % from the first number of rows to the last.
+"""
+
+import argparse
+import base64
+import io
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+from datasets import Dataset
+from PIL import Image
+
+from violet.data import TsvVideos, open_video
+from violet.data.loading import ClipReader
+from violet.files import write_json
+from violet.processing import VioletVideoProcessor, decode_video
+from violet.training.sampling import DrawnRows, GroupedSampler
+
+SIDE, FRAMES = 224, 5
+SHARE, GROWTH = 0.9, 0.05
+PICTURE = 16  # side of a tiny JPEG
+CACHE_BYTES = 2**20
+
+
+class Pixels(torch.utils.data.Dataset):
+    """What a worker makes of a video: (1, frames, 3, side, side)."""
+
+    def __init__(self, processor: VioletVideoProcessor, videos: list[str]):
+        self.reader, self.processor, self.videos = ClipReader(processor), processor, videos
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, row: int) -> torch.Tensor:
+        frames = self.reader.read(self.videos[row], row=row).frames
+        return self.processor([frames], do_sample_frames=False)["pixel_values_videos"]
+
+
+def bare(processor: VioletVideoProcessor, videos: list[str]) -> None:
+    for video in videos:
+        source = open_video(video)
+        frames = decode_video(source, lambda total, fps: processor.sample_frames(Length(total))).frames
+        processor([frames], do_sample_frames=False)
+
+
+class Length:
+    def __init__(self, total_num_frames: int):
+        self.total_num_frames = total_num_frames
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def measure_speed(name: str, videos: list[str], repeats: int) -> dict:
+    """A row: the median seconds a clip of a worker, and of bare decoding."""
+    torch.set_num_threads(1)  # as in a worker
+    processor = VioletVideoProcessor(size={"height": SIDE, "width": SIDE}, num_frames=FRAMES)
+    loader = torch.utils.data.DataLoader(
+        Pixels(processor, videos), batch_size=None, num_workers=1, persistent_workers=True
+    )
+    ways = {"bare": lambda: bare(processor, videos), "loader": lambda: [None for _ in loader]}
+    for work in ways.values():
+        work()
+    taken: dict[str, list[float]] = {way: [] for way in ways}
+    for repeat in range(repeats):
+        for way in sorted(ways, reverse=bool(repeat % 2)):
+            taken[way].append(seconds_of(ways[way]) / len(videos))
+    loaded, alone = (statistics.median(taken[way]) for way in ("loader", "bare"))
+    return {
+        "name": f"load_{name}",
+        "seconds": loaded,
+        "rate": 1 / loaded,
+        "share_of_matmul": None,
+        "baseline_seconds": alone,
+        "settings": {"videos": len(videos), "frames": FRAMES, "side": SIDE, "repeats": repeats, "workers": 1},
+    }
+
+
+def write_tsv(path: Path, rows: int) -> None:
+    """Rows of tiny pictures, no two of the first thousand alike, with their lineidx."""
+    generator, pictures = np.random.default_rng(0), []
+    for _ in range(min(rows, 1000)):
+        buffer = io.BytesIO()
+        Image.fromarray(generator.integers(0, 255, (PICTURE, PICTURE, 3), dtype=np.uint8)).save(buffer, "jpeg")
+        pictures.append(base64.b64encode(buffer.getvalue()))
+    place = 0
+    with open(path, "wb") as tsv, open(path.with_suffix(".lineidx"), "w") as index:
+        for row in range(rows):
+            index.write(f"{place}\n")
+            place += tsv.write(b"picture%08d\t%s\n" % (row, pictures[row % len(pictures)]))
+
+
+def largest_memory(tsv: Path) -> int:
+    """The largest resident memory, in bytes, of this process and its worker in an epoch over the rows of a TSV."""
+    torch.set_num_threads(1)
+    videos = Dataset.from_generator(
+        lambda: ({"video": f"{tsv}#{name}"} for name in TsvVideos(tsv).ids), cache_dir=str(tsv.parent / "cache")
+    )
+    processor = VioletVideoProcessor(size={"height": PICTURE, "width": PICTURE}, num_frames=1)
+    reader = ClipReader(processor, CACHE_BYTES)
+
+    def collate(rows: list[dict]) -> torch.Tensor:
+        frames = [reader.read(row["video"], draw=row["video_draw"], row=row["row"]).frames for row in rows]
+        return processor(frames, do_sample_frames=False)["pixel_values_videos"]
+
+    loader = torch.utils.data.DataLoader(
+        DrawnRows(videos, seed=0),
+        batch_size=64,
+        sampler=GroupedSampler(videos["video"], seed=0),
+        num_workers=1,
+        collate_fn=collate,
+    )
+    most, seen = 0, 0
+    for step, batch in enumerate(loader):
+        seen += len(batch)
+        if step % 8 == 0:
+            processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+            most = max(most, sum(process.memory_info().rss for process in processes))
+    assert seen == len(videos)
+    return most
+
+
+def measure_memory(counts: list[int]) -> list[dict]:
+    """A row for each number of rows; `seconds` is of the whole epoch, with the start of the processes."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for count in counts:
+            tsv = Path(folder) / f"{count}.tsv"
+            write_tsv(tsv, count)
+            start = time.perf_counter()
+            command = [sys.executable, __file__, "--memory_of", str(tsv)]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            seconds = time.perf_counter() - start
+            settings = {"rows": count, "resident_bytes": int(done.stdout.split()[-1]), "workers": 1}
+            rows.append(
+                {
+                    "name": f"memory_tsv_{count}",
+                    "seconds": seconds,
+                    "rate": count / seconds,
+                    "share_of_matmul": None,
+                    "baseline_seconds": None,
+                    "settings": settings,
+                }
+            )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What loading costs beside decoding, and what memory it takes.")
+    shared = Path(__file__).resolve().parents[2] / "shared/data"
+    parser.add_argument("--clips", type=Path, default=shared / "msrvtt", help="folder of mp4 files")
+    parser.add_argument("--tsv", type=Path, default=shared / "original/msrvtt.tsv", help="frames as the original's")
+    parser.add_argument("--rows", type=int, nargs="+", default=[1000, 100_000], help="numbers of rows for the memory")
+    parser.add_argument("--repeats", type=int, default=5, help="turns of each way (default 5)")
+    parser.add_argument("--output", type=Path, help="JSON file to write the rows to")
+    parser.add_argument("--memory_of", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.memory_of:
+        print(largest_memory(arguments.memory_of))
+        return
+    clips = sorted(str(path) for path in arguments.clips.glob("*.mp4"))
+    sources = {"clips": clips, "tsv": [f"{arguments.tsv}#{name}" for name in TsvVideos(arguments.tsv).ids]}
+    rows = [measure_speed(name, 2 * videos, arguments.repeats) for name, videos in sources.items()]
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    print(f"{'':<16}{'ms a clip':>12}{'bare':>12}{'share':>8}")
+    for row in rows:
+        share = row["baseline_seconds"] / row["seconds"]
+        said = "" if share >= SHARE else f"  below {SHARE}"
+        print(
+            f"{row['name']:<16}{row['seconds'] * 1e3:>12.1f}{row['baseline_seconds'] * 1e3:>12.1f}{share:>8.2f}{said}"
+        )
+    memory = measure_memory(arguments.rows)
+    first = memory[0]["settings"]["resident_bytes"]
+    print(f"{'':<20}{'MiB':>10}{'growth':>10}{'rows a s':>12}")
+    for row in memory:
+        growth = row["settings"]["resident_bytes"] / first - 1
+        said = "" if growth < GROWTH else f"  not below {GROWTH:.0%}"
+        mebibytes = row["settings"]["resident_bytes"] / 2**20
+        print(f"{row['name']:<20}{mebibytes:>10.1f}{growth:>10.1%}{row['rate']:>12.0f}{said}")
+    if arguments.output:
+        write_json(arguments.output, rows + memory)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,274 @@
+"""Clips for the data loader's workers: read within a time limit, kept while there is room, counted where bad."""
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import re
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ..processing.decoder_process import DecoderProcess
+from ..processing.decoding import DecodedVideo, VideoDecodeError, decode_video
+from .sources import open_video
+from .tables import TableError
+
+if TYPE_CHECKING:
+    from ..processing import VioletVideoProcessor
+
+logger = logging.getLogger(__name__)
+
+FAILED_FILE = "failed_samples.jsonl"
+TIME_LIMIT_SECONDS = 60.0
+SAMPLE_ERRORS = (VideoDecodeError, TableError)
+"""What a sample that cannot be read raises; anything else is no fault of the sample."""
+
+_ENTRY_BYTES = 1024  # what a clip in the cache takes beside its frames
+_SHOWN = 5
+
+
+class Clip(NamedTuple):
+    """
+    Attributes:
+        frames: (frames, height, width, 3) uint8.
+        indices: their numbers in the video.
+    """
+
+    frames: np.ndarray
+    indices: list[int]
+
+
+class ClipReader:
+    """
+    The sampled frames of a video, wherever it lies. Files, folders and URLs are decoded in a process that each of the
+    data loader's workers starts for itself (see `DecoderProcess`) and that is killed when a video takes too long;
+    pictures in memory, as those of a TSV, where they are.
+
+    Frames stay in memory until they fill `cache_bytes`: the videos of a small table are decoded in the first epoch
+    only. What is there stays: with each video seen once an epoch, no other were better. Frames that are drawn anew in
+    each epoch are not kept.
+
+    Args:
+        video_processor: says which frames are taken.
+        cache_bytes: how much memory decoded frames may take, in each worker.
+        time_limit: seconds that the decoding of one video may take.
+    """
+
+    def __init__(
+        self, video_processor: "VioletVideoProcessor", cache_bytes: int = 0, time_limit: float = TIME_LIMIT_SECONDS
+    ):
+        self.video_processor = video_processor
+        self.free = cache_bytes
+        self.clips: dict[tuple, Clip] = {}
+        self.decoder = DecoderProcess(time_limit)
+        self.held = HeldSamples()
+
+    def read(
+        self,
+        video: str,
+        num_frames: int | None = None,
+        draw: int | None = None,
+        test_clip: tuple[int, int] = (0, 1),
+        row: int | None = None,
+    ) -> Clip:
+        """
+        Args:
+            video: a path, a URL, or what else a row's `video` may be.
+            num_frames: how many; by default as many as the processor says.
+            draw, test_clip: which, see `VioletVideoProcessor.sample_frames`.
+            row: the number of the video's row, for messages.
+
+        Raises:
+            VideoDecodeError, TableError: the video cannot be read; the message names it and its row.
+        """
+        processor = self.video_processor
+        num_frames = num_frames or processor.num_frames
+        draw = None if processor.frame_sampling == "even" else draw
+        key = video, num_frames, test_clip
+        if draw is None and key in self.clips:
+            return self.clips[key]
+        name = video if row is None else f"{video} (row {row})"
+        self.held.note(name)
+
+        def sample(total_frames: int, fps: float | None) -> np.ndarray:
+            return processor.sample_frames(_Length(total_frames, fps), num_frames, draw, test_clip)
+
+        decoded = self._decode(video, sample, name, row)
+        clip = Clip(decoded.frames, decoded.indices.tolist())
+        taken = clip.frames.nbytes + _ENTRY_BYTES
+        if draw is None and taken <= self.free:
+            self.clips[key] = clip
+            self.free -= taken
+        return clip
+
+    def _decode(self, video: str, sample, name: str, row: int | None) -> DecodedVideo:
+        try:
+            source: Any = open_video(video)
+        except TableError as error:
+            raise error if row is None else TableError(f"Row {row}: {error}") from error
+        backend = self.video_processor.decode_backend
+        if isinstance(source, str | os.PathLike | bytes):
+            return self.decoder.decode(source, sample, backend, name)
+        return decode_video(source, sample, backend, name)
+
+
+class _Length(NamedTuple):
+    """As much of transformers' `VideoMetadata` as the choice of frames looks at."""
+
+    total_num_frames: int
+    fps: float | None
+
+
+class HeldSamples:
+    """
+    What each worker has taken up last, in a file for each: it outlives a worker that is killed. The process that made
+    this object removes them.
+    """
+
+    def __init__(self):
+        self.folder = tempfile.mkdtemp(prefix="violet-held-")
+        self._file: tuple[int, int] | None = None
+        weakref.finalize(self, _remove, self.folder, os.getpid())
+
+    def note(self, sample: str) -> None:
+        if self._file is None or self._file[0] != os.getpid():
+            path = os.path.join(self.folder, str(os.getpid()))
+            self._file = os.getpid(), os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC)
+        os.pwrite(self._file[1], sample.encode(errors="backslashreplace") + b"\n", 0)
+
+    def of(self, process: int) -> str | None:
+        """What the process of that number took up last, None where it took up nothing."""
+        path = Path(self.folder, str(process))
+        return path.read_text(errors="replace").split("\n", 1)[0] if path.is_file() else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_file": None}
+
+
+def _remove(folder: str, owner: int) -> None:
+    if os.getpid() == owner:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class WorkerDiedError(RuntimeError):
+    """A process of the data loader is gone; the message names the sample that it held."""
+
+
+@contextlib.contextmanager
+def explained_workers(reader: ClipReader | None) -> Iterator[None]:
+    """
+    What goes wrong in the workers of a data loader, as it would be said without them: the message of a bad sample
+    instead of a worker's traceback, and of a worker that dies the sample that it held.
+
+    Args:
+        reader: the collator's. Without one, errors pass as they are.
+
+    Raises:
+        WorkerDiedError: where a worker was killed.
+    """
+    try:
+        yield
+    except SAMPLE_ERRORS as error:
+        traceback, _, message = str(error).rpartition(f"{type(error).__name__}: ")
+        if not traceback.startswith("Caught "):
+            raise
+        raise type(error)(message.strip()) from error
+    except RuntimeError as error:
+        found = re.search(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*?)\.?\s*$", str(error), re.DOTALL)
+        if found is None or reader is None:
+            raise
+        processes = [int(number) for number in found[1].split(",")]
+        held = " and ".join(reader.held.of(process) or "nothing yet" for process in processes)
+        raise WorkerDiedError(
+            f"A process that loads data is gone (process {found[1]} {found[2]}). It had taken up: {held}. Was the "
+            "memory full? Fewer workers, or a smaller frame cache, take less."
+        ) from error
+
+
+@dataclass(frozen=True)
+class FailedSample:
+    """
+    A sample that could not be read.
+
+    Attributes:
+        rows: which rows it is one of, such as `train`.
+        row: its number among them, from 0; None where they have no numbers.
+        video: as its row names it.
+        reason: what is wrong, a whole sentence that names the file.
+    """
+
+    rows: str
+    row: int | None
+    video: str
+    reason: str
+
+
+class FailedSamples:
+    """
+    The samples of a run that could not be read: `failed_samples.jsonl` in its folder, a line each. Several processes
+    may write it, and a run that goes on: a sample stands there once.
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        self.path = Path(folder) / FAILED_FILE
+        self._known: dict[tuple, FailedSample] = {}
+        self._place = 0
+
+    def add(self, samples: Sequence[FailedSample]) -> None:
+        """Writes and logs those that are new."""
+        if all(_key(sample) in self._known for sample in samples):
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "ab+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # released when it is closed
+            self._take_in(file)
+            file.truncate(self._place)  # half a line of a killed process
+            different = {_key(sample): sample for sample in samples}
+            new = [sample for key, sample in different.items() if key not in self._known]
+            file.write("".join(json.dumps(asdict(sample)) + "\n" for sample in new).encode())
+            file.flush()
+            self._take_in(file)
+        for sample in new:
+            logger.warning(
+                "Skipped, %d so far: %s row %s. %s", len(self._known), sample.rows, sample.row, sample.reason
+            )
+
+    def all(self) -> list[FailedSample]:
+        """Those of every process, of this run and of what it goes on from."""
+        if self.path.exists():
+            with open(self.path, "rb") as file:
+                self._take_in(file)
+        return list(self._known.values())
+
+    def metrics(self) -> dict[str, float]:
+        """`samples_failed`, how many there are; said in the log too."""
+        found = self.all()
+        if found:
+            first = ", ".join(f"{sample.video} ({sample.rows} row {sample.row})" for sample in found[:_SHOWN])
+            logger.warning("%d samples could not be read, see %s. The first: %s.", len(found), self.path, first)
+        return {"samples_failed": len(found)}
+
+    def forget(self) -> None:
+        """For a run that starts anew."""
+        self.path.unlink(missing_ok=True)
+        self._known, self._place = {}, 0
+
+    def _take_in(self, file) -> None:
+        file.seek(self._place)
+        for line in file:
+            if line.endswith(b"\n"):
+                sample = FailedSample(**json.loads(line))
+                self._known[_key(sample)] = sample
+                self._place += len(line)
+
+
+def _key(sample: FailedSample) -> tuple:
+    return sample.rows, sample.row, sample.video
