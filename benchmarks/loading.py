@@ -66,10 +66,17 @@ class Length:
         self.total_num_frames = total_num_frames
 
 
-def seconds_of(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
+def seconds_of(work: Callable[[], object]) -> tuple[float, float]:
+    """What it takes by the clock, and of all processors together: on a busy machine, only the latter says much."""
+    start, busy = time.perf_counter(), processor_seconds()
     work()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, processor_seconds() - busy
+
+
+def processor_seconds() -> float:
+    """Of this process and all that it started."""
+    times = [process.cpu_times() for process in (psutil.Process(), *psutil.Process().children(recursive=True))]
+    return sum(one.user + one.system for one in times)
 
 
 def measure_speed(name: str, videos: list[str], repeats: int) -> dict:
@@ -82,18 +89,23 @@ def measure_speed(name: str, videos: list[str], repeats: int) -> dict:
     ways = {"bare": lambda: bare(processor, videos), "loader": lambda: [None for _ in loader]}
     for work in ways.values():
         work()
-    taken: dict[str, list[float]] = {way: [] for way in ways}
+    taken: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
     for repeat in range(repeats):
         for way in sorted(ways, reverse=bool(repeat % 2)):
-            taken[way].append(seconds_of(ways[way]) / len(videos))
-    loaded, alone = (statistics.median(taken[way]) for way in ("loader", "bare"))
+            taken[way].append(seconds_of(ways[way]))
+    clock, busy = (
+        {way: statistics.median(one[kind] for one in found) / len(videos) for way, found in taken.items()}
+        for kind in (0, 1)
+    )
+    loaded, alone = clock["loader"], clock["bare"]
     return {
         "name": f"load_{name}",
         "seconds": loaded,
         "rate": 1 / loaded,
         "share_of_matmul": None,
         "baseline_seconds": alone,
-        "settings": {"videos": len(videos), "frames": FRAMES, "side": SIDE, "repeats": repeats, "workers": 1},
+        "settings": {"videos": len(videos), "frames": FRAMES, "side": SIDE, "repeats": repeats, "workers": 1}
+        | {"processor_seconds": busy["loader"], "baseline_processor_seconds": busy["bare"]},
     }
 
 
@@ -183,7 +195,7 @@ def main() -> None:
     sources = {"clips": clips, "tsv": [f"{arguments.tsv}#{name}" for name in TsvVideos(arguments.tsv).ids]}
     rows = [measure_speed(name, 2 * videos, arguments.repeats) for name, videos in sources.items()]
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    print(f"{'':<16}{'ms a clip':>12}{'bare':>12}{'share':>8}")
+    print(f"{'':<16}{'ms a clip':>12}{'bare':>12}{'share':>8}{'share of processor time':>26}")
     for row in rows:
         share = row["baseline_seconds"] / row["seconds"]
         said = "" if share >= SHARE else f"  below {SHARE}"

@@ -133,7 +133,7 @@ class HeldSamples:
     this object removes them.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.folder = tempfile.mkdtemp(prefix="violet-held-")
         self._file: tuple[int, int] | None = None
         weakref.finalize(self, _remove, self.folder, os.getpid())

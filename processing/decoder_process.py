@@ -130,8 +130,7 @@ class DecoderProcess:
         return {"time_limit": self.time_limit, "_running": None, "_end": None}
 
 
-_ERRORS: dict[str, type[Exception]] = {"VideoDecodeError": VideoDecodeError, "ImportError": ImportError}
-_ERRORS["ValueError"] = ValueError
+_ERRORS: dict[str, type[Exception]] = {error.__name__: error for error in (VideoDecodeError, ImportError, ValueError)}
 
 
 def _end(owner: int, process: subprocess.Popen, connection: socket.socket) -> None:
@@ -161,7 +160,7 @@ def _send(connection: socket.socket, message: dict[str, Any], content: Any, dead
 
 def _receive(connection: socket.socket, deadline: float | None = None) -> tuple[dict[str, Any], np.ndarray]:
     """The JSON object of a message, and its bytes, (bytes,) uint8."""
-    lengths = _LENGTHS.unpack(_receive_bytes(connection, _LENGTHS.size, deadline))
+    lengths = _LENGTHS.unpack(_receive_bytes(connection, _LENGTHS.size, deadline).tobytes())
     text, content = (_receive_bytes(connection, length, deadline) for length in lengths)
     return json.loads(text.tobytes()), content
 
@@ -171,7 +170,7 @@ def _receive_bytes(connection: socket.socket, length: int, deadline: float | Non
     place = 0
     while place < length:
         connection.settimeout(_left(deadline))
-        received = connection.recv_into(buffer[place:])
+        received = connection.recv_into(buffer.data[place:])
         if not received:
             raise EOFError("The other end is closed.")
         place += received

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -104,11 +105,10 @@ class ClipPixels(torch.utils.data.Dataset):
 
 def frames_of_run(recipe: PretrainingRecipe) -> tuple[VioletVideoProcessor, int]:
     """The video processor of a recipe's run, and the side of a patch of its model in pixels."""
+    configuration: Any
     if recipe.from_scratch:
-        processor, configuration = (
-            frames_from_scratch(recipe.model, recipe.image_size),
-            named_configuration(recipe.model),
-        )
+        processor = frames_from_scratch(recipe.model, recipe.image_size)
+        configuration = named_configuration(recipe.model)
     else:
         processor = AutoProcessor.from_pretrained(recipe.model).video_processor
         configuration = AutoConfig.from_pretrained(recipe.model)

@@ -110,7 +110,8 @@ class PretrainingCollator:
             rows, found = self._spare(source, rows[-1], plan, draws[-1])
             epochs, draws, kept = epochs[-1:], draws[-1:], [0]
         negatives = self._negatives(source, rows, kept, plan)
-        rows, epochs, draws = ([values[number] for number in kept] for values in (rows, epochs, draws))
+        rows, epochs = [rows[number] for number in kept], [epochs[number] for number in kept]
+        draws = [draws[number] for number in kept]
         clips = [clip for clip in found if clip is not None]
         generators = [
             sample_generator(self.seed, epoch, f"{source.name}/{row_id(row)}/{row['caption']}")

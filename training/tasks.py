@@ -185,10 +185,12 @@ def first_of_each(rows: Dataset) -> Dataset:
 @torch.no_grad()
 def measure_retrieval(model, collator: VideoTextCollator, rows: Dataset, training) -> dict[str, float]:
     """Recall and ranks, both ways, of every text of the rows against every one of their videos that can be read."""
-    encoded, numbers, videos = [], {}, first_of_each(rows)["video"]
-    for tokens, places in _encoded_videos(model, collator, first_of_each(rows), training):
+    encoded = []
+    numbers: dict[str, int] = {}
+    videos = first_of_each(rows)
+    for tokens, places in _encoded_videos(model, collator, videos, training):
         encoded.append(tokens)
-        numbers |= {videos[place]: len(numbers) + count for count, place in enumerate(places)}
+        numbers |= {videos[place]["video"]: len(numbers) + count for count, place in enumerate(places)}
     if not encoded:
         return {"gallery": 0.0}
     gallery = join_videos(encoded)

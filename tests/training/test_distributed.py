@@ -322,3 +322,43 @@ def test_every_task_is_fine_tuned_by_two_processes_as_by_one(drawn, start, tmp_p
         moved = [name for name, value in one.items() if name in before and not torch.equal(value, before[name])]
         assert len(moved) > 50, task
         assert [name for name in one if not torch.allclose(other[name], one[name], rtol=1e-4, atol=1e-6)] == [], task
+
+
+def test_two_processes_skip_the_same_samples_as_one_does(drawn, start, tmp_path, capfd):
+    """A process has more bad rows than the other, once a whole batch of them: both take every step."""
+    model = start(dropout=0.0)
+    counts = {"validation": 0, "test": 0, "test_unseen": 0, "test_together": 0}
+    clips = moving_shapes(tmp_path / "shapes", train=30, **counts)["train"]
+    runs: dict[str, list[list[str]]] = {"one": [], "two": []}
+    for name, is_bad in (("some", lambda number: number % 4 == 1), ("most", lambda number: number % 5 > 0)):
+        rows = [dict(row) for row in TASKS["open-ended"].rows(clips)]
+        videos = list(dict.fromkeys(row["video"] for row in rows))
+        for number, video in enumerate(videos):
+            if is_bad(number):
+                (tmp_path / f"{name}-{number}.mp4").write_bytes(Path(video).read_bytes()[:700])
+                for row in rows:
+                    row["video"] = str(tmp_path / f"{name}-{number}.mp4") if row["video"] == video else row["video"]
+        table = tmp_path / f"{name}.jsonl"
+        table.write_text("\n".join(map(json.dumps, rows)))
+        for run, batch_size in (("one", 8), ("two", 4)):
+            arguments = finetuning("open-ended", table, model, tmp_path / run / name, batch_size)
+            more = [f"--test_file={table}", "--bad_samples=skip", "--frame_sampling=jitter", "--fit=random_crop"]
+            runs[run].append([*arguments, *more])
+    for arguments in runs["one"]:
+        assert main(arguments) == 0, capfd.readouterr()
+    (tmp_path / "runs.json").write_text(json.dumps(runs["two"]))
+    (tmp_path / "fine_tune.py").write_text(FINE_TUNE)
+    program = str(tmp_path / "fine_tune.py"), str(tmp_path / "runs.json")
+    finish(launch_two(EXAMPLES / "accelerate_ddp.yaml", tmp_path, *program), tmp_path / "two")
+    for name in ("some", "most"):
+        metrics = [json.loads((tmp_path / run / name / "metrics.json").read_text()) for run in ("one", "two")]
+        failed = [
+            {tuple(json.loads(line).values()) for line in file.read_text().splitlines()}
+            for file in (tmp_path / run / name / "failed_samples.jsonl" for run in ("one", "two"))
+        ]
+        assert (
+            failed[0] == failed[1] and len(failed[0]) == metrics[0]["samples_failed"] == metrics[1]["samples_failed"]
+        )
+        assert metrics[0]["steps"] == metrics[1]["steps"] == 3
+    one, other = weights(tmp_path / "one" / "some"), weights(tmp_path / "two" / "some")
+    assert [name for name in one if not torch.allclose(other[name], one[name], rtol=1e-4, atol=1e-6)] == []
