@@ -75,7 +75,7 @@ class VideoTextCollator:
         batch: dict[str, Any] = {"video_index": torch.tensor([numbers[_clip_of(row)] for row in rows])}
         batch |= self.texts(rows, list(first_rows.values()))
         frames = [clips[clip] if clip in clips else self._black() for clip in first_rows]
-        draws = [row["video_draw"] for row in first_rows.values()] if "draw" in rows[0] else None
+        draws = [row["video_draw"] for row in first_rows.values()] if "video_draw" in rows[0] else None
         pixels = self.processor(videos=frames, do_sample_frames=False, draws=draws)["pixel_values_videos"]
         if self.shuffle_frames:
             pixels = torch.stack([shuffled(clip, video) for clip, (video, _) in zip(pixels, first_rows, strict=True)])
@@ -116,7 +116,7 @@ class VideoTextCollator:
 
     def _spare(self, lost: Sequence[Mapping[str, Any]], clips: dict[tuple[str, int], np.ndarray]) -> dict[str, Any]:
         """A row in the place of a batch that could not be read; its frames are added to `clips`."""
-        draws = {name: lost[0][name] for name in ("draw", "video_draw", "test_clip")}
+        draws = {name: lost[0][name] for name in ("draw", "video_draw", "test_clip") if name in lost[0]}
         for row in rows_after(lost[-1]["row"], self.spare_rows):
             spare = {**row, **draws}
             read, _ = self._read([spare])

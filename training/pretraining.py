@@ -469,11 +469,12 @@ class Pretraining:
 
     def finish(self, log: "Log") -> PretrainingResult:
         """Evaluates once more and writes model, processor, metrics and curves."""
-        metrics = self.evaluate()
-        log.write(self.recipe.max_steps, metrics)
         accelerator = self.accelerator
+        metrics = self.evaluate()
         accelerator.wait_for_everyone()  # the others have written what failed
-        metrics = {"steps": self.recipe.max_steps, **metrics, **self.failed_samples.metrics()}
+        metrics |= self.failed_samples.metrics()
+        log.write(self.recipe.max_steps, metrics)
+        metrics = {"steps": self.recipe.max_steps, **metrics}
         model = accelerator.unwrap_model(self.model)
         if self.average is not None:
             self.average.swap(model)
@@ -485,7 +486,8 @@ class Pretraining:
                 self.processor.save_pretrained(folder)
 
             save_into(self.output_dir, write)
-            draw_curves(self.output_dir / "curves.png", log.lines())
+            curves = [{name: line[name] for name in line if name != "samples_failed"} for line in log.lines()]
+            draw_curves(self.output_dir / "curves.png", curves)
             write_json(self.output_dir / METRICS_FILE, metrics | {"settings": self.settings})
         accelerator.wait_for_everyone()
         accelerator.end_training()

@@ -163,7 +163,17 @@ def test_rows_draw_by_seed_epoch_and_number():
     rows = [{"video": str(number)} for number in range(50)]
     draws = {(s, e, n): DrawnRows(rows, s)[e, n]["draw"] for s in range(2) for e in range(3) for n in range(50)}
     assert len(set(draws.values())) == len(draws)
-    assert DrawnRows(rows, 1)[2, 7] == {"video": "7", "draw": draws[1, 2, 7]}
+    assert DrawnRows(rows, 1)[2, 7] == DrawnRows(rows, 1)[2, 7]
+    assert DrawnRows(rows, 1)[2, 7].items() > {"video": "7", "row": 7, "draw": draws[1, 2, 7]}.items()
+
+
+def test_the_rows_of_a_video_draw_its_frames_alike_and_anew_in_each_epoch():
+    rows = [{"video": str(number // 2)} for number in range(20)]
+    draws = [[DrawnRows(rows, 1)[epoch, number]["video_draw"] for number in range(20)] for epoch in range(3)]
+    assert all(of_epoch[::2] == of_epoch[1::2] for of_epoch in draws)
+    assert len({draw for of_epoch in draws for draw in of_epoch}) == 30
+    moved = [{"video": "9"}, *rows]
+    assert DrawnRows(moved, 1)[0, 0]["video_draw"] == draws[0][19], "wherever the row stands"
 
 
 # --- learning rates ---
