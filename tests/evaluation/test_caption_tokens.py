@@ -31,7 +31,8 @@ WHAT = parts(
     "'special'|a [blurred] face|“quotes” and ‘quotes’|co-workers|it's own tail|the 1980s|No. 5|St. Mary's church|£20|"
     "€15 menu|½ cup of sugar|emoji 😀👍🏽|❤️ love ★|crème brûlée|tea etc.|e.g. apples|an x-ray|50-60 people|C++ code|"
     "vs. another team|5 p.m. news|Mt. Everest|washington d.c.|step 1. mix|a, b,c|red,green-blue|3840x2160 (uhd)|"
-    "a_b _5|<b>bold</b> R&amp;B|US$5|vitamin c.|{braces}|25°C|a--b|a—b|-5 to +3|sq. ft. house|12/25/2017|Jan. 5th, 2019:"
+    "a_b _5|<b>bold</b> R&amp;B|US$5|vitamin c.|{braces}|25°C|a--b|a—b|-5 to +3|sq. ft. house|12/25/2017|"
+    "Jan. 5th, 2019:"
 )
 ENDS = (
     "",
