@@ -37,7 +37,7 @@ class Measure:
 
     values: np.ndarray
     statistic: Callable[[np.ndarray, np.ndarray], np.ndarray] = mean
-    units: Sequence[Any] | None = None
+    units: Sequence[Any] | np.ndarray | None = None
 
     def value(self) -> float:
         return float(self.statistic(np.ones((1, len(self.values))), self.values)[0])

@@ -1,6 +1,6 @@
 """What VIOLET can be fine-tuned for: for each task its rows, its model, its batches and its measure."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -279,7 +279,7 @@ def measure_answers(
     return Evaluation(measures, {"loss": loss}, samples, failed=len(rows) - len(found))
 
 
-def _need_some(found: Sequence[Any], rows: Dataset) -> None:
+def _need_some(found: Collection[Any], rows: Dataset) -> None:
     if not found:
         raise ValueError(f"None of the {len(rows)} rows could be read: there is nothing to measure.")
 
@@ -316,7 +316,7 @@ def measure_retrieval(
             scores = score_gallery(model, join_videos(encoded), texts["input_ids"], texts["attention_mask"])
         columns = scores.t().cpu().numpy()
     by_video = dict(gather(list(zip(mine, columns, strict=True))))
-    _need_some(list(by_video), rows)
+    _need_some(by_video, rows)
     videos = {video: number for number, video in enumerate(by_video)}
     asked = [number for number, video in enumerate(rows["video"]) if video in videos]
     scores = torch.from_numpy(np.stack(list(by_video.values()), 1)[asked])
