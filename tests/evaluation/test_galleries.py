@@ -226,8 +226,8 @@ def test_a_video_that_cannot_be_read_is_raised_or_left_out_and_named(
         encode_gallery(model, processor, [str(bad)], tmp_path / "nothing", skip_bad=True)
 
 
-def test_a_model_without_a_projection_makes_no_shortlist(stored, model, texts, monkeypatch):
-    monkeypatch.setattr(model.violet, "projection", None)
+def test_a_model_without_a_projection_makes_no_shortlist(stored, saved, texts):
+    model = VioletForRetrieval.from_pretrained(saved, projection_dim=None).eval()
     with pytest.raises(GalleryError, match="no embeddings before the fusion"):
         shortlist_by_embeds(model, stored, **texts, count=3)
 
