@@ -330,6 +330,7 @@ def measure_retrieval(
             "video": names[video],
             "question": captions[number],
             "prediction": names[best],
+            "found": names[best],
             "truth": names[video],
             "right": bool(rank == 1),
             "score": -float(rank),
