@@ -151,11 +151,11 @@ def test_a_video_that_is_gone_is_said_so_and_costs_no_report(evaluation, videos,
 
 
 def test_a_search_shows_what_was_found_in_the_place_of_the_right_video(evaluation, videos, tmp_path):
-    samples = [
-        {"row": n, "video": videos[n], "found": videos[n // 2 * 2], "prediction": videos[n // 2 * 2], "truth": videos[n],
-         "question": "a red disc", "right": n % 2 == 0, "score": -float(n)}
-        for n in range(4)
-    ]  # fmt: skip
+    samples = []
+    for row in range(4):
+        found = videos[row // 2 * 2]
+        sample = {"row": row, "video": videos[row], "found": found, "prediction": found, "truth": videos[row]}
+        samples.append(sample | {"question": "a red disc", "right": row % 2 == 0, "score": -float(row)})
     searched = Evaluation(evaluation.measures, {}, samples)
     page = read(write_report(tmp_path, report_of(searched), lambda video: decode_video(video).frames))
     assert len(page.pictures) == 6 and sum("found in its place" in text for text in page.text) == 2
