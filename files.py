@@ -4,10 +4,13 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+if TYPE_CHECKING:
+    import torch
 
 MANIFEST = "manifest.json"
 
@@ -28,6 +31,21 @@ def write_text(path: str | os.PathLike, text: str) -> Path:
 def write_json(path: str | os.PathLike, value: Any) -> Path:
     """`write_text` of indented JSON; NaN and infinity are refused, since other readers refuse them."""
     return write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_tensors(
+    path: str | os.PathLike, tensors: "Mapping[str, torch.Tensor]", metadata: Mapping[str, str] | None = None
+) -> Path:
+    """The like for a safetensors file."""
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    save_file(dict(tensors), partial, None if metadata is None else dict(metadata))
+    with open(partial, "rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)
+    return path
 
 
 @contextmanager

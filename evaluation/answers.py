@@ -1,5 +1,6 @@
 """Scores of answers by [MASK], and the accuracy of answers, over all questions and by type of question."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,81 @@ import torch
 from ..modeling_violet import VideoTokens
 from ..modeling_violet.losses import IGNORE_INDEX
 from ..processing.questions import TokenIds, pad_texts
+from .measures import Measure
+
+TOP = 5
+
+
+def answer_measures(
+    places: Sequence[float],
+    question_types: Sequence[str] | None = None,
+    answers: Sequence[str] | None = None,
+    num_answers: int | None = None,
+    videos: Sequence[str] | None = None,
+) -> dict[str, Measure]:
+    """
+    `accuracy`, the share of rows whose right answer stands first; `accuracy_top5`, among the first five, where more
+    than five can be given; `accuracy_TYPE` for each type of question; and by how often people gave the answer,
+    `accuracy_frequent_answers`, `accuracy_less_frequent_answers`, `accuracy_rare_answers`: of the answers in order of
+    their number among these rows (equals in alphabetical order), those that begin in the first, second and last third
+    of the rows.
+
+    Args:
+        places: (rows,), where the right answer stands, from 1; infinite where it cannot be given.
+        question_types, answers, videos: (rows,) each, as far as they are known. The rows of a video are drawn together
+            for intervals.
+        num_answers: how many answers can be given to a question.
+    """
+    place, units = np.asarray(places, float), None if videos is None else np.asarray(videos)
+
+    def share(right: np.ndarray, chosen: np.ndarray | slice = slice(None)) -> Measure:
+        return Measure(right[chosen].astype(float), units=None if units is None else units[chosen])
+
+    right = place <= 1
+    measures = {"accuracy": share(right)}
+    if num_answers is None or num_answers > TOP:
+        measures[f"accuracy_top{TOP}"] = share(place <= TOP)
+    groups: dict[str, np.ndarray] = {}
+    if question_types is not None:
+        types = np.asarray(question_types)
+        groups |= {str(name): types == name for name in sorted(set(question_types))}
+    if answers is not None:
+        third = thirds_by_frequency(answers)
+        names = ("frequent_answers", "less_frequent_answers", "rare_answers")
+        groups |= {name: third == number for number, name in enumerate(names)}
+    measures |= {f"accuracy_{name}": share(right, chosen) for name, chosen in groups.items() if chosen.any()}
+    return measures
+
+
+def thirds_by_frequency(answers: Sequence[str]) -> np.ndarray:
+    """(rows,), 0 for rows with a most frequent answer, 1, 2 for those with a rare one, see `answer_measures`."""
+    counts, before, third = Counter(answers), 0, {}
+    for answer in sorted(counts, key=lambda answer: (-counts[answer], answer)):
+        third[answer] = 3 * before // len(answers)
+        before += counts[answer]
+    return np.array([third[answer] for answer in answers])
+
+
+def answer_places(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """
+    Where the right answer stands among all, from 1: equal scores stand in the order of their numbers, as `argmax`
+    takes them. With several labels a row, the worst place of them; infinite for a row without any.
+
+    Args:
+        logits: (rows, answers), or (rows, X, answers).
+        labels: (rows,), or (rows, X) with −100 where there is nothing to choose.
+
+    Returns:
+        (rows,)
+    """
+    counts = labels != IGNORE_INDEX
+    chosen = labels.where(counts, 0).unsqueeze(-1)
+    own = logits.gather(-1, chosen)
+    before = torch.arange(logits.shape[-1], device=logits.device) < chosen
+    place = 1.0 + ((logits > own) | ((logits == own) & before)).sum(-1)
+    place = place.masked_fill(~counts, 0).view(len(labels), -1).amax(1)
+    return place.masked_fill(~counts.view(len(labels), -1).any(1), float("inf"))
+
 
 UNREAD = -101
 """The label of a row whose video could not be read."""

@@ -1,36 +1,189 @@
 """How near written captions come to those of people."""
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from .caption_tokens import has_java, own_words, ptb_words
+from .measures import Measure
 
 logger = logging.getLogger(__name__)
 
+ORDERS = (1, 2, 3, 4)
+"""n-grams up to four words count in BLEU and CIDEr."""
 
-def caption_metrics(written: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+
+@dataclass(frozen=True)
+class CaptionScores:
     """
-    `exact`, the share of captions that are, but for case and spaces, one of their video's; `cider`, CIDEr-D's mean
-    (Vedantam et al., 2015, arXiv:1411.5726; 10 is a perfect score) as `pycocoevalcap` computes it on words in lower
-    case, where that package is installed.
+    Attributes:
+        measures: `exact`, the share of captions that are, but for case and spaces, one of their video's; and, where
+            `pycocoevalcap` is installed, `bleu_1` … `bleu_4` (Papineni et al., 2002; nearest reference length),
+            `rouge_l` (Lin, 2004; β = 1.2), `cider_d` and `cider` (Vedantam et al., 2015, arXiv:1411.5726; 10 is a
+            perfect score). `cider_d` is what `pycocoevalcap`, and papers that use it, call CIDEr: counts are clipped
+            and lengths that differ are punished. `cider` has neither. Words are not stemmed in either.
+        numbers: `meteor` (Denkowski and Lavie, 2014), where there is Java. It is no mean, and has no interval.
+        samples: for each video `exact`, `bleu_4`, `rouge_l`, `cider_d`, `cider`, `meteor`, as far as they are there.
+        notes: `words`, who split the captions into words; `left out`, what was not computed, and why.
+    """
 
+    measures: dict[str, Measure]
+    numbers: dict[str, float]
+    samples: list[dict[str, float]]
+    notes: dict[str, str]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Every number by its name."""
+        return {name: measure.value() for name, measure in self.measures.items()} | self.numbers
+
+
+def caption_metrics(
+    written: Sequence[str], references: Sequence[Sequence[str]], java: bool | None = None
+) -> dict[str, float]:
+    """The numbers of `caption_scores`."""
+    return caption_scores(written, references, java).metrics
+
+
+def caption_scores(
+    written: Sequence[str], references: Sequence[Sequence[str]], java: bool | None = None
+) -> CaptionScores:
+    """
     Args:
         written: a caption for each video.
-        references: the captions that people gave each video.
+        references: the captions that people gave each video, one at least.
+        java: whether to use PTB's tokenizer and METEOR; by default where there is Java.
+
+    Raises:
+        ValueError: where captions or references are missing.
     """
     if len(written) != len(references) or not written:
         raise ValueError(
             f"{len(written)} captions for {len(references)} videos: one each is needed, and at least one."
         )
-    said = [_normal(caption) for caption in written]
-    right = [[_normal(caption) for caption in captions] for captions in references]
-    metrics = {"exact": sum(one in many for one, many in zip(said, right, strict=True)) / len(said)}
+    if not all(references):
+        missing = [number for number, captions in enumerate(references) if not captions]
+        raise ValueError(f"{len(missing)} videos have no caption to compare with, the first is number {missing[0]}.")
+    exact = [float(_normal(one) in map(_normal, many)) for one, many in zip(written, references, strict=True)]
+    columns: dict[str, Any] = {"exact": exact}
+    measures = {"exact": Measure(np.array(exact))}
     try:
         from pycocoevalcap.cider.cider import Cider
+        from pycocoevalcap.rouge.rouge import Rouge
     except ImportError:
-        logger.warning("CIDEr is left out: pip install pycocoevalcap.")
-        return metrics
-    numbered = range(len(said))
-    score, _ = Cider().compute_score(dict(zip(numbered, right, strict=True)), {i: [said[i]] for i in numbered})
-    return {**metrics, "cider": float(score)}
+        note = "BLEU, ROUGE-L, CIDEr and METEOR: pip install pycocoevalcap"
+        logger.warning("Left out: %s.", note)
+        return CaptionScores(measures, {}, _by_video(columns), {"left out": note})
+
+    java = has_java() if java is None else java
+    words_of = ptb_words if java else (lambda captions: [own_words(caption) for caption in captions])
+    notes = {"words": "PTBTokenizer of Stanford CoreNLP 3.4.1" if java else "violet.evaluation.caption_tokens"}
+    flat = words_of([*written, *(caption for captions in references for caption in captions)])
+    said, rest = flat[: len(written)], iter(flat[len(written) :])
+    right = [[next(rest) for _ in captions] for captions in references]
+    given = {number: [" ".join(words) for words in captions] for number, captions in enumerate(right)}
+    ours = {number: [" ".join(words)] for number, words in enumerate(said)}
+
+    counts = bleu_counts(ours, given)
+    columns["bleu_4"] = [float(bleu(4, np.ones((1, 1)), row[None])[0]) for row in counts]
+    measures |= {f"bleu_{order}": Measure(counts, partial(bleu, order)) for order in ORDERS}
+    for name, values in (
+        ("rouge_l", Rouge().compute_score(given, ours)[1]),
+        ("cider_d", Cider().compute_score(given, ours)[1]),
+        ("cider", cider(said, right)),
+    ):
+        columns[name] = values
+        measures[name] = Measure(np.asarray(values))
+    numbers = {}
+    if java:
+        numbers["meteor"], columns["meteor"] = _meteor(given, ours)
+    else:
+        notes["left out"] = "METEOR: it needs Java"
+    return CaptionScores(measures, numbers, _by_video(columns), notes)
+
+
+def _by_video(columns: dict[str, Any]) -> list[dict[str, float]]:
+    return [dict(zip(columns, map(float, values), strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def bleu_counts(written: dict[int, list[str]], references: dict[int, list[str]]) -> np.ndarray:
+    """
+    What BLEU adds up over videos, by `pycocoevalcap`'s counting: (videos, 2 + 4 + 4), the words written, those of the
+    reference nearest in length, the n-grams written and how many of them are right, for n from 1 to 4.
+    """
+    from pycocoevalcap.bleu.bleu_scorer import BleuScorer
+
+    scorer = BleuScorer(n=len(ORDERS))
+    for number, (caption,) in written.items():
+        scorer += (caption, references[number])
+    rows = []
+    for one in scorer.ctest:
+        nearest = min((abs(length - one["testlen"]), length) for length in one["reflen"])[1]
+        rows.append([one["testlen"], nearest, *one["guess"], *one["correct"]])
+    return np.array(rows, float)
+
+
+def bleu(order: int, weights: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """A `Measure`'s statistic of `bleu_counts`: BLEU up to n-grams of that order, (draws,)."""
+    written, nearest, *both = (weights @ counts).T
+    guessed, right = np.array(both[: len(ORDERS)]), np.array(both[len(ORDERS) :])  # (orders, draws)
+    precision = (right[:order] + 1e-15) / (guessed[:order] + 1e-9)  # as pycocoevalcap keeps off 0 / 0
+    ratio = (written + 1e-15) / (nearest + 1e-9)
+    brevity = np.exp(np.minimum(0, 1 - 1 / ratio))
+    return np.exp(np.log(precision).mean(0)) * brevity
+
+
+def cider(written: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]) -> np.ndarray:
+    """
+    CIDEr as its paper has it (equations 2 and 3), without stemming: for n from 1 to 4 the mean cosine between the
+    tf-idf vectors of the caption's n-grams and of each reference's, the mean over n, times 10 as for CIDEr-D.
+
+    Args:
+        written: the words of a caption for each video.
+        references: the words of each video's captions, which also tell how rare an n-gram is.
+
+    Returns:
+        (videos,)
+    """
+    videos = Counter(
+        gram
+        for captions in references
+        for gram in {gram for words in captions for order in ORDERS for gram in _grams(words, order)}
+    )
+
+    def vector(words: Sequence[str], order: int) -> dict[tuple[str, ...], float]:
+        return {
+            gram: count * np.log(len(references) / max(1, videos[gram]))
+            for gram, count in _grams(words, order).items()
+        }
+
+    def cosine(one: dict[tuple[str, ...], float], other: dict[tuple[str, ...], float]) -> float:
+        lengths = np.sqrt(sum(x * x for x in one.values()) * sum(x * x for x in other.values()))
+        return sum(value * other.get(gram, 0.0) for gram, value in one.items()) / lengths if lengths else 0.0
+
+    scores = []
+    for words, captions in zip(written, references, strict=True):
+        by_order = []
+        for order in ORDERS:
+            own = vector(words, order)
+            by_order.append(np.mean([cosine(own, vector(caption, order)) for caption in captions]))
+        scores.append(10 * np.mean(by_order))
+    return np.array(scores)
+
+
+def _grams(words: Sequence[str], order: int) -> Counter:
+    return Counter(zip(*(words[start:] for start in range(order)), strict=False))
+
+
+def _meteor(references: dict[int, list[str]], written: dict[int, list[str]]) -> tuple[float, list[float]]:
+    from pycocoevalcap.meteor.meteor import Meteor
+
+    return Meteor().compute_score(references, written)
 
 
 def _normal(caption: str) -> str:

@@ -1,5 +1,6 @@
 """Pictures of what a model saw and what it answered."""
 
+import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,28 @@ def draw_answers(path: str | os.PathLike, clips: Sequence[AnsweredClip]) -> Path
         _write_answers(lower.subplots(), clip.answers)
 
     return _save(picture, path)
+
+
+def film_strip(frames: np.ndarray, height: int = 120, most: int = 6) -> bytes:
+    """
+    A JPEG of a clip's frames side by side, evenly chosen where there are more than `most`.
+
+    Args:
+        frames: (frames, height, width, 3) uint8.
+        height: of the strip in pixels.
+    """
+    from PIL import Image
+
+    chosen = frames[np.linspace(0, len(frames) - 1, min(most, len(frames))).round().astype(int)]
+    width = max(1, round(height * chosen.shape[2] / chosen.shape[1]))
+    strip = Image.new("RGB", ((width + 4) * len(chosen) - 4, height), "white")
+    for number, frame in enumerate(chosen):
+        strip.paste(
+            Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC), ((width + 4) * number, 0)
+        )
+    written = io.BytesIO()
+    strip.save(written, "JPEG", quality=85)
+    return written.getvalue()
 
 
 def _save(picture, path: str | os.PathLike) -> Path:

@@ -2,30 +2,23 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from ..evaluation.retrieval import join_videos, score_gallery
-from ..modeling_violet import VideoTokens
+from ..evaluation.galleries import (
+    Gallery,
+    MemoryGallery,
+    StoredGallery,
+    encode_gallery,
+    score_all,
+    score_pairs,
+    shortlist_by_embeds,
+)
+from ..evaluation.retrieval import join_videos
 from ..processing.decoding import describe_source
 from ..processing.questions import pad_texts
 from .pairs import NUMBER, Asked, VideoTextPipeline, check_top_k, in_batch, is_many
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """
-    Encoded videos.
-
-    Attributes:
-        names: one a video.
-        video_tokens: on the model's device, one row a video; `None` while there is none.
-    """
-
-    names: tuple[str, ...] = ()
-    video_tokens: VideoTokens | None = None
 
 
 class VideoTextRetrievalPipeline(VideoTextPipeline):
@@ -44,21 +37,52 @@ class VideoTextRetrievalPipeline(VideoTextPipeline):
 
     A video is anything that `violet.processing.decode_video` reads; one that cannot be read raises `VideoDecodeError`,
     which names it. Encoded videos stay on the model's device; 1,000 clips of 5 frames of 224 x 224 pixels take 768 MB
-    at the published models' width.
+    at the published models' width. Many videos are better kept on disk, and searched in two stages:
+
+        >>> search.open("gallery", videos=paths)  # encodes what the folder does not have yet
+        >>> search("a red disc moves left", shortlist=100)  # the fusion sees the nearest 100 alone
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self._gallery = Gallery()
+        self._gallery: Gallery = MemoryGallery()
 
     @property
     def gallery(self) -> tuple[str, ...]:
         """The names of the videos that were added, in order."""
-        return self._gallery.names
+        return tuple(self._gallery.names)
+
+    def open(
+        self,
+        folder: str | os.PathLike,
+        videos: Sequence[Any] | None = None,
+        names: Sequence[str] | None = None,
+        batch_size: int | None = None,
+        num_workers: int = 0,
+    ) -> None:
+        """
+        Searches the gallery in this folder from now on.
+
+        Args:
+            videos: what it is to hold: those that are not there yet are encoded, also after an interruption.
+            names, batch_size, num_workers: as of `evaluation.galleries.encode_gallery`.
+
+        Raises:
+            GalleryError: for a folder without a whole gallery, or with one of other videos, weights or frames.
+        """
+        if videos is None:
+            self._gallery = StoredGallery(folder, self.model, self.processor)
+            return
+        size = batch_size or self._batch_size or 1
+        with self.device_placement():
+            self._gallery = encode_gallery(
+                self.model, self.processor, videos, folder, names, batch_size=size, num_workers=num_workers
+            )
 
     def add(self, videos: Any, names: Sequence[str] | None = None, batch_size: int | None = None) -> None:
         """
-        Encodes videos and puts them behind those of the gallery: all of them, or, where one cannot be read, none.
+        Encodes videos and puts them behind those of the gallery: all of them, or, where one cannot be read, none. A
+        gallery on disk stays as it is, and takes none.
 
         Args:
             videos: a video, a list of them, or a generator.
@@ -66,11 +90,13 @@ class VideoTextRetrievalPipeline(VideoTextPipeline):
                 passed over: it is not encoded again.
             batch_size: how many are encoded together, by default the pipeline's own, or 1.
         """
+        if not isinstance(self._gallery, MemoryGallery):
+            raise ValueError("The gallery on disk cannot grow: `clear` it first, or `open` one with all videos.")
         self._gallery = self._grown(self._gallery, videos, names, batch_size)
 
     def clear(self) -> None:
         """Empties the gallery."""
-        self._gallery = Gallery()
+        self._gallery = MemoryGallery()
 
     def __call__(
         self,
@@ -84,6 +110,8 @@ class VideoTextRetrievalPipeline(VideoTextPipeline):
             texts: a text, a list of them, or a generator.
             videos: a video or several to search in place of the gallery, which they do not enter.
             top_k: how many videos to give, 5 where it is not given; all where there are fewer.
+            shortlist: how many videos meet the text in the fusion: those nearest to it before, by the model's
+                projection; all where it is not given. Scores then sum to 1 over the shortlist.
             pairs_per_pass: how many pairs of a text and a video meet in the fusion at a time, 256 where it is not
                 given: less takes less memory.
             batch_size: how many texts, and of `videos` how many, go through the model together.
@@ -98,12 +126,14 @@ class VideoTextRetrievalPipeline(VideoTextPipeline):
             inputs = [{"text": text} for text in texts]
         else:
             inputs = ({"text": text} for text in texts)
-        gallery = self._gallery if videos is None else self._grown(Gallery(), videos, None, batch_size)
-        if gallery.video_tokens is None:
+        gallery = self._gallery if videos is None else self._grown(MemoryGallery(), videos, None, batch_size)
+        if not gallery.names:
             raise ValueError("There is nothing to search: `add` videos first, or give some as `videos`.")
         return self.run(inputs, batch_size=batch_size, gallery=gallery, **kwargs)
 
-    def _grown(self, gallery: Gallery, videos: Any, names: Sequence[str] | None, batch_size: int | None) -> Gallery:
+    def _grown(
+        self, gallery: MemoryGallery, videos: Any, names: Sequence[str] | None, batch_size: int | None
+    ) -> MemoryGallery:
         """The gallery with these videos behind it."""
         clips = list(videos) if is_many(videos) else [videos]
         if not clips:
@@ -122,12 +152,21 @@ class VideoTextRetrievalPipeline(VideoTextPipeline):
             pixels = torch.cat([self.read_video(one) for one in inputs[start : start + size]])
             with self.device_placement(), torch.no_grad():
                 encoded.append(self.model.violet.encode_videos(pixels.to(self.device)))
-        return Gallery((*gallery.names, *new), join_videos(encoded))
+        tokens, projection = join_videos(encoded), self.model.violet.projection
+        with self.device_placement(), torch.no_grad():
+            embeds = None if projection is None else projection.video(tokens)
+        return MemoryGallery((*gallery.names, *new), tokens, embeds)
 
     def _sanitize_parameters(
-        self, top_k: int | None = None, pairs_per_pass: int | None = None, gallery: Gallery | None = None
+        self,
+        top_k: int | None = None,
+        pairs_per_pass: int | None = None,
+        shortlist: int | None = None,
+        gallery: Gallery | None = None,
     ):
-        scoring = {"gallery": gallery, "pairs_per_pass": pairs_per_pass}
+        if shortlist is not None and shortlist < 1:
+            raise ValueError(f"`shortlist` must be 1 or more, got {shortlist}.")
+        scoring = {"gallery": gallery, "pairs_per_pass": pairs_per_pass, "shortlist": shortlist}
         naming = {"gallery": gallery} if gallery is not None else {}
         return {}, {name: value for name, value in scoring.items() if value is not None}, naming | check_top_k(top_k)
 
@@ -136,19 +175,29 @@ class VideoTextRetrievalPipeline(VideoTextPipeline):
             raise ValueError(f"A text to search for is needed, got {inputs['text']!r}.")
         return {"asked": Asked([self.tokenize(inputs["text"])])}
 
-    def _forward(self, model_inputs: dict[str, Any], gallery: Gallery, pairs_per_pass: int = 256) -> dict[str, Any]:
+    def _forward(
+        self,
+        model_inputs: dict[str, Any],
+        gallery: Gallery,
+        pairs_per_pass: int = 256,
+        shortlist: int | None = None,
+    ) -> dict[str, Any]:
         texts = [one.texts[0] for one in in_batch(model_inputs["asked"])]
         input_ids, attention_mask = pad_texts(texts, self.processor.tokenizer.pad_token_id, self.device)
-        assert gallery.video_tokens is not None  # `__call__` refuses to search nothing
-        scores = score_gallery(self.model, gallery.video_tokens, input_ids, attention_mask, pairs_per_pass)
-        return {"scores": scores.softmax(-1)}
+        if shortlist is None:
+            scores = score_all(self.model, gallery, input_ids, attention_mask, pairs_per_pass)
+            numbers = torch.arange(scores.shape[1]).expand_as(scores)
+        else:
+            numbers = shortlist_by_embeds(self.model, gallery, input_ids, attention_mask, shortlist)
+            scores = score_pairs(self.model, gallery, input_ids, attention_mask, numbers, pairs_per_pass)
+        return {"scores": scores.softmax(-1), "numbers": numbers}
 
     def postprocess(self, model_outputs: dict[str, Any], gallery: Gallery, top_k: int = 5) -> list[dict[str, Any]]:
-        scores = model_outputs["scores"][0]
+        scores, numbers = model_outputs["scores"][0], model_outputs["numbers"][0]
         best = scores.topk(min(top_k, len(scores)))
         return [
             {"video": gallery.names[number], "index": number, "score": score}
-            for score, number in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+            for score, number in zip(best.values.tolist(), numbers[best.indices].tolist(), strict=True)
         ]
 
 

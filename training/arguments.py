@@ -89,6 +89,10 @@ class DataArguments:
     word_ratio: float = field(
         default=0.15, metadata={"help": "Captioning: the share of a caption's words that are masked in training."}
     )
+    dual_softmax: bool = field(
+        default=False,
+        metadata={"help": "Retrieval: measure by dual softmax too, where a text's order depends on all texts."},
+    )
     frame_cache_mb: int = field(
         default=1024,
         metadata={"help": "MiB of decoded frames that each data loader's worker keeps, so as to decode videos once."},

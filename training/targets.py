@@ -8,10 +8,9 @@ from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from ..data import read_pickle
-from ..files import write_json
+from ..files import write_json, write_tensors
 from ..modeling_violet.mvm import find_mvm_target
 from ..modeling_violet.teachers import Teacher
 from ..processing import VioletVideoProcessor
@@ -200,7 +199,7 @@ def write_targets(
         shard[name] = target.cpu().clone(memory_format=torch.contiguous_format)  # not a view of its whole batch
         taken += target.nbytes
         if len(shard) == ROWS_PER_SHARD or taken >= BYTES_PER_SHARD or name == missing[-1]:
-            _write_shard(folder / f"targets-{number:06d}.safetensors", shard)
+            write_tensors(folder / f"targets-{number:06d}.safetensors", shard)
             number, shard, taken = number + 1, {}, 0
     return len(missing)
 
@@ -242,11 +241,3 @@ def _names_in(shard: Path) -> list[str]:
             return list(file.keys())
     except SafetensorError as error:
         raise SettingsError(f"{shard} is damaged ({error}): delete it, and prepare its rows again.") from error
-
-
-def _write_shard(path: Path, shard: Mapping[str, torch.Tensor]) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    save_file(dict(shard), partial)
-    with open(partial, "rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)

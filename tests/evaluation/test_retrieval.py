@@ -1,11 +1,19 @@
 import itertools
 import statistics
 
+import numpy as np
 import pytest
 import torch
 
 from violet import VioletForRetrieval, named_configuration
-from violet.evaluation.retrieval import join_videos, retrieval_metrics, score_gallery
+from violet.evaluation.retrieval import (
+    dual_softmax,
+    join_videos,
+    query_ranks,
+    retrieval_measures,
+    retrieval_metrics,
+    score_gallery,
+)
 
 
 def expected_metrics(scores, video_of_text):
@@ -43,6 +51,53 @@ def test_metrics_are_those_of_every_order_that_ties_leave_open(levels):
         video_of_text = torch.randint(0, videos, (texts,), generator=generator)
         got = retrieval_metrics(scores, video_of_text)
         assert got == pytest.approx(expected_metrics(scores.tolist(), video_of_text.tolist()))
+
+
+@pytest.mark.parametrize("levels", [5, 10**6])
+def test_ranks_are_those_of_a_numpy_sort_with_ties(levels):
+    """With ties, the mean over the places that equal scores take in a sort from either end."""
+    generator = np.random.default_rng(levels)
+    scores = generator.integers(0, levels, (300, 120)).astype(float)
+    video_of_text = generator.integers(0, 120, 300)
+    ascending = np.sort(-scores, axis=1)
+    own = -scores[np.arange(300), video_of_text]
+    first = 1 + np.array([np.searchsorted(row, value, "left") for row, value in zip(ascending, own, strict=True)])
+    last = np.array([np.searchsorted(row, value, "right") for row, value in zip(ascending, own, strict=True)])
+    assert (first < last).any() == (levels == 5)
+    ranks, shares = (first + last) / 2, {}
+    for count in (1, 5, 10):
+        shares[count] = np.mean(np.clip((count - first + 1) / (last - first + 1), 0, 1))
+    found = retrieval_metrics(torch.from_numpy(scores), video_of_text)
+    assert found["text_to_video_mean_rank"] == pytest.approx(ranks.mean())
+    assert found["text_to_video_median_rank"] == pytest.approx(np.median(ranks))
+    assert {count: found[f"text_to_video_r{count}"] for count in shares} == pytest.approx(shares)
+    targets = torch.zeros(300, 120, dtype=torch.bool)
+    targets[torch.arange(300), torch.from_numpy(video_of_text)] = True
+    parts = query_ranks(torch.from_numpy(scores), targets, at_a_time=37)
+    assert np.allclose(parts["rank"], ranks)
+
+
+def test_dual_softmax_takes_from_a_video_that_every_text_prefers_and_says_so():
+    """Video 0 scores high with all texts; each text's own video stands out from the others all the same."""
+    scores = torch.randn(6, 6, generator=torch.Generator().manual_seed(0)) * 0.1 + 2 * torch.eye(6)
+    scores[:, 0] += 3
+    plain = retrieval_metrics(scores, range(6))
+    dual = retrieval_metrics(scores, range(6), use_dual_softmax=True)
+    assert plain["text_to_video_r1"] == pytest.approx(1 / 6)
+    assert dual["dual_softmax_text_to_video_r1"] == 1 and not set(plain) & set(dual)
+    product = scores.double().softmax(0) * scores.double().softmax(1)
+    torch.testing.assert_close(dual_softmax(scores).exp(), product)
+    far = torch.full((3, 3), -2000.0).fill_diagonal_(2000.0)
+    assert retrieval_metrics(far, range(3), use_dual_softmax=True)["dual_softmax_text_to_video_mean_rank"] == 1
+
+
+def test_intervals_draw_the_texts_of_a_video_together():
+    scores = torch.eye(8).repeat_interleave(5, 0)
+    scores[:10] = -scores[:10]
+    measures = retrieval_measures(scores, torch.arange(8).repeat_interleave(5))
+    texts, videos = (measures[f"{way}_r1"] for way in ("text_to_video", "video_to_text"))
+    assert texts.value() == videos.value() == 0.75
+    assert texts.interval() == videos.interval() and texts.interval()[0] < 0.6
 
 
 def test_a_perfect_order_a_reversed_one_and_a_model_that_scores_all_alike():

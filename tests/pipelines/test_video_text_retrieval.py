@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 import torch
 from transformers import AutoProcessor, pipeline
@@ -101,3 +103,42 @@ def test_searching_nothing_or_for_nothing_is_refused(search, clips):
     search.clear()
     with pytest.raises(ValueError, match="nothing to search"):
         search(TEXTS)
+
+
+def test_a_gallery_on_disk_is_searched_as_one_in_memory_is(search, saved, clips, tmp_path):
+    expected = search(TEXTS, top_k=100)
+    search.clear()
+    search.open(tmp_path / "gallery", videos=clips, batch_size=2)
+    assert search.gallery == tuple(clips)
+    for one, other in zip(search(TEXTS, top_k=100), expected, strict=True):
+        assert [entry["index"] for entry in one] == [entry["index"] for entry in other]
+        assert [entry["score"] for entry in one] == pytest.approx([entry["score"] for entry in other], abs=1e-5)
+    again = pipeline("video-text-retrieval", model=saved["VioletForRetrieval"])
+    again.open(tmp_path / "gallery")
+    assert again(TEXTS) == search(TEXTS)
+    with pytest.raises(ValueError, match="gallery on disk cannot grow"):
+        again.add(clips[0])
+    shutil.rmtree(tmp_path / "gallery")
+    with pytest.raises(ValueError, match="no whole gallery"):
+        again.open(tmp_path / "gallery")
+
+
+def test_a_shortlist_is_what_is_nearest_before_the_fusion(search, saved, clips, tmp_path, expected):
+    search.model.violet.get_submodule("projection")  # there is one
+    in_memory = search(TEXTS, shortlist=3, top_k=100)
+    search.open(tmp_path / "gallery", videos=clips)
+    on_disk = search(TEXTS, shortlist=3, top_k=100, batch_size=2)
+    model, processor = search.model, search.processor
+    with torch.no_grad():
+        near = model.violet.get_text_features(**processor(text=TEXTS)).pooler_output
+        near = near @ model.violet.get_video_features(processor(videos=clips)["pixel_values_videos"]).pooler_output.t()
+    for found, other, similar, scores in zip(in_memory, on_disk, near, expected, strict=True):
+        numbers = similar.topk(3).indices
+        assert {entry["index"] for entry in found} == set(numbers.tolist())
+        among = (scores[numbers] / scores[numbers].sum()).tolist()
+        assert {entry["index"]: entry["score"] for entry in found} == pytest.approx(
+            dict(zip(numbers.tolist(), among, strict=True)), abs=1e-5
+        )
+        assert [entry["index"] for entry in found] == [entry["index"] for entry in other]
+    with pytest.raises(ValueError, match="`shortlist` must be 1 or more"):
+        search(TEXTS, shortlist=0)

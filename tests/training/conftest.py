@@ -11,3 +11,9 @@ def drawn(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("drawn") / "shapes"
     moving_shapes(folder, pretrain=24, validation=8, train=0, test=0, test_unseen=0, test_together=0)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def without_java(monkeypatch):
+    """METEOR takes its time, and has a test of its own."""
+    monkeypatch.setattr("violet.evaluation.captions.has_java", lambda: False)

@@ -1,0 +1,407 @@
+"""
+Videos that are encoded once and searched often, in memory or on disk: all of them through the fusion, or in two
+stages, a shortlist by what the model computes before the fusion, and the fusion for the shortlist alone.
+"""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from ..files import MANIFEST, seal, write_json, write_tensors
+from ..modeling_violet import VideoTokens
+from ..processing import VideoDecodeError
+from .provenance import settings_hash, weights_hash
+from .retrieval import score_gallery
+from .sharing import gather, on_first, own_share
+
+SETTINGS_FILE = "gallery.json"
+
+
+class GalleryError(ValueError):
+    """A folder that holds no gallery, or another one; the message says what differs."""
+
+
+class Gallery(Protocol):
+    """
+    Encoded videos.
+
+    Attributes:
+        names: one a video.
+        embeds: (videos, projection_dim) before the fusion, of length 1; `None` for a model without a projection.
+    """
+
+    @property
+    def names(self) -> Sequence[str]: ...
+
+    @property
+    def embeds(self) -> torch.Tensor | None: ...
+
+    def parts(self) -> Sequence[Callable[[], VideoTokens]]:
+        """What gives the videos part by part, in order, so that not all of them must be in memory."""
+        ...
+
+    def select(self, numbers: torch.Tensor) -> VideoTokens:
+        """The videos of these numbers, in their order."""
+        ...
+
+
+@dataclass(frozen=True)
+class MemoryGallery:
+    """A `Gallery` in memory: `video_tokens` on the model's device, one row a video; `None` while there is none."""
+
+    names: tuple[str, ...] = ()
+    video_tokens: VideoTokens | None = None
+    embeds: torch.Tensor | None = None
+
+    def _tokens(self) -> VideoTokens:
+        assert self.video_tokens is not None  # nothing is searched in an empty gallery
+        return self.video_tokens
+
+    def parts(self) -> Sequence[Callable[[], VideoTokens]]:
+        return [self._tokens]
+
+    def select(self, numbers: torch.Tensor) -> VideoTokens:
+        tokens = self._tokens()
+        return tokens.select(numbers.to(tokens.tokens.device))
+
+
+class StoredGallery:
+    """
+    A `Gallery` on disk, as `encode_gallery` writes it. What is read of it is mapped into memory and not kept.
+
+    Args:
+        folder: where it is.
+        model, processor: what it is to be searched with.
+
+    Attributes:
+        failed: the videos that were left out, with what was wrong with them.
+
+    Raises:
+        GalleryError: for a folder that holds no whole gallery, or one of other weights or frames.
+    """
+
+    def __init__(self, folder: str | os.PathLike, model: Any, processor: Any):
+        self.folder = Path(folder)
+        try:
+            self.settings: dict[str, Any] = json.loads((self.folder / SETTINGS_FILE).read_text())
+            listing = json.loads((self.folder / MANIFEST).read_text())
+        except (OSError, ValueError) as error:
+            raise GalleryError(
+                f"{folder} holds no whole gallery: {error}. Encode its videos (again) first."
+            ) from error
+        _compare(self.folder, self.settings, _made_by(model, processor))
+        for name, of_file in listing.items():
+            file = self.folder / name
+            if not file.is_file() or file.stat().st_size != of_file["bytes"]:
+                raise GalleryError(f"{file} is missing, or not of {of_file['bytes']} bytes: encode the videos again.")
+        self._files = [self.folder / name for name in sorted(listing) if name.endswith(".safetensors")]
+        kept: list[int] = []
+        sizes: list[int] = []
+        embeds: list[torch.Tensor] = []
+        self.failed: dict[str, str] = {}
+        for file in self._files:
+            part = _open(file)
+            facts = part.metadata()
+            numbers = json.loads(facts["numbers"])
+            self.failed |= json.loads(facts["failed"])
+            kept, sizes = kept + numbers, [*sizes, len(numbers)]
+            if numbers:
+                self._shape = *json.loads(facts["grid"]), int(facts["num_special_per_frame"])
+                if "embeds" in part.keys():  # noqa: SIM118 - it is no dictionary
+                    embeds.append(part.get_tensor("embeds"))
+        if not kept:
+            raise GalleryError(f"{folder} holds no video: none could be read.")
+        self.names: tuple[str, ...] = tuple(self.settings["names"][number] for number in kept)
+        self.embeds: torch.Tensor | None = torch.cat(embeds) if embeds else None
+        self._starts = np.cumsum([0, *sizes])
+
+    def _tokens(self, tokens: torch.Tensor, mask: torch.Tensor) -> VideoTokens:
+        *grid, special = self._shape
+        return VideoTokens(tokens, mask, (grid[0], grid[1], grid[2]), special)
+
+    def _part(self, number: int) -> VideoTokens:
+        part = _open(self._files[number])
+        return self._tokens(part.get_tensor("tokens"), part.get_tensor("mask"))
+
+    def parts(self) -> Sequence[Callable[[], VideoTokens]]:
+        filled = [number for number in range(len(self._files)) if self._starts[number] < self._starts[number + 1]]
+        return [lambda number=number: self._part(number) for number in filled]  # type: ignore[misc]
+
+    def select(self, numbers: torch.Tensor) -> VideoTokens:
+        chosen = numbers.cpu().numpy()
+        part_of = np.searchsorted(self._starts, chosen, side="right") - 1
+        rows: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        for part in np.unique(part_of):
+            opened = _open(self._files[part])
+            tokens, mask = opened.get_slice("tokens"), opened.get_slice("mask")
+            for number in chosen[part_of == part]:
+                place = int(number - self._starts[part])
+                rows[int(number)] = tokens[place : place + 1], mask[place : place + 1]
+        return self._tokens(*(torch.cat([rows[int(number)][kind] for number in chosen]) for kind in (0, 1)))
+
+
+def _open(file: Path) -> Any:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        return safe_open(file, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise GalleryError(f"{file} is damaged ({error}): delete it, and encode its videos again.") from error
+
+
+@torch.no_grad()
+def encode_gallery(
+    model: Any,
+    processor: Any,
+    videos: Sequence[Any],
+    folder: str | os.PathLike,
+    names: Sequence[str] | None = None,
+    videos_per_part: int = 256,
+    batch_size: int = 8,
+    num_workers: int = 0,
+    skip_bad: bool = False,
+) -> StoredGallery:
+    """
+    Encodes videos into a folder, a part at a time; what is there already is kept, so that the same call goes on after
+    an interruption. A killed process leaves whole parts, and at most a hidden file that the next call replaces; the
+    manifest comes last. Processes that run together share the parts out.
+
+    Args:
+        model: a `VioletForRetrieval`, in evaluation mode.
+        processor: its `VideoTextProcessor`.
+        videos: whatever the processor reads.
+        names: what results call them; by default the videos themselves, which must be paths or URLs then.
+        videos_per_part: how many are in a file.
+        batch_size: how many are encoded together.
+        num_workers: how many processes decode.
+        skip_bad: whether to leave out a video that cannot be read (see `StoredGallery.failed`) instead of raising.
+
+    Raises:
+        GalleryError: where the folder holds other videos, or was made with other weights, frames or parts.
+        VideoDecodeError: for a video that cannot be read.
+    """
+    folder = Path(folder)
+    names = [str(video) for video in videos] if names is None else list(names)
+    if not videos or len(names) != len(videos) or len(set(names)) != len(names):
+        raise ValueError(f"{len(set(names))} different names for {len(videos)} videos: each needs one of its own.")
+    settings = {**_made_by(model, processor), "videos_per_part": videos_per_part, "names": names}
+    on_first(lambda: _begin(folder, settings))
+    starts = range(0, len(videos), videos_per_part)
+    for number in own_share(len(starts)):
+        file = folder / f"part-{number:06d}.safetensors"
+        if not file.exists():
+            numbers = range(starts[number], min(starts[number] + videos_per_part, len(videos)))
+            tensors, facts = _encode_part(model, processor, videos, names, numbers, batch_size, num_workers, skip_bad)
+            write_tensors(file, tensors, facts)
+    gather([])  # all parts are there
+    if not (folder / MANIFEST).exists():
+        on_first(lambda: seal(folder))
+    return StoredGallery(folder, model, processor)
+
+
+def _made_by(model: Any, processor: Any) -> dict[str, Any]:
+    return {"weights": weights_hash(model), "frames": settings_hash(processor.video_processor.to_dict())}
+
+
+def _begin(folder: Path, settings: dict[str, Any]) -> None:
+    file = folder / SETTINGS_FILE
+    if not file.exists():
+        if folder.exists() and any(folder.iterdir()):
+            raise GalleryError(f"{folder} exists and holds no gallery; give another folder.")
+        write_json(file, settings)
+        return
+    _compare(folder, json.loads(file.read_text()), settings)
+
+
+def _compare(folder: Path, before: dict[str, Any], settings: dict[str, Any]) -> None:
+    said = {"names": "other videos", "weights": "another checkpoint", "frames": "other frames"}
+    other = [said.get(name, f"other {name}") for name, value in settings.items() if before.get(name) != value]
+    if other:
+        raise GalleryError(
+            f"{folder} holds a gallery of {' and '.join(other)}: give another folder, or delete this one."
+        )
+
+
+class _Clips(torch.utils.data.Dataset):
+    def __init__(self, processor: Any, videos: Sequence[Any], numbers: Sequence[int], skip_bad: bool):
+        self.processor, self.videos, self.numbers, self.skip_bad = processor, videos, numbers, skip_bad
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, place: int) -> tuple[int, torch.Tensor | str]:
+        number = self.numbers[place]
+        try:
+            return number, self.processor(videos=[self.videos[number]])["pixel_values_videos"]
+        except VideoDecodeError as error:
+            if not self.skip_bad:
+                raise
+            return number, str(error)
+
+
+def _encode_part(
+    model: Any,
+    processor: Any,
+    videos: Sequence[Any],
+    names: Sequence[str],
+    numbers: Sequence[int],
+    batch_size: int,
+    num_workers: int,
+    skip_bad: bool,
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The tensors of a part, and the facts that its file has beside them."""
+    clips = _Clips(processor, videos, numbers, skip_bad)
+    loader = torch.utils.data.DataLoader(clips, batch_size, collate_fn=list, num_workers=num_workers)
+    kept: list[int] = []
+    failed: dict[str, str] = {}
+    columns: dict[str, list[torch.Tensor]] = {}
+    facts: dict[str, str] = {}
+    for batch in loader:
+        failed |= {names[number]: clip for number, clip in batch if isinstance(clip, str)}
+        read = [(number, clip) for number, clip in batch if not isinstance(clip, str)]
+        if not read:
+            continue
+        kept += [number for number, _ in read]
+        tokens = model.violet.encode_videos(torch.cat([clip for _, clip in read]).to(model.device))
+        facts |= {"grid": json.dumps(tokens.grid), "num_special_per_frame": str(tokens.num_special_per_frame)}
+        made = {"tokens": tokens.tokens, "mask": tokens.mask}
+        if model.violet.projection is not None:
+            made["embeds"] = model.violet.projection.video(tokens)
+        for name, value in made.items():
+            columns.setdefault(name, []).append(value.cpu())
+    facts |= {"numbers": json.dumps(kept), "failed": json.dumps(failed)}
+    return {name: torch.cat(values) for name, values in columns.items()}, facts
+
+
+def nearest(video_embeds: torch.Tensor, text_embeds: torch.Tensor, count: int) -> torch.Tensor:
+    """
+    The numbers of the `count` videos with the greatest inner product for each text, best first: by FAISS where it is
+    installed, else by torch; exact in both.
+
+    Args:
+        video_embeds: (videos, width).
+        text_embeds: (texts, width).
+
+    Returns:
+        (texts, count) int64, on the CPU.
+    """
+    count = min(count, len(video_embeds))
+    videos, texts = video_embeds.float().cpu(), text_embeds.float().cpu()
+    try:
+        import faiss
+    except ImportError:
+        return torch.cat([(some @ videos.t()).topk(count).indices for some in texts.split(1024)])
+    index = faiss.IndexFlatIP(videos.shape[1])
+    index.add(videos.numpy())
+    return torch.from_numpy(index.search(texts.numpy(), count)[1])
+
+
+@torch.no_grad()
+def shortlist_by_embeds(
+    model: Any, gallery: Gallery, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, count: int
+) -> torch.Tensor:
+    """
+    The videos that come nearest to each text before the fusion, by the model's projection: (texts, count).
+
+    Raises:
+        GalleryError: for a model, or a gallery, without a projection.
+    """
+    if gallery.embeds is None or model.violet.projection is None:
+        raise GalleryError(
+            "This model has no embeddings before the fusion (its configuration has no projection_dim) to make a "
+            "shortlist by: search all videos, or score a shortlist of your own by `score_pairs`."
+        )
+    texts = model.violet.get_text_features(input_ids, attention_mask).pooler_output
+    return nearest(gallery.embeds, texts, count)
+
+
+@torch.no_grad()
+def score_pairs(
+    model: Any,
+    gallery: Gallery,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    candidates: torch.Tensor,
+    pairs_per_pass: int = 256,
+) -> torch.Tensor:
+    """
+    Each text against the videos of a shortlist of its own, through the fusion: the second stage of a search, whatever
+    made the shortlist. Pairs of one video come one after another, so that it is read from disk once; processes that
+    run together share the pairs out.
+
+    Args:
+        model: a `VioletForRetrieval`, in evaluation mode.
+        input_ids, attention_mask: (texts, X), on the model's device.
+        candidates: (texts, n), numbers of videos in the gallery.
+        pairs_per_pass: how many pairs meet in the fusion at a time.
+
+    Returns:
+        (texts, n) float32 on the CPU, as `score_gallery` gives them.
+    """
+    words = model.violet.text_embeddings(input_ids)
+    mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+    videos = candidates.cpu().flatten()
+    texts = torch.arange(len(candidates)).repeat_interleave(candidates.shape[1])
+    order = videos.argsort(stable=True)
+    share = own_share(len(order))
+    mine = order[share.start : share.stop]
+    scores: list[np.ndarray] = []
+    for pairs in mine.split(pairs_per_pass):
+        different, video_index = videos[pairs].unique(return_inverse=True)
+        rows = texts[pairs].to(input_ids.device)
+        outputs = model.violet(
+            inputs_embeds=words[rows],
+            attention_mask=mask[rows],
+            video_index=video_index.to(input_ids.device),
+            video_tokens=_on(gallery.select(different), input_ids.device),
+        )
+        logits = model.match_head(outputs.first_text_state())[:, 0] / model.config.match_temperature
+        scores.append(logits.float().cpu().numpy())
+    of_all = np.concatenate([np.zeros(0, np.float32), *gather(scores)])
+    found = torch.empty(len(order))
+    found[order] = torch.from_numpy(of_all)
+    return found.view(candidates.shape)
+
+
+def score_all(
+    model: Any,
+    gallery: Gallery,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+    pairs_per_pass: int = 256,
+) -> torch.Tensor:
+    """
+    Every text against every video, a part of the gallery in memory at a time; processes that run together share the
+    parts out.
+
+    Returns:
+        (texts, videos) float32 on the CPU, as `score_gallery` gives them.
+    """
+    parts = gallery.parts()
+    scores = [
+        score_gallery(model, _on(parts[number](), input_ids.device), input_ids, attention_mask, pairs_per_pass)
+        for number in own_share(len(parts))
+    ]
+    return torch.cat(gather([one.cpu() for one in scores]), 1)
+
+
+def rank_in_two_stages(videos: int, candidates: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    """
+    What a search in two stages makes of the whole gallery, for `retrieval_measures`: (texts, videos), the scores of
+    each text's shortlist, and behind it the other videos, all alike: they were not told apart.
+
+    Args:
+        candidates, scores: (texts, n), see `score_pairs`.
+    """
+    behind = scores.new_full((len(scores), videos), float(scores.min()) - 1)
+    return behind.scatter(1, candidates, scores)
+
+
+def _on(tokens: VideoTokens, device: torch.device) -> VideoTokens:
+    return VideoTokens(tokens.tokens.to(device), tokens.mask.to(device), tokens.grid, tokens.num_special_per_frame)
