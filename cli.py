@@ -87,6 +87,76 @@ def finetune_command(argv: list[str]) -> int:
     return explain_errors("finetune", run)
 
 
+def benchmark_command(argv: list[str]) -> int:
+    """Measure a model on a published benchmark: list them, check a folder, run one."""
+    parser = argparse.ArgumentParser(
+        prog="violet benchmark",
+        description="`list` tells the benchmarks; `check NAME --data FOLDER` what is missing in a folder, and what it "
+        "should look like; `run NAME --data FOLDER --model MODEL` fine-tunes as published, measures, and writes a "
+        "report. Every option of violet finetune may follow, such as --max_steps, and replaces the recipe's.",
+    )
+    parser.add_argument("what", choices=["list", "check", "run"])
+    parser.add_argument("name", nargs="?", help="of the benchmark, such as msvd-qa")
+    parser.add_argument("--data", help="the folder with its annotations and videos")
+    parser.add_argument("--recipe", help="whose hyper-parameters: v1 or v2 (the default, where it has them)")
+    parser.add_argument("--measure_only", action="store_true", help="measure the model as it is, without training")
+    options, rest = parser.parse_known_args(argv)
+
+    from .data.benchmarks import BENCHMARKS, check_benchmark
+
+    if options.what == "list":
+        for name, one in BENCHMARKS.items():
+            reached = "; ".join(
+                f"{source}: {', '.join(f'{value:g}' for value in values.values())}"
+                for source, values in one.published.items()
+            )
+            print(f"{name:32}{one.task:19}{one.about}{f' [{one.metrics[0]} {reached}]' if reached else ''}")
+        return 0
+    if options.name not in BENCHMARKS:
+        parser.error(f"there is no benchmark {options.name!r}; there are {', '.join(BENCHMARKS)}.")
+    if options.data is None:
+        parser.error("--data is missing: the folder with the benchmark's files.")
+    benchmark = BENCHMARKS[options.name]
+    if options.what == "check":
+        if rest:
+            parser.error(f"check has no option {' '.join(rest)}.")
+        found = check_benchmark(benchmark, options.data)
+        for problem in found.problems:
+            print(f"MISSING  {problem}")
+        for note in found.notes:
+            print(f"note     {note}")
+        if not found.problems:
+            print(", ".join(f"{split}: {len(rows)} rows" for split, rows in found.tables.items()))
+        return 1 if found.problems else 0
+
+    from . import register
+
+    register()
+    from transformers import HfArgumentParser
+
+    from .training import DataArguments, FinetuningArguments, ModelArguments, SettingsError
+    from .training.benchmarking import recipe_options, run_benchmark
+
+    def run() -> int:
+        recipe = [f"--{name}={value}" for name, value in recipe_options(benchmark, options.recipe).items()]
+        arguments = HfArgumentParser((ModelArguments, DataArguments, FinetuningArguments))
+        model, data, training, unknown = arguments.parse_args_into_dataclasses(
+            [*recipe, *rest], return_remaining_strings=True
+        )
+        if unknown:
+            raise SettingsError(f"no option is named {' '.join(unknown)}; see violet finetune --help.")
+        report = run_benchmark(benchmark, options.data, model, data, training, not options.measure_only)
+        for name in report.headline:
+            published = f"   published: {report.published[name]:.3f}" if name in report.published else ""
+            low, high = report.evaluation.intervals().get(name, (None, None))
+            interval = "" if low is None else f" ({low:.3f} to {high:.3f})"
+            print(f"{name:24} {report.evaluation.metrics[name]:.3f}{interval}{published}")
+        print(f"\nThe report is {training.output_dir}/report.html")
+        return 0
+
+    return explain_errors("benchmark", run)
+
+
 def pretrain_command(argv: list[str]) -> int:
     """Pre-train on captioned videos and images: matching, masked words, masked visual modelling."""
     parser = argparse.ArgumentParser(
@@ -318,6 +388,7 @@ def explain_errors(command: str, run: Callable[[], int]) -> int:
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "demo": demo_command,
     "finetune": finetune_command,
+    "benchmark": benchmark_command,
     "pretrain": pretrain_command,
     "prepare": prepare_command,
     "inspect": inspect_command,

@@ -1,6 +1,7 @@
 """Data sets: the built-in moving shapes, and everybody's own, in whatever form they hold them."""
 
 from .annotations import read_annotations, read_original
+from .benchmarks import BENCHMARKS, check_benchmark
 from .composite import read_composite
 from .extracting import prepare_frames
 from .moving_shapes import (
@@ -22,6 +23,7 @@ from .tables import TableError
 from .tsv_videos import TsvVideos
 
 __all__ = [
+    "BENCHMARKS",
     "QUESTION_COLUMNS",
     "ShardStream",
     "TableError",
@@ -29,6 +31,7 @@ __all__ = [
     "TsvVideos",
     "UnsafePickleError",
     "captioned",
+    "check_benchmark",
     "described",
     "fill_in_the_blank",
     "find_shards",

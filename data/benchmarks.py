@@ -129,32 +129,35 @@ class BenchmarkCheck:
     Attributes:
         problems: what is missing or cannot be read: file, what is wrong, what it should look like.
         notes: what is not as published, such as the number of rows.
+        tables: the rows of each split that can be read.
     """
 
     problems: list[str]
-    notes: list[str]
+    notes: list[str] = field(default_factory=list)
+    tables: dict[str, "Dataset"] = field(default_factory=dict)
 
 
 def check_benchmark(benchmark: Benchmark, folder: str | os.PathLike) -> BenchmarkCheck:
     """Whether a folder holds the benchmark; every row is read, no video is decoded."""
-    problems, notes = _missing(benchmark, Path(folder)), []
-    if problems:
-        return BenchmarkCheck(problems, notes)
+    check = BenchmarkCheck(_missing(benchmark, Path(folder)))
+    if check.problems:
+        return check
     for split, published in benchmark.splits.items():
         try:
             rows = benchmark.rows(folder, split)
         except TableError as error:
             if split == "val":
-                notes.append(f"There is no validation: {error}")
+                check.notes.append(f"There is no validation: {error}")
             else:
-                problems.append(f"{error} {_layout(benchmark)}")
+                check.problems.append(f"{error} {_layout(benchmark)}")
             continue
+        check.tables[split] = rows
         of_videos = benchmark.task in ("retrieval", "captioning")
         found = len(set(rows["video"])) if of_videos else len(rows)
         if published is not None and found != published:
             unit = "videos" if of_videos else "questions"
-            notes.append(f"The split {split!r} has {found} {unit}; the published one has {published}.")
-    return BenchmarkCheck(problems, notes)
+            check.notes.append(f"The split {split!r} has {found} {unit}; the published one has {published}.")
+    return check
 
 
 def _missing(benchmark: Benchmark, folder: Path) -> list[str]:
@@ -283,6 +286,7 @@ _ALL = (
         name="msrvtt-1ka-retrieval",
         splits={"train": 9000, "val": None, "test": 1000},
         split_note="9k: all clips but the 1,000 of 1k-A, which are the test split, a sentence each",
+        recipes={"default": Recipe(epochs=20, batch_size=8)},
     ),
     _retrieval(
         "didemo",

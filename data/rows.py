@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from .annotations import read_original
@@ -131,9 +131,16 @@ def _apply(check: Callable[[Row], Row] | None, rows: Iterable[tuple[int, Row]], 
             raise TableError(f"{source}, row {number}: {error}") from error
 
 
-def rows_digest(rows: "Dataset") -> str:
-    """The sha256 of what the rows hold: which split a number was measured on."""
+def rows_digest(rows: "Dataset", folders: bool = True) -> str:
+    """
+    The sha256 of what the rows hold, in their order: which split a number was measured on.
+
+    Args:
+        folders: whether it matters where the videos are, or the last name of each alone.
+    """
     digest = hashlib.sha256()
     for row in rows:
+        if not folders:
+            row = {**row, "video": PurePosixPath(str(row["video"])).name}
         digest.update(json.dumps(row, sort_keys=True, default=str).encode())
     return digest.hexdigest()

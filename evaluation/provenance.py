@@ -4,8 +4,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Iterable, Mapping
-from pathlib import PurePosixPath
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,17 +18,6 @@ def weights_hash(model: torch.nn.Module) -> str:
     for name, value in sorted(model.state_dict().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def rows_hash(rows: Iterable[Mapping[str, Any]]) -> str:
-    """The sha256 of rows in their order, in hexadecimal; of a `video` its last name alone, wherever the folder is."""
-    digest = hashlib.sha256()
-    for row in rows:
-        plain = dict(row)
-        if isinstance(plain.get("video"), str):
-            plain["video"] = PurePosixPath(plain["video"]).name
-        digest.update(json.dumps(plain, sort_keys=True, ensure_ascii=False, default=str).encode() + b"\n")
     return digest.hexdigest()
 
 

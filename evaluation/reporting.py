@@ -32,7 +32,7 @@ class Report:
         evaluation: the numbers, and what was said to each row.
         settings: everything that decided the result, in JSON's types.
         origin: what was measured, by name: `checkpoint`, `checkpoint sha256` (see `provenance.weights_hash`), `split`,
-            `split sha256` (`provenance.rows_hash`), `seed`.
+            `split sha256` (`data.rows_digest`), `seed`.
         published: the numbers to compare with, by the metric's name and in its unit.
         headline: the metrics to show first; by default those with a published number, or the first four.
     """

@@ -218,9 +218,17 @@ class FinetuningResult:
     settings: dict[str, Any]
 
 
-def finetune(model_arguments: ModelArguments, data: DataArguments, training: FinetuningArguments) -> FinetuningResult:
+def finetune(
+    model_arguments: ModelArguments,
+    data: DataArguments,
+    training: FinetuningArguments,
+    tables: DatasetDict | None = None,
+) -> FinetuningResult:
     """
     Trains, evaluates and saves. The same call in the same folder goes on from the last whole checkpoint.
+
+    Args:
+        tables: the rows of "train" and of other splits, as `load_tables` gives them, in place of what `data` names.
 
     Into `training.output_dir`: model and processor, for `from_pretrained`; `metrics.json`, with the measures of each
     further split; `run.json`, the settings; `failed_samples.jsonl`, where samples were skipped; checkpoints.
@@ -231,11 +239,13 @@ def finetune(model_arguments: ModelArguments, data: DataArguments, training: Fin
     output_dir = Path(str(training.output_dir))
     task = TASKS[data.task]
     with training.main_process_first(local=False):  # one process draws the clips and writes the settings
-        tables = load_tables(data)
+        given, tables = tables, load_tables(data) if tables is None else tables
         validation = tables.get("validation")
         if validation is None and training.eval_strategy != "no":
             raise SettingsError("--validation_file: missing, though evaluation during training is asked for.")
         settings = run_settings(model_arguments, data, training, tables)
+        if given is not None:
+            settings |= {f"{split}_sha256": rows_digest(rows, folders=False) for split, rows in given.items()}
         begin_run(output_dir, settings)
     set_seed(training.seed)
 

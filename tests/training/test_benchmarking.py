@@ -1,0 +1,195 @@
+"""Every benchmark in miniature, in its own file layout: checked, trained, measured, reported."""
+
+import base64
+import io
+import json
+import pickle
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from violet.cli import main
+from violet.data import BENCHMARKS, check_benchmark, moving_shapes
+from violet.processing.decoding import decode_video
+from violet.training import TASKS
+
+KINDS = ("tsv", "pkl", "clips")
+"""How the pictures lie: each benchmark's miniature has another of these."""
+
+
+@pytest.fixture(scope="module")
+def clips(shapes_folder):
+    return moving_shapes(shapes_folder, train=24, validation=4, test=8, test_unseen=0, test_together=0)
+
+
+def jpegs(video: str) -> list[bytes]:
+    frames = decode_video(video, lambda total_frames, fps: range(0, total_frames, 2)).frames
+    written = []
+    for frame in frames:
+        file = io.BytesIO()
+        Image.fromarray(frame).save(file, "JPEG", quality=95)
+        written.append(base64.b64encode(file.getvalue()))
+    return written
+
+
+def write_pictures(dataset: str, videos: dict[str, str], folder: Path, kind: str) -> Path:
+    if kind == "clips":
+        (folder / dataset).mkdir()
+        for name, video in videos.items():
+            shutil.copy(video, folder / dataset / f"{name}.mp4")
+        return folder / dataset
+    frames = {name: jpegs(video) for name, video in videos.items()}
+    if kind == "pkl":
+        path = folder / f"{dataset}.pkl"
+        path.write_bytes(pickle.dumps(frames))
+        return path
+    path = folder / f"{dataset}.tsv"
+    lines = [b"\t".join([name.encode(), *of_clip]) + b"\n" for name, of_clip in frames.items()]
+    path.write_bytes(b"".join(lines))
+    starts = [sum(map(len, lines[:number])) for number in range(len(lines))]
+    path.with_suffix(".lineidx").write_text("".join(f"{start}\n" for start in starts))
+    return path
+
+
+def write_miniature(benchmark, clips, folder: Path, kind: str) -> Path:
+    """The built-in clips as that benchmark's files; the annotations' path."""
+    splits = {"train": "train", "val": "validation", "test": "test"}
+    words = sorted({str(row["answer"]) for row in TASKS["open-ended"].rows(clips["train"])})
+    content: dict = {}
+    videos: dict[str, str] = {}
+    for split, built_in in splits.items():
+        rows = []
+        for row in TASKS[benchmark.task].rows(clips[built_in]):
+            videos[row["id"]] = row["video"]
+            entry = {"video": row["id"]}
+            if benchmark.task in ("retrieval", "captioning"):
+                rows += [entry | {"caption": part} for part in row["caption"].split(", then ")]
+            elif benchmark.task == "multiple-choice":
+                options = {f"option_{number}": text for number, text in enumerate(row["options"])}
+                rows.append(entry | {"question": row["question"]} | options | {"answer": row["answer"]})
+            else:
+                asked = row["text"] if "text" in row else row["question"]
+                if row["answer"] in words:
+                    rows.append(entry | {"question": asked, "answer": words.index(row["answer"])})
+        content[split] = rows
+    if benchmark.num_answers is not None:
+        content["vocab"] = words
+    annotations = folder / f"txt_{benchmark.name}.json"
+    annotations.write_text(json.dumps(content))
+    write_pictures(benchmark.dataset, videos, folder, kind)
+    return annotations
+
+
+def kind_of(name: str) -> str:
+    return KINDS[list(BENCHMARKS).index(name) % len(KINDS)]
+
+
+def test_there_are_the_thirteen_and_two_more():
+    assert len(BENCHMARKS) == 15
+    tasks = [benchmark.task for benchmark in BENCHMARKS.values()]
+    counts = {"retrieval": 5, "open-ended": 3, "multiple-choice": 4, "fill-in-the-blank": 1, "captioning": 2}
+    assert {task: tasks.count(task) for task in tasks} == counts and set(counts) == set(TASKS)
+
+
+@pytest.mark.parametrize("name", list(BENCHMARKS))
+def test_the_recipe_is_that_of_the_originals_settings(name, shared_folder):
+    """v1's and v2's files of settings, as far as there are some."""
+    seen = 0
+    for model, folder in (("v1", ""), ("v2", "args_v2")):
+        file = shared_folder / "data" / "original" / folder / f"args_{name}.json"
+        recipe = BENCHMARKS[name].recipes.get(model)
+        assert file.exists() == (recipe is not None), file
+        if recipe is None:
+            continue
+        seen += 1
+        given = json.loads(file.read_text())
+        assert (recipe.epochs, recipe.batch_size) == (given["size_epoch"], given["size_batch"])
+        assert (recipe.learning_rate, recipe.weight_decay) == (given["lr"], given["decay"])
+        assert (recipe.side, recipe.text_length) == (given["size_img"], given["size_txt"])
+        assert recipe.frames == given.get("size_frame", recipe.frames)
+        assert BENCHMARKS[name].num_answers == given.get("size_vocab")
+        assert BENCHMARKS[name].num_options == given.get("size_option")
+        assert given.get("size_test") in (None, BENCHMARKS[name].splits["test"])
+    assert seen or "default" in BENCHMARKS[name].recipes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(BENCHMARKS))
+def test_a_miniature_goes_through_training_evaluation_and_report(name, clips, tmp_path, capsys):
+    benchmark = BENCHMARKS[name]
+    write_miniature(benchmark, clips, tmp_path, kind_of(name))
+    assert main(["benchmark", "check", name, "--data", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "published" in said, "a miniature has fewer rows than the real one"
+    output = tmp_path / "run"
+    options = ["--model=violet-tiny", "--max_steps=2", "--per_device_train_batch_size=8", "--dataloader_num_workers=0"]
+    status = main(["benchmark", "run", name, "--data", str(tmp_path), "--output_dir", str(output), *options])
+    assert status == 0, capsys.readouterr()
+    report = json.loads((output / "report.json").read_text())
+    first = report["metrics"][benchmark.metrics[0]]
+    low, high = first["interval"]
+    assert low <= first["value"] <= high
+    assert report["origin"]["benchmark"] == name and report["samples_failed"] == 0
+    text = (output / "report.html").read_text()
+    assert benchmark.name in text
+    for values in benchmark.published.values():
+        assert all(f"{value:g} %" in text for value in values.values())
+
+
+@pytest.mark.parametrize("name", list(BENCHMARKS))
+@pytest.mark.parametrize("missing", ["annotations", "pictures"])
+def test_a_missing_file_is_named_with_what_it_should_look_like(name, missing, clips, tmp_path, capsys):
+    benchmark = BENCHMARKS[name]
+    annotations = write_miniature(benchmark, clips, tmp_path, "clips")
+    if missing == "annotations":
+        annotations.unlink()
+        wanted = annotations
+    else:
+        shutil.rmtree(tmp_path / benchmark.dataset)
+        wanted = tmp_path / f"{benchmark.dataset}.tsv"
+    assert main(["benchmark", "check", name, "--data", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert f"{wanted}: missing" in said
+    example = re.search(r"a row: (\{.*\})", said) if missing == "annotations" else re.search(r"\S+\\t/9j", said)
+    assert example, said
+    if missing == "annotations":
+        assert json.loads(example[1]).keys() >= {"video"}
+    assert check_benchmark(benchmark, tmp_path).problems
+
+
+def test_a_split_that_is_missing_is_named(clips, tmp_path, capsys):
+    benchmark = BENCHMARKS["msvd-qa"]
+    annotations = write_miniature(benchmark, clips, tmp_path, "clips")
+    content = json.loads(annotations.read_text())
+    del content["test"]
+    annotations.write_text(json.dumps(content))
+    assert main(["benchmark", "check", "msvd-qa", "--data", str(tmp_path)]) == 1
+    assert "'test'" in capsys.readouterr().out
+
+
+def test_all_sentences_of_a_video_are_its_paragraph(clips, tmp_path):
+    benchmark = BENCHMARKS["didemo-retrieval"]
+    write_miniature(benchmark, clips, tmp_path, "clips")
+    rows = benchmark.rows(tmp_path, "test")
+    expected = {row["id"]: row["caption"].replace(", then ", " ") for row in TASKS["retrieval"].rows(clips["test"])}
+    assert {row["id"]: row["caption"] for row in rows} == expected
+
+
+def test_an_unknown_recipe_is_refused_with_those_there_are(clips, tmp_path, capsys):
+    write_miniature(BENCHMARKS["lsmdc-mc"], clips, tmp_path, "clips")
+    options = [
+        "--data",
+        str(tmp_path),
+        "--recipe",
+        "v1",
+        "--model",
+        "violet-tiny",
+        "--output_dir",
+        str(tmp_path / "run"),
+    ]
+    assert main(["benchmark", "run", "lsmdc-mc", *options]) == 2
+    assert "v2" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,136 @@
+"""A benchmark from its files to a report: check, fine-tune as published, measure, compare."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from datasets import DatasetDict
+from transformers import AutoProcessor
+
+from ..data import rows_digest
+from ..data.benchmarks import Benchmark, check_benchmark
+from ..data.loading import ClipReader
+from ..evaluation.provenance import weights_hash
+from ..evaluation.reporting import Report, write_report
+from ..files import write_json
+from .arguments import DataArguments, FinetuningArguments, ModelArguments, SettingsError
+from .finetuning import METRICS_FILE, finetune, run_settings
+from .tasks import TASKS
+
+logger = logging.getLogger(__name__)
+
+
+def recipe_options(benchmark: Benchmark, name: str | None) -> dict[str, Any]:
+    """
+    The options of `violet finetune` that a recipe stands for. Frames and their size are the model's own: published
+    models have 5 of 224 pixels.
+
+    Args:
+        name: of the benchmark's recipes; by default VIOLETv2's, else the first.
+
+    Raises:
+        SettingsError: for a recipe that the benchmark does not have.
+    """
+    recipes = benchmark.recipes
+    if name is None:
+        name = "v2" if "v2" in recipes else next(iter(recipes))
+    if name not in recipes:
+        raise SettingsError(f"--recipe: {benchmark.name} has {' and '.join(recipes)}, not {name!r}.")
+    recipe = recipes[name]
+    options = {
+        "task": benchmark.task,
+        "num_train_epochs": recipe.epochs,
+        "per_device_train_batch_size": recipe.batch_size,
+        "learning_rate": recipe.learning_rate,
+        "weight_decay": recipe.weight_decay,
+        "lr_scheduler_type": recipe.schedule,
+        "warmup_steps": 0.1 if recipe.schedule == "linear" else 0,
+        "max_text_length": recipe.text_length,
+        "save_strategy": "epoch",
+    }
+    if benchmark.num_answers is not None:
+        options["max_answers"] = benchmark.num_answers
+    return options
+
+
+def load_benchmark(benchmark: Benchmark, folder: str | Path) -> DatasetDict:
+    """
+    Its splits, as `finetune` takes them; what is not as published is logged.
+
+    Raises:
+        SettingsError: where the folder does not hold it: every problem that `check_benchmark` found.
+    """
+    found = check_benchmark(benchmark, folder)
+    if found.problems:
+        raise SettingsError("\n".join(found.problems))
+    for note in found.notes:
+        logger.warning("%s: %s", benchmark.name, note)
+    check = TASKS[benchmark.task].check
+    return DatasetDict(
+        {
+            "validation" if split == "val" else split: rows if check is None else rows.map(check)
+            for split, rows in found.tables.items()
+        }
+    )
+
+
+def run_benchmark(
+    benchmark: Benchmark,
+    folder: str | Path,
+    model_arguments: ModelArguments,
+    data: DataArguments,
+    training: FinetuningArguments,
+    train: bool = True,
+) -> Report:
+    """
+    Fine-tunes on the benchmark's training split, unless the model is to be measured as it is, and measures the model
+    on its test split. The report goes into `training.output_dir`, see `write_report`; `metrics.json` too.
+
+    Raises:
+        SettingsError: where the folder does not hold the benchmark, or the model has no weights for its task.
+    """
+    tables = load_benchmark(benchmark, folder)
+    test = tables.pop("test")
+    task = TASKS[benchmark.task]
+    if train:
+        result = finetune(model_arguments, data, training, tables)
+        model, processor, settings = result.model, result.processor, result.settings
+    else:
+        model, report = task.model_class.from_pretrained(model_arguments.model, output_loading_info=True)
+        if report["missing_keys"]:
+            raise SettingsError(
+                f"--model: {model_arguments.model} has no weights for {sorted(report['missing_keys'])[0]} of "
+                f"{task.model_class.__name__}: it has to be trained for this task first."
+            )
+        processor = AutoProcessor.from_pretrained(model_arguments.model)
+        settings = run_settings(model_arguments, data, training, DatasetDict())
+    evaluation = task.examine(model, processor, test, data, training)
+    source, published = next(iter(benchmark.published.items()), ("", {}))
+    frames = processor.video_processor
+    report = Report(
+        title=f"{benchmark.name}: {model_arguments.model}",
+        task=benchmark.task,
+        evaluation=evaluation,
+        settings=settings | {"frames": frames.num_frames, "frame_size": dict(frames.size), "trained": train},
+        origin={
+            "benchmark": benchmark.name,
+            "checkpoint": model_arguments.model,
+            "checkpoint sha256": weights_hash(model),
+            "split": f"test, {len(test)} rows",
+            "split sha256": rows_digest(test, folders=False),
+            "seed": training.seed,
+            "published by": source or "nobody, as far as this project knows",
+            **{
+                f"published ({name})": ", ".join(f"{metric} {value:g} %" for metric, value in values.items())
+                for name, values in benchmark.published.items()
+            },
+        },
+        published={name: value / 100 for name, value in published.items()},
+        headline=[name for name in benchmark.metrics if name in evaluation.metrics],
+    )
+    if training.process_index == 0:
+        reader = ClipReader(frames, time_limit=data.decode_time_limit)
+        output = Path(str(training.output_dir))
+        write_report(output, report, lambda video: reader.read(video).frames)
+        write_json(output / METRICS_FILE, evaluation.metrics | {"settings": dict(report.settings)})
+    return report
