@@ -98,6 +98,7 @@ def _with_videos(
 ) -> Iterator[tuple[int, Row]]:
     """The rows, with every column filled and `video` as an absolute text; raises at the end if videos are absent."""
     locate = functools.lru_cache(maxsize=4096)(absolute_reference)
+    is_container = source.endswith((".tsv", ".pkl")) or (not source.startswith(HUB) and is_shards(source))
     absent, first, count = 0, None, 0
     for number, row in rows:
         if "options" in columns and row.get("question") is None:
@@ -108,7 +109,9 @@ def _with_videos(
             if value is None or not (str(value).strip() or may_be_empty):
                 has = ", ".join(str(name) for name in row)
                 raise TableError(f"{source}, row {number}: column {column!r} is missing or empty (it has {has}).")
-        row["video"], there = locate(str(row["video"]), folder)
+        there = is_container  # of its own clips it has made the references itself
+        if not is_container:
+            row["video"], there = locate(str(row["video"]), folder)
         count += 1
         if not there:
             absent += 1

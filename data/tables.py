@@ -97,6 +97,7 @@ def as_dataset(rows: Iterable[Row], source: str) -> "Dataset":
     """
     import pyarrow
     from datasets import Dataset
+    from datasets.fingerprint import generate_random_fingerprint
     from datasets.table import InMemoryTable
 
     tables: list[pyarrow.Table] = []
@@ -122,10 +123,11 @@ def as_dataset(rows: Iterable[Row], source: str) -> "Dataset":
     if not tables:
         raise TableError(f"{source}: there are no rows.")
     try:
-        table = pyarrow.concat_tables(tables, promote_options="permissive").combine_chunks()
+        table = pyarrow.concat_tables(tables, promote_options="permissive")
     except pyarrow.ArrowException as error:
         raise TableError(f"{source}: the values of a column are of several kinds ({error}).") from error
-    return Dataset(InMemoryTable(table))
+    # A fingerprint of the content would pickle all of it.
+    return Dataset(InMemoryTable(table), fingerprint=generate_random_fingerprint())
 
 
 def parse_json(text: str, place: str) -> Any:
