@@ -1,5 +1,22 @@
 """Numbers that say how well a model answers."""
 
-from .answers import AnswerAccuracy
+from pathlib import Path
 
-__all__ = ["AnswerAccuracy"]
+from .answers import AnswerAccuracy
+from .measures import Evaluation, Measure
+
+__all__ = ["AnswerAccuracy", "Evaluation", "Measure", "module_path"]
+
+
+def module_path(name: str) -> str:
+    """
+    Where a metric stands for `evaluate.load`: "accuracy", "captioning" or "retrieval". Nothing is downloaded.
+
+    Raises:
+        ValueError: for another name.
+    """
+    file = Path(__file__).parent / f"violet_{name}.py"
+    if not file.is_file():
+        known = sorted(file.stem.removeprefix("violet_") for file in Path(__file__).parent.glob("violet_*.py"))
+        raise ValueError(f"No metric is named {name!r}; there are {', '.join(known)}.")
+    return str(file)

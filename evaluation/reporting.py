@@ -123,9 +123,10 @@ h1 { font-size:28px; margin:0 0 4px } h2 { font-size:18px; margin:40px 0 12px }
 .card b { display:block; font-size:30px; line-height:1.2; color:var(--violet); font-variant-numeric:tabular-nums }
 table { border-collapse:collapse; width:100%; font-variant-numeric:tabular-nums }
 td,th { text-align:left; padding:6px 10px; border-bottom:1px solid var(--line); vertical-align:top }
-th { font-weight:600; color:var(--dim); font-size:13px } tr:last-child td { border-bottom:0 }
+th { font-weight:600; color:var(--dim); font-size:13px } tr:last-child > * { border-bottom:0 }
+table.facts th { width:32% }
 td.number,th.number { text-align:right; white-space:nowrap } td { overflow-wrap:anywhere }
-.two { display:grid; grid-template-columns:repeat(auto-fit,minmax(420px,1fr)); gap:14px }
+.two { display:grid; align-items:start; grid-template-columns:repeat(auto-fit,minmax(420px,1fr)); gap:14px }
 .sheet { display:grid; grid-template-columns:repeat(auto-fill,minmax(340px,1fr)); gap:14px }
 .sample { background:var(--paper); border:1px solid var(--line); border-left:4px solid var(--bad); border-radius:10px;
   padding:12px; font-size:14px } .sample.right { border-left-color:var(--good) }
@@ -255,7 +256,7 @@ def _histogram(scores: Sequence[float], width: int = 1080, height: int = 150, bi
 
 def _table(values: Mapping[str, Any]) -> str:
     rows = "".join(f"<tr><th>{_text(str(name))}</th><td>{_text(value)}</td></tr>" for name, value in values.items())
-    return f"<table>{rows}</table>"
+    return f"<table class=facts>{rows}</table>"
 
 
 class _Strips:
