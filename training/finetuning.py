@@ -271,6 +271,7 @@ def finetune(
         processing_class=processor,
         callbacks=[] if patience is None else [EarlyStoppingCallback(patience)],
         rows_per_video=data.questions_per_video,
+        rows_apart=task.apart,
         backbone_learning_rate=training.backbone_learning_rate,
         layer_decay=training.layer_decay,
         **task.metrics_of(validation),

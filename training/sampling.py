@@ -67,9 +67,10 @@ class GroupedSampler(torch.utils.data.Sampler[tuple[int, int]]):
         groups: each row's group, such as its video's path.
         seed: with the epoch, it decides the order. Set the epoch by `set_epoch`, as the Trainer does.
         rows_per_group: at most so many rows of a group in one epoch, drawn anew in each; all where it is not given.
+        apart: whether the rows of a group are spread over the epoch instead.
     """
 
-    def __init__(self, groups: Iterable[str], seed: int, rows_per_group: int | None = None):
+    def __init__(self, groups: Iterable[str], seed: int, rows_per_group: int | None = None, apart: bool = False):
         names = np.fromiter((number_of_name(group) for group in groups), np.uint64)
         _, first, group_of_row = np.unique(names, return_index=True, return_inverse=True)
         group_of_row = first.argsort().argsort()[group_of_row]  # groups are numbered in the order of their first rows
@@ -79,6 +80,7 @@ class GroupedSampler(torch.utils.data.Sampler[tuple[int, int]]):
         self.seed = seed
         self.epoch = 0
         self.rows_per_group = rows_per_group
+        self.apart = apart
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -89,7 +91,14 @@ class GroupedSampler(torch.utils.data.Sampler[tuple[int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        rows = self._by_group(generator)
+        if self.apart:
+            together = np.fromiter(rows, np.int64)
+            rows = iter(together[torch.randperm(len(together), generator=generator).numpy()])
+        yield from ((self.epoch, int(row)) for row in rows)
+
+    def _by_group(self, generator: torch.Generator) -> Iterator[int]:
         for group in torch.randperm(len(self.counts), generator=generator).numpy():
             count, end = self.counts[group], self.ends[group]
             order = torch.randperm(int(count), generator=generator)[: self.rows_per_group].numpy()
-            yield from ((self.epoch, int(row)) for row in self.rows[end - count + order])
+            yield from self.rows[end - count + order]

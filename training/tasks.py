@@ -105,6 +105,8 @@ class Task:
         check: a row of a table -> the row as the collator takes it; a `ValueError` says what is wrong with it.
         measure: (model, collator, rows, data arguments, training arguments) -> what the model is worth on the rows.
         chooses: whether it answers by choosing, so that a Trainer can measure its accuracy.
+        apart: whether a batch should hold many videos, rather than all rows of a few: what is learned is to tell the
+            videos of a batch apart.
     """
 
     model_class: type[VioletPreTrainedModel]
@@ -116,6 +118,7 @@ class Task:
     measure: Callable[[Any, VideoTextCollator, Dataset, DataArguments, TrainingArguments], Evaluation]
     check: Callable[[Row], Row] | None = None
     chooses: bool = True
+    apart: bool = False
 
     def metrics_of(self, rows: Dataset | None) -> dict[str, Any]:
         """What a Trainer needs to measure these rows, beside their loss."""
@@ -449,6 +452,7 @@ TASKS: Mapping[str, Task] = {
         test_rows=gallery,
         collate=_plain(RetrievalCollator),
         measure=measure_retrieval,
+        apart=True,
         chooses=False,
     ),
     "captioning": Task(

@@ -38,6 +38,7 @@ class VioletTrainer(Trainer):
 
     Args:
         rows_per_video: at most so many rows of a video in one epoch, drawn anew in each; all where it is not given.
+        rows_apart: whether the rows of a video are spread over an epoch instead of standing together.
         backbone_learning_rate: of the visual backbone; the others' where it is not given.
         layer_decay: what the learning rate is multiplied by for each layer further from the heads.
     """
@@ -46,12 +47,14 @@ class VioletTrainer(Trainer):
         self,
         *args,
         rows_per_video: int | None = None,
+        rows_apart: bool = False,
         backbone_learning_rate: float | None = None,
         layer_decay: float = 1.0,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
         self.rows_per_video = rows_per_video
+        self.rows_apart = rows_apart
         self.backbone_learning_rate = backbone_learning_rate
         self.layer_decay = layer_decay
         self._videos: list[str] = []
@@ -86,7 +89,7 @@ class VioletTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset=None) -> torch.utils.data.Sampler:
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        return GroupedSampler(dataset.rows["video"], self.data_seed, self.rows_per_video)
+        return GroupedSampler(dataset.rows["video"], self.data_seed, self.rows_per_video, self.rows_apart)
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
         return self._leave_global_generator(super().get_train_dataloader())

@@ -297,7 +297,7 @@ def test_every_task_is_fine_tuned_by_two_processes_as_by_one(drawn, start, tmp_p
     """Of the rows of one global batch each process has half: other numbers of videos, of valid words, of labels."""
     model = start(dropout=0.0)
     counts = {"validation": 0, "test": 0, "test_unseen": 0, "test_together": 0}
-    clips = moving_shapes(tmp_path / "shapes", train=30, **counts)["train"]
+    clips = moving_shapes(tmp_path / "shapes", train=90, **counts)["train"]
     runs: dict[str, list[list[str]]] = {"one": [], "two": []}
     for task in TASKS:
         table = tmp_path / f"{task}.jsonl"
@@ -328,7 +328,7 @@ def test_two_processes_skip_the_same_samples_as_one_does(drawn, start, tmp_path,
     """A process has more bad rows than the other, once a whole batch of them: both take every step."""
     model = start(dropout=0.0)
     counts = {"validation": 0, "test": 0, "test_unseen": 0, "test_together": 0}
-    clips = moving_shapes(tmp_path / "shapes", train=30, **counts)["train"]
+    clips = moving_shapes(tmp_path / "shapes", train=90, **counts)["train"]
     runs: dict[str, list[list[str]]] = {"one": [], "two": []}
     for name, is_bad in (("some", lambda number: number % 4 == 1), ("most", lambda number: number % 5 > 0)):
         rows = [dict(row) for row in TASKS["open-ended"].rows(clips)]

@@ -44,6 +44,17 @@ def test_at_most_so_many_rows_of_a_group_drawn_anew_in_each_epoch():
     assert {row for rows in orders for row in rows} == set(range(11))
 
 
+def test_rows_that_stand_apart_are_the_same_rows_with_many_groups_in_each_batch():
+    groups = [str(number // 20) for number in range(400)]
+    together, apart = (order(GroupedSampler(groups, seed=1, apart=apart), 2) for apart in (False, True))
+    assert sorted(together) == sorted(apart) == list(range(400))
+
+    def videos(rows):
+        return min(len({groups[row] for row in rows[start : start + 20]}) for start in range(0, 400, 20))
+
+    assert videos(together) == 1 and videos(apart) > 6
+
+
 @pytest.fixture(scope="module")
 def processor(model_folder):
     return AutoProcessor.from_pretrained(model_folder)
