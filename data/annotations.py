@@ -12,6 +12,7 @@ Nothing is written or converted, and nothing in a file is run.
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,34 +59,51 @@ def read_original(
     found = _find_pictures(Path(pictures))
     splits = _load_splits(path)
     vocabulary = _read_vocabulary(path, splits, answers)
-    rows = list(_task_rows(path, splits, split, tuple(columns), vocabulary))
-    if not rows:
+
+    def rows() -> Iterator[Row]:
+        return _task_rows(path, splits, split, tuple(columns), vocabulary)
+
+    # Twice, since a list of very many rows would fill more memory than all that stays of them.
+    counts = Counter(row["id"] for row in rows())
+    if not counts:
         raise TableError(f"{path}: the split {split!r} has no rows.")
-    names = {row["id"] for row in rows}
-    references = {name: reference for name in names if (reference := found.reference(name)) is not None}
-    lost = [row["id"] for row in rows if row["id"] not in references]
-    if not references:
+    lost = [name for name in counts if found.reference(name) is None]
+    if len(lost) == len(counts):
         raise TableError(
-            f"{path}, split {split!r}: none of its {len(rows)} rows has pictures in {pictures}: ids are like "
-            f"{rows[0]['id']!r} here and {next(found.names(), None)!r} there."
+            f"{path}, split {split!r}: none of its {counts.total()} rows has pictures in {pictures}: ids are like "
+            f"{lost[0]!r} here and {next(found.names(), None)!r} there."
         )
     if lost:
         logger.warning(
             "%s, split %r: %d of %d rows have no pictures in %s; the first id is %r.",
-            path, split, len(lost), len(rows), pictures, lost[0],
+            path, split, sum(counts[name] for name in lost), counts.total(), pictures, lost[0],
         )  # fmt: skip
     silent, first = 0, None
     for name in found.names():
-        if name not in names:
+        if name not in counts:
             silent, first = silent + 1, first or name
     if silent:
         logger.warning(
             "%s: %d of %d have no row in %s, split %r; the first id is %r.",
             pictures, silent, found.count, path, split, first,
         )  # fmt: skip
-    return as_dataset(
-        ({**row, "video": references[row["id"]]} for row in rows if row["id"] in references), f"{path}@{split}"
-    )
+    _warn_of_numbers(path, splits, split, vocabulary, columns)
+    located = ({**row, "video": found.reference(row["id"])} for row in rows())
+    return as_dataset((row for row in located if row["video"] is not None), f"{path}@{split}")
+
+
+def _warn_of_numbers(
+    path: Path, splits: Mapping[str, Any], split: str, vocabulary: Mapping[int, str], columns: Sequence[str]
+) -> None:
+    if vocabulary or "options" in columns:
+        return
+    answers = (row.get("answer") for _, row in _rows_of(path, splits, split) if "option_0" not in row)
+    numbers = sum(isinstance(answer, int) for answer in answers)
+    if numbers:
+        logger.warning(
+            "%s, split %r: %d answers are numbers and are taken as they are, since it has no %r, nor is %s beside it.",
+            path, split, numbers, VOCABULARY, VOCABULARY_FILE,
+        )  # fmt: skip
 
 
 class _Pictures:
@@ -160,7 +178,6 @@ def _task_rows(
     path: Path, splits: Mapping[str, Any], split: str, columns: tuple[str, ...], vocabulary: Mapping[int, str]
 ) -> Iterator[Row]:
     """The rows of a task: `id` and its columns, but for `video`, and what else they have."""
-    numbers = 0
     for place, row in _rows_of(path, splits, split):
         row["id"] = row.pop("video")
         if columns == ("video",):
@@ -183,16 +200,9 @@ def _task_rows(
         answer = row.get("answer")
         if not isinstance(answer, str | int) or isinstance(answer, bool):
             raise TableError(f"{place}: 'answer' is missing or neither text nor number (it has {', '.join(row)}).")
-        if isinstance(answer, int):
-            numbers += not vocabulary
-            if vocabulary and answer not in vocabulary:
-                raise TableError(f"{place}: the answer {answer} is none of the {len(vocabulary)} of the vocabulary.")
+        if isinstance(answer, int) and vocabulary and answer not in vocabulary:
+            raise TableError(f"{place}: the answer {answer} is none of the {len(vocabulary)} of the vocabulary.")
         yield {**row, "answer": vocabulary.get(answer, str(answer)) if isinstance(answer, int) else answer}
-    if numbers:
-        logger.warning(
-            "%s, split %r: %d answers are numbers and are taken as they are, since it has no %r, nor is %s beside it.",
-            path, split, numbers, VOCABULARY, VOCABULARY_FILE,
-        )  # fmt: skip
 
 
 def _columns_of(row: Row) -> tuple[str, ...]:
