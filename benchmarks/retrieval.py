@@ -1,9 +1,9 @@
 """
-What a shortlist costs and saves: the built-in clips as one gallery on disk, searched exhaustively and in two stages with
-shortlists of several sizes, by a violet-tiny that was fine-tuned for retrieval (see benchmarks/tasks.py).
+What a shortlist costs and saves: the built-in clips as one gallery on disk, searched exhaustively and in two stages
+with shortlists of several sizes, by a violet-tiny that was fine-tuned for retrieval (see benchmarks/tasks.py).
 
-    python benchmarks/retrieval.py --model outputs/tasks/retrieval-0 [--shapes outputs/tasks/moving_shapes] [--videos 1000]
-        [--texts 300] [--json rows.json]
+    python benchmarks/retrieval.py --model outputs/tasks/retrieval-0 [--shapes outputs/tasks/moving_shapes]
+        [--videos 1000] [--texts 300] [--json rows.json]
 
 Prints, for each size, R@1, R@5 and R@10 of texts that look for their video, what they lose against the exhaustive
 search, and the seconds that the search takes. `in the list` is the share of texts whose video is on the shortlist: no
