@@ -14,7 +14,7 @@ from .moving_shapes import (
     open_ended,
 )
 from .pickles import UnsafePickleError, read_pickle
-from .rows import QUESTION_COLUMNS, read_rows, rows_digest
+from .rows import COLUMNS, read_rows, rows_digest
 from .sharding import prepare_shards
 from .shards import TarShard, find_shards
 from .sources import open_video
@@ -24,7 +24,7 @@ from .tsv_videos import TsvVideos
 
 __all__ = [
     "BENCHMARKS",
-    "QUESTION_COLUMNS",
+    "COLUMNS",
     "ShardStream",
     "TableError",
     "TarShard",

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .annotations import read_original
+from .rows import COLUMNS
 from .tables import TableError
 
 if TYPE_CHECKING:
@@ -47,16 +48,6 @@ class Recipe:
 
 def _v1(batch_size: int) -> Recipe:
     return Recipe(epochs=20, batch_size=batch_size, learning_rate=1.2e-5, schedule="constant")
-
-
-COLUMNS = {
-    "open-ended": ("video", "question", "answer"),
-    "multiple-choice": ("video", "question", "options", "answer"),
-    "fill-in-the-blank": ("video", "text", "answer"),
-    "retrieval": ("video", "caption"),
-    "captioning": ("video", "caption"),
-}
-"""What a row of each task has, as `training.TASKS` says too, which is not known here."""
 
 
 @dataclass(frozen=True)

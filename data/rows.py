@@ -20,13 +20,19 @@ from .tables import Row, TableError, as_dataset, iterate_table
 if TYPE_CHECKING:
     from datasets import Dataset
 
-QUESTION_COLUMNS = ("video", "question", "answer")
-"""What a table for open-ended questions needs; it may also have `caption` and `question_type`."""
+COLUMNS = {
+    "open-ended": ("video", "question", "answer"),
+    "multiple-choice": ("video", "question", "options", "answer"),
+    "fill-in-the-blank": ("video", "text", "answer"),
+    "retrieval": ("video", "caption"),
+    "captioning": ("video", "caption"),
+}
+"""What a row of each task must have. One for open-ended questions may also have `caption` and `question_type`."""
 
 
 def read_rows(
     source: str | os.PathLike,
-    columns: tuple[str, ...] = QUESTION_COLUMNS,
+    columns: tuple[str, ...] = COLUMNS["open-ended"],
     video_folder: str | os.PathLike | None = None,
     check: Callable[[Row], Row] | None = None,
 ) -> "Dataset":

@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from transformers import TrainingArguments
 
-from ..data import captioned, described, fill_in_the_blank, gallery, multiple_choice, open_ended
+from ..data import COLUMNS, captioned, described, fill_in_the_blank, gallery, multiple_choice, open_ended
 from ..data.loading import ClipReader, FailedSamples, explained_workers
 from ..evaluation.answers import AnswerAccuracy, answer_measures, answer_places, choose_answers
 from ..evaluation.captions import caption_scores
@@ -417,7 +417,7 @@ def measure_captions(
 TASKS: Mapping[str, Task] = {
     "open-ended": Task(
         model_class=VioletForQuestionAnswering,
-        columns=("video", "question", "answer"),
+        columns=COLUMNS["open-ended"],
         texts=("question", "answer", "caption"),
         rows=open_ended,
         test_rows=open_ended,
@@ -426,7 +426,7 @@ TASKS: Mapping[str, Task] = {
     ),
     "multiple-choice": Task(
         model_class=VioletForMultipleChoice,
-        columns=("video", "question", "options", "answer"),
+        columns=COLUMNS["multiple-choice"],
         texts=("question", "options", "caption"),
         rows=multiple_choice,
         test_rows=multiple_choice,
@@ -436,7 +436,7 @@ TASKS: Mapping[str, Task] = {
     ),
     "fill-in-the-blank": Task(
         model_class=VioletForMaskedLM,
-        columns=("video", "text", "answer"),
+        columns=COLUMNS["fill-in-the-blank"],
         texts=("text", "answer", "caption"),
         rows=fill_in_the_blank,
         test_rows=fill_in_the_blank,
@@ -446,7 +446,7 @@ TASKS: Mapping[str, Task] = {
     ),
     "retrieval": Task(
         model_class=VioletForRetrieval,
-        columns=("video", "caption"),
+        columns=COLUMNS["retrieval"],
         texts=("caption",),
         rows=captioned,
         test_rows=gallery,
@@ -457,7 +457,7 @@ TASKS: Mapping[str, Task] = {
     ),
     "captioning": Task(
         model_class=VioletForCaptioning,
-        columns=("video", "caption"),
+        columns=COLUMNS["captioning"],
         texts=("caption",),
         rows=described,
         test_rows=described,

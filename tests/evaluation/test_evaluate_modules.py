@@ -9,11 +9,14 @@ from violet.evaluation.captions import caption_metrics
 from violet.evaluation.retrieval import retrieval_metrics
 
 
-@pytest.fixture(autouse=True)
-def offline(monkeypatch, tmp_path):
-    monkeypatch.setattr("evaluate.config.HF_MODULES_CACHE", tmp_path / "modules")
-    monkeypatch.setattr("evaluate.config.HF_EVALUATE_OFFLINE", True)
-    monkeypatch.setattr("violet.evaluation.captions.has_java", lambda: False)
+@pytest.fixture(scope="module", autouse=True)
+def offline(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        # One for all: the modules' package is imported once.
+        patch.setattr("evaluate.config.HF_MODULES_CACHE", tmp_path_factory.mktemp("modules"))
+        patch.setattr("evaluate.config.HF_EVALUATE_OFFLINE", True)
+        patch.setattr("violet.evaluation.captions.has_java", lambda: False)
+        yield
 
 
 def load(name, tmp_path):
