@@ -61,7 +61,10 @@ WRITTEN = [
 ]
 
 
-@pytest.mark.parametrize("java", [pytest.param(True, marks=pytest.mark.skipif(not has_java(), reason="Java")), False])
+WITH_JAVA = (pytest.mark.slow, pytest.mark.skipif(not has_java(), reason="PTB's tokenizer and METEOR need Java"))
+
+
+@pytest.mark.parametrize("java", [pytest.param(True, marks=WITH_JAVA), False])
 def test_scores_are_those_of_pycocoevalcap(java):
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
