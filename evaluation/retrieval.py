@@ -1,6 +1,6 @@
 """Retrieval: every text scored against every video, and what the order of the scores is worth."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -57,20 +57,6 @@ def score_gallery(
         video_tokens=video_tokens, input_ids=input_ids, attention_mask=attention_mask, pairs_per_pass=pairs_per_pass
     )
     return output.logits.float()
-
-
-def as_paragraphs(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """
-    For paragraph-to-video retrieval (as DiDeMo is measured): a row for each video, in the order of their first rows,
-    with all of its rows' `caption`s one behind the other, divided by spaces.
-    """
-    paragraphs: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        if row["video"] in paragraphs:
-            paragraphs[row["video"]]["caption"] += f" {row['caption']}"
-        else:
-            paragraphs[row["video"]] = dict(row)
-    return list(paragraphs.values())
 
 
 def dual_softmax(scores: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,6 @@ import torch
 
 from violet import VioletForRetrieval, named_configuration
 from violet.evaluation.retrieval import (
-    as_paragraphs,
     dual_softmax,
     join_videos,
     query_ranks,
@@ -90,19 +89,6 @@ def test_dual_softmax_takes_from_a_video_that_every_text_prefers_and_says_so():
     torch.testing.assert_close(dual_softmax(scores).exp(), product)
     far = torch.full((3, 3), -2000.0).fill_diagonal_(2000.0)
     assert retrieval_metrics(far, range(3), use_dual_softmax=True)["dual_softmax_text_to_video_mean_rank"] == 1
-
-
-def test_a_paragraph_is_all_captions_of_a_video_in_order():
-    rows = [
-        {"video": "b.mp4", "caption": "a dog runs", "id": "1"},
-        {"video": "a.mp4", "caption": "a cat", "id": "2"},
-        {"video": "b.mp4", "caption": "it jumps", "id": "3"},
-    ]
-    assert as_paragraphs(rows) == [
-        {"video": "b.mp4", "caption": "a dog runs it jumps", "id": "1"},
-        {"video": "a.mp4", "caption": "a cat", "id": "2"},
-    ]
-    assert rows[0]["caption"] == "a dog runs", "the rows stay as they are"
 
 
 def test_intervals_draw_the_texts_of_a_video_together():
