@@ -61,7 +61,7 @@ SHOWN = {
     "multiple-choice": ("accuracy", "accuracy_direction", "accuracy_order"),
     "fill-in-the-blank": ("accuracy", "accuracy_direction", "accuracy_order"),
     "retrieval": ("text_to_video_r1", "video_to_text_r1"),
-    "captioning": ("exact", "cider"),
+    "captioning": ("exact", "cider_d"),
 }
 BARS = {
     "multiple-choice": {"accuracy": 0.90, "accuracy_direction": 0.85, "accuracy_order": 0.85},

@@ -13,9 +13,10 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from ..data import open_video
+from ..data.loading import SAMPLE_ERRORS
 from ..files import MANIFEST, seal, write_json, write_tensors
 from ..modeling_violet import VideoTokens
-from ..processing import VideoDecodeError
 from .provenance import settings_hash, weights_hash
 from .retrieval import score_gallery
 from .sharing import gather, on_first, own_share
@@ -184,7 +185,7 @@ def encode_gallery(
 
     Raises:
         GalleryError: where the folder holds other videos, or was made with other weights, frames or parts.
-        VideoDecodeError: for a video that cannot be read.
+        VideoDecodeError, TableError: for a video that cannot be read.
     """
     folder = Path(folder)
     names = [str(video) for video in videos] if names is None else list(names)
@@ -238,8 +239,8 @@ class _Clips(torch.utils.data.Dataset):
     def __getitem__(self, place: int) -> tuple[int, torch.Tensor | str]:
         number = self.numbers[place]
         try:
-            return number, self.processor(videos=[self.videos[number]])["pixel_values_videos"]
-        except VideoDecodeError as error:
+            return number, self.processor(videos=[open_video(self.videos[number])])["pixel_values_videos"]
+        except SAMPLE_ERRORS as error:
             if not self.skip_bad:
                 raise
             return number, str(error)
