@@ -11,6 +11,7 @@ import torch
 from datasets import Dataset
 from transformers import pipeline
 
+from .data.moving_shapes import QUESTION_TYPES
 from .evaluation.pictures import AnsweredClip, draw_answers
 from .files import write_json
 from .hub import QUESTION_ANSWERING, write_model_card
@@ -31,8 +32,6 @@ AT_LEAST = {
 }
 """What the fine-tuned model reaches: on new clips, on pairs of shape and colour that training never showed, and on the
 order of two movements while both shapes are in sight. Below, the demo fails."""
-ASKED = ("action", "colour", "direction", "order", "shape")
-"""The types of question."""
 AT_MOST = {"shuffled_accuracy_direction": 0.60, "shuffled_accuracy_order": 0.60}
 """What a model that looks at time cannot tell from shuffled frames; above, the demo fails."""
 
@@ -131,7 +130,8 @@ def summarise(output: Path, model: Path, picture: Path, metrics: Mapping[str, fl
         "in sight": "test_together_",
     }
     print("\n" + " " * 16 + "".join(f"{title:>14}" for title in prefixes))
-    for name in ["accuracy", *(f"accuracy_{asked}" for asked in ASKED)]:
+    types = [f"accuracy_{asked}" for asked in QUESTION_TYPES if f"accuracy_{asked}" in metrics]
+    for name in ["accuracy", *types]:
         values = (metrics.get(prefix + name) for prefix in prefixes.values())
         label = name.removeprefix("accuracy").removeprefix("_") or "all questions"
         print(f"{label:16}" + "".join(f"{'' if value is None else f'{value:.3f}':>14}" for value in values))
