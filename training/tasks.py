@@ -37,6 +37,7 @@ from .collating import (
     VideoTextCollator,
     normalize_answer,
 )
+from .sampling import NumberedRows
 
 Row = dict[str, Any]
 
@@ -162,20 +163,6 @@ class Task:
         return self.examine(*args, **kwargs).metrics
 
 
-class _Numbered(torch.utils.data.Dataset):
-    """This process's share of the rows, each with its number as `row`."""
-
-    def __init__(self, rows: Dataset):
-        self.rows = rows
-        self.numbers = own_share(len(rows))
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __getitem__(self, place: int) -> Row:
-        return {**self.rows[self.numbers[place]], "row": self.numbers[place]}
-
-
 @dataclass
 class _Batch:
     """
@@ -203,7 +190,7 @@ def _batches(model, collator: VideoTextCollator, rows: Dataset, training: Traini
     """This process's share of the rows, batch by batch; what cannot be read is counted in the run's folder."""
     failed_samples = FailedSamples(str(training.output_dir))
     loader = torch.utils.data.DataLoader(
-        _Numbered(rows),
+        torch.utils.data.Subset(NumberedRows(rows), own_share(len(rows))),
         batch_size=training.per_device_eval_batch_size,
         collate_fn=partial(_collate_with_rows, collator),
         num_workers=training.dataloader_num_workers,
