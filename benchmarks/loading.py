@@ -2,13 +2,15 @@
 
     python benchmarks/loading.py [--clips FOLDER] [--tsv FILE] [--rows 1000 100000] [--repeats 5] [--output rows.json]
 
-Speed: batches of ten clips that a data loader's worker hands over, against `decode_video` and the processor in one
-process, in turns. The worker decodes files in a process of its own, which can be killed. What torch takes to hand the
-pictures over, 3 MB a clip, counts. The bar is 0.9 of the bare rate for each worker.
+Speed: batches of ten clips that a data loader's worker hands over, against decoding and resizing in one process, in
+turns. The worker decodes files in a process of its own, which can be killed. Pictures are uint8 in both, as in
+training, where they are normalised on the device. What torch takes to hand them over, 0.75 MB a clip, counts. The bar
+is 0.9 of the bare rate for each worker.
 
-Memory: an epoch over a TSV of tiny JPEG pictures, in a fresh process for each number of rows: the largest resident
-memory of that process and its worker together. The cache is one that the first thousand rows fill. The bar is a growth
-below 5 % from the first number of rows to the last.
+Memory: an epoch over tiny captioned JPEG pictures, in a fresh process for each number of rows: the largest resident
+memory of that process and its worker together. They lie in a TSV, with the captions in the original's JSON, or in
+shards, which are read by the row and as a stream. The cache is one that the first thousand rows fill. The bar is a
+growth below 5 % from the first number of rows to the last.
 """
 
 import argparse
@@ -20,19 +22,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import psutil
 import torch
-from datasets import Dataset
 from PIL import Image
 
-from violet.data import TsvVideos, open_video
+from violet.data import ShardStream, TsvVideos, open_video, read_rows
 from violet.data.loading import ClipReader
+from violet.data.sharding import prepare_shards
 from violet.files import write_json
 from violet.processing import VioletVideoProcessor, decode_video
+from violet.training.collating import RAW_PIXELS
 from violet.training.sampling import DrawnRows, GroupedSampler
 
 SIDE, FRAMES = 224, 5
@@ -53,7 +56,11 @@ def bare(processor: VioletVideoProcessor, videos: list[str]) -> torch.Tensor:
     for video in videos:
         source = open_video(video)
         frames.append(decode_video(source, lambda total, fps: processor.sample_frames(Length(total))).frames)
-    return processor(frames, do_sample_frames=False, return_tensors="pt")["pixel_values_videos"]
+    return resized(processor, frames)
+
+
+def resized(processor: VioletVideoProcessor, frames: list[np.ndarray]) -> torch.Tensor:
+    return processor(frames, do_sample_frames=False, return_tensors="pt", **RAW_PIXELS)["pixel_values_videos"]
 
 
 def seconds_of(work: Callable[[], object]) -> tuple[float, float]:
@@ -76,8 +83,7 @@ def measure_speed(name: str, videos: list[str], repeats: int) -> dict:
     reader = ClipReader(processor)
 
     def collate(videos: list[str]) -> torch.Tensor:
-        frames = [reader.read(video).frames for video in videos]
-        return processor(frames, do_sample_frames=False, return_tensors="pt")["pixel_values_videos"]
+        return resized(processor, [reader.read(video).frames for video in videos])
 
     loader = torch.utils.data.DataLoader(
         videos, batch_size=BATCH, num_workers=1, persistent_workers=True, collate_fn=collate
@@ -114,7 +120,7 @@ def measure_speed(name: str, videos: list[str], repeats: int) -> dict:
 
 
 def write_tsv(path: Path, rows: int) -> None:
-    """Rows of tiny pictures, no two of the first thousand alike, with their lineidx."""
+    """Rows of tiny pictures, no two of the first thousand alike, with their lineidx and a caption each."""
     generator, pictures = np.random.default_rng(0), []
     for _ in range(min(rows, 1000)):
         buffer = io.BytesIO()
@@ -125,60 +131,86 @@ def write_tsv(path: Path, rows: int) -> None:
         for row in range(rows):
             index.write(f"{place}\n")
             place += tsv.write(b"picture%08d\t%s\n" % (row, pictures[row % len(pictures)]))
+    captions = [{"video": f"picture{row:08d}", "caption": f"a picture of noise, number {row}"} for row in range(rows)]
+    write_json(path.with_suffix(".json"), {"train": captions})
 
 
-def largest_memory(tsv: Path) -> int:
-    """The largest resident memory, in bytes, of this process and its worker in an epoch over the rows of a TSV."""
-    torch.set_num_threads(1)
-    videos = Dataset.from_generator(
-        lambda: ({"video": f"{tsv}#{name}"} for name in TsvVideos(tsv).ids), cache_dir=str(tsv.parent / "cache")
-    )
+def epoch_of(tsv: Path, kind: str) -> Iterable[torch.Tensor]:
+    """The batches of an epoch, by a worker: rows of the TSV or of shards, or the shards as a stream."""
     processor = VioletVideoProcessor(size={"height": PICTURE, "width": PICTURE}, num_frames=1)
     reader = ClipReader(processor, CACHE_BYTES)
+    shards = tsv.with_suffix("")
 
-    def collate(rows: list[dict]) -> torch.Tensor:
+    def read(rows: list[dict]) -> torch.Tensor:
         frames = [reader.read(row["video"], draw=row["video_draw"], row=row["row"]).frames for row in rows]
-        return processor(frames, do_sample_frames=False)["pixel_values_videos"]
+        return resized(processor, frames)
 
-    loader = torch.utils.data.DataLoader(
-        DrawnRows(videos, seed=0),
-        batch_size=64,
-        sampler=GroupedSampler(videos["video"], seed=0),
-        num_workers=1,
-        collate_fn=collate,
+    def decode(rows: list[dict]) -> torch.Tensor:
+        return resized(processor, [decode_video(row["clip"]).frames for row in rows])
+
+    if kind == "stream":
+        batches = BatchesOf(ShardStream(shards, batch_size=64), decode)
+        return torch.utils.data.DataLoader(batches, batch_size=None, num_workers=1)
+    columns = ("video", "caption")
+    rows = (
+        read_rows(shards, columns)
+        if kind == "shards"
+        else read_rows(f"{tsv.with_suffix('.json')}@train", columns, tsv)
     )
+    return torch.utils.data.DataLoader(
+        DrawnRows(rows, seed=0),
+        batch_size=64,
+        sampler=GroupedSampler(rows["video"], seed=0),
+        num_workers=1,
+        collate_fn=read,
+    )
+
+
+class BatchesOf(torch.utils.data.IterableDataset):
+    def __init__(self, stream: ShardStream, decode: Callable[[list[dict]], torch.Tensor]):
+        self.stream, self.decode = stream, decode
+
+    def __iter__(self):
+        return map(self.decode, self.stream)
+
+
+def largest_memory(tsv: Path, kind: str) -> int:
+    """The largest resident memory, in bytes, of this process and its worker in an epoch."""
+    torch.set_num_threads(1)
     most, seen = 0, 0
-    for step, batch in enumerate(loader):
+    for step, batch in enumerate(epoch_of(tsv, kind)):
         seen += len(batch)
         if step % 8 == 0:
             processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
             most = max(most, sum(process.memory_info().rss for process in processes))
-    assert seen == len(videos)
+    assert seen == len(TsvVideos(tsv)), f"{seen} rows"
     return most
 
 
 def measure_memory(counts: list[int]) -> list[dict]:
-    """A row for each number of rows; `seconds` is of the whole epoch, with the start of the processes."""
+    """Rows for each kind and number of rows; `seconds` is of the whole epoch, with the start of the processes."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for count in counts:
-            tsv = Path(folder) / f"{count}.tsv"
+        files = [Path(folder) / f"{count}.tsv" for count in counts]
+        for count, tsv in zip(counts, files, strict=True):
             write_tsv(tsv, count)
-            start = time.perf_counter()
-            command = [sys.executable, __file__, "--memory_of", str(tsv)]
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            seconds = time.perf_counter() - start
-            settings = {"rows": count, "resident_bytes": int(done.stdout.split()[-1]), "workers": 1}
-            rows.append(
-                {
-                    "name": f"memory_tsv_{count}",
-                    "seconds": seconds,
-                    "rate": count / seconds,
-                    "share_of_matmul": None,
-                    "baseline_seconds": None,
-                    "settings": settings,
-                }
-            )
+            prepare_shards(f"{tsv.with_suffix('.json')}@train", tsv.with_suffix(""), 8, 2, video_folder=tsv)
+        for kind in ("tsv", "shards", "stream"):
+            for count, tsv in zip(counts, files, strict=True):
+                start = time.perf_counter()
+                command = [sys.executable, __file__, "--memory_of", str(tsv), kind]
+                done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+                seconds = time.perf_counter() - start
+                rows.append(
+                    {
+                        "name": f"memory_{kind}_{count}",
+                        "seconds": seconds,
+                        "rate": count / seconds,
+                        "share_of_matmul": None,
+                        "baseline_seconds": None,
+                        "settings": {"rows": count, "resident_bytes": int(done.stdout.split()[-1]), "workers": 1},
+                    }
+                )
     return rows
 
 
@@ -190,10 +222,10 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[1000, 100_000], help="numbers of rows for the memory")
     parser.add_argument("--repeats", type=int, default=5, help="turns of each way (default 5)")
     parser.add_argument("--output", type=Path, help="JSON file to write the rows to")
-    parser.add_argument("--memory_of", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--memory_of", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory_of:
-        print(largest_memory(arguments.memory_of))
+        print(largest_memory(Path(arguments.memory_of[0]), arguments.memory_of[1]))
         return
     clips = sorted(str(path) for path in arguments.clips.glob("*.mp4"))
     sources = {"clips": clips, "tsv": [f"{arguments.tsv}#{name}" for name in TsvVideos(arguments.tsv).ids]}
@@ -207,9 +239,10 @@ def main() -> None:
         times = f"{row['seconds'] * 1e3:>12.1f}{row['baseline_seconds'] * 1e3:>12.1f}"
         print(f"{row['name']:<16}{times}{share:>8.2f}{busy:>26.2f}{said}")
     memory = measure_memory(arguments.rows)
-    first = memory[0]["settings"]["resident_bytes"]
     print(f"{'':<20}{'MiB':>10}{'growth':>10}{'rows a s':>12}")
-    for row in memory:
+    for number, row in enumerate(memory):
+        if number % len(arguments.rows) == 0:
+            first = row["settings"]["resident_bytes"]
         growth = row["settings"]["resident_bytes"] / first - 1
         said = "" if growth < GROWTH else f"  not below {GROWTH:.0%}"
         mebibytes = row["settings"]["resident_bytes"] / 2**20

@@ -1,5 +1,6 @@
 """`violet prepare frames`: sampled frames of clips from anywhere -> folders of pictures."""
 
+import functools
 import hashlib
 import json
 import os
@@ -8,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..files import new_folder, write_json, write_text
-from ..processing.decoding import VideoDecodeError, decode_video
+from ..processing.decoder_process import DecoderProcess
 from ..processing.video_processing_violet import evenly_spaced_indices
 from .folders import METADATA, PROGRESS
+from .loading import SAMPLE_ERRORS, TIME_LIMIT_SECONDS, decode_reference
 from .parallel import in_parallel
 from .rows import read_rows, rows_digest
 from .sharding import BAD_SAMPLES, Clip, Clips, begin_folder, report_skipped
-from .sources import open_video
 from .tables import TableError
 
 FORMATS = ("jpg", "png")
@@ -81,21 +82,30 @@ def prepare_frames(
         for clip in (clips[number] for number in range(len(clips)))
     )
     skipped, lines, extracted = [], [], 0
-    for number, (reason, is_new) in enumerate(in_parallel(_extract, jobs, workers)):
-        clip = clips[number]
-        extracted += is_new
-        if reason:
-            skipped.append({"key": clip.key, "video": clip.reference, "reason": reason})
-            continue
-        for row in clip.rows:
-            columns = {name: value for name, value in row.items() if name != "video"}
-            lines.append(json.dumps({"file_name": clip.key, **columns}, ensure_ascii=False, default=str))
+    try:
+        for number, (reason, is_new) in enumerate(in_parallel(_extract, jobs, workers)):
+            clip = clips[number]
+            extracted += is_new
+            if reason:
+                skipped.append({"key": clip.key, "video": clip.reference, "reason": reason})
+                continue
+            for row in clip.rows:
+                columns = {name: value for name, value in row.items() if name != "video"}
+                lines.append(json.dumps({"file_name": clip.key, **columns}, ensure_ascii=False, default=str))
+    finally:
+        _decoder().kill()  # this process's; those of the workers end with them
     report_skipped(skipped, len(clips) - len(skipped), os.fspath(source))
     if skipped:
         write_json(output / "skipped.json", skipped)
     write_text(output / METADATA[1], "\n".join(lines) + "\n")
     shutil.rmtree(output / PROGRESS)
     return PreparedFrames(len(clips), len(lines), extracted, len(skipped))
+
+
+@functools.cache
+def _decoder() -> DecoderProcess:
+    """This process's own."""
+    return DecoderProcess(TIME_LIMIT_SECONDS)
 
 
 def _extract(job: _Job) -> tuple[str, bool]:
@@ -105,12 +115,10 @@ def _extract(job: _Job) -> tuple[str, bool]:
     if job.folder.is_dir():
         return "", False
     try:
-        decoded = decode_video(
-            open_video(job.clip.reference),
-            lambda total, fps: evenly_spaced_indices(total, job.num_frames),
-            name=job.clip.reference,
+        decoded = decode_reference(
+            _decoder(), job.clip.reference, lambda total, fps: evenly_spaced_indices(total, job.num_frames)
         )
-    except (TableError, VideoDecodeError) as error:
+    except SAMPLE_ERRORS as error:
         if not job.skips:
             raise
         return str(error), False

@@ -9,7 +9,7 @@ import re
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -111,13 +111,24 @@ class ClipReader:
 
     def _decode(self, video: str, sample, name: str, row: int | None) -> DecodedVideo:
         try:
-            source: Any = open_video(video)
+            return decode_reference(self.decoder, video, sample, self.video_processor.decode_backend, name)
         except TableError as error:
             raise error if row is None else TableError(f"Row {row}: {error}") from error
-        backend = self.video_processor.decode_backend
-        if isinstance(source, str | os.PathLike | bytes):
-            return self.decoder.decode(source, sample, backend, name)
-        return decode_video(source, sample, backend, name)
+
+
+def decode_reference(
+    decoder: DecoderProcess, video: str, sample: Callable, backend: str = "auto", name: str | None = None
+) -> DecodedVideo:
+    """
+    The chosen frames of what a row's `video` names; the arguments are those of `decode_video`. What is not decoded in
+    memory is decoded by `decoder`, within its time limit.
+
+    Raises:
+        VideoDecodeError, TableError: it cannot be read.
+    """
+    source: Any = open_video(video)
+    decode = decoder.decode if isinstance(source, str | os.PathLike | bytes) else decode_video
+    return decode(source, sample, backend, name or video)
 
 
 class _Length(NamedTuple):

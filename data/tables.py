@@ -126,6 +126,7 @@ def as_dataset(rows: Iterable[Row], source: str) -> "Dataset":
         table = pyarrow.concat_tables(tables, promote_options="permissive")
     except pyarrow.ArrowException as error:
         raise TableError(f"{source}: the values of a column are of several kinds ({error}).") from error
+    pyarrow.default_memory_pool().release_unused()  # else it keeps as much again as the rows take
     # A fingerprint of the content would pickle all of it.
     return Dataset(InMemoryTable(table), fingerprint=generate_random_fingerprint())
 

@@ -13,6 +13,9 @@ from ..processing import VideoDecodeError, VideoTextProcessor
 from ..processing.questions import by_question, question_with_option
 from .sampling import NumberedRows, number_of_name
 
+RAW_PIXELS = {"do_rescale": False, "do_normalize": False}
+"""Settings of a processor's call under which pictures stay uint8, for `VioletVideoProcessor.normalize_pixels`."""
+
 MOST_SPARES = 100
 """Rows that are tried in the place of a batch that cannot be read."""
 
@@ -39,6 +42,10 @@ class VideoTextCollator:
         skip_bad: what happens to rows whose video cannot be read.
         test_clips: clips of each video, each with other frames: every row comes as many times, one behind the other,
             and `test_clips` stands in the batch. `VioletTrainer` averages their scores.
+
+    Attributes:
+        raw_pixels: whether the pictures stay uint8, so that a worker hands over a quarter of the bytes.
+            `VioletTrainer` sets it, and normalises them on its device.
     """
 
     def __init__(
@@ -57,6 +64,7 @@ class VideoTextCollator:
         self.skip_bad = skip_bad
         self.test_clips = test_clips
         self.spare_rows: NumberedRows | None = None
+        self.raw_pixels = False
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """
@@ -76,7 +84,8 @@ class VideoTextCollator:
         batch |= self.texts(rows, list(first_rows.values()))
         frames = [clips[clip] if clip in clips else self._black() for clip in first_rows]
         draws = [row["video_draw"] for row in first_rows.values()] if "video_draw" in rows[0] else None
-        pixels = self.processor(videos=frames, do_sample_frames=False, draws=draws)["pixel_values_videos"]
+        settings = {"do_sample_frames": False, "draws": draws, **(RAW_PIXELS if self.raw_pixels else {})}
+        pixels = self.processor(videos=frames, **settings)["pixel_values_videos"]
         if self.shuffle_frames:
             pixels = torch.stack([shuffled(clip, video) for clip, (video, _) in zip(pixels, first_rows, strict=True)])
         batch["pixel_values_videos"] = pixels

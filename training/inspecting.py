@@ -166,6 +166,7 @@ def masked_batch(
     row = {"video": str(video), "caption": caption}
     source = CaptionedVideos("inspected", Dataset.from_list([row]), frames.num_frames, 1.0)
     batch = collator(source, [row], [0], StepPlan(0, 0, {}, frames.num_frames, frames.size.height))
+    batch["pixel_values_videos"] = frames.normalize_pixels(batch["pixel_values_videos"])
     if "attended" in batch:
         names = ("pixel_values_videos", "input_ids", "attention_mask")
         received = model(**{name: batch[name] for name in names}, only_received_attention=True).received_attention

@@ -14,6 +14,7 @@ from ..configuration import named_configuration
 from ..data.loading import ClipReader, explained_workers
 from ..processing import VioletVideoProcessor
 from .arguments import SettingsError, set_frames
+from .collating import RAW_PIXELS
 from .finetuning import frames_from_scratch
 from .machine import leave_cores_to_workers
 from .pretraining import load_dataset
@@ -75,7 +76,8 @@ def prepare_targets(
         batches = torch.utils.data.DataLoader(clips, batch_size=recipe.batch_size, num_workers=recipe.num_workers)
         with tqdm(total=len(videos), initial=len(videos) - len(names), desc=target, unit="video") as bar:
             for pixels in batches:
-                for clip in teacher(pixels.to(device), (num_frames, cells, cells)):
+                pixels = frames.normalize_pixels(pixels.to(device))
+                for clip in teacher(pixels, (num_frames, cells, cells)):
                     yield clip
                     bar.update()
 
@@ -85,7 +87,7 @@ def prepare_targets(
 
 
 class ClipPixels(torch.utils.data.Dataset):
-    """Each video's sampled frames as a pre-training batch has them: (frames, 3, side, side), normalised, unmasked."""
+    """Each video's sampled frames as a pre-training batch has them: (frames, 3, side, side) uint8, unmasked."""
 
     def __init__(self, videos: Sequence[str], reader: ClipReader, num_frames: int, side: int):
         self.videos = videos
@@ -99,7 +101,7 @@ class ClipPixels(torch.utils.data.Dataset):
 
     def __getitem__(self, number: int) -> torch.Tensor:
         clip, _ = self.reader.read(self.videos[number], self.num_frames)
-        pixels = self.frames([clip], do_sample_frames=False, size=self.size, return_tensors="pt")
+        pixels = self.frames([clip], do_sample_frames=False, size=self.size, return_tensors="pt", **RAW_PIXELS)
         return pixels["pixel_values_videos"][0]
 
 

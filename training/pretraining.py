@@ -278,7 +278,7 @@ class Pretraining:
         """These MVM targets of a batch, on the device: stored ones, or asked of their teachers."""
         device = self.accelerator.device
         grid = tuple(batch["bool_masked_pos"].shape[1:])
-        pixels = batch["pixel_values_videos"].to(device)
+        pixels = self.processor.video_processor.normalize_pixels(batch["pixel_values_videos"].to(device))
         stored = batch["mvm_targets"]
         return {
             name: stored[name].to(device) if name in stored else self.teachers[name](pixels, grid) for name in names
@@ -302,6 +302,8 @@ class Pretraining:
         """Masks what is masked by attention, asks the teachers, and runs the model: (its output, what was masked)."""
         names, objectives = batch.pop("ids"), batch.pop("objectives")
         batch = send_to_device(batch, self.accelerator.device)
+        pixels = self.processor.video_processor.normalize_pixels(batch["pixel_values_videos"])
+        batch["pixel_values_videos"] = pixels
         inputs = {key: batch[key] for key in ("pixel_values_videos", "attention_mask")}
         changed = {key: batch[key] for key in ("input_ids", "labels", "bool_masked_pos")}
         attends = torch.tensor(float("attended" in batch), device=self.accelerator.device)

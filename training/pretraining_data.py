@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from ..data.loading import SAMPLE_ERRORS, Clip, ClipReader, FailedSample
 from ..processing import VideoTextProcessor
-from .collating import rows_after, unreadable
+from .collating import RAW_PIXELS, rows_after, unreadable
 from .masking import Masking, mask_words, sample_generator
 from .sampling import NumberedRows
 from .schedule import MixtureSchedule, StepPlan
@@ -95,7 +95,8 @@ class PretrainingCollator:
             epochs: how often each row was seen before, which with the row decides its masks.
 
         Returns:
-            `VioletForPreTraining.forward`'s inputs (`mvm_targets` as far as they are stored), `ids` (the rows' names),
+            `VioletForPreTraining.forward`'s inputs (pictures still as uint8, for `normalize_pixels` on the device;
+            `mvm_targets` as far as they are stored), `ids` (the rows' names),
             and, where a row is masked by attention, what `masking.mask_attended` needs. `failed`, a list of
             `FailedSample`, where rows were left out.
         """
@@ -119,7 +120,7 @@ class PretrainingCollator:
         ]
         size = {"height": plan.image_size, "width": plan.image_size}
         frames = [frames for frames, _ in clips]
-        pixels = self.processor(videos=frames, do_sample_frames=False, size=size, draws=draws)
+        pixels = self.processor(videos=frames, do_sample_frames=False, size=size, draws=draws, **RAW_PIXELS)
         batch: dict[str, Any] = {"ids": [row_id(row) for row in rows], **pixels}
 
         words = self.processor(text=[row["caption"] for row in rows])

@@ -189,6 +189,7 @@ def _collate_with_rows(collator: VideoTextCollator, rows: list[Row]) -> tuple[li
 def _batches(model, collator: VideoTextCollator, rows: Dataset, training: TrainingArguments) -> Iterator[_Batch]:
     """This process's share of the rows, batch by batch; what cannot be read is counted in the run's folder."""
     failed_samples = FailedSamples(str(training.output_dir))
+    collator.raw_pixels = True
     loader = torch.utils.data.DataLoader(
         torch.utils.data.Subset(NumberedRows(rows), own_share(len(rows))),
         batch_size=training.per_device_eval_batch_size,
@@ -200,6 +201,8 @@ def _batches(model, collator: VideoTextCollator, rows: Dataset, training: Traini
         clips = inputs.pop("test_clips", 1)
         unread = inputs.pop("unread", torch.zeros(len(of_batch) * clips, dtype=torch.bool))
         inputs = {name: value.to(model.device) for name, value in inputs.items()}
+        frames = collator.processor.video_processor
+        inputs["pixel_values_videos"] = frames.normalize_pixels(inputs["pixel_values_videos"])
         yield _Batch(of_batch, ~unread[::clips], clips, inputs)
 
 

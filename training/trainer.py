@@ -13,6 +13,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from ..data.loading import ClipReader, FailedSamples, explained_workers
 from ..evaluation.answers import UNREAD
 from ..files import is_whole, seal
+from ..processing import VioletVideoProcessor
 from .collating import VideoTextCollator
 from .optimization import parameter_groups
 from .sampling import DrawnRows, GroupedSampler, NumberedRows
@@ -62,8 +63,11 @@ class VioletTrainer(Trainer):
         self.failed_samples = FailedSamples(str(self.args.output_dir))
         rows: Any = self.train_dataset
         self.train_dataset: Any = None if rows is None else DrawnRows(rows, self.data_seed)
+        self._frames: VioletVideoProcessor | None = None
         if isinstance(self.data_collator, VideoTextCollator):
+            self._frames = self.data_collator.processor.video_processor
             self.data_collator.spare_rows = None if rows is None else NumberedRows(rows)
+            self.data_collator.raw_pixels = True
 
     def train(self, *args, **kwargs):
         with explained_workers(self._reader()):
@@ -114,7 +118,10 @@ class VioletTrainer(Trainer):
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         self._videos += inputs.pop("videos", [])
         self.failed_samples.add(inputs.pop("failed", []))
-        return super()._prepare_inputs(inputs)
+        inputs = super()._prepare_inputs(inputs)
+        if self._frames is not None:
+            inputs["pixel_values_videos"] = self._frames.normalize_pixels(inputs["pixel_values_videos"])
+        return inputs
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         unread, clips = inputs.pop("unread", None), inputs.pop("test_clips", 1)

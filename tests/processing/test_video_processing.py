@@ -139,6 +139,16 @@ def test_settings_of_one_call_are_obeyed(small, clip):
         small(path, nonsense=1)
 
 
+@pytest.mark.parametrize("settings", [{}, {"do_rescale": False}, {"do_normalize": False}, {"image_mean": [0, 0, 1]}])
+def test_pictures_may_stay_as_they_are_and_be_normalised_later(clip, settings):
+    processor = VioletVideoProcessor(size={"height": 32, "width": 32}, num_frames=3, **settings)
+    expected = processor([clip[0]], return_tensors="pt")["pixel_values_videos"]
+    raw = processor([clip[0]], return_tensors="pt", do_rescale=False, do_normalize=False)["pixel_values_videos"]
+    assert raw.dtype == torch.uint8 and raw.float().std() > 20
+    torch.testing.assert_close(processor.normalize_pixels(raw), expected, rtol=0, atol=0)
+    assert processor.normalize_pixels(expected) is expected
+
+
 def test_metadata_says_which_frames_were_taken(small, clip):
     (metadata,) = small(clip[0], return_metadata=True)["video_metadata"]
     assert (metadata.frames_indices, metadata.total_num_frames, metadata.fps) == ([3, 6, 9], 12, 10.0)

@@ -314,7 +314,7 @@ def test_a_broken_loss_stops_the_run_before_the_weights(drawn, start, tmp_path, 
             batch = read(self, step)
             if step == poisoned_batch:
                 names.extend(batch["ids"])
-                batch["pixel_values_videos"][0] = float("nan")
+                batch["pixel_values_videos"] = torch.full(batch["pixel_values_videos"].shape, float("nan"))
                 snapshots.append({name: value.clone() for name, value in run.model.state_dict().items()})
             return batch
 

@@ -63,7 +63,7 @@ def batches(processor, rows, images):
 
 
 def assert_equal_batches(one, other):
-    assert one.keys() == other.keys() and one["pixel_values_videos"].std() > 0.1
+    assert one.keys() == other.keys() and one["pixel_values_videos"].float().std() > 20
     for name, value in one.items():
         if isinstance(value, torch.Tensor):
             assert torch.equal(value, other[name]), name

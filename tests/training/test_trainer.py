@@ -136,13 +136,25 @@ def build_trainer(model_folder, questions, tmp_path, **arguments) -> VioletTrain
     )
 
 
+def test_workers_hand_over_bytes_and_the_model_sees_what_the_collator_makes_by_itself(
+    model_folder, questions, tmp_path
+):
+    trainer = build_trainer(model_folder, questions, tmp_path)
+    rows = questions["train"].to_list()[:4]
+    expected = QuestionCollator(trainer.data_collator.processor, trainer.model.config.label2id)(rows)
+    batch = trainer.data_collator(rows)
+    assert batch["pixel_values_videos"].dtype == torch.uint8
+    seen = trainer._prepare_inputs(batch)["pixel_values_videos"]
+    assert torch.equal(seen, expected["pixel_values_videos"])
+
+
 def test_a_broken_loss_stops_the_run_before_the_weights(model_folder, questions, tmp_path):
     trainer = build_trainer(model_folder, questions, tmp_path)
     collator = trainer.data_collator
 
     def poisoned(rows):
         batch = collator(rows)
-        batch["pixel_values_videos"][0] = float("nan")
+        batch["pixel_values_videos"] = torch.full(batch["pixel_values_videos"].shape, float("nan"))
         return batch
 
     trainer.data_collator = poisoned
