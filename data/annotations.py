@@ -55,6 +55,17 @@ def read_original(
     Raises:
         TableError: if a file cannot be used, or no row of the split has pictures.
     """
+    return as_dataset(original_rows(annotations, pictures, split, columns, answers), f"{annotations}@{split}")
+
+
+def original_rows(
+    annotations: str | os.PathLike,
+    pictures: str | os.PathLike,
+    split: str,
+    columns: Sequence[str] = ("video", "caption"),
+    answers: str | os.PathLike | None = None,
+) -> Iterator[Row]:
+    """The rows of `read_original`, by and by."""
     path = Path(annotations)
     found = _find_pictures(Path(pictures))
     splits = _load_splits(path)
@@ -89,7 +100,7 @@ def read_original(
         )  # fmt: skip
     _warn_of_numbers(path, splits, split, vocabulary, columns)
     located = ({**row, "video": found.reference(row["id"])} for row in rows())
-    return as_dataset((row for row in located if row["video"] is not None), f"{path}@{split}")
+    return (row for row in located if row["video"] is not None)
 
 
 def _warn_of_numbers(

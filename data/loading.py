@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -33,6 +34,7 @@ SAMPLE_ERRORS = (VideoDecodeError, TableError)
 
 _ENTRY_BYTES = 1024  # what a clip in the cache takes beside its frames
 _SHOWN = 5
+_SECONDS_UNTIL_TOLD = 5
 
 
 class Clip(NamedTuple):
@@ -186,7 +188,11 @@ def explained_workers(reader: ClipReader | None) -> Iterator[None]:
         WorkerDiedError: where a worker was killed.
     """
     try:
-        yield
+        try:
+            yield
+        except (ConnectionError, EOFError):  # it died while it handed a batch over:
+            time.sleep(_SECONDS_UNTIL_TOLD)  # torch's handler of SIGCHLD says so, and ends this
+            raise
     except SAMPLE_ERRORS as error:
         traceback, _, message = str(error).rpartition(f"{type(error).__name__}: ")
         if not traceback.startswith("Caught "):

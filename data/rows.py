@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from .annotations import read_original
+from .annotations import original_rows
 from .composite import read_composite
 from .folders import folder_rows
 from .hub_rows import HUB, hub_rows
@@ -67,7 +67,7 @@ def read_rows(
             raise TableError(
                 f"{source}: its pictures are needed too: a .tsv, a .pkl or a folder, as the video folder."
             )
-        rows: Iterable[Row] = read_original(annotations, video_folder, split, columns)
+        rows = original_rows(annotations, video_folder, split, columns)
         checked = _apply(check, enumerate(rows), source)
     elif source.endswith((".yaml", ".yml")):
         checked = _apply(check, enumerate(read_composite(source)), source)
