@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,13 +21,28 @@ from ..modeling_violet import (
     VioletForQuestionAnswering,
     VioletForRetrieval,
     VioletModel,
-    VioletPreTrainedModel,
     VioletVisionModel,
 )
 from ..modeling_violet.heads import VioletClassificationHead, VioletMaskedLMHead
 from ..modeling_violet.mvm import build_mvm_heads
 from ..modeling_violet.video_swin import relative_position_index
-from .layouts import BACKBONE, BERT, FUSION, KINDS, MLM, OPTIONAL, SWIN_2D, TEXT, VIOLET, Form, Kind, Shape, find_kind, rename
+from .layouts import (
+    BACKBONE,
+    BERT,
+    FUSION,
+    KINDS,
+    MLM,
+    OPTIONAL,
+    SWIN_2D,
+    TEXT,
+    VIOLET,
+    Form,
+    Kind,
+    Shape,
+    find_kind,
+    holds,
+    rename,
+)
 from .sizing import infer_configuration
 from .weight_files import Weights, WeightsError, read_weights, strip_prefixes
 
@@ -230,21 +244,25 @@ def plan_conversion(
     problems += conflicts
     if model_class is None:
         model_class = infer_class(kind, found, of_source)
-    if config is None:
-        config = _own_configuration(kind, model_class, of_source)
     if model_class is VioletVisionModel and isinstance(config, VioletConfig):
         config = config.vision_config
-    if not isinstance(config, model_class.config_class):
+    if config is None:
+        wanted = _own_configuration(kind, model_class, of_source)
+    elif isinstance(config, model_class.config_class):
+        wanted = config.to_json_string(use_diff=False)
+    else:
         raise ConversionError(f"{model_class.__name__} needs a {model_class.config_class.__name__}.")
 
     starts = {part: kind.start(part) for part, theirs in kind.parts.items() if theirs and part.startswith(OPTIONAL)}
-    present = frozenset(part for part, start in starts.items() if any(name.startswith(start) for name in found))
+    present = frozenset(part for part, start in starts.items() if holds(found, start))
     tied = () if kind is VIOLET or MLM not in present else tuple(_absent_from_decoder(kind, found))
-    layout = _layout(kind.name, model_class, config.to_json_string(use_diff=False), of_source, present, tied)
+    layout = _layout(kind.name, model_class, wanted, of_source, present, tied)
     skipped, found_problems = _compare(kind, model_class, layout, found, names)
     problems += found_problems
     if problems:
         raise ConversionError("The weights do not fit: " + "; ".join(problems) + ".")
+    if config is None:
+        config = model_class.config_class.from_dict(json.loads(wanted))
     return ConversionPlan(kind, model_class, config, layout, names, skipped)
 
 
@@ -257,7 +275,7 @@ def infer_class(kind: Kind, shapes: Mapping[str, Shape], config_json: str) -> ty
         return VioletVisionModel
 
     def has(part: str) -> bool:
-        return part in kind.parts and any(name.startswith(kind.start(part)) for name in shapes)
+        return part in kind.parts and holds(shapes, kind.start(part))
 
     config = json.loads(config_json)
     matches = has("answer_head.") and config["id2label"] is not None and len(config["id2label"]) == 1
@@ -268,14 +286,14 @@ def infer_class(kind: Kind, shapes: Mapping[str, Shape], config_json: str) -> ty
     return VioletModel
 
 
-def _own_configuration(kind: Kind, model_class: type[PreTrainedModel], config_json: str) -> Any:
+def _own_configuration(kind: Kind, model_class: type[PreTrainedModel], config_json: str) -> str:
     """What the shapes tell. A backbone alone keeps its stride in time, which in VIOLET is 1."""
-    config = VioletConfig.from_dict(json.loads(config_json))
     if model_class is not VioletVisionModel:
-        return config
+        return config_json
+    vision = json.loads(config_json)["vision_config"]
     if kind is not VIOLET:
-        config.vision_config.temporal_stride = config.vision_config.temporal_patch_size
-    return config.vision_config
+        vision["temporal_stride"] = vision["temporal_patch_size"]
+    return json.dumps(vision)
 
 
 def _absent_from_decoder(kind: Kind, names: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -302,7 +320,8 @@ def _layout(
     kind = KINDS[kind_name]
     source = _source_shapes(source_json, "answer_head." in present, MLM in present)
     targets = {
-        _without_model(model_class, name): (name, shape) for name, shape in _model_shapes(model_class, config_json).items()
+        _without_model(model_class, name): (name, shape)
+        for name, shape in _model_shapes(model_class, config_json).items()
     }
     pieces: dict[str, Piece] = {}
     new: dict[str, str] = {}
@@ -434,7 +453,9 @@ def _compare(
         problems.append(f"nothing of {kind.name} has a place in {model_class.__name__}")
     problems += [f"missing: {_listed(missing)}"] if missing else []
     problems += [f"unknown to {kind.name}: {_listed(unknown)}"] if unknown else []
-    problems += [f"without a place in {model_class.__name__} of this configuration: {_listed(unplaced)}"] if unplaced else []
+    problems += (
+        [f"without a place in {model_class.__name__} of this configuration: {_listed(unplaced)}"] if unplaced else []
+    )
     if len(problems) > SHOWN:
         problems = [*problems[:SHOWN], f"and {len(problems) - SHOWN} more"]
     return skipped, problems
@@ -488,7 +509,9 @@ def convert_tensors(plan: ConversionPlan, weights: Weights) -> tuple[dict[str, t
     for name, derived in plan.layout.derived.items():
         if name in by_name:
             expected, value = derived.value(by_name), by_name[name]
-            if value.is_floating_point() != expected.is_floating_point() or not torch.equal(value.to(expected), expected):
+            if value.is_floating_point() != expected.is_floating_point() or not torch.equal(
+                value.to(expected), expected
+            ):
                 raise ConversionError(f"{plan.names[name]!r} should be {derived.why}, but holds other numbers.")
     report.loaded = dict(sorted(report.loaded.items()))
     return tensors, report

@@ -12,8 +12,9 @@ theirs was at hand.
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from operator import methodcaller
 
 import torch
 
@@ -61,6 +62,11 @@ def rename(name: str, rules: Rules) -> str:
     return name
 
 
+def holds(names: Iterable[str], start: str) -> bool:
+    """Whether any of the names begins so."""
+    return any(map(methodcaller("startswith", start), names))
+
+
 @dataclass(frozen=True)
 class Form:
     """
@@ -70,16 +76,18 @@ class Form:
         theirs: (our shape, our attention window) -> the source's shape.
         ours: (the source's tensor, our shape) -> our tensor.
         length: the axis of the source's shape whose length is free, because `ours` fits it.
+        lengths: which lengths it may have.
     """
 
     theirs: Callable[[Shape, Shape], Shape] = lambda shape, window: shape
     ours: Callable[[torch.Tensor, Shape], torch.Tensor] = lambda value, shape: value.reshape(shape)
     length: int | None = None
+    lengths: Callable[[int], bool] = lambda length: length > 0
 
     def expected(self, ours: Shape, window: Shape, found: Shape) -> Shape:
         """The shape that the source must have, given the one that it has."""
         expected = self.theirs(ours, window)
-        if self.length is None or len(found) != len(expected):
+        if self.length is None or len(found) != len(expected) or not self.lengths(found[self.length]):
             return expected
         return (*expected[: self.length], found[self.length], *expected[self.length + 1 :])
 
@@ -93,6 +101,11 @@ def _resize_grid(value: torch.Tensor, shape: Shape) -> torch.Tensor:
     """(1, 1, 1 + side², D) -> (1 + our side², D)"""
     side = math.isqrt(shape[0] - 1)
     return interpolate_grid(value.reshape(-1, shape[1]), side, side)
+
+
+def is_grid(length: int) -> bool:
+    """Whether so many positions are those of a special token and of a square grid."""
+    return length > 1 and math.isqrt(length - 1) ** 2 == length - 1
 
 
 def _inflate_patches(value: torch.Tensor, shape: Shape) -> torch.Tensor:
@@ -167,8 +180,8 @@ VIOLET = Kind(
     },
     forms={
         r"^enc_img\.emb_(cls|odr)$": Form(lambda shape, window: (1, 1, 1, *shape)),
-        r"^enc_img\.emb_pos$": Form(lambda shape, window: (1, 1, *shape), _resize_grid, length=2),
-        r"^enc_img\.emb_len$": Form(lambda shape, window: (1, shape[0], 1, shape[1]), _resize_frames, length=1),
+        r"^enc_img\.emb_pos$": Form(lambda shape, window: (1, 1, *shape), _resize_grid, 2, is_grid),
+        r"^enc_img\.emb_len$": Form(lambda shape, window: (1, shape[0], 1, shape[1]), _resize_frames, 1),
         r"^decoder_\w+\.0\.weight$": Form(lambda shape, window: (*shape, 1, 1)),
     },
 )
@@ -187,7 +200,9 @@ SWIN_2D = Kind(
     # number, the table of relative positions is repeated for each distance in time.
     forms={
         r"^patch_embed\.proj\.weight$": Form(lambda shape, window: (*shape[:2], *shape[3:]), _inflate_patches),
-        r"relative_position_bias_table$": Form(lambda shape, window: ((2 * window[1] - 1) * (2 * window[2] - 1), *shape[1:]), _inflate_table),
+        r"relative_position_bias_table$": Form(
+            lambda shape, window: ((2 * window[1] - 1) * (2 * window[2] - 1), *shape[1:]), _inflate_table
+        ),
     },
     skipped={r"^head\.": ANOTHER_HEAD, r"\.attn_mask$": "computed, for pictures of one size"},
     aliases=((r"^backbone\.", ""),),

@@ -3,17 +3,17 @@ hide as a model of another size."""
 
 import json
 import math
-import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from ..configuration import VioletConfig, VioletVisionConfig, named_configuration
-from .layouts import BACKBONE, BERT, FUSION, MLM, SWIN_2D, TEXT, TORCHVISION, VIOLET, Kind, Shape
+from ..configuration import VioletConfig, named_configuration
+from .layouts import BACKBONE, BERT, FUSION, MLM, SWIN_2D, TEXT, VIOLET, Kind, Shape, holds, is_grid
 
 CODEBOOK = 8192
 """Visual tokens of DALL-E's discrete VAE: a `fc_mvm` of so many outputs predicts them, any other one features."""
+BASE = VioletConfig()
 HEAD_WIDTH = 64
 """BERT's. Weights do not tell the number of attention heads."""
 FEW = 3
@@ -50,26 +50,29 @@ class Sizes:
             self.conflicts.append(f"shapes disagree on {what}: {said}")
         return ranking[0][0] if ranking else default
 
-    def has(self, part: str) -> bool:
-        """Whether the source holds anything of that part."""
-        start = self.kind.start(part)
-        return any(name.startswith(start) for name in self.shapes)
+    def proportion(
+        self, witnesses: Iterable[tuple[int, str]], of: Callable[[int, int], float], default: float
+    ) -> float:
+        """What most of the blocks tell: `of` a block's width and the last side of a tensor of it, by our name."""
+        told = Counter(
+            of(width, shape[-1])
+            for width, ours in witnesses
+            if (shape := self.shapes.get(self.kind.their_name(ours) or "")) and shape[-1]
+        )
+        return told.most_common(1)[0][0] if told else default
 
-    def count(self, pattern: str) -> int:
-        """How many numbers, from 0 on, the pattern's group finds in the names."""
-        found = Counter(int(match[1]) for name in self.shapes if (match := re.match(pattern, name)))
-        return max((number + 1 for number, keys in found.items() if keys >= FEW), default=0)
+    def count(self, start: str) -> int:
+        """How many numbers, from 0 on, stand behind that beginning of their names."""
+        found = Counter(name[len(start) :].partition(".")[0] for name in self.shapes if name.startswith(start))
+        return max(
+            (int(number) + 1 for number, keys in found.items() if keys >= FEW and number.isdecimal()), default=0
+        )
 
     def vision(self) -> dict[str, Any]:
         """The fields of `VioletVisionConfig`."""
-        kind, base = self.kind, VioletVisionConfig()
-        start = re.escape(kind.start(BACKBONE))
-        blocks = rf"{start}layers\.{{}}\.blocks\.(\d+)\."
-        factor = 1
-        if kind is TORCHVISION:
-            blocks, factor = r"features\.{}\.(\d+)\.", 2
-        depths = []
-        while depth := self.count(blocks.format(factor * len(depths))):
+        kind, base = self.kind, BASE.vision_config
+        depths: list[int] = []
+        while depth := self.count((kind.their_name(f"{BACKBONE}stages.{len(depths)}.blocks.0.") or "")[: -len("0.")]):
             depths.append(depth)
         if not depths:
             return {}
@@ -77,19 +80,15 @@ class Sizes:
         first = [f"{BACKBONE}patch_embed.{name}" for name in ("proj.bias", "norm.weight", "norm.bias")]
         first += [f"{name}{rest}" for i, name in names if not i for rest in ("norm1.weight", "norm1.bias")]
         width = self.vote("the width of the backbone", [(name, -1) for name in first], base.embed_dim)
-        head_widths: Counter[int] = Counter()
-        for i, name in names:
-            table = self.shapes.get(kind.their_name(f"{name}attn.relative_position_bias_table") or "", ())
-            if len(table) == 2 and table[1] and width * 2**i % table[1] == 0:
-                head_widths[width * 2**i // table[1]] += 1
-        head_width = head_widths.most_common(1)[0][0] if head_widths else 32
-        hidden = self.vote("the width inside the blocks", [(names[0][1] + "mlp.0.bias", -1)], 4 * width)
+        heads = [(width * 2**i, f"{name}attn.relative_position_bias_table") for i, name in names]
+        head_width = self.proportion(heads, lambda dim, heads: dim / heads, 32)
+        inner = [(width * 2**i, f"{name}mlp.0.bias") for i, name in names]
         sizes: dict[str, Any] = {
             "embed_dim": width,
             "depths": depths,
-            "num_heads": [max(width * 2**i // head_width, 1) for i in range(len(depths))],
+            "num_heads": [max(int(width * 2**i / head_width), 1) for i in range(len(depths))],
             "window_size": self.window([name for _, name in names], list(base.window_size)),
-            "mlp_ratio": hidden / width,
+            "mlp_ratio": self.proportion(inner, lambda dim, inner: inner / dim, BASE.vision_config.mlp_ratio),
             "qkv_bias": any(name.endswith("qkv.bias") for name in self.shapes),
         }
         patches = self.shapes.get(kind.their_name(BACKBONE + "patch_embed.proj.weight") or "", ())
@@ -115,29 +114,30 @@ class Sizes:
             if rows % (square := (2 * side - 1) ** 2) == 0 and rows // square % 2
         ]
         told = [(frames, side) for frames, side in fitting if frames * side**2 == tokens]
-        frames, side = max(told or fitting or [(default[0], default[1])], key=lambda window: (window[1] == 7, window[1]))
+        frames, side = max(
+            told or fitting or [(default[0], default[1])], key=lambda window: (window[1] == 7, window[1])
+        )
         return [frames, side, side]
 
     def text(self) -> dict[str, Any]:
         """The fields of `VioletConfig` for the text embeddings, the fusion and the masked-language head."""
         if self.kind.their_name(FUSION) is None:
             return {}
-        base = VioletConfig()
-        layers = self.count(re.escape(self.kind.start(FUSION)) + r"(\d+)\.")
+        layers = self.count(self.kind.start(FUSION))
         widths = [f"{TEXT}norm.weight", f"{TEXT}norm.bias"]
         widths += [f"{FUSION}{i}.{name}.bias" for i in range(layers) for name in ("output_norm", "attention.query")]
-        width = self.vote("the width", [(name, -1) for name in widths], base.hidden_size)
+        width = self.vote("the width", [(name, -1) for name in widths], BASE.hidden_size)
         inner = [(f"{FUSION}{i}.intermediate.bias", -1) for i in range(layers)]
         words = [(f"{TEXT}word_embeddings.weight", -2), (f"{MLM}decoder.weight", -2)]
         words += [(f"{MLM}decoder.bias", -1), (f"{MLM}bias", -1)]
         sizes = {
             "hidden_size": width,
-            "num_hidden_layers": layers or base.num_hidden_layers,
+            "num_hidden_layers": layers or BASE.num_hidden_layers,
             "num_attention_heads": max(width // HEAD_WIDTH, 1),
-            "intermediate_size": self.vote("the width inside the layers", inner, base.intermediate_size),
-            "vocab_size": self.vote("the vocabulary", words, base.vocab_size),
+            "intermediate_size": self.vote("the width inside the layers", inner, BASE.intermediate_size),
+            "vocab_size": self.vote("the vocabulary", words, BASE.vocab_size),
         }
-        if self.kind is VIOLET and (width, layers) == (base.hidden_size, base.num_hidden_layers):
+        if self.kind is VIOLET and (width, layers) == (BASE.hidden_size, BASE.num_hidden_layers):
             return sizes | PUBLISHED
         for name, part in (("max_position_embeddings", "position"), ("type_vocab_size", "token_type")):
             witness = [(f"{TEXT}{part}_embeddings.weight", -2)]
@@ -146,24 +146,25 @@ class Sizes:
 
     def original(self, strict: bool) -> tuple[str, dict[str, Any]]:
         """
-        The named configuration of a VIOLET and the fields that are its alone.
+        The named configuration of a VIOLET and the fields of `VioletConfig` but for the backbone's.
 
         Args:
             strict: whether what all published models of its sort have is taken to be there, also where it is missing.
         """
         kind, shapes = self.kind, self.shapes
-        decoders = [name for name in ("pixel", "hog", "depth", "flow", "vq") if _any(shapes, f"decoder_{name}.")]
-        fc_mtm, fc = self.has(MLM), self.has("answer_head.")
+        decoders = [name for name in ("pixel", "hog", "depth", "flow", "vq") if holds(shapes, f"decoder_{name}.")]
+        fc_mtm, fc = (holds(shapes, kind.start(part)) for part in (MLM, "answer_head."))
         task = "emb_task" in shapes
         order = "enc_img.emb_odr" in shapes
-        version_2 = order or task or bool(decoders) or _any(shapes, "enc_img.fc.")
-        base = named_configuration("violet-v2-base" if version_2 else "violet-v1-base")
+        version_2 = order or task or bool(decoders) or holds(shapes, "enc_img.fc.")
         frames = shapes.get("enc_img.emb_len", ())
         places = shapes.get("enc_img.emb_pos", ())
-        side = math.isqrt(max(places[2] - 1, 0)) if len(places) == 4 else 0
         sizes: dict[str, Any] = {
-            "num_video_frames": frames[1] if len(frames) == 4 else base.num_video_frames,
-            "video_grid_size": side if side and side**2 + 1 == places[2] else base.video_grid_size,
+            **self.text(),
+            "num_video_frames": frames[1] if len(frames) == 4 else BASE.num_video_frames,
+            "video_grid_size": math.isqrt(places[2] - 1)
+            if len(places) == 4 and is_grid(places[2])
+            else BASE.video_grid_size,
             "hidden_frame_order": version_2 if strict else order,
             "num_task_tokens": 0,
             "num_labels": 2,
@@ -171,14 +172,13 @@ class Sizes:
         # VIOLETv2's fine-tuned models with a masked-language head have no `fc`, and task tokens instead.
         if task or (strict and version_2 and fc_mtm and not fc):
             rows = shapes.get("emb_task", ())
-            published = self.text()["hidden_size"] == base.hidden_size
-            known = len(rows) == 2 and not published
-            sizes["num_task_tokens"] = rows[0] if known else PUBLISHED_TASK_TOKENS
+            published = sizes["hidden_size"] == BASE.hidden_size or len(rows) != 2
+            sizes["num_task_tokens"] = PUBLISHED_TASK_TOKENS if published else rows[0]
         if fc:
             last = [("answer_head.3.weight", -2), ("answer_head.3.bias", -1)]
             sizes["num_labels"] = self.vote("the outputs of `fc`", last, 2)
         targets: dict[str, dict[str, int]] = {"optical_flow" if name == "flow" else name: {} for name in decoders}
-        if _any(shapes, "fc_mvm."):
+        if holds(shapes, "fc_mvm."):
             last = [("mvm_heads.vq.3.weight", -2), ("mvm_heads.vq.3.bias", -1)]
             channels = self.vote("the outputs of `fc_mvm`", last, CODEBOOK)
             name = "vq" if channels == CODEBOOK or "vq" in targets else "2d_feature"
@@ -199,20 +199,13 @@ def infer_configuration(kind: Kind, shapes: Mapping[str, Shape], strict: bool = 
         strict: see `Sizes.original`.
     """
     sizes = Sizes(kind, shapes)
-    name, fields = sizes.original(strict) if kind is VIOLET else ("violet-v2-base", {})
-    fields |= sizes.text()
+    name, fields = sizes.original(strict) if kind is VIOLET else ("violet-v2-base", sizes.text())
     vision = sizes.vision() if kind is not BERT else {}
     return _configured(name, json.dumps(fields), json.dumps(vision)), sizes.conflicts
 
 
 @lru_cache(maxsize=64)
 def _configured(name: str, fields: str, vision: str) -> str:
-    base = named_configuration(name)
-    config = named_configuration(
-        name, vision_config={**base.vision_config.to_dict(), **json.loads(vision)}, **json.loads(fields)
-    )
+    base = named_configuration(name).vision_config.to_dict()
+    config = named_configuration(name, vision_config={**base, **json.loads(vision)}, **json.loads(fields))
     return config.to_json_string(use_diff=False)
-
-
-def _any(shapes: Mapping[str, Shape], start: str) -> bool:
-    return any(name.startswith(start) for name in shapes)

@@ -118,7 +118,9 @@ def _unwrap(content: Any, origin: str) -> Weights:
         inner = [name for name in WRAPPERS if isinstance(content.get(name), Mapping)]
         if not inner:
             break
-        skipped |= {str(name): "no weights, but what training kept beside them" for name in content if name != inner[0]}
+        skipped |= {
+            str(name): "no weights, but what training kept beside them" for name in content if name != inner[0]
+        }
         content = content[inner[0]]
     if not isinstance(content, Mapping):
         raise WeightsError(f"{origin}: names with tensors are needed, not {type(content).__name__}.")

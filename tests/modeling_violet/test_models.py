@@ -726,7 +726,10 @@ def test_any_number_of_frames_and_any_size_run_in_every_class(model_class):
 def test_within_the_limits_the_first_positions_are_used_as_they_are():
     encoder = build().video_encoder
     for rows, columns in ((2, 2), (3, 2), (10, 10), (14, 14), (7, 28)):
-        assert torch.equal(interpolate_grid(encoder.position_embeddings, rows, columns), encoder.position_embeddings[: 1 + rows * columns])
+        assert torch.equal(
+            interpolate_grid(encoder.position_embeddings, rows, columns),
+            encoder.position_embeddings[: 1 + rows * columns],
+        )
     for frames in range(1, 7):
         assert torch.equal(interpolate_rows(encoder.frame_embeddings, frames), encoder.frame_embeddings[:frames])
 
