@@ -1,4 +1,4 @@
-"""The one door for weights of other code: every key of the source and of the model is explained, or nothing is made."""
+"""The one door for weights of other code: every key of source and model is explained, or nothing is made."""
 
 import json
 import os
@@ -14,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
+from .. import modeling_violet
 from ..configuration import VioletConfig, VioletVisionConfig
 from ..modeling_violet import (
     VioletForMaskedLM,
@@ -21,6 +22,7 @@ from ..modeling_violet import (
     VioletForQuestionAnswering,
     VioletForRetrieval,
     VioletModel,
+    VioletPreTrainedModel,
     VioletVisionModel,
 )
 from ..modeling_violet.heads import VioletClassificationHead, VioletMaskedLMHead
@@ -46,6 +48,7 @@ from .layouts import (
 from .sizing import infer_configuration
 from .weight_files import Weights, WeightsError, read_weights, strip_prefixes
 
+POSITION_INDEX, POSITION_IDS = "relative_position_index", "position_ids"
 SHOWN = 12
 """Of a kind of problem, so many are named in an error."""
 
@@ -359,13 +362,13 @@ def _derived(kind: Kind, pieces: Mapping[str, Piece], window: Shape) -> dict[str
                 (tokens, tokens),
                 "computed from the window size",
                 lambda _: relative_position_index(effective),
-                group="relative_position_index",
+                group=POSITION_INDEX,
             )
         elif ours == TEXT + "position_embeddings.weight":
             places = piece.shape[0]
             name = piece.theirs.replace("position_embeddings.weight", "position_ids")
             derived[name] = Derived(
-                (1, places), "computed", lambda _, places=places: torch.arange(places)[None], group="position_ids"
+                (1, places), "computed", lambda _, places=places: torch.arange(places)[None], group=POSITION_IDS
             )
     bias = pieces.get(MLM + "decoder.bias")
     if bias is not None and bias.theirs != kind.start(MLM) + "bias":
@@ -477,9 +480,14 @@ def _why_unplaced(kind: Kind, model_class: type[PreTrainedModel], ours: str) -> 
     return None
 
 
-def convert_tensors(plan: ConversionPlan, weights: Weights) -> tuple[dict[str, torch.Tensor], ConversionReport]:
+def convert_tensors(
+    plan: ConversionPlan, weights: Weights, parts: tuple[str, ...] = ("",)
+) -> tuple[dict[str, torch.Tensor], ConversionReport]:
     """
     The model's tensors, in float32, and the report.
+
+    Args:
+        parts: beginnings of our names (see `layouts`) of what is to be taken; everything by default.
 
     Raises:
         ConversionError: for a weight that is no floating-point tensor, or a key that follows from others and does not
@@ -487,7 +495,7 @@ def convert_tensors(plan: ConversionPlan, weights: Weights) -> tuple[dict[str, t
     """
     report = ConversionReport(weights.origin, plan.kind.name, plan.model_class.__name__)
     report.skipped = {**weights.skipped, **plan.skipped}
-    report.new = dict(sorted(plan.layout.new.items()))
+    report.new = dict(plan.layout.new)
     by_name = {name: weights.tensors[source] for name, source in plan.names.items()}
     tensors: dict[str, torch.Tensor] = {}
     for piece in plan.layout.pieces:
@@ -495,6 +503,10 @@ def convert_tensors(plan: ConversionPlan, weights: Weights) -> tuple[dict[str, t
         if not value.is_floating_point():
             raise ConversionError(f"{source!r} holds {value.dtype}: numbers with a fraction are needed.")
         if piece.target is None:
+            continue
+        if not piece.ours.startswith(parts):
+            report.skipped.setdefault(source, "not asked for")
+            report.new[piece.target] = "not taken from this source"
             continue
         changes = [] if value.dtype == torch.float32 else [f"{value.dtype} made float32"]
         if piece.form.length is not None and piece.form.theirs(piece.shape, plan.layout.window) != value.shape:
@@ -513,7 +525,10 @@ def convert_tensors(plan: ConversionPlan, weights: Weights) -> tuple[dict[str, t
                 value.to(expected), expected
             ):
                 raise ConversionError(f"{plan.names[name]!r} should be {derived.why}, but holds other numbers.")
+    for source in report.used:
+        report.skipped.pop(source, None)  # one key may be asked for in one place and not in another
     report.loaded = dict(sorted(report.loaded.items()))
+    report.new = dict(sorted(report.new.items()))
     return tensors, report
 
 
@@ -530,3 +545,68 @@ def check_settings(plan: ConversionPlan, weights: Weights) -> None:
         theirs, ours = weights.settings.get(name), getattr(plan.config, name)
         if theirs is not None and theirs != ours:
             raise ConversionError(f"{weights.origin}: `{name}` is {theirs} in its config.json, and {ours} in ours.")
+
+
+def export_original(model: VioletPreTrainedModel | str | os.PathLike) -> dict[str, torch.Tensor]:
+    """
+    The weights of a model under the original VIOLET's names and in its shapes, with what it keeps twice or could
+    compute: what `from_original` read in float32 comes back to the bit.
+
+    Args:
+        model: a model, or its folder or name on the Hub.
+
+    Raises:
+        ConversionError: for parts that the original does not have, naming them.
+    """
+    if not isinstance(model, nn.Module):
+        model = load_model(model)
+    if not isinstance(model, VioletPreTrainedModel):
+        raise ConversionError(f"{type(model).__name__} is no VIOLET: the original has no form for it.")
+    for target, options in (model.config.mvm_targets or {}).items():
+        if options.get("shift", 0.0) != 0 or options.get("scale", 1.0) != 1:
+            raise ConversionError(f"The head of {target!r} has a shift and a scale, which the original does not know.")
+    window = tuple(model.config.vision_config.window_size)
+    pieces: dict[str, Piece] = {}
+    weights: dict[str, torch.Tensor] = {}
+    homeless: list[str] = []
+    for target, value in model.state_dict().items():
+        ours = _without_model(type(model), target)
+        theirs = VIOLET.their_name(ours)
+        if theirs is None or theirs in weights:
+            homeless.append(target)
+            continue
+        form = VIOLET.form(theirs)
+        pieces[ours] = Piece(ours, theirs, tuple(value.shape), form, target)
+        weights[theirs] = value.reshape(form.theirs(tuple(value.shape), window))
+    if homeless:
+        raise ConversionError(f"The original has no place for {_listed(homeless)}.")
+    for name, derived in _derived(VIOLET, pieces, window).items():
+        if derived.group != POSITION_IDS:  # the published files do not hold them
+            weights[name] = derived.value(weights).clone()
+    return weights
+
+
+def load_model(source: str | os.PathLike) -> PreTrainedModel:
+    """
+    The model in a folder or on the Hub, of the class that its configuration names.
+
+    Raises:
+        ConversionError: where that is no class of this package.
+    """
+    name = (VioletConfig.from_pretrained(source).architectures or ["none"])[0]
+    model_class = find_class(name)
+    with _quiet():
+        return model_class.from_pretrained(source)
+
+
+def find_class(name: str) -> type[PreTrainedModel]:
+    """
+    The model class of that name.
+
+    Raises:
+        ConversionError: for a name that is none of ours.
+    """
+    known = [entry for entry in modeling_violet.__all__ if entry.startswith("Violet") and not entry.endswith("Output")]
+    if name not in known:
+        raise ConversionError(f"No model class is named {name!r}; there are {', '.join(known)}.")
+    return getattr(modeling_violet, name)

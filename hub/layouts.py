@@ -1,13 +1,12 @@
 """
 What public checkpoints call the parts of VIOLET, and in which form they keep them.
 
-There is one table, from our names to theirs; the way back is its inverse over the names that a model has. Names of ours
-are those below the base model (`fusion.layers.0.…`); the one head at
-[CLS] is `answer_head.…` here, also where it matches.
+There is one table, from our names to theirs; the way back is its inverse over the names that a model has. Our names
+are those below the base model (`fusion.layers.0.…`); the one head at [CLS] is `answer_head.…`, also where it matches.
 
-What is known of each kind: VIOLET's names come from its key lists, torchvision's and BERT's from the installed packages,
-which the tests run. The Swin projects' and SwinBERT's are written down from knowledge of their code; no published file of
-theirs was at hand.
+What is known of each kind: VIOLET's names come from its key lists, torchvision's and BERT's from the installed
+packages, which the tests run. The Swin projects', SwinBERT's and `decoder_vq` are written down from knowledge of that
+code; no published file was at hand.
 """
 
 import math

@@ -1,5 +1,7 @@
-"""What the shapes of a checkpoint tell of its model. A size stands in many shapes: they vote, so one wrong shape cannot
-hide as a model of another size."""
+"""
+What the shapes of a checkpoint tell of its model. A size stands in many shapes: they vote, so that one wrong shape
+does not pass as a model of another size.
+"""
 
 import json
 import math
