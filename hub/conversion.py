@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,6 +50,8 @@ from .sizing import infer_configuration
 from .weight_files import Weights, WeightsError, read_weights, strip_prefixes
 
 POSITION_INDEX, POSITION_IDS = "relative_position_index", "position_ids"
+KEPT_FILE = "kept_from_original.safetensors"
+"""Beside a converted model, where needed: what the source holds and no model reads, to be given back."""
 SHOWN = 12
 """Of a kind of problem, so many are named in an error."""
 
@@ -70,6 +73,8 @@ class ConversionReport:
         skipped: source key -> why it is not needed.
         loaded: target key -> the source key that it was filled from.
         new: target key -> why the source does not hold it; it is freshly initialised.
+        unlike: skipped source key that follows from others and has not the numbers that it should -> its name in the
+            original.
         changed: source key -> how its numbers were changed beyond their shape: precision, interpolation.
     """
 
@@ -81,6 +86,7 @@ class ConversionReport:
     loaded: dict[str, str] = field(default_factory=dict)
     new: dict[str, str] = field(default_factory=dict)
     changed: dict[str, str] = field(default_factory=dict)
+    unlike: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """As it is written into `conversion_report.json`."""
@@ -182,8 +188,7 @@ def from_original(
 
     Raises:
         WeightsError: for a file that cannot be read, or that asks for more than tensors.
-        ConversionError: where a key is unknown, missing, of a wrong shape or, where it follows from others, of a wrong
-            value; it names the key.
+        ConversionError: where a key is unknown, missing or of a wrong shape; it names the key.
     """
     weights = read_weights(state_dict_or_path)
     plan = plan_conversion(shapes_of(weights), model_class, config)
@@ -259,7 +264,7 @@ def plan_conversion(
     starts = {part: kind.start(part) for part, theirs in kind.parts.items() if theirs and part.startswith(OPTIONAL)}
     present = frozenset(part for part, start in starts.items() if holds(found, start))
     tied = () if kind is VIOLET or MLM not in present else tuple(_absent_from_decoder(kind, found))
-    layout = _layout(kind.name, model_class, wanted, of_source, present, tied)
+    layout = _layout(kind, model_class, wanted, of_source, present, tied)
     skipped, found_problems = _compare(kind, model_class, layout, found, names)
     problems += found_problems
     if problems:
@@ -271,8 +276,8 @@ def plan_conversion(
 
 def infer_class(kind: Kind, shapes: Mapping[str, Shape], config_json: str) -> type[PreTrainedModel]:
     """
-    The class whose heads the weights hold. Pre-training's has a match head or heads for masked patches beside masked
-    words; a match head alone is retrieval's, which multiple choice shares.
+    The class whose heads the weights hold. Pre-training's has a match head beside masked words, or heads for masked
+    patches and no answers; a match head alone is retrieval's, which multiple choice shares.
     """
     if all(part == BACKBONE for part in kind.parts):
         return VioletVisionModel
@@ -283,7 +288,8 @@ def infer_class(kind: Kind, shapes: Mapping[str, Shape], config_json: str) -> ty
     config = json.loads(config_json)
     matches = has("answer_head.") and config["id2label"] is not None and len(config["id2label"]) == 1
     if has(MLM):
-        return VioletForPreTraining if matches or config["mvm_targets"] else VioletForMaskedLM
+        patches = config["mvm_targets"] and not has("answer_head.")
+        return VioletForPreTraining if matches or patches else VioletForMaskedLM
     if has("answer_head."):
         return VioletForRetrieval if matches else VioletForQuestionAnswering
     return VioletModel
@@ -313,14 +319,13 @@ def _absent_from_decoder(kind: Kind, names: Mapping[str, Any]) -> Iterator[tuple
 
 @lru_cache(maxsize=32)
 def _layout(
-    kind_name: str,
+    kind: Kind,
     model_class: type[PreTrainedModel],
     config_json: str,
     source_json: str,
     present: frozenset[str],
     tied: tuple[tuple[str, str], ...],
 ) -> Layout:
-    kind = KINDS[kind_name]
     source = _source_shapes(source_json, "answer_head." in present, MLM in present)
     targets = {
         _without_model(model_class, name): (name, shape)
@@ -422,15 +427,16 @@ def _compare(
     unplaced: list[str] = []
     groups = {one.group for name, one in layout.derived.items() if name in found} | {None}
 
-    def compare(name: str, expected: Shape) -> None:
+    def compare(name: str, expected: Shape, target: str | None = None) -> None:
         if found[name] != expected:
-            problems.append(f"{names[name]!r} has shape {found[name]}, but needs {expected}")
+            becomes = "" if target is None else f" to become {target!r}"
+            problems.append(f"{names[name]!r} has shape {found[name]}, but needs {expected}{becomes}")
 
     for piece in layout.pieces:
         if piece.theirs not in found:
             missing.append(piece.theirs)
             continue
-        compare(piece.theirs, piece.form.expected(piece.shape, layout.window, found[piece.theirs]))
+        compare(piece.theirs, piece.form.expected(piece.shape, layout.window, found[piece.theirs]), piece.target)
         if piece.target is None:
             why = _why_unplaced(kind, model_class, piece.ours)
             if why is None:
@@ -452,13 +458,16 @@ def _compare(
                 unknown.append(names[name])
             else:
                 skipped[names[name]] = why
+    first = []
     if not any(piece.target for piece in layout.pieces):
-        problems.append(f"nothing of {kind.name} has a place in {model_class.__name__}")
-    problems += [f"missing: {_listed(missing)}"] if missing else []
-    problems += [f"unknown to {kind.name}: {_listed(unknown)}"] if unknown else []
-    problems += (
-        [f"without a place in {model_class.__name__} of this configuration: {_listed(unplaced)}"] if unplaced else []
-    )
+        first.append(f"nothing of {kind.name} has a place in {model_class.__name__}")
+    for what, keys in (
+        ("missing", missing),
+        (f"unknown to {kind.name}", unknown),
+        (f"without a place in {model_class.__name__} of this configuration", unplaced),
+    ):
+        first += [f"{what}: {_listed(keys)}"] if keys else []
+    problems = first + problems
     if len(problems) > SHOWN:
         problems = [*problems[:SHOWN], f"and {len(problems) - SHOWN} more"]
     return skipped, problems
@@ -490,8 +499,7 @@ def convert_tensors(
         parts: beginnings of our names (see `layouts`) of what is to be taken; everything by default.
 
     Raises:
-        ConversionError: for a weight that is no floating-point tensor, or a key that follows from others and does not
-            have the value that it should.
+        ConversionError: for a weight that is no floating-point tensor.
     """
     report = ConversionReport(weights.origin, plan.kind.name, plan.model_class.__name__)
     report.skipped = {**weights.skipped, **plan.skipped}
@@ -521,10 +529,9 @@ def convert_tensors(
     for name, derived in plan.layout.derived.items():
         if name in by_name:
             expected, value = derived.value(by_name), by_name[name]
-            if value.is_floating_point() != expected.is_floating_point() or not torch.equal(
-                value.to(expected), expected
-            ):
-                raise ConversionError(f"{plan.names[name]!r} should be {derived.why}, but holds other numbers.")
+            if value.dtype != expected.dtype or not torch.equal(value, expected):
+                report.unlike[plan.names[name]] = name
+                report.skipped[plan.names[name]] = f"{derived.why}; the source holds other numbers, which are not read"
     for source in report.used:
         report.skipped.pop(source, None)  # one key may be asked for in one place and not in another
     report.loaded = dict(sorted(report.loaded.items()))
@@ -550,15 +557,19 @@ def check_settings(plan: ConversionPlan, weights: Weights) -> None:
 def export_original(model: VioletPreTrainedModel | str | os.PathLike) -> dict[str, torch.Tensor]:
     """
     The weights of a model under the original VIOLET's names and in its shapes, with what it keeps twice or could
-    compute: what `from_original` read in float32 comes back to the bit.
+    compute: what `violet convert` read in float32 comes back to the bit.
 
     Args:
-        model: a model, or its folder or name on the Hub.
+        model: a model, or its folder or name on the Hub. In a folder that `violet convert` wrote, what the original
+            keeps twice may lie apart (`KEPT_FILE`), where it had other numbers than it should.
 
     Raises:
         ConversionError: for parts that the original does not have, naming them.
     """
+    kept: dict[str, torch.Tensor] = {}
     if not isinstance(model, nn.Module):
+        if (Path(model) / KEPT_FILE).is_file():
+            kept = read_weights(Path(model) / KEPT_FILE).tensors
         model = load_model(model)
     if not isinstance(model, VioletPreTrainedModel):
         raise ConversionError(f"{type(model).__name__} is no VIOLET: the original has no form for it.")
@@ -582,7 +593,7 @@ def export_original(model: VioletPreTrainedModel | str | os.PathLike) -> dict[st
         raise ConversionError(f"The original has no place for {_listed(homeless)}.")
     for name, derived in _derived(VIOLET, pieces, window).items():
         if derived.group != POSITION_IDS:  # the published files do not hold them
-            weights[name] = derived.value(weights).clone()
+            weights[name] = kept[name] if name in kept else derived.value(weights).clone()
     return weights
 
 

@@ -11,6 +11,7 @@ from ..configuration import NAMED_CONFIGURATIONS, VioletConfig, VioletVisionConf
 from ..files import new_file, new_folder, sha256, write_json, write_tensors
 from ..processing import VideoTextProcessor, VioletVideoProcessor, special_tokens
 from .conversion import (
+    KEPT_FILE,
     ConversionError,
     ConversionReport,
     build,
@@ -66,6 +67,9 @@ def convert(
     with new_folder(output) as folder:
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
+        if report.unlike:
+            kept = {name: weights.tensors[source].contiguous() for source, name in report.unlike.items()}
+            write_tensors(folder / KEPT_FILE, kept)
         facts = {"sha256": sha256(source)} if Path(source).is_file() else {}
         write_json(folder / REPORT_FILE, facts | report.to_dict())
     return report

@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from operator import methodcaller
 
 import torch
@@ -117,7 +118,7 @@ def _inflate_table(value: torch.Tensor, shape: Shape) -> torch.Tensor:
     return value.repeat(shape[0] // value.shape[0], 1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Kind:
     """
     A family of checkpoints.
@@ -139,12 +140,7 @@ class Kind:
 
     def their_name(self, ours: str) -> str | None:
         """What this kind calls it, or None where it holds no such thing."""
-        part = self.part(ours)
-        found = None if part is None else self.parts[part]
-        if part is None or found is None:
-            return None
-        theirs, rules = found
-        return theirs + rename(ours.removeprefix(part), rules)
+        return _their_name(self, ours)
 
     def part(self, ours: str) -> str | None:
         """The first of `parts` that our name begins with."""
@@ -158,6 +154,16 @@ class Kind:
 
     def form(self, theirs: str) -> Form:
         return next((form for pattern, form in self.forms.items() if re.search(pattern, theirs)), Form())
+
+
+@lru_cache(maxsize=None)
+def _their_name(kind: Kind, ours: str) -> str | None:
+    part = kind.part(ours)
+    found = None if part is None else kind.parts[part]
+    if part is None or found is None:
+        return None
+    theirs, rules = found
+    return theirs + rename(ours.removeprefix(part), rules)
 
 
 VIOLET = Kind(

@@ -158,7 +158,7 @@ class Sizes:
         fc_mtm, fc = (holds(shapes, kind.start(part)) for part in (MLM, "answer_head."))
         task = "emb_task" in shapes
         order = "enc_img.emb_odr" in shapes
-        version_2 = order or task or bool(decoders) or holds(shapes, "enc_img.fc.")
+        version_2 = order or task or holds(shapes, "enc_img.fc.")
         frames = shapes.get("enc_img.emb_len", ())
         places = shapes.get("enc_img.emb_pos", ())
         sizes: dict[str, Any] = {
@@ -171,8 +171,9 @@ class Sizes:
             "num_task_tokens": 0,
             "num_labels": 2,
         }
-        # VIOLETv2's fine-tuned models with a masked-language head have no `fc`, and task tokens instead.
-        if task or (strict and version_2 and fc_mtm and not fc):
+        # VIOLETv2's fine-tuned models with a masked-language head have no other head, and task tokens instead.
+        patches = bool(decoders) or holds(shapes, "fc_mvm.")
+        if task or (strict and version_2 and fc_mtm and not (fc or patches)):
             rows = shapes.get("emb_task", ())
             published = sizes["hidden_size"] == BASE.hidden_size or len(rows) != 2
             sizes["num_task_tokens"] = PUBLISHED_TASK_TOKENS if published else rows[0]
