@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from operator import methodcaller
 
 import torch
@@ -156,7 +156,7 @@ class Kind:
         return next((form for pattern, form in self.forms.items() if re.search(pattern, theirs)), Form())
 
 
-@lru_cache(maxsize=None)
+@cache
 def _their_name(kind: Kind, ours: str) -> str | None:
     part = kind.part(ours)
     found = None if part is None else kind.parts[part]

@@ -3,18 +3,21 @@
 import json
 import os
 import pickle
+import pickletools
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 """What a folder or a Hub repository may hold its weights in, the first that is there."""
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+LEGACY_PICKLES = 4
+"""torch files that are no zip archives begin so: a number, a version, the machine, the content."""
 WRAPPERS = ("state_dict", "model", "module", "model_state_dict")
 """Under which names training code keeps the weights beside other things (mmcv, Lightning, DeepSpeed, the Trainer)."""
 PREFIXES = ("module.", "_orig_mod.")
@@ -92,24 +95,42 @@ def read_file(path: Path) -> Any:
         TypeError,
         ValueError,
     ) as error:
-        asked = _asked_for(path, error)
+        asked = _asked_for(path)
         if asked:
             raise WeightsError(
                 f"{path}: refused, and nothing of it was run: its pickle asks for {', '.join(asked)}. Weights are "
                 "read from files with nothing but tensors and plain values in them."
             ) from None
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise WeightsError(f"{path}: damaged, or no checkpoint of torch ({first}).") from error
+        # torch's own words on a pickle advise to read it with `weights_only=False`
+        told = "its pickle cannot be read" if isinstance(error, pickle.UnpicklingError) else f"{error}"[:200]
+        raise WeightsError(f"{path}: damaged, or no checkpoint of torch ({told or type(error).__name__}).") from None
 
 
-def _asked_for(path: Path, error: Exception) -> list[str]:
-    """The Python names that a refused pickle asks for; empty where it was refused for another reason."""
-    if zipfile.is_zipfile(path):
-        try:
-            return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-        except (pickle.UnpicklingError, EOFError, LookupError, RuntimeError, TypeError, ValueError):
-            pass  # so damaged that its names cannot be listed: the error has said what can be said
-    return sorted(set(re.findall(r"(?:GLOBAL|class) `?([\w.]+)`? (?:was not|that is)", str(error))))
+def _asked_for(path: Path) -> list[str]:
+    """The Python names beyond tensors' that a pickle asks for, found without running it, as far as it is whole."""
+    names: set[str] = set()
+    try:
+        if zipfile.is_zipfile(path):
+            names.update(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+        else:
+            with open(path, "rb") as file:
+                for _ in range(LEGACY_PICKLES):
+                    names.update(_names_in_pickle(file))
+    except (pickle.UnpicklingError, AttributeError, EOFError, LookupError, RuntimeError, TypeError, ValueError):
+        pass  # no pickle, or its end: what was found before counts
+    return sorted(name for name in names if name.partition(".")[0] not in ("torch", "collections"))
+
+
+def _names_in_pickle(file: BinaryIO) -> Iterator[str]:
+    """The names in the pickle at this place of the file, which is left behind it."""
+    texts: list[str] = []
+    for operation, argument, _ in pickletools.genops(file):
+        if operation.name == "GLOBAL":
+            yield argument.replace(" ", ".")
+        elif operation.name == "STACK_GLOBAL":
+            yield ".".join(texts[-2:])
+        elif isinstance(argument, str):
+            texts.append(argument)
 
 
 def _unwrap(content: Any, origin: str) -> Weights:
