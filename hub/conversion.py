@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -226,7 +226,7 @@ def _quiet() -> Iterator[None]:
 def plan_conversion(
     shapes: Mapping[str, Shape],
     model_class: type[PreTrainedModel] | None = None,
-    config: VioletConfig | VioletVisionConfig | None = None,
+    config: Any = None,
 ) -> ConversionPlan:
     """
     What `from_original` will do with weights of these names and shapes.
@@ -264,7 +264,7 @@ def plan_conversion(
     starts = {part: kind.start(part) for part, theirs in kind.parts.items() if theirs and part.startswith(OPTIONAL)}
     present = frozenset(part for part, start in starts.items() if holds(found, start))
     tied = () if kind is VIOLET or MLM not in present else tuple(_absent_from_decoder(kind, found))
-    layout = _layout(kind, model_class, wanted, of_source, present, tied)
+    layout = _layout(kind, model_class, wanted, of_source, present, tied)  # type: ignore[arg-type]  # it is hashable
     skipped, found_problems = _compare(kind, model_class, layout, found, names)
     problems += found_problems
     if problems:
@@ -329,7 +329,7 @@ def _layout(
     source = _source_shapes(source_json, "answer_head." in present, MLM in present)
     targets = {
         _without_model(model_class, name): (name, shape)
-        for name, shape in _model_shapes(model_class, config_json).items()
+        for name, shape in _model_shapes(model_class, config_json).items()  # type: ignore[arg-type]  # it is hashable
     }
     pieces: dict[str, Piece] = {}
     new: dict[str, str] = {}
@@ -355,6 +355,15 @@ def _layout(
     return Layout(tuple(pieces.values()), _derived(kind, pieces, window), new, window)
 
 
+def _index(window: Shape, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    t, h, w = window
+    return relative_position_index((t, h, w))
+
+
+def _places(places: int, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    return torch.arange(places)[None]
+
+
 def _derived(kind: Kind, pieces: Mapping[str, Piece], window: Shape) -> dict[str, Derived]:
     """What follows from these pieces, by the kind's names."""
     derived: dict[str, Derived] = {}
@@ -366,15 +375,13 @@ def _derived(kind: Kind, pieces: Mapping[str, Piece], window: Shape) -> dict[str
             derived[name] = Derived(
                 (tokens, tokens),
                 "computed from the window size",
-                lambda _: relative_position_index(effective),
+                partial(_index, effective),
                 group=POSITION_INDEX,
             )
         elif ours == TEXT + "position_embeddings.weight":
             places = piece.shape[0]
             name = piece.theirs.replace("position_embeddings.weight", "position_ids")
-            derived[name] = Derived(
-                (1, places), "computed", lambda _, places=places: torch.arange(places)[None], group=POSITION_IDS
-            )
+            derived[name] = Derived((1, places), "computed", partial(_places, places), group=POSITION_IDS)
     bias = pieces.get(MLM + "decoder.bias")
     if bias is not None and bias.theirs != kind.start(MLM) + "bias":
         derived[kind.start(MLM) + "bias"] = Derived(

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from ..configuration import VioletConfig, named_configuration
+from ..configuration import VioletConfig, VioletVisionConfig, named_configuration
 from .layouts import BACKBONE, BERT, FUSION, MLM, SWIN_2D, TEXT, VIOLET, Kind, Shape, holds, is_grid
 
 CODEBOOK = 8192
 """Visual tokens of DALL-E's discrete VAE: a `fc_mvm` of so many outputs predicts them, any other one features."""
-BASE = VioletConfig()
+BASE, BASE_VISION = VioletConfig(), VioletVisionConfig()
 HEAD_WIDTH = 64
 """BERT's. Weights do not tell the number of attention heads."""
 FEW = 3
@@ -72,7 +72,7 @@ class Sizes:
 
     def vision(self) -> dict[str, Any]:
         """The fields of `VioletVisionConfig`."""
-        kind, base = self.kind, BASE.vision_config
+        kind, base = self.kind, BASE_VISION
         depths: list[int] = []
         while depth := self.count((kind.their_name(f"{BACKBONE}stages.{len(depths)}.blocks.0.") or "")[: -len("0.")]):
             depths.append(depth)
@@ -90,7 +90,7 @@ class Sizes:
             "depths": depths,
             "num_heads": [max(int(width * 2**i / head_width), 1) for i in range(len(depths))],
             "window_size": self.window([name for _, name in names], list(base.window_size)),
-            "mlp_ratio": self.proportion(inner, lambda dim, inner: inner / dim, BASE.vision_config.mlp_ratio),
+            "mlp_ratio": self.proportion(inner, lambda dim, inner: inner / dim, base.mlp_ratio),
             "qkv_bias": any(name.endswith("qkv.bias") for name in self.shapes),
         }
         patches = self.shapes.get(kind.their_name(BACKBONE + "patch_embed.proj.weight") or "", ())
@@ -209,6 +209,6 @@ def infer_configuration(kind: Kind, shapes: Mapping[str, Shape], strict: bool = 
 
 @lru_cache(maxsize=64)
 def _configured(name: str, fields: str, vision: str) -> str:
-    base = named_configuration(name).vision_config.to_dict()
+    base = named_configuration(name).to_dict()["vision_config"]
     config = named_configuration(name, vision_config={**base, **json.loads(vision)}, **json.loads(fields))
     return config.to_json_string(use_diff=False)

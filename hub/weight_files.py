@@ -18,6 +18,8 @@ WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_mo
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 LEGACY_PICKLES = 4
 """torch files that are no zip archives begin so: a number, a version, the machine, the content."""
+OF_TENSORS = r"collections\.OrderedDict|torch\._utils\._rebuild_\w+|torch\.\w*Storage"
+"""The names with which tensors are written."""
 WRAPPERS = ("state_dict", "model", "module", "model_state_dict")
 """Under which names training code keeps the weights beside other things (mmcv, Lightning, DeepSpeed, the Trainer)."""
 PREFIXES = ("module.", "_orig_mod.")
@@ -115,10 +117,10 @@ def _asked_for(path: Path) -> list[str]:
         else:
             with open(path, "rb") as file:
                 for _ in range(LEGACY_PICKLES):
-                    names.update(_names_in_pickle(file))
+                    names.update(name for name in _names_in_pickle(file) if not re.fullmatch(OF_TENSORS, name))
     except (pickle.UnpicklingError, AttributeError, EOFError, LookupError, RuntimeError, TypeError, ValueError):
         pass  # no pickle, or its end: what was found before counts
-    return sorted(name for name in names if name.partition(".")[0] not in ("torch", "collections"))
+    return sorted(names)
 
 
 def _names_in_pickle(file: BinaryIO) -> Iterator[str]:
@@ -126,7 +128,7 @@ def _names_in_pickle(file: BinaryIO) -> Iterator[str]:
     texts: list[str] = []
     for operation, argument, _ in pickletools.genops(file):
         if operation.name == "GLOBAL":
-            yield argument.replace(" ", ".")
+            yield str(argument).replace(" ", ".")
         elif operation.name == "STACK_GLOBAL":
             yield ".".join(texts[-2:])
         elif isinstance(argument, str):

@@ -50,10 +50,17 @@ def test_a_bare_pickle_with_code_is_refused_and_not_run(tmp_path):
     assert not mark.exists()
 
 
-def test_objects_beside_the_weights_are_named(tmp_path):
-    torch.save({"model": WEIGHTS, "args": Namespace(lr=1)}, tmp_path / "weights.pth")
-    with pytest.raises(WeightsError, match=r"argparse\.Namespace"):
-        read_weights(tmp_path / "weights.pth")
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+@pytest.mark.parametrize(
+    "thing, name",
+    [(Namespace(lr=1), r"argparse\.Namespace"), (torch.nn.Linear(2, 2), r"torch\.nn\.modules\.linear\.Linear")],
+)
+def test_objects_beside_the_weights_are_named(thing, name, legacy, tmp_path):
+    file = tmp_path / "weights.pth"
+    torch.save({"model": WEIGHTS, "args": thing}, file, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(WeightsError, match=f"asks for .*{name}") as refused:
+        read_weights(file)
+    assert "_rebuild" not in str(refused.value)
 
 
 def damaged(folder):
