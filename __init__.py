@@ -40,6 +40,8 @@ _PUBLIC = {
     "VideoTextRetrievalPipeline": "pipelines",
     "VioletTrainer": "training",
     "QuestionCollator": "training",
+    "build_model": "hub",
+    "export_original": "hub",
     "from_original": "hub",
     "pretrained": "weights",
 }

@@ -347,6 +347,60 @@ def predict_command(argv: list[str]) -> int:
     return explain_errors("predict", run)
 
 
+def convert_command(argv: list[str]) -> int:
+    """Turn other code's weights (VIOLET, SwinBERT, Video Swin, Swin, BERT) into a folder for from_pretrained."""
+    parser = argparse.ArgumentParser(
+        prog="violet convert",
+        description="Writes configuration, model.safetensors, processor, and conversion_report.json, which says what "
+        "became of every key. A key that is unknown, missing or of a wrong shape is an error.",
+    )
+    parser.add_argument("source", help="a .pt, .pth or .safetensors file, a folder, or a Hub name")
+    parser.add_argument("output", help="the folder to write")
+    parser.add_argument("--model_class", help="such as VioletForRetrieval (default: what the weights' heads tell)")
+    parser.add_argument("--config", help="a folder, a Hub name or a named configuration (default: what shapes tell)")
+    tokenizer = parser.add_mutually_exclusive_group()
+    tokenizer.add_argument(
+        "--tokenizer", default="bert-base-uncased", help="a folder or Hub name (default: bert-base-uncased)"
+    )
+    tokenizer.add_argument("--no_tokenizer", action="store_true", help="write the video processor alone")
+    options = parser.parse_args(argv)
+
+    from . import register
+
+    register()
+    from .hub.converting import convert
+
+    def run() -> int:
+        name = None if options.no_tokenizer else options.tokenizer
+        report = convert(options.source, options.output, options.model_class, options.config, name)
+        print(report.summary())
+        print(f"\nThe model is in {options.output}; conversion_report.json there tells of every key.")
+        return 0
+
+    return explain_errors("convert", run)
+
+
+def export_original_command(argv: list[str]) -> int:
+    """Write a model's weights under the original VIOLET's names, as its code reads them."""
+    parser = argparse.ArgumentParser(
+        prog="violet export-original", description="The reverse of violet convert, equal to the bit."
+    )
+    parser.add_argument("model", help="a folder or Hub name")
+    parser.add_argument("output", help="a .pt, .pth or .safetensors file")
+    options = parser.parse_args(argv)
+
+    from . import register
+
+    register()
+    from .hub.converting import export
+
+    def run() -> int:
+        print(f"{options.output} holds {len(export(options.model, options.output))} keys of the original.")
+        return 0
+
+    return explain_errors("export-original", run)
+
+
 def demo_command(argv: list[str]) -> int:
     """Draw a small data set, fine-tune the shipped violet-tiny on it, and ask it about clips it never saw."""
     parser = argparse.ArgumentParser(prog="violet demo", description=(demo_command.__doc__ or "").strip())
@@ -375,12 +429,13 @@ def explain_errors(command: str, run: Callable[[], int]) -> int:
     """Runs it; an error that its user can mend is printed in one line instead of a traceback, with status 2."""
     from .data import TableError
     from .data.loading import WorkerDiedError
+    from .hub import WeightsError
     from .processing import VideoDecodeError
     from .training import SettingsError
 
     try:
         return run()
-    except (TableError, VideoDecodeError, WorkerDiedError, SettingsError, FileExistsError) as error:
+    except (TableError, VideoDecodeError, WorkerDiedError, SettingsError, WeightsError, FileExistsError) as error:
         print(f"violet {command}: {error}", file=sys.stderr)
         return 2
 
@@ -393,6 +448,8 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "prepare": prepare_command,
     "inspect": inspect_command,
     "predict": predict_command,
+    "convert": convert_command,
+    "export-original": export_original_command,
 }
 
 if __name__ == "__main__":

@@ -1,14 +1,20 @@
-"""Weights in and out: converting the original's, publishing ours."""
+"""Weights in and out: converting other code's, publishing ours."""
 
 from .cards import CARDS, PRE_TRAINING, QUESTION_ANSWERING, CardText, write_model_card
-from .conversion import ConversionReport, from_original
+from .conversion import ConversionError, ConversionReport, export_original, from_original
+from .starting_points import build_model
+from .weight_files import WeightsError
 
 __all__ = [
     "CARDS",
     "PRE_TRAINING",
     "QUESTION_ANSWERING",
     "CardText",
+    "ConversionError",
     "ConversionReport",
+    "WeightsError",
+    "build_model",
+    "export_original",
     "from_original",
     "write_model_card",
 ]

@@ -1,64 +1,63 @@
-"""The one door for the original VIOLET's weights: names, shapes, and a report of what became of every key."""
+"""The one door for weights of other code: every key of source and model is explained, or nothing is made."""
 
+import json
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.utils import logging
 
-from ..configuration import VioletConfig, named_configuration
+from .. import modeling_violet
+from ..configuration import VioletConfig, VioletVisionConfig
 from ..modeling_violet import (
     VioletForMaskedLM,
-    VioletForMultipleChoice,
     VioletForPreTraining,
     VioletForQuestionAnswering,
     VioletForRetrieval,
     VioletModel,
     VioletPreTrainedModel,
+    VioletVisionModel,
 )
+from ..modeling_violet.heads import VioletClassificationHead, VioletMaskedLMHead
+from ..modeling_violet.mvm import build_mvm_heads
+from ..modeling_violet.video_swin import relative_position_index
+from .layouts import (
+    BACKBONE,
+    BERT,
+    FUSION,
+    KINDS,
+    MLM,
+    OPTIONAL,
+    SWIN_2D,
+    TEXT,
+    VIOLET,
+    Form,
+    Kind,
+    Shape,
+    find_kind,
+    holds,
+    rename,
+)
+from .sizing import infer_configuration
+from .weight_files import Weights, WeightsError, read_weights, strip_prefixes
 
-# Original name -> name in our classes, applied in this order. The base model's part is without its prefix `violet.`.
-RENAMES = [
-    (r"^enc_img\.emb_cls$", "video_encoder.frame_token"),
-    (r"^enc_img\.emb_pos$", "video_encoder.position_embeddings"),
-    (r"^enc_img\.emb_len$", "video_encoder.frame_embeddings"),
-    (r"^enc_img\.emb_odr$", "video_encoder.hidden_order_embedding"),
-    (r"^enc_img\.fc\.", "video_encoder.projection."),
-    (r"^enc_img\.norm\.", "video_encoder.norm."),
-    (r"^enc_img\.swin\.layers\.", "video_encoder.swin.stages."),
-    (r"^enc_img\.swin\.", "video_encoder.swin."),
-    (r"\.mlp\.fc1\.", ".mlp.0."),
-    (r"\.mlp\.fc2\.", ".mlp.2."),
-    (r"^enc_txt\.emb_txt\.LayerNorm\.", "text_embeddings.norm."),
-    (r"^enc_txt\.emb_txt\.(\w+)\.", r"text_embeddings.\1."),
-    (r"^emb_task$", "task_tokens"),
-    (r"^trsfr\.layer\.", "fusion.layers."),
-    (r"\.attention\.self\.", ".attention."),
-    (r"\.attention\.output\.dense\.", ".attention.output."),
-    (r"\.attention\.output\.LayerNorm\.", ".attention_norm."),
-    (r"\.intermediate\.dense\.", ".intermediate."),
-    (r"(layers\.\d+)\.output\.dense\.", r"\1.output."),
-    (r"(layers\.\d+)\.output\.LayerNorm\.", r"\1.output_norm."),
-    (r"^fc\.(\d+)\.", r"answer_head.\1."),
-    (r"^fc_mtm\.predictions\.transform\.LayerNorm\.", "mlm_head.norm."),
-    (r"^fc_mtm\.predictions\.transform\.dense\.", "mlm_head.dense."),
-    (r"^fc_mtm\.predictions\.decoder\.", "mlm_head.decoder."),
-    (r"^decoder_flow\.0\.", "mvm_heads.optical_flow.projection."),
-    (r"^decoder_(pixel|hog|depth)\.0\.", r"mvm_heads.\1.projection."),
-]
+POSITION_INDEX, POSITION_IDS = "relative_position_index", "position_ids"
+KEPT_FILE = "kept_from_original.safetensors"
+"""Beside a converted model, where needed: what the source holds and no model reads, to be given back."""
+SHOWN = 12
+"""Of a kind of problem, so many are named in an error."""
 
-DERIVED = [
-    (r"\.relative_position_index$", "computed from the window size"),
-    (r"^fc_mtm\.predictions\.bias$", "a copy of predictions.decoder.bias, which is the one in use"),
-    (r"\.position_ids$", "computed"),
-]
 
-HEADS = ("answer_head.", "match_head.", "mlm_head.", "mvm_heads.", "fc_mvm.")
-MATCHERS = (VioletForPreTraining, VioletForMultipleChoice, VioletForRetrieval)
-"""Classes in which `fc`, the original's one head at [CLS], scores whether a text fits; elsewhere it answers."""
-CODEBOOK = 8192
-"""Visual tokens of DALL-E's discrete VAE: a `fc_mvm` of so many outputs predicts them, any other one features."""
+class ConversionError(WeightsError):
+    """Weights that do not fit; the message names every key that is unknown, missing or of a wrong shape."""
 
 
 @dataclass
@@ -67,160 +66,565 @@ class ConversionReport:
     What became of every key.
 
     Attributes:
-        used: source key -> target key.
+        source: where the weights came from.
+        kind: what they are, such as "VIOLET" or "BERT".
+        model_class: of the model that was made.
+        used: source key -> target keys, divided by commas.
         skipped: source key -> why it is not needed.
-        loaded: target keys that were filled.
-        new: target keys that the source does not hold; they are freshly initialised.
+        loaded: target key -> the source key that it was filled from.
+        new: target key -> why the source does not hold it; it is freshly initialised.
+        unlike: skipped source key that follows from others and has not the numbers that it should -> its name in the
+            original.
+        changed: source key -> how its numbers were changed beyond their shape: precision, interpolation.
     """
 
+    source: str
+    kind: str
+    model_class: str
     used: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
-    loaded: list[str] = field(default_factory=list)
-    new: list[str] = field(default_factory=list)
+    loaded: dict[str, str] = field(default_factory=dict)
+    new: dict[str, str] = field(default_factory=dict)
+    changed: dict[str, str] = field(default_factory=dict)
+    unlike: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it is written into `conversion_report.json`."""
+        return asdict(self)
+
+    def summary(self) -> str:
+        """A few lines for people."""
+        lines = [f"{self.source} ({self.kind}) -> {self.model_class}"]
+        lines.append(f"  {len(self.used)} keys used, {len(self.loaded)} of the model's loaded")
+        for title, entries in (("skipped", self.skipped), ("new", self.new), ("changed", self.changed)):
+            reasons: dict[str, list[str]] = {}
+            for key, why in entries.items():
+                reasons.setdefault(why, []).append(key)
+            for why, keys in reasons.items():
+                more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+                lines.append(f"  {title}: {keys[0]}{more}: {why}")
+        return "\n".join(lines)
 
 
-def read_original(path: str | os.PathLike) -> dict[str, torch.Tensor]:
-    """A state dict from a `.pt` or `.safetensors` file; a pickle with anything but tensors in it is refused unread."""
-    path = os.fspath(path)
-    if path.endswith(".safetensors"):
-        from safetensors.torch import load_file
+@dataclass(frozen=True)
+class Piece:
+    """A tensor that the source must hold, by its kind's name; `target` is None where the model has no place for it."""
 
-        return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def rename_original(state_dict: Mapping[str, torch.Tensor]) -> tuple[dict[str, str], dict[str, str]]:
-    """(source key -> our name without the base model's prefix, source key -> why it is derived and not needed)."""
-    renamed, derived = {}, {}
-    for key in state_dict:
-        reason = next((why for pattern, why in DERIVED if re.search(pattern, key)), None)
-        if reason is not None:
-            derived[key] = reason
-            continue
-        name = key
-        for pattern, replacement in RENAMES:
-            name = re.sub(pattern, replacement, name)
-        renamed[key] = name
-    return renamed, derived
+    ours: str
+    theirs: str
+    shape: Shape
+    form: Form
+    target: str | None
 
 
-def infer_configuration(state_dict: Mapping[str, torch.Tensor]) -> VioletConfig:
-    """The configuration that the original's shapes tell."""
+@dataclass(frozen=True)
+class Derived:
+    """
+    A tensor of the source that follows from others, and is checked against them.
 
-    def size(key: str, axis: int) -> int:
-        if key not in state_dict:
-            raise KeyError(f"The original weights lack {key!r}: this is not a whole VIOLET checkpoint.")
-        return state_dict[key].shape[axis]
+    Attributes:
+        shape: it must have.
+        why: it is not needed.
+        value: (the source's tensors by the kind's names) -> what it must be.
+        group: exports without it exist: they lack all of this group. None where it must be there.
+    """
 
-    def count(pattern: str) -> int:
-        found = [int(match.group(1)) for key in state_dict if (match := re.match(pattern, key))]
-        return max(found, default=-1) + 1
-
-    stages = count(r"enc_img\.swin\.layers\.(\d+)\.")
-    heads = [size(f"enc_img.swin.layers.{i}.blocks.0.attn.relative_position_bias_table", 1) for i in range(stages)]
-    version_2 = "enc_img.emb_odr" in state_dict
-    width = size("enc_txt.emb_txt.word_embeddings.weight", 1)
-    return named_configuration(
-        "violet-v2-base" if version_2 else "violet-v1-base",
-        vision_config={
-            "embed_dim": size("enc_img.swin.patch_embed.proj.weight", 0),
-            "depths": [count(rf"enc_img\.swin\.layers\.{i}\.blocks\.(\d+)\.") for i in range(stages)],
-            "num_heads": heads,
-        },
-        vocab_size=size("enc_txt.emb_txt.word_embeddings.weight", 0),
-        max_position_embeddings=size("enc_txt.emb_txt.position_embeddings.weight", 0),
-        type_vocab_size=size("enc_txt.emb_txt.token_type_embeddings.weight", 0),
-        hidden_size=width,
-        num_hidden_layers=count(r"trsfr\.layer\.(\d+)\."),
-        num_attention_heads=width // 64,
-        intermediate_size=size("trsfr.layer.0.intermediate.dense.weight", 0),
-        num_video_frames=size("enc_img.emb_len", 1),
-        video_grid_size=round((size("enc_img.emb_pos", 2) - 1) ** 0.5),
-        num_task_tokens=size("emb_task", 0) if "emb_task" in state_dict else 0,
-        num_labels=size("fc.3.weight", 0) if "fc.3.weight" in state_dict else 2,
-        mvm_targets=infer_mvm_targets(state_dict),
-    )
+    shape: Shape
+    why: str
+    value: Callable[[Mapping[str, torch.Tensor]], torch.Tensor]
+    group: str | None = None
 
 
-def infer_mvm_targets(state_dict: Mapping[str, torch.Tensor]) -> dict[str, dict[str, int]] | None:
-    """What the weights' heads for masked patches predict. Features do not tell their teacher: Swin is assumed."""
-    targets: dict[str, dict[str, int]] = {}
-    if "fc_mvm.3.weight" in state_dict:
-        channels = state_dict["fc_mvm.3.weight"].shape[0]
-        targets["vq" if channels == CODEBOOK else "2d_feature"] = {"channels": channels}
-    for name in ("pixel", "hog", "depth", "flow"):
-        if f"decoder_{name}.0.weight" in state_dict:
-            targets["optical_flow" if name == "flow" else name] = {}
-    return targets or None
+@dataclass(frozen=True)
+class Layout:
+    """What a source of a kind must hold for a class of model; `new`: target key -> why the source does not hold it."""
+
+    pieces: tuple[Piece, ...]
+    derived: Mapping[str, Derived]
+    new: Mapping[str, str]
+    window: Shape
 
 
-def infer_class(state_dict: Mapping[str, torch.Tensor]) -> type[VioletPreTrainedModel]:
-    """The class whose heads the weights hold: pre-training's where there is a match head beside masked words."""
-    if "fc_mtm.predictions.decoder.weight" in state_dict:
-        matches = "fc.3.weight" in state_dict and state_dict["fc.3.weight"].shape[0] == 1
-        return VioletForPreTraining if matches else VioletForMaskedLM
-    return VioletForQuestionAnswering if "fc.3.weight" in state_dict else VioletModel
+@dataclass(frozen=True)
+class ConversionPlan:
+    """
+    What will become of every key, found from names and shapes alone.
+
+    Attributes:
+        kind: of the source.
+        model_class, config: of the model.
+        layout: what the source must hold, and does.
+        names: the kind's name -> the source's.
+        skipped: source key -> why it is not needed.
+    """
+
+    kind: Kind
+    model_class: type[PreTrainedModel]
+    config: Any
+    layout: Layout
+    names: Mapping[str, str]
+    skipped: Mapping[str, str]
 
 
 def from_original(
-    state_dict_or_path: Mapping[str, torch.Tensor] | str | os.PathLike,
-    model_class: type[VioletPreTrainedModel] | None = None,
-    config: VioletConfig | None = None,
-) -> tuple[VioletPreTrainedModel, ConversionReport]:
+    state_dict_or_path: Mapping[str, Any] | str | os.PathLike,
+    model_class: type[PreTrainedModel] | None = None,
+    config: VioletConfig | VioletVisionConfig | None = None,
+) -> tuple[Any, ConversionReport]:
     """
-    A VIOLET model from the original code's weights.
+    A model from the weights of other code: the original VIOLET and VIOLETv2, SwinBERT, Video Swin (of its authors, of
+    torchvision), Swin for pictures (inflated in time), BERT. See `layouts` for what is known of each.
 
     Args:
-        state_dict_or_path: the original's state dict or file: safetensors, or `.pt` (read with `weights_only=True`).
-        model_class: what to build; by default the class whose head the weights hold.
-        config: by default what the shapes tell.
+        state_dict_or_path: a state dict, a file (safetensors, or one that torch wrote, read with `weights_only=True`),
+            a folder that transformers wrote, or its name on the Hub.
+        model_class: what to build; by default the class whose heads the weights hold, and `VioletVisionModel` for a
+            video encoder alone.
+        config: by default what the shapes tell. Positions in frame and time of another number are interpolated, as the
+            model itself does with longer clips.
 
     Returns:
-        The model in evaluation mode, and the report of every source and target key.
+        The model in evaluation mode and float32, and the report of every source and target key.
 
     Raises:
-        KeyError: where a source key is unknown, or the base model's part is incomplete.
-        ValueError: where a shape disagrees with the configuration.
+        WeightsError: for a file that cannot be read, or that asks for more than tensors.
+        ConversionError: where a key is unknown, missing or of a wrong shape; it names the key.
     """
-    source = state_dict_or_path if isinstance(state_dict_or_path, Mapping) else read_original(state_dict_or_path)
-    config = infer_configuration(source) if config is None else config
-    model_class = infer_class(source) if model_class is None else model_class
-    model = model_class(config)
-    target = model.state_dict()
-    prefix = "" if type(model) is VioletModel else model.base_model_prefix + "."
+    weights = read_weights(state_dict_or_path)
+    plan = plan_conversion(shapes_of(weights), model_class, config)
+    check_settings(plan, weights)
+    tensors, report = convert_tensors(plan, weights)
+    return build(plan.model_class, plan.config, tensors), report
 
-    report = ConversionReport()
-    renamed, report.skipped = rename_original(source)
-    tensors = {}
-    for key, name in renamed.items():
-        if issubclass(model_class, MATCHERS):
-            name = re.sub(r"^answer_head\.", "match_head.", name)
-        if issubclass(model_class, VioletForPreTraining):
-            for target_name in ("vq", "2d_feature"):
-                if target_name in (config.mvm_targets or {}):
-                    name = re.sub(r"^fc_mvm\.", f"mvm_heads.{target_name}.", name)
-        name = name if name.startswith(HEADS) else prefix + name
-        if name in target:
-            value = source[key].reshape(target[name].shape) if _only_ones_differ(source[key], target[name]) else None
-            if value is None:
-                raise ValueError(
-                    f"{key!r} has shape {tuple(source[key].shape)}; {name!r} needs {tuple(target[name].shape)}."
-                )
-            tensors[name] = value
-            report.used[key] = name
-        elif name.startswith(HEADS):
-            report.skipped[key] = f"{type(model).__name__} has no such head"
+
+def shapes_of(weights: Weights) -> dict[str, Shape]:
+    """The shape of each key."""
+    return {name: tuple(value.shape) for name, value in weights.tensors.items()}
+
+
+def build(model_class: type[PreTrainedModel], config: Any, tensors: dict[str, torch.Tensor]) -> PreTrainedModel:
+    """The model with these weights, in evaluation mode and float32; the others are freshly initialised."""
+    with _quiet():
+        model = model_class.from_pretrained(None, config=config, state_dict=tensors, dtype=torch.float32)
+    return model.eval()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' own report of new keys and its bars: ours says more."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def plan_conversion(
+    shapes: Mapping[str, Shape],
+    model_class: type[PreTrainedModel] | None = None,
+    config: Any = None,
+) -> ConversionPlan:
+    """
+    What `from_original` will do with weights of these names and shapes.
+
+    Raises:
+        ConversionError: where a key is unknown, missing or of a wrong shape; it names the key.
+    """
+    stripped = strip_prefixes(list(shapes))
+    kind = find_kind({name: shapes[source] for name, source in stripped.items()})
+    if kind is None:
+        some = ", ".join(map(repr, list(shapes)[:3]))
+        raise ConversionError(f"The weights are of no kind that is known ({', '.join(KINDS)}): they hold {some}.")
+    problems: list[str] = []
+    names: dict[str, str] = {}
+    for name, source in stripped.items():
+        name = rename(name, kind.aliases)
+        if name in names:
+            problems.append(f"{names[name]!r} and {source!r} are the same key")
+        names[name] = source
+    found = {name: tuple(shapes[source]) for name, source in names.items()}
+
+    of_source, conflicts = infer_configuration(kind, found, strict=config is None)
+    problems += conflicts
+    if model_class is None:
+        model_class = infer_class(kind, found, of_source)
+    if model_class is VioletVisionModel and isinstance(config, VioletConfig):
+        config = config.vision_config
+    if config is None:
+        wanted = _own_configuration(kind, model_class, of_source)
+    elif isinstance(config, model_class.config_class):
+        wanted = config.to_json_string(use_diff=False)
+    else:
+        raise ConversionError(f"{model_class.__name__} needs a {model_class.config_class.__name__}.")
+
+    starts = {part: kind.start(part) for part, theirs in kind.parts.items() if theirs and part.startswith(OPTIONAL)}
+    present = frozenset(part for part, start in starts.items() if holds(found, start))
+    tied = () if kind is VIOLET or MLM not in present else tuple(_absent_from_decoder(kind, found))
+    layout = _layout(kind, model_class, wanted, of_source, present, tied)  # type: ignore[arg-type]  # it is hashable
+    skipped, found_problems = _compare(kind, model_class, layout, found, names)
+    problems += found_problems
+    if problems:
+        raise ConversionError("The weights do not fit: " + "; ".join(problems) + ".")
+    if config is None:
+        config = model_class.config_class.from_dict(json.loads(wanted))
+    return ConversionPlan(kind, model_class, config, layout, names, skipped)
+
+
+def infer_class(kind: Kind, shapes: Mapping[str, Shape], config_json: str) -> type[PreTrainedModel]:
+    """
+    The class whose heads the weights hold. Pre-training's has a match head beside masked words, or heads for masked
+    patches and no answers; a match head alone is retrieval's, which multiple choice shares.
+    """
+    if all(part == BACKBONE for part in kind.parts):
+        return VioletVisionModel
+
+    def has(part: str) -> bool:
+        return part in kind.parts and holds(shapes, kind.start(part))
+
+    config = json.loads(config_json)
+    matches = has("answer_head.") and config["id2label"] is not None and len(config["id2label"]) == 1
+    if has(MLM):
+        patches = config["mvm_targets"] and not has("answer_head.")
+        return VioletForPreTraining if matches or patches else VioletForMaskedLM
+    if has("answer_head."):
+        return VioletForRetrieval if matches else VioletForQuestionAnswering
+    return VioletModel
+
+
+def _own_configuration(kind: Kind, model_class: type[PreTrainedModel], config_json: str) -> str:
+    """What the shapes tell. A backbone alone keeps its stride in time, which in VIOLET is 1."""
+    if model_class is not VioletVisionModel:
+        return config_json
+    vision = json.loads(config_json)["vision_config"]
+    if kind is not VIOLET:
+        vision["temporal_stride"] = vision["temporal_patch_size"]
+    return json.dumps(vision)
+
+
+def _absent_from_decoder(kind: Kind, names: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """
+    BERTs' masked-language head without `decoder.weight` is tied to the word embeddings; without `decoder.bias` it has
+    `bias` alone. Gives our names with those to take instead.
+    """
+    start = kind.start(MLM)
+    for ours, instead in (("weight", kind.their_name(TEXT + "word_embeddings.weight")), ("bias", start + "bias")):
+        if f"{start}decoder.{ours}" not in names:
+            assert instead is not None
+            yield f"{MLM}decoder.{ours}", instead
+
+
+@lru_cache(maxsize=32)
+def _layout(
+    kind: Kind,
+    model_class: type[PreTrainedModel],
+    config_json: str,
+    source_json: str,
+    present: frozenset[str],
+    tied: tuple[tuple[str, str], ...],
+) -> Layout:
+    source = _source_shapes(source_json, "answer_head." in present, MLM in present)
+    targets = {
+        _without_model(model_class, name): (name, shape)
+        for name, shape in _model_shapes(model_class, config_json).items()  # type: ignore[arg-type]  # it is hashable
+    }
+    pieces: dict[str, Piece] = {}
+    new: dict[str, str] = {}
+    # Names that the source's own shapes tell come first: they claim a key that several of ours could be.
+    for ours in sorted(targets, key=lambda ours: ours not in source):
+        target, shape = targets[ours]
+        part, theirs = kind.part(ours), dict(tied).get(ours) or kind.their_name(ours)
+        if part is None or theirs is None:
+            new[target] = f"{kind.name} holds no such part"
+        elif part.startswith(OPTIONAL) and part not in present and ours not in source:
+            new[target] = f"the source holds no {kind.start(part)!r}"
+        elif part.startswith("mvm_heads.") and theirs in {piece.theirs for piece in pieces.values()}:
+            new[target] = f"the source's {theirs!r} is another head's"
         else:
-            raise KeyError(f"{key!r} is not a key of VIOLET (it would become {name!r}).")
-    report.loaded = sorted(tensors)
-    report.new = sorted(set(target) - set(tensors))
-    missing = [name for name in report.new if not name.startswith(HEADS)]
-    if missing:
-        raise KeyError(f"The original weights lack {len(missing)} keys of the model, {missing[0]!r} the first.")
-    model.load_state_dict(tensors, strict=False)
-    return model.eval(), report
+            pieces[ours] = Piece(ours, theirs, shape, kind.form(theirs), target)
+    claimed = {piece.theirs for piece in pieces.values()}
+    for ours, shape in source.items():
+        theirs = dict(tied).get(ours) or kind.their_name(ours)
+        if ours not in targets and theirs is not None and theirs not in claimed:
+            pieces[ours] = Piece(ours, theirs, shape, kind.form(theirs), None)
+    vision = json.loads(config_json)
+    window = tuple(vision.get("vision_config", vision)["window_size"])
+    return Layout(tuple(pieces.values()), _derived(kind, pieces, window), new, window)
 
 
-def _only_ones_differ(source: torch.Tensor, target: torch.Tensor) -> bool:
-    """Whether two shapes are the same but for sides of length 1: the original keeps its embeddings in 4 dimensions."""
-    return [side for side in source.shape if side != 1] == [side for side in target.shape if side != 1]
+def _index(window: Shape, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    t, h, w = window
+    return relative_position_index((t, h, w))
+
+
+def _places(places: int, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    return torch.arange(places)[None]
+
+
+def _derived(kind: Kind, pieces: Mapping[str, Piece], window: Shape) -> dict[str, Derived]:
+    """What follows from these pieces, by the kind's names."""
+    derived: dict[str, Derived] = {}
+    effective = (1, *window[1:]) if kind is SWIN_2D else window
+    tokens = effective[0] * effective[1] * effective[2]
+    for ours, piece in pieces.items():
+        if ours.endswith("relative_position_bias_table"):
+            name = piece.theirs.replace("bias_table", "index")
+            derived[name] = Derived(
+                (tokens, tokens),
+                "computed from the window size",
+                partial(_index, effective),
+                group=POSITION_INDEX,
+            )
+        elif ours == TEXT + "position_embeddings.weight":
+            places = piece.shape[0]
+            name = piece.theirs.replace("position_embeddings.weight", "position_ids")
+            derived[name] = Derived((1, places), "computed", partial(_places, places), group=POSITION_IDS)
+    bias = pieces.get(MLM + "decoder.bias")
+    if bias is not None and bias.theirs != kind.start(MLM) + "bias":
+        derived[kind.start(MLM) + "bias"] = Derived(
+            bias.shape,
+            f"a copy of {bias.theirs}, which is the one in use",
+            lambda tensors: tensors[bias.theirs],
+        )
+    return derived
+
+
+@lru_cache(maxsize=32)
+def _model_shapes(model_class: type[PreTrainedModel], config_json: str) -> dict[str, Shape]:
+    with torch.device("meta"):
+        model = model_class(model_class.config_class.from_dict(json.loads(config_json)))
+    return {name: tuple(value.shape) for name, value in model.state_dict().items()}
+
+
+@lru_cache(maxsize=32)
+def _source_shapes(config_json: str, has_fc: bool, has_mlm: bool) -> dict[str, Shape]:
+    """Everything that weights of this configuration hold, by our names below the base model."""
+    config = VioletConfig.from_dict(json.loads(config_json))
+    with torch.device("meta"):
+        heads = nn.ModuleDict({"mvm_heads": build_mvm_heads(config)})
+        if has_fc:
+            heads["answer_head"] = VioletClassificationHead(config, config.num_labels)
+        if has_mlm:
+            heads["mlm_head"] = VioletMaskedLMHead(config)
+    shapes = {name: tuple(value.shape) for name, value in heads.state_dict().items()}
+    return {**_model_shapes(VioletModel, config_json), **shapes}
+
+
+def _without_model(model_class: type[PreTrainedModel], name: str) -> str:
+    """A key of a model's state dict -> its name in `layouts`."""
+    if model_class is VioletVisionModel:
+        return BACKBONE + name
+    return re.sub(r"^match_head\.", "answer_head.", name.removeprefix(model_class.base_model_prefix + "."))
+
+
+def _compare(
+    kind: Kind,
+    model_class: type[PreTrainedModel],
+    layout: Layout,
+    found: Mapping[str, Shape],
+    names: Mapping[str, str],
+) -> tuple[dict[str, str], list[str]]:
+    """(source key -> why it is not needed, what is wrong in words)"""
+    skipped: dict[str, str] = {}
+    problems: list[str] = []
+    missing: list[str] = []
+    unplaced: list[str] = []
+    groups = {one.group for name, one in layout.derived.items() if name in found} | {None}
+
+    def compare(name: str, expected: Shape, target: str | None = None) -> None:
+        if found[name] != expected:
+            becomes = "" if target is None else f" to become {target!r}"
+            problems.append(f"{names[name]!r} has shape {found[name]}, but needs {expected}{becomes}")
+
+    for piece in layout.pieces:
+        if piece.theirs not in found:
+            missing.append(piece.theirs)
+            continue
+        compare(piece.theirs, piece.form.expected(piece.shape, layout.window, found[piece.theirs]), piece.target)
+        if piece.target is None:
+            why = _why_unplaced(kind, model_class, piece.ours)
+            if why is None:
+                unplaced.append(names[piece.theirs])
+            else:
+                skipped[names[piece.theirs]] = why
+    for name, derived in layout.derived.items():
+        if name in found:
+            compare(name, derived.shape)
+            skipped[names[name]] = derived.why
+        elif derived.group in groups:
+            missing.append(name)
+    known = {piece.theirs for piece in layout.pieces} | set(layout.derived)
+    unknown: list[str] = []
+    for name in found:
+        if name not in known:
+            why = next((why for pattern, why in kind.skipped.items() if re.search(pattern, name)), None)
+            if why is None:
+                unknown.append(names[name])
+            else:
+                skipped[names[name]] = why
+    first = []
+    if not any(piece.target for piece in layout.pieces):
+        first.append(f"nothing of {kind.name} has a place in {model_class.__name__}")
+    for what, keys in (
+        ("missing", missing),
+        (f"unknown to {kind.name}", unknown),
+        (f"without a place in {model_class.__name__} of this configuration", unplaced),
+    ):
+        first += [f"{what}: {_listed(keys)}"] if keys else []
+    problems = first + problems
+    if len(problems) > SHOWN:
+        problems = [*problems[:SHOWN], f"and {len(problems) - SHOWN} more"]
+    return skipped, problems
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(map(repr, names[:SHOWN])) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def _why_unplaced(kind: Kind, model_class: type[PreTrainedModel], ours: str) -> str | None:
+    if model_class is VioletVisionModel:
+        return f"{model_class.__name__} is the video encoder alone"
+    if ours == "task_tokens":
+        return "the configuration has no task tokens"
+    if ours.startswith(OPTIONAL):
+        return f"{model_class.__name__} has no such head"
+    if kind is BERT and ours.startswith(FUSION):
+        return "the configuration has fewer layers"
+    return None
+
+
+def convert_tensors(
+    plan: ConversionPlan, weights: Weights, parts: tuple[str, ...] = ("",)
+) -> tuple[dict[str, torch.Tensor], ConversionReport]:
+    """
+    The model's tensors, in float32, and the report.
+
+    Args:
+        parts: beginnings of our names (see `layouts`) of what is to be taken; everything by default.
+
+    Raises:
+        ConversionError: for a weight that is no floating-point tensor.
+    """
+    report = ConversionReport(weights.origin, plan.kind.name, plan.model_class.__name__)
+    report.skipped = {**weights.skipped, **plan.skipped}
+    report.new = dict(plan.layout.new)
+    by_name = {name: weights.tensors[source] for name, source in plan.names.items()}
+    tensors: dict[str, torch.Tensor] = {}
+    for piece in plan.layout.pieces:
+        source, value = plan.names[piece.theirs], by_name[piece.theirs]
+        if not value.is_floating_point():
+            raise ConversionError(f"{source!r} holds {value.dtype}: numbers with a fraction are needed.")
+        if piece.target is None:
+            continue
+        if not piece.ours.startswith(parts):
+            report.skipped.setdefault(source, "not asked for")
+            report.new[piece.target] = "not taken from this source"
+            continue
+        changes = [] if value.dtype == torch.float32 else [f"{value.dtype} made float32"]
+        if piece.form.length is not None and piece.form.theirs(piece.shape, plan.layout.window) != value.shape:
+            changes.append(f"{tuple(value.shape)} made {piece.shape}")
+        tensors[piece.target] = piece.form.ours(value.float(), piece.shape).clone(
+            memory_format=torch.contiguous_format
+        )
+        report.used[source] = ", ".join(filter(None, [report.used.get(source), piece.target]))
+        report.loaded[piece.target] = source
+        if changes:
+            report.changed[source] = ", ".join(changes)
+    for name, derived in plan.layout.derived.items():
+        if name in by_name:
+            expected, value = derived.value(by_name), by_name[name]
+            if value.dtype != expected.dtype or not torch.equal(value, expected):
+                report.unlike[plan.names[name]] = name
+                report.skipped[plan.names[name]] = f"{derived.why}; the source holds other numbers, which are not read"
+    for source in report.used:
+        report.skipped.pop(source, None)  # one key may be asked for in one place and not in another
+    report.loaded = dict(sorted(report.loaded.items()))
+    report.new = dict(sorted(report.new.items()))
+    return tensors, report
+
+
+def check_settings(plan: ConversionPlan, weights: Weights) -> None:
+    """
+    Compares the `config.json` beside a BERT with the configuration, in what the weights do not tell.
+
+    Raises:
+        ConversionError: where a field differs.
+    """
+    if plan.kind is not BERT:
+        return
+    for name in ("num_attention_heads", "hidden_act", "layer_norm_eps"):
+        theirs, ours = weights.settings.get(name), getattr(plan.config, name)
+        if theirs is not None and theirs != ours:
+            raise ConversionError(f"{weights.origin}: `{name}` is {theirs} in its config.json, and {ours} in ours.")
+
+
+def export_original(model: VioletPreTrainedModel | str | os.PathLike) -> dict[str, torch.Tensor]:
+    """
+    The weights of a model under the original VIOLET's names and in its shapes, with what it keeps twice or could
+    compute: what `violet convert` read in float32 comes back to the bit.
+
+    Args:
+        model: a model, or its folder or name on the Hub. In a folder that `violet convert` wrote, what the original
+            keeps twice may lie apart (`KEPT_FILE`), where it had other numbers than it should.
+
+    Raises:
+        ConversionError: for parts that the original does not have, naming them.
+    """
+    kept: dict[str, torch.Tensor] = {}
+    if not isinstance(model, nn.Module):
+        if (Path(model) / KEPT_FILE).is_file():
+            kept = read_weights(Path(model) / KEPT_FILE).tensors
+        model = load_model(model)
+    if not isinstance(model, VioletPreTrainedModel):
+        raise ConversionError(f"{type(model).__name__} is no VIOLET: the original has no form for it.")
+    for target, options in (model.config.mvm_targets or {}).items():
+        if options.get("shift", 0.0) != 0 or options.get("scale", 1.0) != 1:
+            raise ConversionError(f"The head of {target!r} has a shift and a scale, which the original does not know.")
+    window = tuple(model.config.vision_config.window_size)
+    pieces: dict[str, Piece] = {}
+    weights: dict[str, torch.Tensor] = {}
+    homeless: list[str] = []
+    for target, value in model.state_dict().items():
+        ours = _without_model(type(model), target)
+        theirs = VIOLET.their_name(ours)
+        if theirs is None or theirs in weights:
+            homeless.append(target)
+            continue
+        form = VIOLET.form(theirs)
+        pieces[ours] = Piece(ours, theirs, tuple(value.shape), form, target)
+        weights[theirs] = value.reshape(form.theirs(tuple(value.shape), window))
+    if homeless:
+        raise ConversionError(f"The original has no place for {_listed(homeless)}.")
+    for name, derived in _derived(VIOLET, pieces, window).items():
+        if derived.group != POSITION_IDS:  # the published files do not hold them
+            weights[name] = kept[name] if name in kept else derived.value(weights).clone()
+    return weights
+
+
+def load_model(source: str | os.PathLike) -> PreTrainedModel:
+    """
+    The model in a folder or on the Hub, of the class that its configuration names.
+
+    Raises:
+        ConversionError: where that is no class of this package.
+    """
+    name = (VioletConfig.from_pretrained(source).architectures or ["none"])[0]
+    model_class = find_class(name)
+    with _quiet():
+        return model_class.from_pretrained(source)
+
+
+def find_class(name: str) -> type[PreTrainedModel]:
+    """
+    The model class of that name.
+
+    Raises:
+        ConversionError: for a name that is none of ours.
+    """
+    known = [entry for entry in modeling_violet.__all__ if entry.startswith("Violet") and not entry.endswith("Output")]
+    if name not in known:
+        raise ConversionError(f"No model class is named {name!r}; there are {', '.join(known)}.")
+    return getattr(modeling_violet, name)

@@ -53,6 +53,20 @@ def interpolate_rows(rows: torch.Tensor, length: int) -> torch.Tensor:
     return nn.functional.interpolate(rows.t()[None], size=length, mode="linear", align_corners=True)[0].t()
 
 
+def interpolate_grid(table: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """
+    Positions (1 + side * side, width) of a special token and a square grid -> (1 + rows * columns, width): the first
+    rows of the table, or, beyond it, its grid interpolated bicubically.
+    """
+    if rows * columns < table.shape[0]:
+        return table[: 1 + rows * columns]
+    side = math.isqrt(table.shape[0] - 1)
+    # (side * side, width) -> (1, width, side, side) -> (1, width, rows, columns) -> (rows * columns, width)
+    grid = table[1:].unflatten(0, (side, side)).permute(2, 0, 1)[None]
+    grid = nn.functional.interpolate(grid, size=(rows, columns), mode="bicubic", align_corners=False)
+    return torch.cat([table[:1], grid[0].flatten(1).t()])
+
+
 class VioletVideoEncoder(nn.Module):
     """Video Swin features + one special token a frame + positions in the frame and in time -> `VideoTokens`."""
 
@@ -60,11 +74,10 @@ class VioletVideoEncoder(nn.Module):
         super().__init__()
         width, vision = config.hidden_size, config.vision_config
         self.reduction = vision.reduction
-        self.grid_size = config.video_grid_size
         self.swin = VioletVisionModel._from_config(vision)
         self.projection = nn.Linear(vision.hidden_size, width) if vision.hidden_size != width else nn.Identity()
         self.frame_token = nn.Parameter(torch.empty(width))
-        self.position_embeddings = nn.Parameter(torch.empty(1 + self.grid_size**2, width))
+        self.position_embeddings = nn.Parameter(torch.empty(1 + config.video_grid_size**2, width))
         self.frame_embeddings = nn.Parameter(torch.empty(config.num_video_frames, width))
         self.hidden_order_embedding = nn.Parameter(torch.empty(width)) if config.hidden_frame_order else None
         self.clip_summary = nn.Linear(NUM_BASES * width, width) if config.clip_summary else None
@@ -82,16 +95,6 @@ class VioletVideoEncoder(nn.Module):
         masked = masked.bool().repeat_interleave(self.reduction, dim=2).repeat_interleave(self.reduction, dim=3)
         masked = masked[:, :, : pixels.shape[3], : pixels.shape[4]].unsqueeze(2)  # -> (batch, frames, 1, H, W)
         return torch.where(masked, self.masked_patch_value.to(pixels.dtype).view(-1, 1, 1), pixels)
-
-    def patch_positions(self, rows: int, columns: int) -> torch.Tensor:
-        """(1 + rows * columns, width): the table's first rows; beyond it, its grid interpolated bicubically."""
-        table = self.position_embeddings
-        if rows * columns < table.shape[0]:
-            return table[: 1 + rows * columns]
-        # (side * side, width) -> (1, width, side, side) -> (1, width, rows, columns) -> (rows * columns, width)
-        grid = table[1:].unflatten(0, (self.grid_size, self.grid_size)).permute(2, 0, 1)[None]
-        grid = nn.functional.interpolate(grid, size=(rows, columns), mode="bicubic", align_corners=False)
-        return torch.cat([table[:1], grid[0].flatten(1).t()])
 
     def forward(
         self,
@@ -125,7 +128,7 @@ class VioletVideoEncoder(nn.Module):
             summary = self.clip_summary(pool_in_order(means, means.new_ones(batch, frames), NUM_BASES))
             special = special + summary[:, None, None]  # the same for each frame
         tokens = torch.cat([special, features.flatten(2, 3)], dim=2)  # (batch, frames, 1 + rows * columns, width)
-        tokens = tokens + self.patch_positions(rows, columns) + in_time.unsqueeze(2)
+        tokens = tokens + interpolate_grid(self.position_embeddings, rows, columns) + in_time.unsqueeze(2)
         tokens = self.norm(tokens.to(self.norm.weight.dtype)).flatten(1, 2)
         mask = torch.ones(tokens.shape[:2], dtype=torch.long, device=tokens.device)
         return VideoTokens(tokens, mask, grid=(frames, rows, columns), num_special_per_frame=1)

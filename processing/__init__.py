@@ -1,7 +1,7 @@
 """Files and words -> tensors."""
 
 from .decoding import DecodedVideo, VideoDecodeError, decode_video
-from .processing_violet import VideoTextProcessor, train_wordpiece_tokenizer
+from .processing_violet import VideoTextProcessor, special_tokens, train_wordpiece_tokenizer
 from .video_processing_violet import VioletVideoProcessor
 
 __all__ = [
@@ -10,5 +10,6 @@ __all__ = [
     "VideoTextProcessor",
     "VioletVideoProcessor",
     "decode_video",
+    "special_tokens",
     "train_wordpiece_tokenizer",
 ]

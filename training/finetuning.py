@@ -14,7 +14,6 @@ from transformers import (
     AutoProcessor,
     AutoTokenizer,
     EarlyStoppingCallback,
-    PreTrainedTokenizerBase,
     set_seed,
 )
 
@@ -25,7 +24,7 @@ from ..data.loading import ClipReader
 from ..files import save_into, write_json
 from ..modeling_violet import VioletPreTrainedModel
 from ..modeling_violet.heads import VioletClassificationHead
-from ..processing import VideoTextProcessor, VioletVideoProcessor, train_wordpiece_tokenizer
+from ..processing import VideoTextProcessor, VioletVideoProcessor, special_tokens, train_wordpiece_tokenizer
 from ..weights import pretrained
 from .arguments import DataArguments, FinetuningArguments, ModelArguments, SettingsError, set_frames
 from .collating import normalize_answer
@@ -105,16 +104,6 @@ def build_processor(arguments: ModelArguments, texts: Iterable[str]) -> VideoTex
         tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
     frames = frames_from_scratch(arguments.model, arguments.image_size, arguments.num_frames)
     return VideoTextProcessor(tokenizer, frames)
-
-
-def special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """A configuration's fields that say which tokens of this vocabulary texts are written with."""
-    return {
-        "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": tokenizer.cls_token_id,
-        "eos_token_id": tokenizer.sep_token_id,
-        "mask_token_id": tokenizer.mask_token_id,
-    }
 
 
 def texts_of(rows: Dataset, columns: Iterable[str]) -> Iterable[str]:

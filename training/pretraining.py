@@ -28,10 +28,10 @@ from ..modeling_violet import VioletForPreTraining
 from ..modeling_violet.modeling_pretraining import MVM_PREFIX
 from ..modeling_violet.mvm import start_at
 from ..modeling_violet.teachers import Teacher
-from ..processing import VideoTextProcessor, train_wordpiece_tokenizer
+from ..processing import VideoTextProcessor, special_tokens, train_wordpiece_tokenizer
 from .arguments import SettingsError, set_frames
 from .ema import MovingAverage
-from .finetuning import METRICS_FILE, begin_run, frames_from_scratch, special_tokens
+from .finetuning import METRICS_FILE, begin_run, frames_from_scratch
 from .machine import cpu_has_bfloat16, leave_cores_to_workers, preferred_kernel
 from .masking import Masking, mask_attended
 from .optimization import learning_rate_factor, parameter_groups

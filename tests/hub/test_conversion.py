@@ -1,14 +1,18 @@
 """The door for the original VIOLET's weights, with a small state dict under the original's names."""
 
+import json
 import os
-import pickle
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from transformers import AutoProcessor, BertTokenizer
 
+from violet.cli import main
+from violet.configuration import named_configuration
 from violet.configuration.configuration_violet import IMAGENET_BLACK
-from violet.hub.conversion import from_original, infer_class, infer_configuration
+from violet.hub import ConversionError, export_original, from_original
+from violet.hub.conversion import KEPT_FILE, find_class, plan_conversion
 from violet.modeling_violet import (
     VioletForCaptioning,
     VioletForMaskedLM,
@@ -17,7 +21,9 @@ from violet.modeling_violet import (
     VioletForQuestionAnswering,
     VioletForRetrieval,
     VioletModel,
+    VioletVisionModel,
 )
+from violet.modeling_violet.video_swin import relative_position_index
 
 WIDTH, VOCABULARY, PLACES, FRAMES, SIDE, ANSWERS, TASKS = 64, 50, 12, 3, 2, 7, 10
 BIAS_ROWS = 15 * 13 * 13  # offsets in a window of (8, 7, 7)
@@ -85,12 +91,18 @@ def original(version: int = 2) -> dict[str, torch.Tensor]:
         else original_shapes(1, embed=32, depths=(1, 2), heads=(1, 2))
     )
     generator = torch.Generator().manual_seed(version)
-    return {
-        name: torch.zeros(shape, dtype=torch.long)
+    weights = {
+        name: relative_position_index((8, 7, 7))
         if name.endswith("relative_position_index")
         else 0.1 * torch.randn(shape, generator=generator)
         for name, shape in shapes.items()
     }
+    weights["fc_mtm.predictions.bias"] = weights["fc_mtm.predictions.decoder.bias"].clone()
+    return weights
+
+
+def plan(weights, **options):
+    return plan_conversion({name: tuple(value.shape) for name, value in weights.items()}, **options)
 
 
 def without(weights, *prefixes):
@@ -116,7 +128,7 @@ def test_the_report_explains_every_key_of_both_sides(version, model_class):
     assert set(report.used).isdisjoint(report.skipped)
     assert set(report.used) | set(report.skipped) == set(weights)
     assert all(isinstance(reason, str) and reason for reason in report.skipped.values())
-    assert sorted(report.used.values()) == report.loaded
+    assert {target: source for source, target in report.used.items()} == report.loaded
     assert set(report.loaded) == set(target) and not report.new
     for key, name in report.used.items():
         assert torch.equal(target[name].flatten(), weights[key].flatten()), f"{key} -> {name}"
@@ -157,7 +169,7 @@ def test_the_original_head_becomes_the_match_head_where_texts_are_scored(model_c
 
 
 def test_an_answering_head_is_no_match_head():
-    with pytest.raises(ValueError, match=r"fc\.3\.\w+.*match_head\.3"):
+    with pytest.raises(ConversionError, match=r"fc\.3\.\w+.*match_head\.3"):
         from_original(original(), VioletForRetrieval)
 
 
@@ -171,7 +183,7 @@ def test_a_head_that_the_source_lacks_is_new():
 
 
 def test_sizes_and_version_2_are_read_from_the_shapes():
-    config = infer_configuration(original(2) | {"emb_task": torch.zeros(TASKS, WIDTH)})
+    config = plan(original(2) | {"emb_task": torch.zeros(TASKS, WIDTH)}).config
     vision = config.vision_config
     assert (vision.embed_dim, list(vision.depths), list(vision.num_heads)) == (64, [1, 1], [2, 4])
     assert (config.hidden_size, config.num_hidden_layers, config.intermediate_size) == (WIDTH, 2, 96)
@@ -183,7 +195,7 @@ def test_sizes_and_version_2_are_read_from_the_shapes():
 
 
 def test_version_1_has_no_hidden_order_and_masks_to_black():
-    config = infer_configuration(original(1))
+    config = plan(original(1)).config
     assert (config.vision_config.embed_dim, list(config.vision_config.depths)) == (32, [1, 2])
     assert not config.hidden_frame_order and config.num_task_tokens == 0
     assert list(config.masked_patch_value) == IMAGENET_BLACK
@@ -198,34 +210,18 @@ def test_the_task_tokens_are_converted():
 
 def test_the_class_follows_the_heads():
     weights = original()
-    assert infer_class(weights) is VioletForMaskedLM
+    assert plan(weights).model_class is VioletForMaskedLM
     matching = weights | {"fc.3.weight": weights["fc.3.weight"][:1], "fc.3.bias": weights["fc.3.bias"][:1]}
-    assert infer_class(matching) is VioletForPreTraining
-    assert infer_class(without(weights, "fc_mtm.")) is VioletForQuestionAnswering
-    assert infer_class(without(weights, "fc_mtm.", "fc.")) is VioletModel
+    assert plan(matching).model_class is VioletForPreTraining
+    assert plan(without(weights, "fc_mtm.")).model_class is VioletForQuestionAnswering
+    assert plan(without(weights, "fc_mtm.", "fc.")).model_class is VioletModel
     model, report = from_original(without(weights, "fc_mtm.", "fc."))
     assert type(model) is VioletModel and not report.new
 
 
-@pytest.mark.parametrize(
-    "key, named",
-    [
-        ("enc_img.emb_len", "enc_img.emb_len"),  # the configuration is read from it
-        ("enc_img.swin.patch_embed.proj.weight", "enc_img.swin.patch_embed.proj.weight"),
-        ("enc_img.norm.bias", "violet.video_encoder.norm.bias"),
-        ("trsfr.layer.1.output.dense.weight", "violet.fusion.layers.1.output.weight"),
-    ],
-)
-def test_a_missing_key_of_the_base_model_is_named(key, named):
-    weights = original()
-    del weights[key]
-    with pytest.raises(KeyError, match=named.replace(".", r"\.")):
-        from_original(weights)
-
-
-@pytest.mark.parametrize("key", ["enc_img.swin.layers.0.blocks.0.attn.gate", "enc_aud.weight", "module.fc.1.weight"])
+@pytest.mark.parametrize("key", ["enc_img.swin.layers.0.blocks.0.attn.gate", "enc_aud.weight", "fc_mvm.2.weight"])
 def test_an_unknown_key_is_named(key):
-    with pytest.raises(KeyError, match=key.replace(".", r"\.")):
+    with pytest.raises(ConversionError, match=key.replace(".", r"\.")):
         from_original(original() | {key: torch.zeros(3)})
 
 
@@ -242,14 +238,14 @@ def test_a_wrong_shape_is_named(key, shape):
     weights = original()
     assert key in weights
     weights[key] = torch.zeros(shape)
-    with pytest.raises(ValueError, match=key.replace(".", r"\.")):
+    with pytest.raises(ConversionError, match=key.replace(".", r"\.")):
         from_original(weights)
 
 
 def test_a_configuration_that_is_given_must_agree():
-    config = infer_configuration(original())
+    config = plan(original()).config
     config.vocab_size = VOCABULARY + 3
-    with pytest.raises(ValueError, match="word_embeddings"):
+    with pytest.raises(ConversionError, match="word_embeddings"):
         from_original(original(), config=config)
 
 
@@ -266,21 +262,236 @@ def test_pickled_and_safetensors_files_give_the_same_model(tmp_path):
         assert torch.equal(scores(model), scores(expected))
 
 
-class Payload:
-    """What a hostile file may hold: unpickling it makes a folder."""
+@pytest.mark.shared
+@pytest.mark.parametrize("name", ["v1_keys", "v2_keys", "v2_finetune_keys"])
+def test_no_key_can_be_removed_renamed_or_reshaped(name, shared_folder):
+    shapes = {
+        key: tuple(shape)
+        for key, shape in json.loads((shared_folder / "goldens" / f"{name}.json").read_text()).items()
+    }
+    assert len(shapes) > 500 and not plan_conversion(shapes).layout.new
+    for key, shape in shapes.items():
+        others = {other: shape for other, shape in shapes.items() if other != key}
+        for changed in (others, others | {f"{key}_": shape}, shapes | {key: (*shape[:-1], shape[-1] + 1)}):
+            with pytest.raises(ConversionError) as refused:
+                plan_conversion(changed)
+            assert repr(key) in str(refused.value), f"{key}: {refused.value}"
 
-    def __init__(self, path):
-        self.path = os.fspath(path)
 
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
+@pytest.mark.parametrize(
+    "key, shape",
+    [
+        ("enc_img.emb_cls", (WIDTH,)),
+        ("enc_img.emb_pos", (1, 1, 1 + SIDE**2 + 1, WIDTH)),  # no grid
+        ("enc_img.emb_len", (FRAMES, 1, 1, WIDTH)),
+        ("enc_img.swin.layers.0.blocks.0.attn.relative_position_index", (392, 391)),
+        ("fc_mvm.3.weight", (2 * WIDTH, 8)),
+        ("fc_mtm.predictions.bias", (VOCABULARY, 1)),
+    ],
+)
+def test_nothing_is_reshaped_in_silence(key, shape):
+    weights = original(1)
+    assert key in weights
+    weights[key] = torch.zeros(shape)
+    with pytest.raises(ConversionError, match=repr(key).replace(".", r"\.")):
+        from_original(weights)
 
 
-def test_code_in_a_pickle_is_refused_and_not_run(tmp_path):
-    mark = tmp_path / "it_ran"
-    torch.save(original() | {"enc_img.extra": Payload(mark)}, tmp_path / "weights.pt")
-    with pytest.raises(pickle.UnpicklingError):
-        from_original(tmp_path / "weights.pt")
-    assert not mark.exists()
-    torch.load(tmp_path / "weights.pt", weights_only=False)
-    assert mark.exists(), "the payload must be able to run, or its refusal shows nothing"
+def test_a_head_of_which_something_is_left_is_missed():
+    for start in ("fc.", "fc_mtm.", "fc_mvm."):
+        keys = [key for key in original(1) if key.startswith(start)]
+        for key in keys[1:]:
+            with pytest.raises(ConversionError, match=repr(keys[0]).replace(".", r"\.")):
+                plan({name: value for name, value in original(1).items() if name not in keys or name == key})
+
+
+def test_the_index_may_be_absent_as_a_whole():
+    weights = {key: value for key, value in original().items() if "relative_position_index" not in key}
+    _, report = from_original(weights)
+    assert len(weights) < len(original()) and not report.new
+
+
+@pytest.mark.parametrize("wrap", ["module", "model", "state_dict", None])
+def test_wrappers_and_their_prefixes_are_taken_off(wrap, tmp_path):
+    weights = original()
+    wrapped = {f"module.{key}": value for key, value in weights.items()}
+    torch.save(wrapped if wrap is None else {wrap: wrapped, "epoch": 3, "optimizer": {"lr": 0.1}}, tmp_path / "w.pt")
+    model, report = from_original(tmp_path / "w.pt")
+    assert {"module." + key for key in weights} <= set(report.used) | set(report.skipped)
+    assert ("optimizer" in report.skipped) == ("epoch" in report.skipped) == (wrap is not None)
+    expected = from_original(weights)[0].state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
+def test_half_precision_is_made_float32_and_reported(precision):
+    weights = {key: value.to(precision) if value.is_floating_point() else value for key, value in original().items()}
+    model, report = from_original(weights)
+    assert {value.dtype for value in model.state_dict().values()} == {torch.float32}
+    assert set(report.changed) == set(report.used) and not report.unlike
+    assert all(str(precision) in change for change in report.changed.values())
+    norm = "enc_img.norm.weight"
+    assert torch.equal(model.violet.video_encoder.norm.weight, weights[norm].float())
+
+
+def test_whole_numbers_are_no_weights():
+    with pytest.raises(ConversionError, match=r"enc_img\.norm\.weight.*int8"):
+        from_original(original() | {"enc_img.norm.weight": torch.ones(WIDTH, dtype=torch.int8)})
+
+
+def test_positions_of_another_number_are_interpolated_as_the_model_does():
+    weights = original()
+    config = plan(weights).config
+    config.num_video_frames, config.video_grid_size = 5, 3
+    model, report = from_original(weights, config=config)
+    assert set(report.changed) == {"enc_img.emb_len", "enc_img.emb_pos"}
+    assert model.violet.video_encoder.frame_embeddings.shape == (5, WIDTH)
+    clip = torch.randn(2, 5, 3, 24, 24, generator=torch.Generator().manual_seed(0))  # a grid of 3 x 3: 2 is not enough
+    with torch.no_grad():
+        expected = from_original(weights)[0].violet.encode_videos(clip).tokens
+        got = model.violet.encode_videos(clip).tokens
+    assert expected.std() > 0.01
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
+
+
+def test_numbers_that_follow_from_others_are_compared_and_not_read():
+    weights = original()
+    index = "enc_img.swin.layers.0.blocks.0.attn.relative_position_index"
+    changed = weights | {index: weights[index] + 1, "fc_mtm.predictions.bias": weights["fc_mtm.predictions.bias"] + 1}
+    model, report = from_original(changed)
+    assert set(report.unlike) == {index, "fc_mtm.predictions.bias"}
+    assert all("other numbers" in report.skipped[key] for key in report.unlike)
+    expected, plain = from_original(weights)
+    assert not plain.unlike and torch.equal(scores(model), scores(expected))
+
+
+@pytest.mark.parametrize("target", ["pixel", "hog", "depth", "flow"])
+def test_decoders_of_masked_patches(target):
+    width = 2 * WIDTH if target == "flow" else WIDTH
+    outputs = 8**2 * {"pixel": 3, "flow": 2}.get(target, 1)
+    head = {
+        f"decoder_{target}.0.weight": torch.randn(outputs, width, 1, 1),
+        f"decoder_{target}.0.bias": torch.randn(outputs),
+    }
+    model, report = from_original(without(original(), "fc.") | head)
+    assert type(model) is VioletForPreTraining
+    name = "optical_flow" if target == "flow" else target
+    assert torch.equal(model.mvm_heads[name].projection.weight, head[f"decoder_{target}.0.weight"][:, :, 0, 0])
+    assert set(report.new) == {name for name in model.state_dict() if name.startswith("match_head.")}
+    for key in head:
+        with pytest.raises(ConversionError, match=repr(key)):
+            plan({other: value for other, value in {**original(), **head}.items() if other != key})
+
+
+def test_task_tokens_are_missed_where_fine_tuned_models_have_them():
+    weights = without(original(), "fc.")
+    with pytest.raises(ConversionError, match="'emb_task'"):
+        from_original(weights)
+    config = plan(weights | {"emb_task": torch.zeros(TASKS, WIDTH)}).config
+    config.num_task_tokens = 0  # said by someone who knows
+    assert not from_original(weights, config=config)[1].new
+
+
+def test_the_backbone_alone():
+    model, report = from_original(original(), VioletVisionModel)
+    whole = from_original(original())[0].violet.video_encoder.swin
+    assert all(torch.equal(value, whole.state_dict()[name]) for name, value in model.state_dict().items())
+    assert "alone" in report.skipped["enc_img.norm.bias"] and model.config.temporal_stride == 1
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("model_class", [VioletForMaskedLM, VioletForQuestionAnswering, VioletForRetrieval])
+def test_an_export_gives_back_what_was_used(version, model_class):
+    weights = original(version)
+    if model_class is VioletForRetrieval:
+        weights |= {"fc.3.weight": weights["fc.3.weight"][:1], "fc.3.bias": weights["fc.3.bias"][:1]}
+    model, report = from_original(weights, model_class)
+    exported = export_original(model)
+    other_heads = {key for key, why in report.skipped.items() if "no such head" in why}
+    if not any(key.startswith("fc_mtm.") for key in report.used):
+        other_heads.add("fc_mtm.predictions.bias")
+    assert set(exported) == set(weights) - other_heads and other_heads
+    for key, value in exported.items():
+        assert value.dtype == weights[key].dtype and torch.equal(value, weights[key]), key
+
+
+def test_what_the_original_has_not_is_not_exported():
+    with pytest.raises(ConversionError, match=r"violet\.projection\.logit_scale"):
+        export_original(VioletForMaskedLM(named_configuration("violet-tiny", clip_summary=False, fusion_norm="post")))
+
+
+@pytest.fixture
+def tokenizer(tmp_path):
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{n}" for n in range(VOCABULARY - 5))]
+    folder = tmp_path / "tokenizer"
+    BertTokenizer(vocab={word: number for number, word in enumerate(words)}).save_pretrained(folder)
+    return folder
+
+
+def test_the_command_line_there_and_back(tmp_path, tokenizer, capsys):
+    weights = without(original(), "fc.") | {"emb_task": torch.randn(TASKS, WIDTH)}
+    weights["fc_mtm.predictions.bias"] += 1  # not in use, and not lost
+    source, folder, back = tmp_path / "violet.pt", tmp_path / "model", tmp_path / "back.pt"
+    torch.save(weights, source)
+    assert main(["convert", str(source), str(folder), "--tokenizer", str(tokenizer)]) == 0
+    assert "VioletForMaskedLM" in capsys.readouterr().out
+    report = json.loads((folder / "conversion_report.json").read_text())
+    assert set(report["used"]) | set(report["skipped"]) == set(weights) and not report["new"]
+    model = VioletForMaskedLM.from_pretrained(folder).eval()
+    assert torch.equal(scores(model), scores(from_original(weights)[0]))
+    assert set(report["loaded"]) == set(load_file(folder / "model.safetensors"))
+    processor = AutoProcessor.from_pretrained(folder)
+    assert processor(text="word3").input_ids[0].tolist() == [2, 8, 3]
+    assert (model.config.mask_token_id, model.config.bos_token_id, model.config.eos_token_id) == (4, 2, 3)
+
+    for output in (back, tmp_path / "back.safetensors"):
+        assert main(["export-original", str(folder), str(output)]) == 0
+        exported = torch.load(output, weights_only=True) if output == back else load_file(output)
+        assert set(exported) == set(weights)
+        assert all(
+            torch.equal(exported[key], value) and exported[key].dtype == value.dtype for key, value in weights.items()
+        )
+    (folder / KEPT_FILE).unlink()
+    assert torch.equal(export_original(folder)["fc_mtm.predictions.bias"], weights["fc_mtm.predictions.decoder.bias"])
+    assert main(["export-original", str(folder), str(back)]) == 2 and "exists" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change, options, named",
+    [
+        ({"trsfr.layer.1.output.dense.weight": None}, [], "'trsfr.layer.1.output.dense.weight'"),
+        ({"enc_img.emb_odr": None}, [], "'enc_img.emb_odr'"),
+        ({"fc.3.bias": torch.zeros(4)}, [], "'fc.3.bias'"),
+        ({"fc.5.bias": torch.zeros(4)}, [], "'fc.5.bias'"),
+        ({}, ["--model_class", "VioletForSinging"], "VioletForSinging"),
+        ({}, ["--config", "violet-huge"], "violet-huge"),
+        ({}, ["--config", "violet-v2-base"], "'enc_img.emb_cls'"),
+        ({}, ["--tokenizer", "nobody/no-such-tokenizer"], "nobody/no-such-tokenizer"),
+    ],
+)
+def test_the_command_line_refuses_by_name_and_writes_nothing(change, options, named, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    weights = {key: value for key, value in {**original(), **change}.items() if value is not None}
+    torch.save(weights, tmp_path / "violet.pt")
+    options = options if "--tokenizer" in options else [*options, "--no_tokenizer"]
+    assert main(["convert", str(tmp_path / "violet.pt"), str(tmp_path / "model"), *options]) == 2
+    assert named in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["violet.pt"]
+
+
+def test_a_tokenizer_of_another_vocabulary_is_refused(tmp_path, tokenizer, capsys):
+    weights = original()
+    for key in ("enc_txt.emb_txt.word_embeddings.weight", "fc_mtm.predictions.decoder.weight"):
+        weights[key] = weights[key][1:]
+    for key in ("fc_mtm.predictions.decoder.bias", "fc_mtm.predictions.bias"):
+        weights[key] = weights[key][1:]
+    torch.save(weights, tmp_path / "violet.pt")
+    assert main(["convert", str(tmp_path / "violet.pt"), str(tmp_path / "m"), "--tokenizer", str(tokenizer)]) == 2
+    assert "has 50 words, and the weights have 49" in capsys.readouterr().err and not (tmp_path / "m").exists()
+
+
+def test_a_conversion_without_a_tokenizer(tmp_path):
+    save_file(original(), tmp_path / "violet.safetensors")
+    assert main(["convert", str(tmp_path / "violet.safetensors"), str(tmp_path / "m"), "--no_tokenizer"]) == 0
+    assert not (tmp_path / "m" / "tokenizer.json").exists()
+    assert find_class("VioletForMaskedLM").from_pretrained(tmp_path / "m").config.vocab_size == VOCABULARY

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from violet.cli import main
 from violet.hub import from_original
 from violet.modeling_violet import (
     VioletForCaptioning,
@@ -17,6 +18,7 @@ from violet.modeling_violet import (
     VioletForQuestionAnswering,
     VioletForRetrieval,
 )
+from violet.modeling_violet.video_swin import relative_position_index
 
 pytestmark = [pytest.mark.shared, pytest.mark.slow]
 
@@ -34,7 +36,7 @@ def filled_by_formula(keys: dict[str, list[int]]) -> dict[str, torch.Tensor]:
         return 0.03 * x
 
     return {
-        name: torch.zeros(shape, dtype=torch.long)
+        name: relative_position_index((8, 7, 7))
         if name.endswith("relative_position_index")
         else torch.from_numpy(np.asarray(fill(name, shape), dtype=np.float32))
         for name, shape in keys.items()
@@ -50,6 +52,21 @@ def thin(x: torch.Tensor) -> np.ndarray:
     if x.dim() == 3 and x.shape[1] > 150:
         return x[:, ::7].numpy()
     return x.numpy()
+
+
+def through_the_command_line(weights, folder, model_class):
+    """The model that `violet convert` makes of a `.pt` file; `violet export-original` must give the same file back."""
+    source, converted, back = folder / "original.pt", folder / "model", folder / "back.pt"
+    torch.save(weights, source)
+    assert main(["convert", str(source), str(converted), "--no_tokenizer"]) == 0
+    report = json.loads((converted / "conversion_report.json").read_text())
+    assert set(report["used"]) | set(report["skipped"]) == set(weights) and not report["new"]
+    assert main(["export-original", str(converted), str(back)]) == 0
+    exported = torch.load(back, weights_only=True, mmap=True)
+    assert set(exported) == set(weights)
+    for name, value in weights.items():
+        assert exported[name].dtype == value.dtype and torch.equal(exported[name], value), name
+    return model_class.from_pretrained(converted)
 
 
 class Reference:
@@ -114,9 +131,8 @@ def test_v1_features_hidden_states_and_masked_words(v1, v1_masked_lm):
 
 
 @torch.no_grad()
-def test_v1_pre_training_heads(v1):
-    model, report = from_original(v1.weights)
-    assert isinstance(model, VioletForPreTraining) and not report.new
+def test_v1_pre_training_heads_by_the_command_line(v1, tmp_path):
+    model = through_the_command_line(v1.weights, tmp_path, VioletForPreTraining)
     inputs = {"pixel_values_videos": v1.clip(), "input_ids": v1.ids, "attention_mask": v1.mask}
     fused = model.violet(**inputs)
     v1.expect("mvm_vq_logits_first64", model.mvm_heads["vq"](fused.video_hidden_state)[..., :64])
@@ -203,9 +219,9 @@ def test_v2_hidden_frame_order(v2, v2_masked_lm):
 
 
 @torch.no_grad()
-def test_v2_task_token_and_prompt(v2):
-    model, report = from_original(v2.load_weights("v2_finetune_keys.json"))
-    assert isinstance(model, VioletForMaskedLM) and not report.new
+def test_v2_task_token_and_prompt_by_the_command_line(v2, tmp_path):
+    weights = v2.load_weights("v2_finetune_keys.json")
+    model = through_the_command_line(weights, tmp_path, VioletForMaskedLM)
     inputs = {"pixel_values_videos": v2.clip(), "input_ids": v2.ids, "attention_mask": v2.mask}
 
     def rows_behind_the_video(**prompt):

@@ -33,7 +33,7 @@ from violet.modeling_violet import (
     VioletModel,
     VioletVisionModel,
 )
-from violet.modeling_violet.embeddings import interpolate_rows
+from violet.modeling_violet.embeddings import interpolate_grid, interpolate_rows
 from violet.modeling_violet.losses import contrastive_loss
 from violet.modeling_violet.video_swin import VideoSwinAttention, relative_position_index
 
@@ -726,7 +726,10 @@ def test_any_number_of_frames_and_any_size_run_in_every_class(model_class):
 def test_within_the_limits_the_first_positions_are_used_as_they_are():
     encoder = build().video_encoder
     for rows, columns in ((2, 2), (3, 2), (10, 10), (14, 14), (7, 28)):
-        assert torch.equal(encoder.patch_positions(rows, columns), encoder.position_embeddings[: 1 + rows * columns])
+        assert torch.equal(
+            interpolate_grid(encoder.position_embeddings, rows, columns),
+            encoder.position_embeddings[: 1 + rows * columns],
+        )
     for frames in range(1, 7):
         assert torch.equal(interpolate_rows(encoder.frame_embeddings, frames), encoder.frame_embeddings[:frames])
 
@@ -736,7 +739,7 @@ def test_beyond_the_limits_positions_are_interpolated():
     encoder = build().video_encoder
     row, column = torch.meshgrid(torch.arange(14.0), torch.arange(14.0), indexing="ij")
     encoder.position_embeddings[1:, 0], encoder.position_embeddings[1:, 1] = row.flatten(), column.flatten()
-    table = encoder.patch_positions(15, 20)
+    table = interpolate_grid(encoder.position_embeddings, 15, 20)
     assert table.shape == (301, 64)
     assert torch.equal(table[0], encoder.position_embeddings[0])
     rows, columns = table[1:, :2].unflatten(0, (15, 20)).unbind(-1)

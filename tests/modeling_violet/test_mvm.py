@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from violet.configuration import VioletConfig, VioletVisionConfig
-from violet.hub.conversion import rename_original
+from violet.hub import from_original
 from violet.modeling_violet import mvm
 from violet.modeling_violet.mvm import (
     MVM_TARGETS,
@@ -22,7 +22,6 @@ from violet.modeling_violet.mvm import (
     start_at,
 )
 from violet.modeling_violet.teachers import Teacher, VideoTeacher
-from violet.modeling_violet.video_swin import VioletVisionModel
 
 EIGHT = ("pixel", "hog", "depth", "optical_flow", "vq", "3d_feature", "2d_feature", "2d_clip_feature")
 SMALL = {
@@ -460,11 +459,8 @@ def test_flow_loss_of_the_published_code(reference, monkeypatch):
 def test_3d_feature_target_and_loss_of_the_published_code(reference, shared_folder):
     keys, swin = json.loads((shared_folder / "goldens" / "v2_keys.json").read_text()), "enc_img.swin."
     names = [key.removeprefix(swin) for key in keys if key.startswith(swin) and "relative_position_index" not in key]
-    weights = {swin + name: filled_by_formula("feature_model." + name, keys[swin + name]) for name in names}
-    renamed, _ = rename_original(weights)
-    network = VioletVisionModel(VioletVisionConfig())
-    state_dict = {renamed[key].removeprefix("video_encoder.swin."): value for key, value in weights.items()}
-    network.load_state_dict(state_dict)
+    weights = {name: filled_by_formula("feature_model." + name, keys[swin + name]) for name in names}
+    network, _ = from_original(weights, config=VioletVisionConfig())
     target = VideoTeacher(network)(reference.clip(), (reference.frames, 7, 7))
     # (B, T, h, w, C) -> (B, T, h * w, C), thinned as in the archive
     got, expected = target.flatten(2, 3)[:, :, ::7, ::16].numpy(), reference.archive["target_3d_feature"]

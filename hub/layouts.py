@@ -1,0 +1,261 @@
+"""
+What public checkpoints call the parts of VIOLET, and in which form they keep them.
+
+There is one table, from our names to theirs; the way back is its inverse over the names that a model has. Our names
+are those below the base model (`fusion.layers.0.…`); the one head at [CLS] is `answer_head.…`, also where it matches.
+
+What is known of each kind: VIOLET's names come from its key lists, torchvision's and BERT's from the installed
+packages, which the tests run. The Swin projects', SwinBERT's and `decoder_vq` are written down from knowledge of that
+code; no published file was at hand.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from operator import methodcaller
+
+import torch
+
+from ..modeling_violet.embeddings import interpolate_grid, interpolate_rows
+
+Shape = tuple[int, ...]
+Rules = tuple[tuple[str, str | Callable[[re.Match], str]], ...]
+
+SWIN: Rules = ((r"^stages\.", "layers."), (r"\.mlp\.0\.", ".mlp.fc1."), (r"\.mlp\.2\.", ".mlp.fc2."))
+SWIN_TORCHVISION: Rules = (
+    (r"^stages\.(\d+)\.blocks\.", lambda found: f"features.{2 * int(found[1])}."),
+    (r"^stages\.(\d+)\.downsample\.", lambda found: f"features.{2 * int(found[1]) + 1}."),
+    (r"\.mlp\.2\.", ".mlp.3."),
+)
+VIDEO_TOKENS: Rules = (
+    (r"^frame_token$", "emb_cls"),
+    (r"^position_embeddings$", "emb_pos"),
+    (r"^frame_embeddings$", "emb_len"),
+    (r"^hidden_order_embedding$", "emb_odr"),
+    (r"^projection\.", "fc."),
+)
+EMBEDDINGS: Rules = ((r"^norm\.", "LayerNorm."),)
+LAYERS: Rules = (
+    (r"\.attention\.(query|key|value)\.", r".attention.self.\1."),
+    (r"\.attention\.output\.", ".attention.output.dense."),
+    (r"\.attention_norm\.", ".attention.output.LayerNorm."),
+    (r"\.intermediate\.", ".intermediate.dense."),
+    (r"^(\d+)\.output\.", r"\1.output.dense."),
+    (r"\.output_norm\.", ".output.LayerNorm."),
+)
+MASKED_WORDS: Rules = ((r"^norm\.", "transform.LayerNorm."), (r"^dense\.", "transform.dense."))
+
+OPTIONAL = ("answer_head.", "mlm_head.", "mvm_heads.", "task_tokens")
+"""What a source may lack altogether; where it holds some of such a part, it must hold the whole."""
+BACKBONE, TEXT, FUSION = "video_encoder.swin.", "text_embeddings.", "fusion.layers."
+MLM = "mlm_head."
+FEATURES = ("2d_feature", "3d_feature", "2d_clip_feature")
+"""MVM targets with the same head: the weights do not tell which of them it predicts."""
+
+
+def rename(name: str, rules: Rules) -> str:
+    """The name after each of the rules, in their order."""
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def holds(names: Iterable[str], start: str) -> bool:
+    """Whether any of the names begins so."""
+    return any(map(methodcaller("startswith", start), names))
+
+
+@dataclass(frozen=True)
+class Form:
+    """
+    How a source keeps a tensor, where that is not our form.
+
+    Attributes:
+        theirs: (our shape, our attention window) -> the source's shape.
+        ours: (the source's tensor, our shape) -> our tensor.
+        length: the axis of the source's shape whose length is free, because `ours` fits it.
+        lengths: which lengths it may have.
+    """
+
+    theirs: Callable[[Shape, Shape], Shape] = lambda shape, window: shape
+    ours: Callable[[torch.Tensor, Shape], torch.Tensor] = lambda value, shape: value.reshape(shape)
+    length: int | None = None
+    lengths: Callable[[int], bool] = lambda length: length > 0
+
+    def expected(self, ours: Shape, window: Shape, found: Shape) -> Shape:
+        """The shape that the source must have, given the one that it has."""
+        expected = self.theirs(ours, window)
+        if self.length is None or len(found) != len(expected) or not self.lengths(found[self.length]):
+            return expected
+        return (*expected[: self.length], found[self.length], *expected[self.length + 1 :])
+
+
+def _resize_frames(value: torch.Tensor, shape: Shape) -> torch.Tensor:
+    """(1, frames, 1, D) -> (our frames, D)"""
+    return interpolate_rows(value.reshape(-1, shape[1]), shape[0])
+
+
+def _resize_grid(value: torch.Tensor, shape: Shape) -> torch.Tensor:
+    """(1, 1, 1 + side², D) -> (1 + our side², D)"""
+    side = math.isqrt(shape[0] - 1)
+    return interpolate_grid(value.reshape(-1, shape[1]), side, side)
+
+
+def is_grid(length: int) -> bool:
+    """Whether so many positions are those of a special token and of a square grid."""
+    return length > 1 and math.isqrt(length - 1) ** 2 == length - 1
+
+
+def _inflate_patches(value: torch.Tensor, shape: Shape) -> torch.Tensor:
+    """(width, channels, side, side) -> (width, channels, frames, side, side): still frames give what one gave"""
+    return value.unsqueeze(2).expand(shape) / shape[2]
+
+
+def _inflate_table(value: torch.Tensor, shape: Shape) -> torch.Tensor:
+    """(offsets in a frame, heads) -> (offsets in a window, heads), the same for each distance in time"""
+    return value.repeat(shape[0] // value.shape[0], 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Kind:
+    """
+    A family of checkpoints.
+
+    Attributes:
+        name: for people.
+        parts: beginning of our names -> (beginning of theirs, rules for the rest), or None for what it does not hold;
+            the first that fits is taken.
+        forms: pattern of their names -> their form, where it is not ours.
+        skipped: pattern of their names -> why it is not needed.
+        aliases: other spellings of their names -> the one in `parts`.
+    """
+
+    name: str
+    parts: Mapping[str, tuple[str, Rules] | None]
+    forms: Mapping[str, Form] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    aliases: Rules = ()
+
+    def their_name(self, ours: str) -> str | None:
+        """What this kind calls it, or None where it holds no such thing."""
+        return _their_name(self, ours)
+
+    def part(self, ours: str) -> str | None:
+        """The first of `parts` that our name begins with."""
+        return next((start for start in self.parts if ours.startswith(start)), None)
+
+    def start(self, part: str) -> str:
+        """How their names of a part begin."""
+        found = self.parts[part]
+        assert found is not None
+        return found[0]
+
+    def form(self, theirs: str) -> Form:
+        return next((form for pattern, form in self.forms.items() if re.search(pattern, theirs)), Form())
+
+
+@cache
+def _their_name(kind: Kind, ours: str) -> str | None:
+    part = kind.part(ours)
+    found = None if part is None else kind.parts[part]
+    if part is None or found is None:
+        return None
+    theirs, rules = found
+    return theirs + rename(ours.removeprefix(part), rules)
+
+
+VIOLET = Kind(
+    "VIOLET",
+    parts={
+        BACKBONE: ("enc_img.swin.", SWIN),
+        "video_encoder.clip_summary.": None,
+        "video_encoder.": ("enc_img.", VIDEO_TOKENS),
+        TEXT: ("enc_txt.emb_txt.", EMBEDDINGS),
+        "task_tokens": ("emb_task", ()),
+        FUSION: ("trsfr.layer.", LAYERS),
+        "answer_head.": ("fc.", ()),
+        MLM: ("fc_mtm.predictions.", MASKED_WORDS),
+        **{f"mvm_heads.{name}.projection.": (f"decoder_{name}.0.", ()) for name in ("pixel", "hog", "depth")},
+        "mvm_heads.optical_flow.projection.": ("decoder_flow.0.", ()),
+        "mvm_heads.vq.projection.": ("decoder_vq.0.", ()),
+        "mvm_heads.vq.classifier.": ("fc_mvm.", ()),
+        **{f"mvm_heads.{name}.": ("fc_mvm.", ()) for name in ("vq", *FEATURES)},
+    },
+    forms={
+        r"^enc_img\.emb_(cls|odr)$": Form(lambda shape, window: (1, 1, 1, *shape)),
+        r"^enc_img\.emb_pos$": Form(lambda shape, window: (1, 1, *shape), _resize_grid, 2, is_grid),
+        r"^enc_img\.emb_len$": Form(lambda shape, window: (1, shape[0], 1, shape[1]), _resize_frames, 1),
+        r"^decoder_\w+\.0\.weight$": Form(lambda shape, window: (*shape, 1, 1)),
+    },
+)
+
+ANOTHER_HEAD = "a head of another task"
+VIDEO_SWIN = Kind(
+    "Video Swin",
+    parts={BACKBONE: ("", SWIN)},
+    skipped={r"^(cls_head|head)\.": ANOTHER_HEAD},
+    aliases=((r"^backbone\.", ""),),
+)
+SWIN_2D = Kind(
+    "Swin (pictures), inflated in time",
+    parts={BACKBONE: ("", SWIN)},
+    # Liu et al., 2022, arXiv:2106.13230, section 3.3: the patch embedding's weights are repeated and divided by their
+    # number, the table of relative positions is repeated for each distance in time.
+    forms={
+        r"^patch_embed\.proj\.weight$": Form(lambda shape, window: (*shape[:2], *shape[3:]), _inflate_patches),
+        r"relative_position_bias_table$": Form(
+            lambda shape, window: ((2 * window[1] - 1) * (2 * window[2] - 1), *shape[1:]), _inflate_table
+        ),
+    },
+    skipped={r"^head\.": ANOTHER_HEAD, r"\.attn_mask$": "computed, for pictures of one size"},
+    aliases=((r"^backbone\.", ""),),
+)
+TORCHVISION = Kind(
+    "torchvision's swin3d",
+    parts={BACKBONE: ("", SWIN_TORCHVISION)},
+    skipped={r"^head\.": ANOTHER_HEAD},
+)
+BERT = Kind(
+    "BERT",
+    parts={
+        TEXT: ("embeddings.", EMBEDDINGS),
+        FUSION: ("encoder.layer.", LAYERS),
+        MLM: ("cls.predictions.", MASKED_WORDS),
+    },
+    skipped={r"^pooler\.": "VIOLET reads [CLS] without a pooler", r"^cls\.seq_relationship\.": ANOTHER_HEAD},
+    aliases=((r"^bert\.", ""), (r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias")),
+)
+SWINBERT = Kind(
+    "SwinBERT",
+    parts={
+        BACKBONE: ("swin.backbone.", SWIN),
+        TEXT: ("trans_encoder.bert.embeddings.", EMBEDDINGS),
+        FUSION: ("trans_encoder.bert.encoder.layer.", LAYERS),
+        MLM: ("trans_encoder.cls.predictions.", MASKED_WORDS),
+    },
+    skipped={
+        r"^trans_encoder\.bert\.pooler\.": "VIOLET reads [CLS] without a pooler",
+        r"^(fc|trans_encoder\.bert\.img_embedding)\.": "VIOLET has one projection here, with a norm behind it",
+        r"^trans_encoder\.bert\.LayerNorm\.": "VIOLET has a norm of its own here",
+        r"^learn_vid_att\.": "VIOLET learns no mask between video tokens",
+        r"^swin\.cls_head\.": ANOTHER_HEAD,
+    },
+)
+KINDS = {kind.name: kind for kind in (VIOLET, SWINBERT, TORCHVISION, VIDEO_SWIN, SWIN_2D, BERT)}
+
+
+def find_kind(shapes: Mapping[str, Shape]) -> Kind | None:
+    """The kind of checkpoint that these names (without wrappers' prefixes) and shapes are of."""
+    for kind, pattern in (
+        (VIOLET, r"(enc_img|enc_txt|trsfr)\."),
+        (SWINBERT, r"(swin\.backbone|trans_encoder)\."),
+        (TORCHVISION, r"features\.\d"),
+        (BERT, r"(bert\.)?(embeddings|encoder\.layer)\."),
+        (VIDEO_SWIN, r"(backbone\.)?(patch_embed|layers\.\d)"),
+    ):
+        if any(re.match(pattern, name) for name in shapes):
+            patches = [shape for name, shape in shapes.items() if name.endswith("patch_embed.proj.weight")]
+            return SWIN_2D if kind is VIDEO_SWIN and any(len(shape) == 4 for shape in patches) else kind
+    return None

@@ -1,0 +1,214 @@
+"""
+What the shapes of a checkpoint tell of its model. A size stands in many shapes: they vote, so that one wrong shape
+does not pass as a model of another size.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from typing import Any
+
+from ..configuration import VioletConfig, VioletVisionConfig, named_configuration
+from .layouts import BACKBONE, BERT, FUSION, MLM, SWIN_2D, TEXT, VIOLET, Kind, Shape, holds, is_grid
+
+CODEBOOK = 8192
+"""Visual tokens of DALL-E's discrete VAE: a `fc_mvm` of so many outputs predicts them, any other one features."""
+BASE, BASE_VISION = VioletConfig(), VioletVisionConfig()
+HEAD_WIDTH = 64
+"""BERT's. Weights do not tell the number of attention heads."""
+FEW = 3
+"""A block that fewer keys name is no block, but a key with a wrong number."""
+PUBLISHED = {"max_position_embeddings": 512, "type_vocab_size": 2}
+"""Of every VIOLET of BERT-base's size. Only one shape tells each, and it is held to these."""
+PUBLISHED_TASK_TOKENS = 10
+
+
+class Sizes:
+    """Reads sizes from shapes, by their names in the table of `layouts`; `conflicts` says which shapes disagree."""
+
+    def __init__(self, kind: Kind, shapes: Mapping[str, Shape]):
+        self.kind = kind
+        self.shapes = shapes
+        self.conflicts: list[str] = []
+
+    def vote(self, what: str, witnesses: Iterable[tuple[str, int]], default: int) -> int:
+        """
+        The size that most of the witnesses tell.
+
+        Args:
+            witnesses: our names, each with the axis counted from the end: -1 is the last.
+            default: where nobody tells it.
+        """
+        told: dict[str, int] = {}
+        for ours, axis in witnesses:
+            name = self.kind.their_name(ours)
+            if name is not None and len(self.shapes.get(name, ())) >= -axis:
+                told[name] = self.shapes[name][axis]
+        ranking = Counter(told.values()).most_common(2)
+        if len(ranking) == 2 and ranking[0][1] == ranking[1][1]:
+            said = ", ".join(f"{name!r} {size}" for name, size in told.items())
+            self.conflicts.append(f"shapes disagree on {what}: {said}")
+        return ranking[0][0] if ranking else default
+
+    def proportion(
+        self, witnesses: Iterable[tuple[int, str]], of: Callable[[int, int], float], default: float
+    ) -> float:
+        """What most of the blocks tell: `of` a block's width and the last side of a tensor of it, by our name."""
+        told = Counter(
+            of(width, shape[-1])
+            for width, ours in witnesses
+            if (shape := self.shapes.get(self.kind.their_name(ours) or "")) and shape[-1]
+        )
+        return told.most_common(1)[0][0] if told else default
+
+    def count(self, start: str) -> int:
+        """How many numbers, from 0 on, stand behind that beginning of their names."""
+        found = Counter(name[len(start) :].partition(".")[0] for name in self.shapes if name.startswith(start))
+        return max(
+            (int(number) + 1 for number, keys in found.items() if keys >= FEW and number.isdecimal()), default=0
+        )
+
+    def vision(self) -> dict[str, Any]:
+        """The fields of `VioletVisionConfig`."""
+        kind, base = self.kind, BASE_VISION
+        depths: list[int] = []
+        while depth := self.count((kind.their_name(f"{BACKBONE}stages.{len(depths)}.blocks.0.") or "")[: -len("0.")]):
+            depths.append(depth)
+        if not depths:
+            return {}
+        names = [(i, f"{BACKBONE}stages.{i}.blocks.{j}.") for i, depth in enumerate(depths) for j in range(depth)]
+        first = [f"{BACKBONE}patch_embed.{name}" for name in ("proj.bias", "norm.weight", "norm.bias")]
+        first += [f"{name}{rest}" for i, name in names if not i for rest in ("norm1.weight", "norm1.bias")]
+        width = self.vote("the width of the backbone", [(name, -1) for name in first], base.embed_dim)
+        heads = [(width * 2**i, f"{name}attn.relative_position_bias_table") for i, name in names]
+        head_width = self.proportion(heads, lambda dim, heads: dim / heads, 32)
+        inner = [(width * 2**i, f"{name}mlp.0.bias") for i, name in names]
+        sizes: dict[str, Any] = {
+            "embed_dim": width,
+            "depths": depths,
+            "num_heads": [max(int(width * 2**i / head_width), 1) for i in range(len(depths))],
+            "window_size": self.window([name for _, name in names], list(base.window_size)),
+            "mlp_ratio": self.proportion(inner, lambda dim, inner: inner / dim, base.mlp_ratio),
+            "qkv_bias": any(name.endswith("qkv.bias") for name in self.shapes),
+        }
+        patches = self.shapes.get(kind.their_name(BACKBONE + "patch_embed.proj.weight") or "", ())
+        if kind is not VIOLET and len(patches) in (4, 5):  # VIOLET's patches are all alike
+            sizes |= {"num_channels": patches[1], "patch_size": patches[-1]}
+            if len(patches) == 5:
+                sizes["temporal_patch_size"] = patches[2]
+        return sizes
+
+    def window(self, blocks: list[str], default: list[int]) -> list[int]:
+        """(frames, side, side) of the attention windows, from the tables' rows (2t - 1)(2s - 1)² and the indices."""
+        tables = [(f"{name}attn.relative_position_bias_table", -2) for name in blocks]
+        usual = (2 * default[0] - 1) * (2 * default[1] - 1) * (2 * default[2] - 1)
+        rows = self.vote("the rows of the tables of relative positions", tables, usual)
+        indices = [(f"{name}attn.relative_position_index", -1) for name in blocks]
+        tokens = self.vote("the tokens in a window", indices, 0)
+        if self.kind is SWIN_2D:
+            side = (math.isqrt(rows) + 1) // 2
+            return [default[0], side, side]
+        fitting = [
+            ((rows // square + 1) // 2, side)
+            for side in range(1, 33)
+            if rows % (square := (2 * side - 1) ** 2) == 0 and rows // square % 2
+        ]
+        told = [(frames, side) for frames, side in fitting if frames * side**2 == tokens]
+        frames, side = max(
+            told or fitting or [(default[0], default[1])], key=lambda window: (window[1] == 7, window[1])
+        )
+        return [frames, side, side]
+
+    def text(self) -> dict[str, Any]:
+        """The fields of `VioletConfig` for the text embeddings, the fusion and the masked-language head."""
+        if self.kind.their_name(FUSION) is None:
+            return {}
+        layers = self.count(self.kind.start(FUSION))
+        widths = [f"{TEXT}norm.weight", f"{TEXT}norm.bias"]
+        widths += [f"{FUSION}{i}.{name}.bias" for i in range(layers) for name in ("output_norm", "attention.query")]
+        width = self.vote("the width", [(name, -1) for name in widths], BASE.hidden_size)
+        inner = [(f"{FUSION}{i}.intermediate.bias", -1) for i in range(layers)]
+        words = [(f"{TEXT}word_embeddings.weight", -2), (f"{MLM}decoder.weight", -2)]
+        words += [(f"{MLM}decoder.bias", -1), (f"{MLM}bias", -1)]
+        sizes = {
+            "hidden_size": width,
+            "num_hidden_layers": layers or BASE.num_hidden_layers,
+            "num_attention_heads": max(width // HEAD_WIDTH, 1),
+            "intermediate_size": self.vote("the width inside the layers", inner, BASE.intermediate_size),
+            "vocab_size": self.vote("the vocabulary", words, BASE.vocab_size),
+        }
+        if self.kind is VIOLET and (width, layers) == (BASE.hidden_size, BASE.num_hidden_layers):
+            return sizes | PUBLISHED
+        for name, part in (("max_position_embeddings", "position"), ("type_vocab_size", "token_type")):
+            witness = [(f"{TEXT}{part}_embeddings.weight", -2)]
+            sizes[name] = self.vote(f"`{name}`", witness, PUBLISHED[name])
+        return sizes
+
+    def original(self, strict: bool) -> tuple[str, dict[str, Any]]:
+        """
+        The named configuration of a VIOLET and the fields of `VioletConfig` but for the backbone's.
+
+        Args:
+            strict: whether what all published models of its sort have is taken to be there, also where it is missing.
+        """
+        kind, shapes = self.kind, self.shapes
+        decoders = [name for name in ("pixel", "hog", "depth", "flow", "vq") if holds(shapes, f"decoder_{name}.")]
+        fc_mtm, fc = (holds(shapes, kind.start(part)) for part in (MLM, "answer_head."))
+        task = "emb_task" in shapes
+        order = "enc_img.emb_odr" in shapes
+        version_2 = order or task or holds(shapes, "enc_img.fc.")
+        frames = shapes.get("enc_img.emb_len", ())
+        places = shapes.get("enc_img.emb_pos", ())
+        sizes: dict[str, Any] = {
+            **self.text(),
+            "num_video_frames": frames[1] if len(frames) == 4 else BASE.num_video_frames,
+            "video_grid_size": math.isqrt(places[2] - 1)
+            if len(places) == 4 and is_grid(places[2])
+            else BASE.video_grid_size,
+            "hidden_frame_order": version_2 if strict else order,
+            "num_task_tokens": 0,
+            "num_labels": 2,
+        }
+        # VIOLETv2's fine-tuned models with a masked-language head have no other head, and task tokens instead.
+        patches = bool(decoders) or holds(shapes, "fc_mvm.")
+        if task or (strict and version_2 and fc_mtm and not (fc or patches)):
+            rows = shapes.get("emb_task", ())
+            published = sizes["hidden_size"] == BASE.hidden_size or len(rows) != 2
+            sizes["num_task_tokens"] = PUBLISHED_TASK_TOKENS if published else rows[0]
+        if fc:
+            last = [("answer_head.3.weight", -2), ("answer_head.3.bias", -1)]
+            sizes["num_labels"] = self.vote("the outputs of `fc`", last, 2)
+        targets: dict[str, dict[str, int]] = {"optical_flow" if name == "flow" else name: {} for name in decoders}
+        if holds(shapes, "fc_mvm."):
+            last = [("mvm_heads.vq.3.weight", -2), ("mvm_heads.vq.3.bias", -1)]
+            channels = self.vote("the outputs of `fc_mvm`", last, CODEBOOK)
+            name = "vq" if channels == CODEBOOK or "vq" in targets else "2d_feature"
+            targets[name] = {"channels": channels}
+            if "decoder_vq.0.bias" in shapes:
+                inner = self.vote("the inputs of `fc_mvm`", [("mvm_heads.vq.1.weight", -1)], 1)
+                targets[name]["per_cell"] = math.isqrt(max(shapes["decoder_vq.0.bias"][0] // max(inner, 1), 1))
+        sizes["mvm_targets"] = targets or None
+        return ("violet-v2-base" if version_2 else "violet-v1-base"), sizes
+
+
+def infer_configuration(kind: Kind, shapes: Mapping[str, Shape], strict: bool = True) -> tuple[str, list[str]]:
+    """
+    The configuration that the shapes tell, as JSON; and which shapes disagree, in words.
+
+    Args:
+        shapes: by the kind's names.
+        strict: see `Sizes.original`.
+    """
+    sizes = Sizes(kind, shapes)
+    name, fields = sizes.original(strict) if kind is VIOLET else ("violet-v2-base", sizes.text())
+    vision = sizes.vision() if kind is not BERT else {}
+    return _configured(name, json.dumps(fields), json.dumps(vision)), sizes.conflicts
+
+
+@lru_cache(maxsize=64)
+def _configured(name: str, fields: str, vision: str) -> str:
+    base = named_configuration(name).to_dict()["vision_config"]
+    config = named_configuration(name, vision_config={**base, **json.loads(vision)}, **json.loads(fields))
+    return config.to_json_string(use_diff=False)

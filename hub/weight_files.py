@@ -1,0 +1,204 @@
+"""Weights from files, folders and the Hub: tensors alone. A pickle that asks for anything else is refused unrun."""
+
+import json
+import os
+import pickle
+import pickletools
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+"""What a folder or a Hub repository may hold its weights in, the first that is there."""
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+LEGACY_PICKLES = 4
+"""torch files that are no zip archives begin so: a number, a version, the machine, the content."""
+OF_TENSORS = r"collections\.OrderedDict|torch\._utils\._rebuild_\w+|torch\.\w*Storage"
+"""The names with which tensors are written."""
+WRAPPERS = ("state_dict", "model", "module", "model_state_dict")
+"""Under which names training code keeps the weights beside other things (mmcv, Lightning, DeepSpeed, the Trainer)."""
+PREFIXES = ("module.", "_orig_mod.")
+"""What DistributedDataParallel, DeepSpeed and torch.compile put before each name."""
+
+
+class WeightsError(ValueError):
+    """Weights that cannot be read, or are not what they should be; the message names the file and the key."""
+
+
+@dataclass
+class Weights:
+    """
+    What was read.
+
+    Attributes:
+        tensors: by the names in the source.
+        origin: the source, for people.
+        skipped: what else the source holds -> why it is not needed.
+        settings: the `config.json` beside the weights; empty where there is none.
+    """
+
+    tensors: dict[str, torch.Tensor]
+    origin: str
+    skipped: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def read_weights(source: Mapping[str, Any] | str | os.PathLike) -> Weights:
+    """
+    Weights from a state dict, a file, a folder that transformers wrote, or such a repository on the Hub. State dicts
+    may lie under one of `WRAPPERS`.
+
+    Raises:
+        WeightsError: for a file that is absent, empty, damaged or no checkpoint, whose pickle asks for more than
+            tensors and plain values, or that holds something other than tensors where weights should be.
+    """
+    if isinstance(source, Mapping):
+        return _unwrap(source, "the state dict")
+    path = Path(source)
+    if path.is_dir():
+        return _read_folder(path, str(path))
+    if not path.exists() and _may_be_on_the_hub(os.fspath(source)):
+        return _read_hub(os.fspath(source))
+    return _unwrap(read_file(path), str(path))
+
+
+def read_file(path: Path) -> Any:
+    """What one file holds."""
+    if not path.is_file():
+        raise WeightsError(f"{path}: there is no such file.")
+    if not path.stat().st_size:
+        raise WeightsError(f"{path}: the file is empty.")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except (SafetensorError, ValueError, OverflowError) as error:
+            raise WeightsError(f"{path}: damaged, or no safetensors file ({error}).") from error
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        pickle.UnpicklingError,
+        zipfile.BadZipFile,
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        EOFError,
+        LookupError,
+        MemoryError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        asked = _asked_for(path)
+        if asked:
+            raise WeightsError(
+                f"{path}: refused, and nothing of it was run: its pickle asks for {', '.join(asked)}. Weights are "
+                "read from files with nothing but tensors and plain values in them."
+            ) from None
+        # torch's own words on a pickle advise to read it with `weights_only=False`
+        told = "its pickle cannot be read" if isinstance(error, pickle.UnpicklingError) else f"{error}"[:200]
+        raise WeightsError(f"{path}: damaged, or no checkpoint of torch ({told or type(error).__name__}).") from None
+
+
+def _asked_for(path: Path) -> list[str]:
+    """The Python names beyond tensors' that a pickle asks for, found without running it, as far as it is whole."""
+    names: set[str] = set()
+    try:
+        if zipfile.is_zipfile(path):
+            names.update(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+        else:
+            with open(path, "rb") as file:
+                for _ in range(LEGACY_PICKLES):
+                    names.update(name for name in _names_in_pickle(file) if not re.fullmatch(OF_TENSORS, name))
+    except (pickle.UnpicklingError, AttributeError, EOFError, LookupError, RuntimeError, TypeError, ValueError):
+        pass  # no pickle, or its end: what was found before counts
+    return sorted(names)
+
+
+def _names_in_pickle(file: BinaryIO) -> Iterator[str]:
+    """The names in the pickle at this place of the file, which is left behind it."""
+    texts: list[str] = []
+    for operation, argument, _ in pickletools.genops(file):
+        if operation.name == "GLOBAL":
+            yield str(argument).replace(" ", ".")
+        elif operation.name == "STACK_GLOBAL":
+            yield ".".join(texts[-2:])
+        elif isinstance(argument, str):
+            texts.append(argument)
+
+
+def _unwrap(content: Any, origin: str) -> Weights:
+    skipped: dict[str, str] = {}
+    while isinstance(content, Mapping):
+        inner = [name for name in WRAPPERS if isinstance(content.get(name), Mapping)]
+        if not inner:
+            break
+        skipped |= {
+            str(name): "no weights, but what training kept beside them" for name in content if name != inner[0]
+        }
+        content = content[inner[0]]
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"{origin}: names with tensors are needed, not {type(content).__name__}.")
+    for name, value in content.items():
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+            raise WeightsError(f"{origin}: {name!r} is no tensor, but {type(value).__name__}.")
+        if value.layout != torch.strided or value.is_quantized:
+            raise WeightsError(f"{origin}: {name!r} is a sparse or quantized tensor; plain ones are needed.")
+    if not content:
+        raise WeightsError(f"{origin}: there are no weights in it.")
+    return Weights(dict(content), origin, skipped)
+
+
+def _read_folder(folder: Path, origin: str) -> Weights:
+    name = next((name for name in WEIGHT_FILES if (folder / name).is_file()), None)
+    if name is None:
+        raise WeightsError(f"{origin}: the folder holds none of {', '.join(WEIGHT_FILES)}.")
+    if name.endswith(".json"):
+        files = sorted(set(json.loads((folder / name).read_text())["weight_map"].values()))
+        weights = Weights({}, origin)
+        for file in files:
+            weights.tensors |= read_file(folder / file)
+    else:
+        weights = _unwrap(read_file(folder / name), str(folder / name))
+    settings = folder / "config.json"
+    weights.settings = json.loads(settings.read_text()) if settings.is_file() else {}
+    return weights
+
+
+def _may_be_on_the_hub(name: str) -> bool:
+    return re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) is not None and not name.endswith(SUFFIXES)
+
+
+def _read_hub(name: str) -> Weights:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    def fetch(patterns: list[str]) -> Path:
+        return Path(snapshot_download(name, allow_patterns=["config.json", *patterns]))
+
+    try:
+        folder = fetch(["model*.safetensors", "model.safetensors.index.json"])
+        if not any((folder / file).is_file() for file in WEIGHT_FILES[:2]):
+            folder = fetch([WEIGHT_FILES[2]])
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise WeightsError(
+            f"{name}: no file or folder of this name is here, and it could not be fetched from the Hub ({first})."
+        ) from error
+    return _read_folder(folder, name)
+
+
+def strip_prefixes(names: list[str]) -> dict[str, str]:
+    """Each name without the prefixes of wrappers that most names have -> the name itself."""
+    stripped = {name: name for name in names}
+    while prefix := next((p for p in PREFIXES if 2 * sum(name.startswith(p) for name in stripped) > len(names)), None):
+        stripped = {name.removeprefix(prefix): source for name, source in stripped.items()}
+    return stripped
