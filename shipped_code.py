@@ -10,7 +10,6 @@ This module travels too: a model that was loaded from such a checkpoint saves an
 
 import ast
 import json
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -96,7 +95,9 @@ def add_code(folder: Path) -> list[Path]:
                 f"known are {', '.join(AUTO_CLASSES)}."
             )
         holds = (config.get("architectures") or [""])[0]
-        carried = {auto: name for auto, name in auto_classes.items() if name != "VioletForPreTraining" or name == holds}
+        carried = {
+            auto: name for auto, name in auto_classes.items() if name != "VioletForPreTraining" or name == holds
+        }
         names += carried.values()
         config["auto_map"] = {auto: f"{ENTRY}.{name}" for auto, name in carried.items()}
         tasks = TASKS.get(holds, {})
@@ -172,7 +173,7 @@ def flatten(source: str, folder: Path) -> tuple[str, set[Path]]:
         statements = []
         for file, imported in by_file.items():
             if file.stem in STAYING and node.col_offset:
-                statements.append(f'raise ImportError("This needs the whole package: pip install violet-video")')
+                statements.append('raise ImportError("This needs the whole package: pip install violet-video")')
                 break
             _check_carried(file, node)
             needed.add(file)
