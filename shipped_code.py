@@ -18,7 +18,11 @@ from ._version import __version__
 from .files import write_json, write_text
 
 ROOT = Path(__file__).parent
+TRAVELLING = not (ROOT / "configuration").is_dir()
+"""Whether this module came with a checkpoint, flattened, and is not in the package."""
 ENTRY = "violet_code"
+JSON_FILES = ("config.json", "processor_config.json", "video_preprocessor_config.json")
+"""The files of a checkpoint that name its code."""
 CARRIED = ("configuration", "modeling_violet", "processing", "evaluation", "pipelines")
 """The package's folders whose modules a checkpoint may carry."""
 STAYING = frozenset({"galleries"})
@@ -108,7 +112,7 @@ def add_code(folder: Path) -> list[Path]:
                 for task, auto in tasks.items()
             }
         changed["config.json"] = config
-    for file in ("processor_config.json", "video_preprocessor_config.json"):
+    for file in JSON_FILES[1:]:
         settings = _read(folder / file)
         if settings is None:
             continue
@@ -130,7 +134,7 @@ def _read(file: Path) -> dict[str, Any] | None:
 
 def _sources(names: Iterable[str]) -> dict[str, str]:
     """The files that these classes need, by name: flattened, and the entry among them."""
-    if not (ROOT / CARRIED[0]).is_dir():  # this module came with a checkpoint, and so did all that it needs
+    if TRAVELLING:  # so did all that is needed
         return {file.name: file.read_text(encoding="utf-8") for file in ROOT.glob("*.py") if file.stem != "__init__"}
     imports = "\n".join(f"from .{_part(name)} import {name}" for name in names)
     entry, needed = flatten(imports, ROOT)

@@ -32,6 +32,16 @@ def _refuse_unknown(config: PreTrainedConfig, keys: Iterable[str]):
         raise ValueError(f"{type(config).__name__} has no field {', '.join(unknown)}.")
 
 
+def _without_code(config: PreTrainedConfig, keys: dict[str, Any]) -> dict[str, Any]:
+    """
+    A checkpoint that carries its code names it among its keys. Loaded by the installed package, it must not name it
+    again when saved, because the files would not be saved with it.
+    """
+    if type(config).__module__.startswith("transformers_modules."):
+        return keys
+    return {key: value for key, value in keys.items() if key not in ("auto_map", "custom_pipelines")}
+
+
 def _require_positive(config: PreTrainedConfig, *fields: str):
     for field in fields:
         if getattr(config, field) < 1:
@@ -81,7 +91,7 @@ class VioletVisionConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         _refuse_unknown(self, kwargs)
-        super().__post_init__(**kwargs)
+        super().__post_init__(**_without_code(self, kwargs))
 
     @property
     def hidden_size(self) -> int:
@@ -188,12 +198,7 @@ class VioletConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         _refuse_unknown(self, kwargs)
-        # A checkpoint that carries its code names it here. Loaded by the installed package, it must not name it again
-        # when saved, because the files would not be saved with it.
-        if not type(self).__module__.startswith("transformers_modules."):
-            kwargs.pop("auto_map", None)
-            kwargs.pop("custom_pipelines", None)
-        super().__post_init__(**kwargs)
+        super().__post_init__(**_without_code(self, kwargs))
 
     def validate_architecture(self):
         """Refuses contradictions, naming the field."""
