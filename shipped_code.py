@@ -22,7 +22,9 @@ TRAVELLING = not (ROOT / "configuration").is_dir()
 """Whether this module came with a checkpoint, flattened, and is not in the package."""
 ENTRY = "violet_code"
 JSON_FILES = ("config.json", "processor_config.json", "video_preprocessor_config.json")
-"""The files of a checkpoint that name its code."""
+"""The files of a checkpoint that name its code …"""
+NAMING_CODE = ("auto_map", "custom_pipelines")
+"""… and the keys."""
 CARRIED = ("configuration", "modeling_violet", "processing", "evaluation", "pipelines")
 """The package's folders whose modules a checkpoint may carry."""
 STAYING = frozenset({"galleries"})
@@ -88,66 +90,70 @@ def add_code(folder: Path) -> list[Path]:
         ValueError: for a folder that holds neither a model nor a processor of this package.
     """
     folder = Path(folder)
-    changed: dict[str, dict[str, Any]] = {}
-    names: list[str] = []
-    config = _read(folder / "config.json")
-    if config is not None:
-        auto_classes = AUTO_CLASSES.get(config.get("model_type", ""))
-        if auto_classes is None:
-            raise ValueError(
-                f"{folder / 'config.json'}: `model_type` is {config.get('model_type')!r}, no model of this package; "
-                f"known are {', '.join(AUTO_CLASSES)}."
-            )
-        holds = (config.get("architectures") or [""])[0]
-        carried = {
-            auto: name for auto, name in auto_classes.items() if name != "VioletForPreTraining" or name == holds
-        }
-        names += carried.values()
-        config["auto_map"] = {auto: f"{ENTRY}.{name}" for auto, name in carried.items()}
-        tasks = TASKS.get(holds, {})
-        if tasks:
-            names += [*PIPELINES.values(), *PROCESSORS.values()]
-            config["custom_pipelines"] = {
-                task: {"impl": f"{ENTRY}.{PIPELINES[task]}", "pt": [auto], "type": "multimodal"}
-                for task, auto in tasks.items()
-            }
-        changed["config.json"] = config
-    for file in JSON_FILES[1:]:
-        settings = _read(folder / file)
-        if settings is None:
-            continue
-        names += PROCESSORS.values()
-        settings["auto_map"] = {auto: f"{ENTRY}.{name}" for auto, name in PROCESSORS.items()}
-        if isinstance(settings.get("video_processor"), dict):
-            auto = "AutoVideoProcessor"
-            settings["video_processor"]["auto_map"] = {auto: f"{ENTRY}.{PROCESSORS[auto]}"}
-        changed[file] = settings
-    if not changed:
+    files = [folder / name for name in JSON_FILES if (folder / name).is_file()]
+    settings: dict[Path, dict[str, Any]] = {file: json.loads(file.read_text(encoding="utf-8")) for file in files}
+    if not settings:
         raise ValueError(f"{folder} holds neither a model (config.json) nor a processor (processor_config.json).")
-    written = [write_text(folder / file, text) for file, text in _sources(sorted(set(names))).items()]
-    return written + [write_json(folder / file, value) for file, value in changed.items()]
+    names: set[str] = set()
+    for file, content in settings.items():
+        names |= _name_model(content, file) if file.name == "config.json" else _name_processors(content)
+    written = [write_text(folder / file, source) for file, source in _sources(sorted(names)).items()]
+    return written + [write_json(file, content) for file, content in settings.items()]
 
 
-def _read(file: Path) -> dict[str, Any] | None:
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+def _name_model(config: dict[str, Any], file: Path) -> set[str]:
+    """Names the code in a `config.json`, and returns the classes that are to be carried."""
+    auto_classes = AUTO_CLASSES.get(config.get("model_type", ""))
+    if auto_classes is None:
+        raise ValueError(
+            f"{file}: `model_type` is {config.get('model_type')!r}, no model of this package; known are "
+            f"{', '.join(AUTO_CLASSES)}."
+        )
+    holds = (config.get("architectures") or [""])[0]
+    # The heads and teachers of pre-training are carried by a checkpoint of it alone: they are a fifth of the code.
+    carried = {auto: name for auto, name in auto_classes.items() if name == holds or name != "VioletForPreTraining"}
+    tasks = TASKS.get(holds, {})
+    config["auto_map"] = {auto: f"{ENTRY}.{name}" for auto, name in carried.items()}
+    config["custom_pipelines"] = {
+        task: {"impl": f"{ENTRY}.{PIPELINES[task]}", "pt": [auto], "type": "multimodal"}
+        for task, auto in tasks.items()
+    }
+    return {*carried.values(), *(PIPELINES.values() if tasks else ()), *(PROCESSORS.values() if tasks else ())}
+
+
+def _name_processors(settings: dict[str, Any]) -> set[str]:
+    """The like for what processors save."""
+    for auto, part in (("AutoProcessor", settings), ("AutoVideoProcessor", settings.get("video_processor", settings))):
+        part.setdefault("auto_map", {})[auto] = f"{ENTRY}.{PROCESSORS[auto]}"
+    return set(PROCESSORS.values())
+
+
+def without_code(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    The settings of a checkpoint, without what names its code where this package is installed: it would name it again
+    when it saves them, without the files.
+    """
+    return {key: value for key, value in settings.items() if TRAVELLING or key not in NAMING_CODE}
 
 
 def _sources(names: Iterable[str]) -> dict[str, str]:
     """The files that these classes need, by name: flattened, and the entry among them."""
     if TRAVELLING:  # so did all that is needed
         return {file.name: file.read_text(encoding="utf-8") for file in ROOT.glob("*.py") if file.stem != "__init__"}
-    imports = "\n".join(f"from .{_part(name)} import {name}" for name in names)
-    entry, needed = flatten(imports, ROOT)
-    sources = {
-        f"{ENTRY}.py": f'"""The code of violet-video {__version__} that this checkpoint needs: its classes."""\n\n'
-        f"{entry}\n\n__all__ = {list(names)}\n"
-    }
+    entry, needed = flatten("\n".join(f"from .{_part(name)} import {name}" for name in names), ROOT)
+    sources: dict[str, str] = {}
+    taken: dict[str, Path] = {}
     while needed:
         file = needed.pop()
-        if file.name in sources:
-            continue
-        sources[file.name], further = flatten(file.read_text(encoding="utf-8"), file.parent)
-        needed |= further
+        if taken.setdefault(file.name, file) != file:
+            raise ValueError(f"{taken[file.name]} and {file} cannot lie in one folder: rename one of them.")
+        if file.name not in sources:
+            sources[file.name], further = flatten(file.read_text(encoding="utf-8"), file.parent)
+            needed |= further
+    sources[f"{ENTRY}.py"] = (
+        f'"""The code of violet-video {__version__} that this checkpoint needs: its classes."""\n\n'
+        f"{entry}\n\n__all__ = {list(names)}\n"
+    )
     return dict(sorted(sources.items()))
 
 

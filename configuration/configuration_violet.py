@@ -7,6 +7,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import GenerationConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 
+from ..shipped_code import without_code
+
 FUSION_NORMS = ("post", "pre")
 TASK_TOKENS = {"match": 0, "multiple-choice": 1, "open-ended": 2, "captioning": 3}
 """Rows of the learned task tokens that VIOLETv2's published weights use (of 10)."""
@@ -30,16 +32,6 @@ def _refuse_unknown(config: PreTrainedConfig, keys: Iterable[str]):
     unknown = sorted(key for key in keys if key not in LIBRARY_KEYS and not key.startswith("_"))
     if unknown:
         raise ValueError(f"{type(config).__name__} has no field {', '.join(unknown)}.")
-
-
-def _without_code(config: PreTrainedConfig, keys: dict[str, Any]) -> dict[str, Any]:
-    """
-    A checkpoint that carries its code names it among its keys. Loaded by the installed package, it must not name it
-    again when saved, because the files would not be saved with it.
-    """
-    if type(config).__module__.startswith("transformers_modules."):
-        return keys
-    return {key: value for key, value in keys.items() if key not in ("auto_map", "custom_pipelines")}
 
 
 def _require_positive(config: PreTrainedConfig, *fields: str):
@@ -91,7 +83,7 @@ class VioletVisionConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         _refuse_unknown(self, kwargs)
-        super().__post_init__(**_without_code(self, kwargs))
+        super().__post_init__(**without_code(kwargs))
 
     @property
     def hidden_size(self) -> int:
@@ -198,7 +190,7 @@ class VioletConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         _refuse_unknown(self, kwargs)
-        super().__post_init__(**_without_code(self, kwargs))
+        super().__post_init__(**without_code(kwargs))
 
     def validate_architecture(self):
         """Refuses contradictions, naming the field."""

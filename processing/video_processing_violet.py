@@ -19,6 +19,7 @@ from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata, group_videos_by_shape, reorder_videos
 
 from ..saving import SavedWhole
+from ..shipped_code import without_code
 from .decoding import BACKENDS, DecodedVideo, decode_video, describe_source
 
 FRAME_SAMPLINGS = ("even", "random_start", "jitter")
@@ -120,7 +121,7 @@ class VioletVideoProcessor(SavedWhole, BaseVideoProcessor):
     decode_backend = "auto"
 
     def __init__(self, **kwargs: Unpack[VioletVideoProcessorKwargs]):
-        super().__init__(**kwargs)
+        super().__init__(**without_code(kwargs))
         if self.num_frames < 1:
             raise ValueError(f"`num_frames` must be 1 or more, got {self.num_frames}.")
         if self.decode_backend not in BACKENDS:
