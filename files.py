@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -131,7 +131,7 @@ def _weights_of(file: Path) -> str:
     return re.sub(r"-\d{5}-of-\d{5}\.safetensors$", ".safetensors", str(file))
 
 
-def _exchanged(folder: Path, partial: Path, files: Sequence[Path], stale: Set[Path]) -> bool:
+def _exchanged(folder: Path, partial: Path, files: Sequence[Path], stale: set[Path]) -> bool:
     """Whether a folder of `partial`'s files and this one's others, but the stale ones, has taken this one's place."""
     if Path.cwd().is_relative_to(folder):
         return False
