@@ -40,7 +40,7 @@ class SavedWhole:
 
         def write(partial: Path) -> None:
             save(partial, **kwargs)
-            if with_code or TRAVELLING:
+            if with_code or (TRAVELLING and any((partial / name).exists() for name in JSON_FILES)):
                 for name in JSON_FILES:  # what was saved there before needs code too
                     if (folder / name).is_file() and not (partial / name).exists():
                         shutil.copyfile(folder / name, partial / name)

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent
 TRAVELLING = not (ROOT / "configuration").is_dir()
 """Whether this module came with a checkpoint, flattened, and is not in the package."""
 ENTRY = "violet_code"
-JSON_FILES = ("config.json", "processor_config.json", "video_preprocessor_config.json")
+JSON_FILES = ("config.json", "processor_config.json", "video_preprocessor_config.json", "tokenizer_config.json")
 """The files of a checkpoint that name its code …"""
 NAMING_CODE = ("auto_map", "custom_pipelines")
 """… and the keys."""
@@ -81,7 +81,8 @@ def add_code(folder: Path) -> list[Path]:
     """
     Puts the code that a saved model, processor, or both need into their folder, and names it in their JSON files
     (`auto_map`, `custom_pipelines`): then they load with `trust_remote_code=True` where this package is not
-    installed. The weights are not touched.
+    installed. `pipeline` finds the task by itself where the model has but one, see `TASKS`. The weights are not
+    touched.
 
     Returns:
         The files written.
@@ -92,11 +93,16 @@ def add_code(folder: Path) -> list[Path]:
     folder = Path(folder)
     files = [folder / name for name in JSON_FILES if (folder / name).is_file()]
     settings: dict[Path, dict[str, Any]] = {file: json.loads(file.read_text(encoding="utf-8")) for file in files}
-    if not settings:
-        raise ValueError(f"{folder} holds neither a model (config.json) nor a processor (processor_config.json).")
     names: set[str] = set()
     for file, content in settings.items():
-        names |= _name_model(content, file) if file.name == "config.json" else _name_processors(content)
+        if file.name == "config.json":
+            names |= _name_model(content, file)
+        elif file.name == "tokenizer_config.json":  # its class is transformers' own, whatever transformers notes here
+            content.pop("auto_map", None)
+        else:
+            names |= _name_processors(content)
+    if not names:
+        raise ValueError(f"{folder} holds neither a model (config.json) nor a processor (processor_config.json).")
     written = [write_text(folder / file, source) for file, source in _sources(sorted(names)).items()]
     return written + [write_json(file, content) for file, content in settings.items()]
 

@@ -122,12 +122,15 @@ def test_errors_name_the_video_and_what_needs_the_package(elsewhere):
     assert gallery == "ImportError: This needs the whole package: pip install violet-video"
 
 
-def test_the_installed_package_loads_its_own_classes_and_saves_no_trace_of_the_code(carrying, tmp_path):
-    folder = carrying / "VioletForQuestionAnswering"
-    model, processor = (
-        AutoModelForVisualQuestionAnswering.from_pretrained(folder),
-        AutoProcessor.from_pretrained(folder),
-    )
+@pytest.mark.parametrize(
+    "name, settings", [("VioletForQuestionAnswering", {}), ("again", {"trust_remote_code": True})]
+)
+def test_the_installed_package_takes_its_own_classes_and_saves_no_trace_of_the_code(
+    name, settings, carrying, elsewhere, tmp_path
+):
+    folder = carrying / name
+    model = AutoModelForVisualQuestionAnswering.from_pretrained(folder, **settings)
+    processor = AutoProcessor.from_pretrained(folder, **settings)
     assert type(model) is violet.VioletForQuestionAnswering and type(processor) is violet.VideoTextProcessor
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
@@ -138,12 +141,13 @@ def test_the_installed_package_loads_its_own_classes_and_saves_no_trace_of_the_c
     assert not [name for name, text in texts.items() if "auto_map" in text or "custom_pipelines" in text]
 
 
-@pytest.mark.parametrize("first", ["model", "processor"])
-def test_model_and_processor_may_be_saved_with_their_code_one_after_the_other(first, carrying, tmp_path):
+@pytest.mark.parametrize("saved_first", ["model", "processor", "pipeline"])
+def test_model_processor_and_pipeline_save_their_code_in_any_order(saved_first, carrying, tmp_path):
     whole = carrying / "VioletForMaskedLM"
-    parts = {"model": violet.VioletForMaskedLM, "processor": AutoProcessor}
-    for name in sorted(parts, reverse=first == "processor"):
-        parts[name].from_pretrained(whole).save_pretrained(tmp_path, with_code=True)
+    pipe = pipeline("video-fill-mask", model=str(whole))
+    parts = [pipe] if saved_first == "pipeline" else [pipe.model, pipe.processor]
+    for part in reversed(parts) if saved_first == "processor" else parts:
+        part.save_pretrained(tmp_path, with_code=True)
     assert code_of(tmp_path) == code_of(whole)
     for file, keys in (("config.json", NAMING_CODE), ("processor_config.json", ("auto_map", "video_processor"))):
         here, there = (json.loads((folder / file).read_text()) for folder in (tmp_path, whole))
