@@ -33,7 +33,7 @@ ASKED: dict[str, dict[str, Callable[[Any, list[str]], Any]]] = {
         "video-fill-mask": lambda pipe, clips: pipe(clips[0], "a red [MASK] moves [MASK]"),
         "video-question-answering": lambda pipe, clips: [
             pipe(clips[0], QUESTION),
-            pipe(clips[1], QUESTION, options=["yes", "no"]),
+            pipe(clips[1], QUESTION, answers=["disc", "a red disc"]),
         ],
     },
     "VioletForMultipleChoice": {
