@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: setup demo test check tiny-weights benchmarks
+.PHONY: setup demo test check tiny-weights benchmarks standalone
 setup: .venv/.installed
 
 .venv/.installed: setup.cfg pyproject.toml
@@ -24,6 +24,10 @@ tiny-weights: setup
 benchmarks: setup
 	$(BIN)/python benchmarks/mvm_targets.py --json outputs/mvm_targets.json
 	$(BIN)/python benchmarks/pretraining_value.py
+
+# Checkpoints that carry their code, asked in a fresh virtual environment without this package: a few minutes.
+standalone: setup
+	$(BIN)/python benchmarks/standalone.py
 
 test: setup
 	$(BIN)/python -m pytest

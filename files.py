@@ -1,10 +1,14 @@
 """Outputs that are whole or absent: everything that the package writes goes through here."""
 
+import ctypes
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -41,7 +45,10 @@ def write_tensors(
 
     path = Path(path)
     partial = path.with_name(f".{path.name}.partial")
+    partial.touch()
+    mode = partial.stat().st_mode
     save_file(dict(tensors), partial, None if metadata is None else dict(metadata))
+    partial.chmod(mode)  # safetensors makes it its owner's alone
     with open(partial, "rb") as file:
         os.fsync(file.fileno())
     partial.replace(path)
@@ -78,20 +85,96 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
 
 def save_into(folder: str | os.PathLike, write: Callable[[Path], Any]) -> None:
     """
-    Lets `write` fill a temporary folder and then moves each of its files into `folder`, over those of the same name:
-    a process killed meanwhile leaves every file whole.
+    Lets `write` fill a temporary folder and then puts its files into `folder`, over those of the same name and all at
+    once: a process killed meanwhile leaves the older files or the new ones. Shards and index of weights that were
+    written anew go, and whatever else is there stays.
+
+    For that a second folder is made, of the new files and hard links to the older ones, and the two exchange their
+    names. Where that cannot be (a mounted folder, the working directory, a system other than Linux) files are moved
+    one by one: each of them is whole, but a process killed between two of them leaves both kinds.
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / ".partial"
     if partial.exists():
         shutil.rmtree(partial)
     partial.mkdir()
     write(partial)
+    files = sorted(file.relative_to(partial) for file in partial.rglob("*") if file.is_file())
+    mode = partial.stat().st_mode & 0o666
+    for file in files:  # those of safetensors are its owner's alone
+        (partial / file).chmod(mode)
     _flush(partial)
-    for file in sorted(partial.iterdir()):
-        file.replace(folder / file.name)
-    partial.rmdir()
+    weights = {_weights_of(file) for file in files}
+    older = {
+        file.relative_to(folder)
+        for file in folder.glob("*.safetensors*")
+        if _weights_of(file.relative_to(folder)) in weights
+    }
+    stale = older - set(files)
+    replaces = bool(stale) or any((folder / file).exists() for file in files)
+    if not (replaces and _exchanged(folder, partial, files, stale)):
+        files.sort(key=lambda file: file.name == "config.json")  # without it there is no checkpoint yet
+        for file in files:
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            (partial / file).replace(folder / file)
+        for file in stale:
+            (folder / file).unlink()
+        shutil.rmtree(partial)
+
+
+def _weights_of(file: Path) -> str:
+    """`model.safetensors` for itself, its shards and their index; another file's own path."""
+    index = re.fullmatch(r"(.+)\.safetensors\.index(\..+)?\.json", str(file))
+    if index:
+        return f"{index[1]}{index[2] or ''}.safetensors"
+    return re.sub(r"-\d{5}-of-\d{5}\.safetensors$", ".safetensors", str(file))
+
+
+def _exchanged(folder: Path, partial: Path, files: Sequence[Path], stale: set[Path]) -> bool:
+    """Whether a folder of `partial`'s files and this one's others, but the stale ones, has taken this one's place."""
+    if Path.cwd().is_relative_to(folder):
+        return False
+    successor = folder.with_name(f".{folder.name}.partial")
+    left_out = {folder / file for file in stale.union(files)} | {partial}
+
+    def passed_over(where: str, names: list[str]) -> set[str]:
+        return {name for name in names if Path(where) / name in left_out}
+
+    try:
+        if successor.exists():
+            shutil.rmtree(successor)
+        shutil.copytree(folder, successor, symlinks=True, ignore=passed_over, copy_function=os.link)
+        for file in files:
+            (successor / file).parent.mkdir(parents=True, exist_ok=True)
+            os.link(partial / file, successor / file)
+        _exchange(folder, successor)
+    except OSError:
+        shutil.rmtree(successor, ignore_errors=True)
+        return False
+    # `successor` is the name of the older folder now. What somebody wrote into it meanwhile is no part of it.
+    for path in successor.rglob("*"):
+        file = path.relative_to(successor)
+        if path.is_file() and file not in stale and ".partial" not in file.parts and not (folder / file).exists():
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            path.replace(folder / file)
+    shutil.rmtree(successor)
+    return True
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """
+    Gives two folders each other's name, in one step.
+
+    Raises:
+        OSError: where the system or the file system cannot.
+    """
+    exchange = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
+    if exchange is None:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+    at_cwd, rename_exchange = -100, 2
+    if exchange(at_cwd, os.fsencode(one), at_cwd, os.fsencode(other), ctypes.c_uint(rename_exchange)) != 0:
+        raise OSError(errno.ENOTSUP, f"{one} and {other} cannot be exchanged")
 
 
 def seal(folder: str | os.PathLike) -> None:

@@ -7,6 +7,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import GenerationConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 
+from ..shipped_code import without_code
+
 FUSION_NORMS = ("post", "pre")
 TASK_TOKENS = {"match": 0, "multiple-choice": 1, "open-ended": 2, "captioning": 3}
 """Rows of the learned task tokens that VIOLETv2's published weights use (of 10)."""
@@ -81,7 +83,7 @@ class VioletVisionConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         _refuse_unknown(self, kwargs)
-        super().__post_init__(**kwargs)
+        super().__post_init__(**without_code(kwargs))
 
     @property
     def hidden_size(self) -> int:
@@ -188,12 +190,7 @@ class VioletConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         _refuse_unknown(self, kwargs)
-        # A checkpoint that carries its code names it here. Loaded by the installed package, it must not name it again
-        # when saved, because the files would not be saved with it.
-        if not type(self).__module__.startswith("transformers_modules."):
-            kwargs.pop("auto_map", None)
-            kwargs.pop("custom_pipelines", None)
-        super().__post_init__(**kwargs)
+        super().__post_init__(**without_code(kwargs))
 
     def validate_architecture(self):
         """Refuses contradictions, naming the field."""

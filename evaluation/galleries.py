@@ -1,14 +1,10 @@
-"""
-Videos that are encoded once and searched often, in memory or on disk: all of them through the fusion, or in two
-stages, a shortlist by what the model computes before the fusion, and the fusion for the shortlist alone.
-"""
+"""Videos that are encoded once, into a folder, and searched often, see `searching`."""
 
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,58 +14,10 @@ from ..data.loading import SAMPLE_ERRORS
 from ..files import MANIFEST, seal, write_json, write_tensors
 from ..modeling_violet import VideoTokens
 from .provenance import settings_hash, weights_hash
-from .retrieval import score_gallery
+from .searching import GalleryError
 from .sharing import gather, on_first, own_share
 
 SETTINGS_FILE = "gallery.json"
-
-
-class GalleryError(ValueError):
-    """A folder that holds no gallery, or another one; the message says what differs."""
-
-
-class Gallery(Protocol):
-    """
-    Encoded videos.
-
-    Attributes:
-        names: one a video.
-        embeds: (videos, projection_dim) before the fusion, of length 1; `None` for a model without a projection.
-    """
-
-    @property
-    def names(self) -> Sequence[str]: ...
-
-    @property
-    def embeds(self) -> torch.Tensor | None: ...
-
-    def parts(self) -> Sequence[Callable[[], VideoTokens]]:
-        """What gives the videos part by part, in order, so that not all of them must be in memory."""
-        ...
-
-    def select(self, numbers: torch.Tensor) -> VideoTokens:
-        """The videos of these numbers, in their order."""
-        ...
-
-
-@dataclass(frozen=True)
-class MemoryGallery:
-    """A `Gallery` in memory: `video_tokens` on the model's device, one row a video; `None` while there is none."""
-
-    names: tuple[str, ...] = ()
-    video_tokens: VideoTokens | None = None
-    embeds: torch.Tensor | None = None
-
-    def _tokens(self) -> VideoTokens:
-        assert self.video_tokens is not None  # nothing is searched in an empty gallery
-        return self.video_tokens
-
-    def parts(self) -> Sequence[Callable[[], VideoTokens]]:
-        return [self._tokens]
-
-    def select(self, numbers: torch.Tensor) -> VideoTokens:
-        tokens = self._tokens()
-        return tokens.select(numbers.to(tokens.tokens.device))
 
 
 class StoredGallery:
@@ -278,131 +226,3 @@ def _encode_part(
             columns.setdefault(name, []).append(value.cpu())
     facts |= {"numbers": json.dumps(kept), "failed": json.dumps(failed)}
     return {name: torch.cat(values) for name, values in columns.items()}, facts
-
-
-def nearest(video_embeds: torch.Tensor, text_embeds: torch.Tensor, count: int) -> torch.Tensor:
-    """
-    The numbers of the `count` videos with the greatest inner product for each text, best first: by FAISS where it is
-    installed, else by torch; exact in both.
-
-    Args:
-        video_embeds: (videos, width).
-        text_embeds: (texts, width).
-
-    Returns:
-        (texts, count) int64, on the CPU.
-    """
-    count = min(count, len(video_embeds))
-    videos, texts = video_embeds.float().cpu(), text_embeds.float().cpu()
-    try:
-        import faiss
-    except ImportError:
-        return torch.cat([(some @ videos.t()).topk(count).indices for some in texts.split(1024)])
-    index = faiss.IndexFlatIP(videos.shape[1])
-    index.add(videos.numpy())
-    return torch.from_numpy(index.search(texts.numpy(), count)[1])
-
-
-@torch.no_grad()
-def shortlist_by_embeds(
-    model: Any, gallery: Gallery, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, count: int
-) -> torch.Tensor:
-    """
-    The videos that come nearest to each text before the fusion, by the model's projection: (texts, count).
-
-    Raises:
-        GalleryError: for a model, or a gallery, without a projection.
-    """
-    if gallery.embeds is None or model.violet.projection is None:
-        raise GalleryError(
-            "This model has no embeddings before the fusion (its configuration has no projection_dim) to make a "
-            "shortlist by: search all videos, or score a shortlist of your own by `score_pairs`."
-        )
-    texts = model.violet.get_text_features(input_ids, attention_mask).pooler_output
-    return nearest(gallery.embeds, texts, count)
-
-
-@torch.no_grad()
-def score_pairs(
-    model: Any,
-    gallery: Gallery,
-    input_ids: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    candidates: torch.Tensor,
-    pairs_per_pass: int = 256,
-) -> torch.Tensor:
-    """
-    Each text against the videos of a shortlist of its own, through the fusion: the second stage of a search, whatever
-    made the shortlist. Pairs of one video come one after another, so that it is read from disk once; processes that
-    run together share the pairs out.
-
-    Args:
-        model: a `VioletForRetrieval`, in evaluation mode.
-        input_ids, attention_mask: (texts, X), on the model's device.
-        candidates: (texts, n), numbers of videos in the gallery.
-        pairs_per_pass: how many pairs meet in the fusion at a time.
-
-    Returns:
-        (texts, n) float32 on the CPU, as `score_gallery` gives them.
-    """
-    words = model.violet.text_embeddings(input_ids)
-    mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-    videos = candidates.cpu().flatten()
-    texts = torch.arange(len(candidates)).repeat_interleave(candidates.shape[1])
-    order = videos.argsort(stable=True)
-    share = own_share(len(order))
-    mine = order[share.start : share.stop]
-    scores: list[np.ndarray] = []
-    for pairs in mine.split(pairs_per_pass):
-        different, video_index = videos[pairs].unique(return_inverse=True)
-        rows = texts[pairs].to(input_ids.device)
-        outputs = model.violet(
-            inputs_embeds=words[rows],
-            attention_mask=mask[rows],
-            video_index=video_index.to(input_ids.device),
-            video_tokens=_on(gallery.select(different), input_ids.device),
-        )
-        logits = model.match_head(outputs.first_text_state())[:, 0] / model.config.match_temperature
-        scores.append(logits.float().cpu().numpy())
-    of_all = np.concatenate([np.zeros(0, np.float32), *gather(scores)])
-    found = torch.empty(len(order))
-    found[order] = torch.from_numpy(of_all)
-    return found.view(candidates.shape)
-
-
-def score_all(
-    model: Any,
-    gallery: Gallery,
-    input_ids: torch.Tensor,
-    attention_mask: torch.Tensor | None = None,
-    pairs_per_pass: int = 256,
-) -> torch.Tensor:
-    """
-    Every text against every video, a part of the gallery in memory at a time; processes that run together share the
-    parts out.
-
-    Returns:
-        (texts, videos) float32 on the CPU, as `score_gallery` gives them.
-    """
-    parts = gallery.parts()
-    scores = [
-        score_gallery(model, _on(parts[number](), input_ids.device), input_ids, attention_mask, pairs_per_pass)
-        for number in own_share(len(parts))
-    ]
-    return torch.cat(gather([one.cpu() for one in scores]), 1)
-
-
-def rank_in_two_stages(videos: int, candidates: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    """
-    What a search in two stages makes of the whole gallery, for `retrieval_measures`: (texts, videos), the scores of
-    each text's shortlist, and behind it the other videos, all alike: they were not told apart.
-
-    Args:
-        candidates, scores: (texts, n), see `score_pairs`.
-    """
-    behind = scores.new_full((len(scores), videos), float(scores.min()) - 1)
-    return behind.scatter(1, candidates, scores)
-
-
-def _on(tokens: VideoTokens, device: torch.device) -> VideoTokens:
-    return VideoTokens(tokens.tokens.to(device), tokens.mask.to(device), tokens.grid, tokens.num_special_per_frame)

@@ -1,62 +1,13 @@
-"""Retrieval: every text scored against every video, and what the order of the scores is worth."""
+"""What the order of the scores of every text against every video is worth."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 
-from ..modeling_violet import VideoTokens
 from .measures import Measure, median
 
 RECALL_AT = (1, 5, 10)
-
-
-def join_videos(encoded: Sequence[VideoTokens]) -> VideoTokens:
-    """
-    Encoded videos one behind the other.
-
-    Raises:
-        ValueError: for videos whose grids differ: they had other sizes or other numbers of frames.
-    """
-    first = encoded[0]
-    shapes = sorted({(*one.grid, one.num_special_per_frame) for one in encoded})
-    if len(shapes) > 1:
-        raise ValueError(
-            f"Videos of unequal grids make no one gallery: (frames, rows, columns, special tokens) are {shapes}."
-        )
-    tokens, mask = torch.cat([one.tokens for one in encoded]), torch.cat([one.mask for one in encoded])
-    return VideoTokens(tokens, mask, first.grid, first.num_special_per_frame)
-
-
-@torch.no_grad()
-def score_gallery(
-    model: Any,
-    video_tokens: VideoTokens,
-    input_ids: torch.Tensor,
-    attention_mask: torch.Tensor | None = None,
-    pairs_per_pass: int = 256,
-) -> torch.Tensor:
-    """
-    Every text against every video of a gallery. The videos come encoded, the texts are embedded once, and then each
-    pair passes the fusion; beside the scores, memory is taken for one pass only.
-
-    Args:
-        model: a `VioletForRetrieval`, in evaluation mode.
-        video_tokens: of the gallery, on the model's device; `model.violet.encode_videos` gives them.
-        input_ids, attention_mask: (texts, X).
-        pairs_per_pass: how many pairs meet in the fusion at a time.
-
-    Returns:
-        (texts, videos) float32: the match head's score divided by the configuration's `match_temperature`, as
-        `model.forward` gives it.
-    """
-    if pairs_per_pass < 1:
-        raise ValueError(f"`pairs_per_pass` must be 1 or more, got {pairs_per_pass}.")
-    output = model(
-        video_tokens=video_tokens, input_ids=input_ids, attention_mask=attention_mask, pairs_per_pass=pairs_per_pass
-    )
-    return output.logits.float()
 
 
 def dual_softmax(scores: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from ..configuration.configuration_violet import VioletConfig
+from ..saving import SavedWhole
 from .embeddings import VideoTokens, VioletProjection, VioletTextEmbeddings, VioletVideoEncoder
 from .fusion import FusionAttention, FusionEncoder, FusionLayer, TokenGroup
 from .heads import VioletClassificationHead, VioletMaskedLMHead
@@ -63,7 +64,7 @@ class VioletTaskOutput(ModelOutput):
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
-class VioletPreTrainedModel(PreTrainedModel):
+class VioletPreTrainedModel(SavedWhole, PreTrainedModel):
     """Loading, saving and initialisation of every VIOLET model."""
 
     config_class = VioletConfig

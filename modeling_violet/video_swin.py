@@ -20,6 +20,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from ..configuration.configuration_violet import VioletVisionConfig
+from ..saving import SavedWhole
 from .attention import eager_attention_forward
 
 Size = tuple[int, int, int]
@@ -238,7 +239,7 @@ class VideoSwinStage(nn.Module):
         return self.downsample(x)
 
 
-class VioletVisionModel(PreTrainedModel):
+class VioletVisionModel(SavedWhole, PreTrainedModel):
     """The Video Swin Transformer without a head: VIOLET's backbone, and a model of its own."""
 
     config_class = VioletVisionConfig

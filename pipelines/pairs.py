@@ -55,7 +55,10 @@ class VideoTextPipeline(Pipeline):
         return super().__call__(inputs, **kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any):
-        """Saves model and processor: `pipeline(task, model=save_directory)` gives this pipeline again."""
+        """
+        Saves model and processor, each with these settings (`with_code`, …): `pipeline(task, model=save_directory)`
+        gives this pipeline again.
+        """
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory, **kwargs)
 

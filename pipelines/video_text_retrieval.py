@@ -6,16 +6,14 @@ from typing import Any
 
 import torch
 
-from ..evaluation.galleries import (
+from ..evaluation.searching import (
     Gallery,
     MemoryGallery,
-    StoredGallery,
-    encode_gallery,
+    join_videos,
     score_all,
     score_pairs,
     shortlist_by_embeds,
 )
-from ..evaluation.retrieval import join_videos
 from ..processing.decoding import describe_source
 from ..processing.questions import pad_texts
 from .pairs import NUMBER, Asked, VideoTextPipeline, check_top_k, in_batch, is_many
@@ -70,6 +68,8 @@ class VideoTextRetrievalPipeline(VideoTextPipeline):
         Raises:
             GalleryError: for a folder without a whole gallery, or with one of other videos, weights or frames.
         """
+        from ..evaluation.galleries import StoredGallery, encode_gallery  # no checkpoint carries it, see shipped_code
+
         if videos is None:
             self._gallery = StoredGallery(folder, self.model, self.processor)
             return

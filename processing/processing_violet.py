@@ -8,10 +8,12 @@ from transformers import BertTokenizer, PreTrainedTokenizerBase
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin, TextKwargs
 
+from ..saving import SavedWhole
+
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
-class VideoTextProcessor(ProcessorMixin):
+class VideoTextProcessor(SavedWhole, ProcessorMixin):
     """A tokenizer and a `VioletVideoProcessor` behind one call.
 
     Args:

@@ -18,6 +18,8 @@ from transformers.processing_utils import Unpack, VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata, group_videos_by_shape, reorder_videos
 
+from ..saving import SavedWhole
+from ..shipped_code import without_code
 from .decoding import BACKENDS, DecodedVideo, decode_video, describe_source
 
 FRAME_SAMPLINGS = ("even", "random_start", "jitter")
@@ -88,7 +90,7 @@ def _is_frame(item: Any) -> bool:
     return hasattr(item, "getbands") or getattr(item, "ndim", None) in (2, 3)
 
 
-class VioletVideoProcessor(BaseVideoProcessor):
+class VioletVideoProcessor(SavedWhole, BaseVideoProcessor):
     """Decode clips, sample frames, and turn them into normalised pictures of one size.
 
     `processor(videos)` takes one clip or a list of clips (see `split_into_clips`), each of any kind that
@@ -121,7 +123,7 @@ class VioletVideoProcessor(BaseVideoProcessor):
     decode_backend = "auto"
 
     def __init__(self, **kwargs: Unpack[VioletVideoProcessorKwargs]):
-        super().__init__(**kwargs)
+        super().__init__(**without_code(kwargs))
         if self.num_frames < 1:
             raise ValueError(f"`num_frames` must be 1 or more, got {self.num_frames}.")
         if self.decode_backend not in BACKENDS:

@@ -15,7 +15,8 @@ from ..data.loading import ClipReader, FailedSamples, explained_workers
 from ..evaluation.answers import AnswerAccuracy, answer_measures, answer_places, choose_answers
 from ..evaluation.captions import caption_scores
 from ..evaluation.measures import Evaluation
-from ..evaluation.retrieval import join_videos, retrieval_measures, score_gallery
+from ..evaluation.retrieval import retrieval_measures
+from ..evaluation.searching import join_videos, score_gallery
 from ..evaluation.sharing import gather, on_first, own_share
 from ..modeling_violet import (
     VioletForCaptioning,

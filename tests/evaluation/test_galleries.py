@@ -14,17 +14,16 @@ from transformers import AutoProcessor
 
 from violet import VideoDecodeError, VioletForRetrieval
 from violet.data import captioned, moving_shapes
-from violet.evaluation.galleries import (
+from violet.evaluation.galleries import StoredGallery, encode_gallery
+from violet.evaluation.retrieval import retrieval_metrics
+from violet.evaluation.searching import (
     GalleryError,
-    StoredGallery,
-    encode_gallery,
     nearest,
     rank_in_two_stages,
     score_all,
     score_pairs,
     shortlist_by_embeds,
 )
-from violet.evaluation.retrieval import retrieval_metrics
 from violet.weights import pretrained
 
 CLIPS = {"train": 24, "validation": 4, "test": 8, "test_unseen": 0, "test_together": 0}

@@ -6,14 +6,8 @@ import pytest
 import torch
 
 from violet import VioletForRetrieval, named_configuration
-from violet.evaluation.retrieval import (
-    dual_softmax,
-    join_videos,
-    query_ranks,
-    retrieval_measures,
-    retrieval_metrics,
-    score_gallery,
-)
+from violet.evaluation.retrieval import dual_softmax, query_ranks, retrieval_measures, retrieval_metrics
+from violet.evaluation.searching import join_videos, score_gallery
 
 
 def expected_metrics(scores, video_of_text):
