@@ -1,13 +1,11 @@
 """Weights in and out: converting the original's, publishing ours."""
 
-from .cards import CARDS, PRE_TRAINING, QUESTION_ANSWERING, CardText, write_model_card
+from .cards import CARDS, CardError, write_model_card
 from .conversion import ConversionReport, from_original
 
 __all__ = [
     "CARDS",
-    "PRE_TRAINING",
-    "QUESTION_ANSWERING",
-    "CardText",
+    "CardError",
     "ConversionReport",
     "from_original",
     "write_model_card",
