@@ -2,11 +2,16 @@
 
 from .cards import CARDS, CardError, write_model_card
 from .conversion import ConversionReport, from_original
+from .publishing import Push, PushError, pull, push
 
 __all__ = [
     "CARDS",
     "CardError",
     "ConversionReport",
+    "Push",
+    "PushError",
     "from_original",
+    "pull",
+    "push",
     "write_model_card",
 ]

@@ -229,13 +229,13 @@ def write_model_card(
             "(https://huggingface.co/docs/hub/repositories-licenses)."
         )
     facts = read_facts(folder)
-    title = _title(body)
+    heading = _heading(body)
     if name is None:
-        name = folder.resolve().name if title is None else title[2:].strip()
+        name = card_title(folder) or folder.resolve().name
     if model is None and REPO_NAME.fullmatch(name):
         model = name
     _fill_metadata(data, facts, name, license_name)
-    body = body.replace(title, f"# {name}", 1) if title else f"# {name}\n\n{body}".rstrip() + "\n"
+    body = body.replace(heading, f"# {name}", 1) if heading else f"# {name}\n\n{body}".rstrip() + "\n"
     try:
         body = _fill_sections(body, {section: write(facts, model) for section, write in SECTIONS.items()})
     except WeightFilesError as error:
@@ -320,7 +320,13 @@ def _place(facts: Facts, key: str) -> tuple[str, str, str, str]:
 # --- text ---
 
 
-def _title(body: str) -> str | None:
+def card_title(folder: Path) -> str | None:
+    """The title of a folder's card, where there is one."""
+    heading = _heading(read_card(folder / CARD_FILE)[1])
+    return heading and heading[2:].strip()
+
+
+def _heading(body: str) -> str | None:
     """The first heading of the first level, as it stands."""
     code = False
     for line in body.splitlines():

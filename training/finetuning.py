@@ -234,8 +234,8 @@ def finetune(
         tables: the rows of "train" and of other splits, as `load_tables` gives them, in place of what `data` names.
 
     Into `training.output_dir`: model and processor, for `from_pretrained`; `metrics.json`, with the measures of each
-    further split; `README.md`, the model card; `run.json`, the settings; `failed_samples.jsonl`, where samples were skipped; checkpoints. With
-    `push_to_hub` the model then goes to the Hub, with its card.
+    further split; `README.md`, the model card; `run.json`, the settings; `failed_samples.jsonl`, where samples were
+    skipped; checkpoints. With `push_to_hub` the model then goes to the Hub, with its card.
 
     Raises:
         SettingsError: where the folder holds a run with other settings, or a table or video cannot be used.

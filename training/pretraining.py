@@ -64,8 +64,9 @@ def pretrain(recipe: PretrainingRecipe, resume: bool = False) -> PretrainingResu
     """
     Trains, evaluates and saves. Under `accelerate launch` it is one of several processes.
 
-    Into `recipe.output_dir`: model and processor, for `from_pretrained`; `metrics.json`; `README.md`, the model card; `log.jsonl` and
-    `curves.png`; `run.json`, the settings; `failed_samples.jsonl`, where samples were skipped; checkpoints.
+    Into `recipe.output_dir`: model and processor, for `from_pretrained`; `metrics.json`; `README.md`, the model card;
+    `log.jsonl` and `curves.png`; `run.json`, the settings; `failed_samples.jsonl`, where samples were skipped;
+    checkpoints.
 
     Args:
         resume: go on from the last whole checkpoint, where there is one, to the same weights as without a break.
