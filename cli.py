@@ -315,9 +315,12 @@ def predict_command(argv: list[str]) -> int:
     from transformers import pipeline
     from transformers.utils import logging
 
+    from .hub import pull
+
     def run() -> int:
         logging.disable_progress_bar()
-        answer = pipeline("video-question-answering", model=options.model)
+        folder = options.model if Path(options.model).is_dir() else pull(options.model)
+        answer = pipeline("video-question-answering", model=str(folder))
         videos, questions = options.video, options.question
         results = answer(videos, questions, top_k=options.top_k)
         for i, answers in enumerate(results):

@@ -14,7 +14,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from huggingface_hub.utils import HFValidationError
 from transformers.utils.hub import convert_file_size_to_int
 
@@ -133,8 +139,8 @@ def push(
 
 def pull(repo_id: str, revision: str | None = None, *, token: str | None = None) -> Path:
     """
-    The folder of a model on the Hub, whole: for `from_pretrained` and `pipeline`. What a broken connection left is
-    gone on with, in this call and in the next one.
+    The folder of a model on the Hub, whole: for `from_pretrained` and `pipeline`. A file whose connection is cut is
+    gone on with; files that are there are not fetched again, also by the next call.
 
     Args:
         revision: a branch, tag or commit; by default `main`.
@@ -146,7 +152,10 @@ def pull(repo_id: str, revision: str | None = None, *, token: str | None = None)
 
     def fetch() -> str:
         # by the commit, since `snapshot_download` gives what it has of a branch where the Hub does not answer
-        commit = HfApi(token=token).model_info(repo_id, revision=revision).sha
+        try:
+            commit = HfApi(token=token).model_info(repo_id, revision=revision).sha
+        except OfflineModeIsEnabled:
+            commit = revision
         return snapshot_download(repo_id, revision=commit, token=token)
 
     with explained(repo_id, revision):
@@ -338,3 +347,5 @@ def explained(repo_id: str, revision: str | None) -> Iterator[None]:
         if status == 403:
             raise PushError(f"{repo_id}: your token may not do this (403): {_first_line(error)}") from error
         raise PushError(f"{repo_id}: the Hub refused: {_first_line(error)}") from error
+    except RuntimeError as error:  # of a file that did not go
+        raise PushError(f"{repo_id}: {_first_line(error)} {_first_line(error.__cause__ or error)}") from error

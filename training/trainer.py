@@ -28,6 +28,9 @@ from .sampling import DrawnRows, GroupedSampler, NumberedRows
 
 logger = logging.getLogger(__name__)
 
+HUB = HfApi()
+"""Its thread publishes one after another."""
+
 
 class VioletTrainer(Trainer):
     """
@@ -244,7 +247,7 @@ class VioletTrainer(Trainer):
                     token=token or self.args.hub_token,
                 )
 
-        return HfApi().run_as_future(sending)
+        return HUB.run_as_future(sending)
 
     def _save_checkpoint(self, model, trial) -> None:
         limit, self.args.save_total_limit = self.args.save_total_limit, None

@@ -127,6 +127,9 @@ class LocalHub:
         assert commit is not None, f"{repo} has no {revision}"
         return {path: self.blobs[digest] for path, digest in repository.commits[commit].items()}
 
+    def name_of(self, repository: Repository) -> str:
+        return next(name for name, one in self.repositories.items() if one is repository)
+
     def keep(self, content: bytes) -> str:
         digest = hashlib.sha256(content).hexdigest()
         self.blobs[digest] = content
@@ -213,7 +216,7 @@ class Handler(BaseHTTPRequestHandler):
                         status = 404 if self.user else 401
                         return self.answer_error(status, "RepoNotFound", "Repository not found")
                     given["repository"] = repository
-                if self.command in ("POST", "PUT") and self.user is None and act is not Handler.validate_card:
+                if self.command == "POST" and self.user is None and act is not Handler.validate_card:
                     return self.answer_error(401, None, "Invalid username or password.")
                 with self.hub.lock:
                     return act(self, body, **given)
@@ -297,7 +300,8 @@ class Handler(BaseHTTPRequestHandler):
             elif line["key"] == "deletedFolder":
                 tree = {path: digest for path, digest in tree.items() if not path.startswith(value["path"])}
         number = repository.commit(revision, tree)
-        return self.answer({"commitOid": number, "commitUrl": f"{self.hub.url}/commit/{number}", "success": True})
+        url = f"{self.hub.url}/{self.hub.name_of(repository)}/commit/{number}"
+        return self.answer({"commitOid": number, "commitUrl": url, "success": True})
 
     def branch(self, body: bytes, repository: Repository, kind: str, name: str) -> None:
         if name in repository.names:
@@ -321,7 +325,7 @@ class Handler(BaseHTTPRequestHandler):
         if commit is None:
             return self.answer_error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         siblings = [{"rfilename": path} for path in repository.commits[commit]]
-        name = next(name for name, one in self.hub.repositories.items() if one is repository)
+        name = self.hub.name_of(repository)
         return self.answer({"id": name, "sha": commit, "private": repository.private, "siblings": siblings})
 
     def tree(self, body: bytes, repository: Repository, revision: str, folder: str | None = None) -> None:
