@@ -132,8 +132,14 @@ def test_without_a_licence_nothing_goes(folder):
 @pytest.mark.parametrize(
     "break_it, complaint",
     [
-        (lambda folder: (folder / "model.safetensors").unlink(), r"holds no weights.*training_args.bin.*violet convert"),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}"), "model.safetensors is dam"),
+        (
+            lambda folder: (folder / "model.safetensors").unlink(),
+            r"holds no weights.*training_args.bin.*violet convert",
+        ),
+        (
+            lambda folder: (folder / "model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}"),
+            "model.safetensors is dam",
+        ),
         (lambda folder: (folder / "config.json").unlink(), "holds no config.json"),
         (lambda folder: (folder / "metrics.json").write_text("{"), "metrics.json cannot be read"),
     ],
@@ -239,7 +245,9 @@ def test_a_push_that_fails_for_good_leaves_the_model_before_and_is_gone_on_with(
     (folder / "metrics.json").write_text(json.dumps({"accuracy": 0.9}))
     other_weights(folder)
     hub.fail("POST .*/commit/", status=500, times=100)
-    with pytest.raises(ClientFailure, match="PushError: Sending to people/failing failed 4 times.*500.*Try again later"):
+    with pytest.raises(
+        ClientFailure, match="PushError: Sending to people/failing failed 4 times.*500.*Try again later"
+    ):
         client.run(PUSH, folder=folder, repo="people/failing", options={})
     assert stored(hub, "people/failing") == before
     hub.forget()
@@ -305,9 +313,13 @@ def test_a_private_model_needs_a_token_that_may(folder, hub, client):
     predict = "from violet.cli import main; result = main(['predict', '--model', 'people/private', *more])"
     more = ["--video", "clip.mp4", "--question", "what?"]
     assert client.run(predict, environment=nobody, more=more) == 2
-    assert client.told.startswith("violet predict: people/private is not on the Hub") and "Traceback" not in client.told
+    assert (
+        client.told.startswith("violet predict: people/private is not on the Hub") and "Traceback" not in client.told
+    )
     for token in (nobody, {"HF_TOKEN": "hf_wrong"}):
-        with pytest.raises(ClientFailure, match=r"PushError: people/other: the Hub does not know this token.*HF_TOKEN"):
+        with pytest.raises(
+            ClientFailure, match=r"PushError: people/other: the Hub does not know this token.*HF_TOKEN"
+        ):
             client.run(PUSH, environment=token, folder=folder, repo="people/other", options={})
     assert "people/other" not in hub.repositories
 
