@@ -18,10 +18,11 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from ..evaluation.provenance import METRICS_FILE
 from ..files import sha256, write_text
 from ..weights import FOLDER
-from .weight_files import WeightFilesError, num_parameters, weight_files
+from .saved_weights import SavedWeightsError, num_parameters, weight_files
 
 CARD_FILE = "README.md"
 REPORT_FILE = "report.json"
+CONVERSION_FILE = "conversion_report.json"
 CURVES_FILE = "curves.png"
 NOT_RESULTS = ("steps", "seconds")
 """Numbers in `metrics.json` that say nothing of a model's worth."""
@@ -40,12 +41,13 @@ class CardText:
 
     Attributes:
         pipeline_tag: the nearest of the Hub's own tasks.
-        task: the name of its pipeline here.
+        task: the name of its pipeline here; "" where it has none.
         what: a sentence; `{size}` and `{answers}` are filled in.
-        usage: code behind the imports; `{load}`, `{text}` and `{options}` are filled in.
+        usage: code behind the imports; `{load}`, `{model}`, `{text}` and `{options}` are filled in.
         text: what the code asks where the folder holds no example.
         columns: where an example's text stands, the first that it has.
         limits: a sentence; `{answers}` is filled in.
+        imported: from transformers.
     """
 
     pipeline_tag: str
@@ -55,6 +57,7 @@ class CardText:
     limits: str
     text: str = ""
     columns: tuple[str, ...] = ()
+    imported: str = "pipeline"
 
 
 CARDS = {
@@ -127,8 +130,18 @@ CARDS = {
         usage='describe = {load}\nprint(describe("clip.mp4").shape)',
         limits="Its features are made to be trained further; what they tell by themselves was not measured.",
     ),
+    "VioletVisionModel": CardText(
+        pipeline_tag="feature-extraction",
+        task="",
+        what="The video encoder of [VIOLET](https://arxiv.org/abs/2111.12681) models ({size}): a Video Swin "
+        "Transformer without a head.",
+        usage="model = AutoModel.from_pretrained({model})\nframes = AutoVideoProcessor.from_pretrained({model})\n"
+        'print(model(**frames("clip.mp4", return_tensors="pt")).last_hidden_state.shape)',
+        limits="Its features are made to be trained further; what they tell by themselves was not measured.",
+        imported="AutoModel, AutoVideoProcessor",
+    ),
 }
-"""What a model says of itself, by its class. All are used through the pipeline of their task."""
+"""What a model says of itself, by its class."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +156,7 @@ class Facts:
         run: the other numbers there.
         settings, provenance: what metrics.json has under these names, see `evaluation.provenance.run_provenance`.
         report: report.json of a benchmark's run.
+        conversion: conversion_report.json of weights that were converted.
     """
 
     folder: Path
@@ -154,6 +168,7 @@ class Facts:
     settings: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     report: Mapping[str, Any] = field(default_factory=dict)
+    conversion: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def benchmark(self) -> str | None:
@@ -162,7 +177,7 @@ class Facts:
     @property
     def frames(self) -> Mapping[str, Any]:
         """The video processor's settings."""
-        return self.processor.get("video_processor", {})
+        return self.processor.get("video_processor", self.processor)
 
 
 def read_facts(folder: Path) -> Facts:
@@ -182,12 +197,13 @@ def read_facts(folder: Path) -> Facts:
         folder,
         CARDS[name],
         config,
-        _read_json(folder / "processor_config.json"),
+        _read_json(folder / "processor_config.json") or _read_json(folder / "video_preprocessor_config.json"),
         {name: value for name, value in metrics.items() if name not in NOT_RESULTS},
         {name: value for name, value in metrics.items() if name in NOT_RESULTS},
         settings,
         provenance,
         _read_json(folder / REPORT_FILE),
+        _read_json(folder / CONVERSION_FILE),
     )
 
 
@@ -234,11 +250,14 @@ def write_model_card(
         name = card_title(folder) or folder.resolve().name
     if model is None and REPO_NAME.fullmatch(name):
         model = name
-    _fill_metadata(data, facts, name, license_name)
-    body = body.replace(heading, f"# {name}", 1) if heading else f"# {name}\n\n{body}".rstrip() + "\n"
+    _fill_metadata(data, facts, name, license_name, told=body)
+    if heading is None:
+        body = f"# {name}\n\n{body}".rstrip() + "\n"
+    else:
+        body = re.sub(f"^{re.escape(heading)}$", lambda _: f"# {name}", body, count=1, flags=re.MULTILINE)
     try:
         body = _fill_sections(body, {section: write(facts, model) for section, write in SECTIONS.items()})
-    except WeightFilesError as error:
+    except SavedWeightsError as error:
         raise CardError(str(error)) from error
     except ValueError as error:
         raise CardError(f"{file}: {error}") from error
@@ -264,19 +283,31 @@ def read_card(file: Path) -> tuple[ModelCardData, str]:
 # --- metadata ---
 
 
-def _fill_metadata(data: ModelCardData, facts: Facts, name: str, license_name: str | None) -> None:
-    """Sets what follows from the facts; other keys, tags and other data sets' results stay."""
+def _fill_metadata(data: ModelCardData, facts: Facts, name: str, license_name: str | None, told: str) -> None:
+    """
+    Sets what follows from the facts. Other keys and tags stay, and results but those that the text so far, `told`, has
+    in its table: these were made from the folder as it was.
+    """
     data.library_name, data.pipeline_tag = "transformers", facts.kind.pipeline_tag
     data.license = license_name or data.license
-    wanted = ["violet", facts.kind.task]
+    wanted = [tag for tag in ("violet", facts.kind.task) if tag]
     data.tags = [*(data.tags or []), *(tag for tag in wanted if tag not in (data.tags or []))]
     data.base_model = facts.provenance.get("base_model") or data.base_model
     data.datasets = facts.provenance.get("dataset") or data.datasets
     results = evaluation_results(facts)
-    ours = {result.unique_identifier for result in results}
-    kept = [result for result in data.eval_results or [] if result.unique_identifier not in ours]
-    if results or kept:
-        data.model_name, data.eval_results = name, results + kept
+    ours = {(one.unique_identifier, one.metric_type) for one in results}
+    kept = [
+        one
+        for one in data.eval_results or []
+        if (one.unique_identifier, one.metric_type) not in ours
+        and _row(one.dataset_name, one.dataset_split, one.metric_type) not in told
+    ]
+    data.model_name, data.eval_results = (name, results + kept) if results or kept else (None, None)
+
+
+def _row(dataset: str, split: str | None, metric: str) -> str:
+    """How a result's row of the table begins."""
+    return f"| {_cell(f'{dataset}, {split}')} | {_cell(metric)} |"
 
 
 def evaluation_results(facts: Facts) -> list[EvalResult]:
@@ -287,7 +318,7 @@ def evaluation_results(facts: Facts) -> list[EvalResult]:
         found.append(
             EvalResult(
                 task_type=facts.kind.pipeline_tag,
-                task_name=facts.kind.task,
+                task_name=facts.kind.task or None,
                 dataset_type=dataset,
                 dataset_name=label,
                 dataset_split=split,
@@ -309,9 +340,11 @@ def _place(facts: Facts, key: str) -> tuple[str, str, str, str]:
     metric = key.removeprefix(f"{split}_")
     if facts.benchmark is not None:
         return facts.benchmark, facts.benchmark, split, metric
-    if (dataset := facts.provenance.get("dataset")) is not None:
-        return dataset, dataset, split, metric
+    if (name := facts.provenance.get("dataset")) is not None:
+        return name, name, split, metric
     file = facts.settings.get(f"{split}_file") or facts.settings.get("train_file")
+    if "train_sha256" in facts.settings:
+        return "tables", "tables given to `finetune`", split, metric
     if file is None:
         return "moving_shapes", "moving shapes, drawn by violet.data.moving_shapes", split, metric
     return Path(file).stem, Path(file).name, split, metric
@@ -386,17 +419,18 @@ def _usage(facts: Facts, model: str | None) -> str:
         named = f"violet.pretrained({_quoted(facts.folder.name)})"
     else:
         named = _quoted(str(facts.folder) if model is None else model)
-    carried = "custom_pipelines" in facts.config
-    load = f'pipeline("{kind.task}", model={named}{", trust_remote_code=True" if carried else ""})'
+    carried = "auto_map" in facts.config
+    named += ", trust_remote_code=True" * carried
+    load = f'pipeline("{kind.task}", model={named})'
     options = ", ".join(_quoted(option) for option in example.get("options", ("left", "right")))
-    code = kind.usage.format(load=load, text=_quoted(text), options=f"[{options}]")
-    imports = "from transformers import pipeline"
+    code = kind.usage.format(load=load, model=named, text=_quoted(text), options=f"[{options}]")
+    imports = f"from transformers import {kind.imported}"
     if not carried:
-        imports = f"import violet  # registers the model and the pipeline\n{imports}"
+        imports = f"import violet  # makes the model known to transformers\n{imports}"
     needed = (
         "The code of the model comes along; `transformers`, `torch`, `torchvision` and `av` must be installed."
         if carried
-        else "Importing the package `violet` makes the model known to `transformers`."
+        else "The package `violet` must be installed."
     )
     return f"## How to use\n\n{needed} `clip.mp4` is a video of yours.\n\n```python\n{imports}\n\n{code}\n```"
 
@@ -407,7 +441,7 @@ def _quoted(text: str) -> str:
 
 def _architecture(facts: Facts, model: str | None) -> str:
     config, frames = facts.config, facts.frames
-    vision = config["vision_config"]
+    vision = config.get("vision_config", config)
     rows: list[tuple[Any, ...]] = [
         ("class", config["architectures"][0]),
         ("parameters", f"{num_parameters(facts.folder):,}"),
@@ -417,13 +451,16 @@ def _architecture(facts: Facts, model: str | None) -> str:
             f"windows of {_list(vision['window_size'])} patches, patches of {vision['temporal_patch_size']} frames by "
             f"{vision['patch_size']} pixels",
         ),
-        (
-            "fusion encoder",
-            f"{config['num_hidden_layers']} layers of width {config['hidden_size']}, {config['num_attention_heads']} "
-            f"heads, {config['fusion_norm']}-norm",
-        ),
-        ("vocabulary", f"{config['vocab_size']} words and pieces"),
     ]
+    if vision is not config:
+        rows += [
+            (
+                "fusion encoder",
+                f"{config['num_hidden_layers']} layers of width {config['hidden_size']}, "
+                f"{config['num_attention_heads']} heads, {config['fusion_norm']}-norm",
+            ),
+            ("vocabulary", f"{config['vocab_size']} words and pieces"),
+        ]
     if config.get("id2label"):
         rows.append(("answers", f"{_answers(facts)}"))
     if frames:
@@ -451,12 +488,16 @@ def _data(facts: Facts, model: str | None) -> str:
     elif settings.get("train_file"):
         files = {split: settings.get(f"{split}_file") for split in ("train", "validation", "test")}
         text = ", ".join(f"{split}: `{Path(file).name}`" for split, file in files.items() if file) + "."
+    elif "train_sha256" in settings:
+        text = "Tables that `finetune` was given from Python."
     elif settings:
         text = (
             "The built-in moving shapes (`violet.data.moving_shapes`), drawn videos of one or two shapes that move, "
             f"turn, grow, shrink or stay: {settings.get('shapes_clips')} for training, of seed "
             f"{settings.get('shapes_seed')}."
         )
+    elif facts.conversion:
+        text = f"The weights were converted ({_cell(facts.conversion['kind'])}): what they saw, their makers tell."
     else:
         text = "This folder does not tell what the model was trained on."
     if splits:
@@ -481,16 +522,14 @@ def _results(facts: Facts, model: str | None) -> str:
     rows = []
     for key, value in facts.results.items():
         _, dataset, split, metric = _place(facts, key)
-        row = [f"{dataset}, {split}", metric, f"{value:.4g}"]
-        if told:
-            one = told.get(key, {})
-            row.append(" to ".join(f"{end:.4g}" for end in one.get("interval") or ()))
-            row.append("" if one.get("published") is None else f"{one['published']:.4g}")
-        rows.append(tuple(row))
+        one = told.get(key, {})
+        interval = " to ".join(f"{end:.4g}" for end in one.get("interval") or ())
+        published = "" if one.get("published") is None else f"{one['published']:.4g}"
+        rows.append((f"{dataset}, {split}", metric, f"{value:.4g}", *((interval, published) if told else ())))
     if not rows:
         return "## Results\n\nThis folder holds no measurement."
     head = ["data", "metric", "value"]
-    parts = []
+    parts: list[str] = []
     if told:
         head += [f"{facts.report['interval_level']:.0%} interval", "published"]
         origin = facts.report.get("origin", {})
@@ -541,6 +580,8 @@ def _provenance(facts: Facts, model: str | None) -> str:
         for file in [*weight_files(facts.folder), facts.folder / METRICS_FILE]
         if file.exists()
     ]
+    conversion = {name: facts.conversion.get(name) for name in ("kind", "source", "sha256")}
+    rows += [(f"converted: {name}", Path(value).name) for name, value in conversion.items() if value is not None]
     told = ("splits", "software", "example")
     rows += [(name.replace("_", " "), value) for name, value in facts.provenance.items() if name not in told]
     rows += [(f"measured: {name}", value) for name, value in facts.report.get("origin", {}).items()]

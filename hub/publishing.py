@@ -26,8 +26,17 @@ from transformers.utils.hub import convert_file_size_to_int
 
 from ..evaluation.provenance import METRICS_FILE
 from ..files import sha256
-from .cards import CARD_FILE, CURVES_FILE, REPO_NAME, REPORT_FILE, card_title, read_card, write_model_card
-from .weight_files import INDEX, WeightFilesError, reshard, weight_files
+from .cards import (
+    CARD_FILE,
+    CONVERSION_FILE,
+    CURVES_FILE,
+    REPO_NAME,
+    REPORT_FILE,
+    card_title,
+    read_card,
+    write_model_card,
+)
+from .saved_weights import INDEX, SavedWeightsError, reshard, weight_files
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +44,7 @@ SENT = (
     *("config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json"),
     *("video_preprocessor_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
     *("added_tokens.json", "vocab.txt", "chat_template.jinja", INDEX, "*.py"),
-    *(CARD_FILE, METRICS_FILE, REPORT_FILE, "report.html", CURVES_FILE, "conversion_report.json", "LICENSE*"),
+    *(CARD_FILE, METRICS_FILE, REPORT_FILE, "report.html", CURVES_FILE, CONVERSION_FILE, "LICENSE*"),
 )
 """What belongs to a published model, beside its weights."""
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.joblib")
@@ -213,7 +222,7 @@ def _weights(folder: Path, stage: Staged, most_bytes: int) -> set[str]:
     """Puts the weights into the staged folder; the names of the files that are dealt with."""
     try:
         files = weight_files(folder)
-    except WeightFilesError as error:
+    except SavedWeightsError as error:
         pickled = [file.name for file in sorted(folder.iterdir()) if _matches(file.name, PICKLES)]
         hint = f" {', '.join(pickled)}: pickles are not published; `violet convert` makes safetensors." * bool(pickled)
         raise PushError(f"{error}{hint}") from error

@@ -15,7 +15,7 @@ from ..evaluation.provenance import METRICS_FILE
 from ..files import new_folder, sha256, write_json
 from ..weights import FOLDER
 from .cards import CURVES_FILE, write_model_card
-from .weight_files import WEIGHTS
+from .saved_weights import WEIGHTS
 
 COPIED = ("config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json", CURVES_FILE)
 EXAMPLE = "a small red disc moves [MASK]"

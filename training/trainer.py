@@ -66,6 +66,7 @@ class VioletTrainer(Trainer):
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
+        self.push_in_progress: PushInProgress | None = getattr(self, "push_in_progress", None)
         self.rows_per_video = rows_per_video
         self.rows_apart = rows_apart
         self.backbone_learning_rate = backbone_learning_rate
@@ -211,12 +212,12 @@ class VioletTrainer(Trainer):
         return job.result() if blocking else job
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        busy = self.push_in_progress is not None and not self.push_in_progress.is_done()
-        if (
-            not self.is_world_process_zero()
-            or self.args.hub_strategy == HubStrategy.END
-            or (busy and not self.args.hub_always_push)
-        ):
+        if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
+            return
+        before = self.push_in_progress
+        if before is None or before.is_done():
+            before = self.push_in_progress = PushInProgress([])
+        elif not self.args.hub_always_push:
             return
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         card = Path(self.args.output_dir) / CARD_FILE
@@ -224,10 +225,7 @@ class VioletTrainer(Trainer):
             shutil.copy(card, checkpoint_folder)
         job = self._publish(Path(checkpoint_folder), f"Training in progress, step {self.state.global_step}")
         job.add_done_callback(_tell_failure)
-        if busy:
-            self.push_in_progress.jobs.append(job)
-        else:
-            self.push_in_progress = PushInProgress([job])
+        before.jobs.append(job)
 
     def _publish(
         self, folder: Path, message: str, token: str | None = None, revision: str | None = None

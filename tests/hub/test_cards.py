@@ -129,6 +129,29 @@ def test_results_on_other_data_stay(folder):
     assert [one.metric_value for one in kept] == [0.5] and len(results_of(folder)) == 5
 
 
+def test_results_of_another_run_do_not_stay(folder):
+    """Its data had another name: the results of before are in the table, and so the folder's own."""
+    write_model_card(folder, license_name="mit")
+    facts = json.loads((folder / "metrics.json").read_text())
+    facts["settings"]["test_file"] = "harder.csv"
+    facts["settings"]["train_file"] = None
+    (folder / "metrics.json").write_text(json.dumps(facts))
+    write_model_card(folder)
+    data = ModelCard.load(folder / "README.md").data
+    assert {one.dataset_name for one in data.eval_results if one.dataset_split == "test"} == {"harder.csv"}
+    assert len(data.eval_results) == 4
+
+
+def test_converted_weights_say_what_they_were(folder):
+    (folder / "metrics.json").unlink()
+    report = {"kind": "VIOLETv2", "source": "/home/me/violet.pt", "sha256": "c" * 64, "used": {}}
+    (folder / "conversion_report.json").write_text(json.dumps(report))
+    card = write_model_card(folder, license_name="mit").read_text()
+    assert "converted (VIOLETv2)" in card and "c" * 64 in card
+    assert "| converted: source | violet.pt |" in card and "/home/me" not in card
+    assert "model-index" not in card
+
+
 def test_a_card_without_marks_gets_the_parts_behind_its_text(folder):
     (folder / "README.md").write_text("Some words.\n\n```\n# no heading\n```\n")
     text = write_model_card(folder, license_name="mit").read_text()
@@ -182,9 +205,15 @@ def of_every_kind(tmp_path_factory) -> list[Path]:
     folders = []
     for name in CARDS:
         torch.manual_seed(0)
+        folder = tmp_path_factory.mktemp("of") / name
+        if name == "VioletVisionModel":
+            violet.VioletVisionModel(named_configuration("violet-tiny").vision_config).save_pretrained(folder)
+            processor.video_processor.save_pretrained(folder)
+            write_model_card(folder)
+            folders.append(folder)
+            continue
         labels = {"id2label": {0: "left", 1: "right"}} if name == "VioletForQuestionAnswering" else {}
         config = named_configuration("violet-tiny", vocab_size=len(tokenizer), num_hidden_layers=1, **labels)
-        folder = tmp_path_factory.mktemp("of") / name
         getattr(violet, name)(config).save_pretrained(folder)
         processor.save_pretrained(folder)
         facts = {"settings": {"seed": 1}, "provenance": {"example": EXAMPLES.get(name, {})}}

@@ -12,7 +12,7 @@ import pytest
 from violet.cli import main
 from violet.files import sha256
 from violet.hub import PushError, push, write_model_card
-from violet.hub.weight_files import weight_files
+from violet.hub.saved_weights import weight_files
 
 from .local_hub import ClientFailure, HubClient, LocalHub, Repository
 

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -13,7 +14,7 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 
-class WeightFilesError(ValueError):
+class SavedWeightsError(ValueError):
     """Weights that are missing or damaged; the message names the file."""
 
 
@@ -22,7 +23,7 @@ def weight_files(folder: Path) -> list[Path]:
     The files that hold a model's weights, by their names' order.
 
     Raises:
-        WeightFilesError: where there are none, or one that the index names is missing.
+        SavedWeightsError: where there are none, or one that the index names is missing.
     """
     index = folder / INDEX
     if (folder / WEIGHTS).exists():
@@ -30,10 +31,10 @@ def weight_files(folder: Path) -> list[Path]:
     elif index.exists():
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
     else:
-        raise WeightFilesError(f"{folder} holds no weights: neither {WEIGHTS} nor {INDEX}.")
+        raise SavedWeightsError(f"{folder} holds no weights: neither {WEIGHTS} nor {INDEX}.")
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        raise WeightFilesError(f"{index} names {', '.join(missing)}, which the folder does not hold.")
+        raise SavedWeightsError(f"{index} names {', '.join(missing)}, which the folder does not hold.")
     return [folder / name for name in names]
 
 
@@ -55,10 +56,11 @@ def reshard(folder: Path, target: Path, most_bytes: int) -> list[Path]:
             size = 0
         shards[-1].append((file, name, count))
         size += count
-    written, places = [], {}
+    written: list[Path] = []
+    places: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         path = target / f"model-{number:05}-of-{len(shards):05}.safetensors"
-        tensors = {}
+        tensors: dict[str, Any] = {}
         for file in sorted({file for file, _, _ in shard}):
             with safe_open(file, "pt") as source:
                 tensors |= {name: source.get_tensor(name) for place, name, _ in shard if place == file}
@@ -76,7 +78,7 @@ def _entries(folder: Path) -> Iterator[tuple[Path, str, list[int], int]]:
             with safe_open(file, "pt"):
                 pass  # whole: its size is what its head says
         except (OSError, SafetensorError) as error:
-            raise WeightFilesError(f"{file} is damaged or no safetensors file: {error}") from error
+            raise SavedWeightsError(f"{file} is damaged or no safetensors file: {error}") from error
         with open(file, "rb") as opened:
             head = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
         for name, entry in head.items():
