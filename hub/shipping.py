@@ -9,10 +9,10 @@ import shutil
 import sys
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from ..evaluation.provenance import METRICS_FILE
-from ..files import new_folder, sha256, write_json
+from ..files import new_folder, sha256, write_json, write_tensors
 from ..weights import FOLDER
 from .cards import CURVES_FILE, write_model_card
 from .saved_weights import WEIGHTS
@@ -40,7 +40,7 @@ def ship(model: Path, recipe: Path) -> Path:
             shutil.copy(model / name, folder / name)
         weights = load_file(model / WEIGHTS)
         # config.json says float32: `from_pretrained` gives float32 weights of these values
-        save_file({name: value.half() for name, value in weights.items()}, folder / WEIGHTS, {"format": "pt"})
+        write_tensors(folder / WEIGHTS, {name: value.half() for name, value in weights.items()}, {"format": "pt"})
         write_json(folder / METRICS_FILE, facts)
         size = sum(file.stat().st_size for file in folder.iterdir())
         if size > MOST_BYTES:
