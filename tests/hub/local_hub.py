@@ -441,12 +441,13 @@ class HubClient:
     A process that has this package, `huggingface_hub` and `transformers`, with the local Hub as theirs.
 
     Attributes:
+        environment: with which a process finds the local Hub.
         told: what the last piece of code printed.
     """
 
     def __init__(self, hub: LocalHub, home: Path) -> None:
-        self.home, self.told = home, ""
-        environment = os.environ | {
+        self.told = ""
+        self.environment = os.environ | {
             "HF_ENDPOINT": hub.url,
             "HF_HOME": str(home / "home"),
             "HF_TOKEN": "hf_writer",
@@ -454,9 +455,13 @@ class HubClient:
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         }
         for name in ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_MODULES_CACHE", "TRANSFORMERS_OFFLINE"):
-            environment.pop(name, None)
+            self.environment.pop(name, None)
         self.process = subprocess.Popen(
-            [sys.executable, "-c", WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            [sys.executable, "-c", WORKER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=self.environment,
         )
 
     def run(self, code: str, environment: dict[str, str] | None = None, **values: Any) -> Any:

@@ -1,10 +1,13 @@
 """Push, pull, use: through the real client and a Hub in a box, which fails on purpose."""
 
+import ast
 import hashlib
 import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -372,7 +375,19 @@ def test_the_trainer_publishes_its_model_with_our_card_and_no_pickles(hub, clien
     assert client.run(PULL, repo="people/trained", options={}) == stored(hub, "people/trained")
 
 
-def test_code_goes_along_where_it_is_asked_for(folder, hub, client, shapes_folder):
+WITHOUT_PACKAGE = """
+import importlib.abc, sys
+
+class Refusing(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "violet":
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Refusing())
+"""
+
+
+def test_code_goes_along_and_the_cards_code_runs_without_the_package(folder, hub, client, shapes_folder, tmp_path):
     pytest.importorskip("violet.shipped_code")
     before = contents(folder)
     client.run(PUSH, folder=folder, repo="people/code", options={"with_code": True})
@@ -380,4 +395,22 @@ def test_code_goes_along_where_it_is_asked_for(folder, hub, client, shapes_folde
     kept = hub.files("people/code")
     assert [path for path in kept if path.endswith(".py")]
     assert "custom_pipelines" in json.loads(kept["config.json"])
-    assert "trust_remote_code=True" in kept["README.md"].decode()
+    code = re.search(r"```python\n(.*?)```", kept["README.md"].decode(), re.DOTALL)
+    assert code and "trust_remote_code=True" in code[1] and "import violet" not in code[1]
+
+    video = tmp_path / "clip.mp4"
+    shutil.copy(next(shapes_folder.rglob("*.mp4")), video)
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_PACKAGE + code[1]],
+        cwd=tmp_path,
+        env=client.environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    ask = """
+from transformers import pipeline
+result = pipeline("video-question-answering", model=folder)(video, "what is shown?")
+"""
+    here = client.run(ask, folder=folder, video=str(video))
+    assert ast.literal_eval(done.stdout) == here
