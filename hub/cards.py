@@ -26,6 +26,8 @@ CONVERSION_FILE = "conversion_report.json"
 CURVES_FILE = "curves.png"
 NOT_RESULTS = ("steps", "seconds")
 """Numbers in `metrics.json` that say nothing of a model's worth."""
+OTHERS = "published"
+"""How the names of others' measurements begin, in a report."""
 REPO_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 
@@ -389,8 +391,9 @@ def _fill_sections(body: str, sections: Mapping[str, str]) -> str:
 
 
 def _cell(value: Any) -> str:
-    """A value as it can stand in a table."""
+    """A value as it can stand in a table; of a path on this machine the last name."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = Path(text).name if text.startswith("/") else text
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
@@ -532,27 +535,25 @@ def _results(facts: Facts, model: str | None) -> str:
     parts: list[str] = []
     if told:
         head += [f"{facts.report['interval_level']:.0%} interval", "published"]
-        origin = facts.report.get("origin", {})
-        parts.append(
-            f"Published by: {_cell(origin.get('published by', ''))}. Every sample: [report.html](report.html)."
-        )
+        parts += [
+            f"P{name[1:]}: {_cell(value)}."
+            for name, value in facts.report["origin"].items()
+            if name.startswith(f"{OTHERS} (")
+        ]
+        parts.append("The best and the worst samples are in [report.html](report.html).")
     parts.append(f"The same numbers, in full, are in `{METRICS_FILE}`.")
     if (facts.folder / CURVES_FILE).exists():
         parts.append(f"![Curves of the run]({CURVES_FILE})")
     return "## Results\n\n" + "\n\n".join([_table(tuple(head), rows), *parts])
 
 
-PLACES = ("_file", "_folder", "_dir")
-"""Ends of the settings that say where something lay on the machine of the run; the data are told by themselves."""
+ELSEWHERE = re.compile(r".*_(file|folder|dir|sha256)|shapes_.*|datasets|trackers")
+"""Settings that name places on the machine of the run, or data, which have a part of their own."""
 
 
 def _training(facts: Facts, model: str | None) -> str:
     told = {**facts.run, **facts.settings}
-    rows = [
-        (name, value)
-        for name, value in told.items()
-        if value is not None and not name.endswith(PLACES) and name not in ("datasets", "trackers")
-    ]
+    rows = [(name, value) for name, value in told.items() if value is not None and not ELSEWHERE.fullmatch(name)]
     if not rows:
         return "## Training\n\nThis folder does not tell how the model was trained."
     return f"## Training\n\n{_table(('setting', 'value'), rows)}"
@@ -584,7 +585,8 @@ def _provenance(facts: Facts, model: str | None) -> str:
     rows += [(f"converted: {name}", Path(value).name) for name, value in conversion.items() if value is not None]
     told = ("splits", "software", "example")
     rows += [(name.replace("_", " "), value) for name, value in facts.provenance.items() if name not in told]
-    rows += [(f"measured: {name}", value) for name, value in facts.report.get("origin", {}).items()]
+    origin = facts.report.get("origin", {})
+    rows += [(f"measured: {name}", value) for name, value in origin.items() if not name.startswith(OTHERS)]
     rows += [(name, f"{version}") for name, version in facts.provenance.get("software", {}).items()]
     return f"## Provenance\n\n{_table(('what', 'which'), rows)}"
 

@@ -34,6 +34,7 @@ from .cards import (
     REPORT_FILE,
     card_title,
     read_card,
+    read_facts,
     write_model_card,
 )
 from .saved_weights import INDEX, SavedWeightsError, reshard, weight_files
@@ -43,10 +44,10 @@ logger = logging.getLogger(__name__)
 SENT = (
     *("config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json"),
     *("video_preprocessor_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
-    *("added_tokens.json", "vocab.txt", "chat_template.jinja", INDEX, "*.py"),
+    *("added_tokens.json", "vocab.txt", "chat_template.jinja", INDEX),
     *(CARD_FILE, METRICS_FILE, REPORT_FILE, "report.html", CURVES_FILE, CONVERSION_FILE, "LICENSE*"),
 )
-"""What belongs to a published model, beside its weights."""
+"""What belongs to a published model, beside its weights, and the code of a folder whose configuration names some."""
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.joblib")
 TEMPORARY = (".*", "*.partial", "*.tmp", "*.lock", "__pycache__")
 ATTEMPTS = 4
@@ -196,10 +197,11 @@ def staged(
     with tempfile.TemporaryDirectory(prefix=f".{folder.resolve().name}.push-", dir=place) as temporary:
         stage = Staged(Path(temporary))
         weights = _weights(folder, stage, most_bytes)
+        belong = (*SENT, "*.py") if "auto_map" in read_facts(folder).config else SENT
         for file in sorted(folder.iterdir()):
             if file.name in weights:
                 continue
-            why = _why_left_out(file)
+            why = _why_left_out(file, belong)
             if why is None:
                 shutil.copyfile(file, stage.folder / file.name)
             else:
@@ -244,14 +246,14 @@ def _link(file: Path, target: Path) -> None:
         shutil.copyfile(file, target)
 
 
-def _why_left_out(file: Path) -> str | None:
+def _why_left_out(file: Path, belong: tuple[str, ...]) -> str | None:
     if _matches(file.name, TEMPORARY):
         return "temporary"
     if file.is_dir():
         return "a checkpoint of the training" if file.name.startswith("checkpoint-") else "a folder"
     if _matches(file.name, PICKLES):
         return "a pickle, which can run code when it is loaded"
-    return None if _matches(file.name, SENT) else "no part of a published model"
+    return None if _matches(file.name, belong) else "no part of a published model"
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:

@@ -60,7 +60,6 @@ class Fault:
     reset: bool
     lose_answer: bool
     delay: float
-    skip: int
     times: int
 
 
@@ -98,19 +97,15 @@ class LocalHub:
         reset: bool = False,
         lose_answer: bool = False,
         delay: float = 0.0,
-        skip: int = 0,
         times: int = 1,
     ) -> None:
-        """Lets requests "METHOD /path" that match go wrong: `times` of them, after `skip` that do not."""
-        self.faults.append(Fault(pattern, status, cut, reset, lose_answer, delay, skip, times))
+        """Lets the next `times` requests "METHOD /path" that match go wrong, see the head of this file."""
+        self.faults.append(Fault(pattern, status, cut, reset, lose_answer, delay, times))
 
     def fault_for(self, request: str) -> Fault | None:
         with self.lock:
             for fault in self.faults:
                 if fault.times and re.search(fault.pattern, request):
-                    if fault.skip:
-                        fault.skip -= 1
-                        continue
                     fault.times -= 1
                     return fault
         return None
@@ -303,13 +298,18 @@ class Handler(BaseHTTPRequestHandler):
         url = f"{self.hub.url}/{self.hub.name_of(repository)}/commit/{number}"
         return self.answer({"commitOid": number, "commitUrl": url, "success": True})
 
-    def branch(self, body: bytes, repository: Repository, kind: str, name: str) -> None:
+    def branch(self, body: bytes, repository: Repository, name: str) -> None:
+        self.name_commit(repository, name, json.loads(body or b"{}").get("startingPoint") or "main")
+
+    def tag(self, body: bytes, repository: Repository, revision: str) -> None:
+        self.name_commit(repository, json.loads(body)["tag"], revision)
+
+    def name_commit(self, repository: Repository, name: str, revision: str) -> None:
+        commit = repository.find(revision)
         if name in repository.names:
             return self.answer_error(409, None, f"Reference already exists: {name}")
-        start = json.loads(body or b"{}").get("startingPoint") or "main"
-        commit = repository.find(start)
         if commit is None:
-            return self.answer_error(404, "RevisionNotFound", f"Invalid rev id: {start}")
+            return self.answer_error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         repository.names[name] = commit
         return self.answer({})
 
@@ -402,7 +402,8 @@ ROUTES = [
     (("PUT",), r"/_lfs/(?P<digest>\w+)", Handler.lfs_put),
     (("POST",), "/_verify", Handler.lfs_verify),
     (("POST",), rf"{MODEL}/commit/{REVISION}", Handler.commit),
-    (("POST",), rf"{MODEL}/(?P<kind>branch|tag)/(?P<name>[^/]+)", Handler.branch),
+    (("POST",), rf"{MODEL}/branch/(?P<name>[^/]+)", Handler.branch),
+    (("POST",), rf"{MODEL}/tag/{REVISION}", Handler.tag),
     (("GET",), rf"{MODEL}/refs", Handler.references),
     (("GET",), rf"{MODEL}(/revision/{REVISION})?", Handler.tell_model),
     (("GET",), rf"{MODEL}/tree/{REVISION}(/(?P<folder>.+))?", Handler.tree),

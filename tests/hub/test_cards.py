@@ -27,7 +27,7 @@ METRICS = {
     "samples_failed": 0,
 }
 SETTINGS = {"task": "open-ended", "train_file": "/data/of/me/train.csv", "test_file": "/data/of/me/test.csv"}
-SETTINGS |= {"seed": 3, "learning_rate": 2e-5, "fit": None, "model": "people/base"}
+SETTINGS |= {"seed": 3, "learning_rate": 2e-5, "fit": None, "model": "/data/of/me/base"}
 SPLITS = {"train": {"rows": 24, "sha256": "a" * 64}, "test": {"rows": 8, "sha256": "b" * 64}}
 PROVENANCE = {"splits": SPLITS, "software": {"torch": "2.9"}, "base_model": "people/base"}
 EXAMPLES = {
@@ -79,6 +79,7 @@ def test_the_text_tells_the_facts_and_no_place_on_this_machine(folder):
         "b" * 64,
         "| torch | 2.9 |",
         "| learning_rate | 2e-05 |",
+        "| model | base |",
         "`train.csv`",
         "4 frames of 64 by 64 pixels",
         "| test.csv, test | accuracy | 0.1235 |",

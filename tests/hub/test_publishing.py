@@ -46,7 +46,7 @@ def sound(request):
 def folder(model_folder, tmp_path) -> Path:
     """A model's folder as a training leaves it, with its card."""
     folder = shutil.copytree(model_folder, tmp_path / "trained")
-    for name in ("training_args.bin", "optimizer.pt", ".half.partial", "notes.txt"):
+    for name in ("training_args.bin", "optimizer.pt", ".half.partial", "notes.txt", "my_training.py"):
         (folder / name).write_bytes(b"not for others")
     (folder / "checkpoint-3").mkdir()
     (folder / "checkpoint-3" / "model.safetensors").write_bytes(b"older")
@@ -104,6 +104,7 @@ def test_a_dry_run_lists_what_would_go_and_what_would_not(folder, capsys):
         "checkpoint-3/": "a checkpoint",
         ".half.partial": "temporary",
         "notes.txt": "no part of",
+        "my_training.py": "no part of",
     }.items():
         assert re.search(rf"left out {re.escape(name)}: {why}", told) and name not in lines
     assert "Nothing was sent" in told
@@ -179,7 +180,7 @@ def test_pushed_pulled_and_used(folder, hub, client, shapes_folder):
     commits = hub.repositories["people/model"].commits
     assert len(commits) == 2, "the one that makes the repository, and ours"
     kept = stored(hub, "people/model")
-    assert not [path for path in kept if path.endswith((".bin", ".pt", ".partial", ".txt")) or "/" in path]
+    assert not [path for path in kept if path.endswith((".bin", ".pt", ".partial", ".txt", ".py")) or "/" in path]
     assert len([path for path in kept if path.endswith(".safetensors")]) > 3
     assert client.run(PULL, repo="people/model", options={}) == kept
     assert kept["config.json"] == before["config.json"]
@@ -201,7 +202,10 @@ def test_a_second_push_replaces_the_weights_and_the_first_can_be_pinned(folder, 
     first, sent = client.run(PUSH, folder=folder, repo="people/twice", options={"max_shard_size": "2MB"})
     second, then = client.run(PUSH, folder=folder, repo="people/twice", options={})
     assert stored(hub, "people/twice") == then and "model.safetensors.index.json" not in then
-    assert client.run(PULL, repo="people/twice", options={"revision": first}) == sent
+    tag = "from huggingface_hub import HfApi; HfApi().create_tag('people/twice', tag='v1', revision=revision)"
+    client.run(tag, revision=first)
+    for revision in (first, "v1"):
+        assert client.run(PULL, repo="people/twice", options={"revision": revision}) == sent
     assert client.run(PULL, repo="people/twice", options={}) == then and first != second
     third, _ = client.run(PUSH, folder=folder, repo="people/twice", options={})
     assert third == second, "nothing has changed: no commit"
