@@ -39,7 +39,6 @@ def finetune_command(argv: list[str]) -> int:
     register()
     from transformers import HfArgumentParser
 
-    from .hub import CARDS, write_model_card
     from .training import DataArguments, FinetuningArguments, ModelArguments, SettingsError, finetune
     from .training.arguments import read_settings
 
@@ -63,20 +62,6 @@ def finetune_command(argv: list[str]) -> int:
         if unknown:
             raise SettingsError(f"no option is named {' '.join(unknown)}; see violet finetune --help.")
         result = finetune(model_arguments, data, training)
-        row = result.tables["train"][0]
-        write_model_card(
-            Path(training.output_dir),
-            text=CARDS[data.task],
-            name=Path(training.output_dir).name,
-            data=f"`{data.train_file}`"
-            if data.train_file
-            else "The built-in moving shapes (`violet.data.moving_shapes`).",
-            metrics=result.metrics,
-            settings=result.settings,
-            num_parameters=result.model.num_parameters(),
-            num_answers=result.model.config.num_labels,
-            example=(row["video"], str(row[result.task.columns[1]])),
-        )
         for name, value in result.metrics.items():
             print(f"{name:24} {value:.4g}")
         print(f"\nThe model is in {training.output_dir}; its README.md says how to use it.")
@@ -330,9 +315,12 @@ def predict_command(argv: list[str]) -> int:
     from transformers import pipeline
     from transformers.utils import logging
 
+    from .hub import pull
+
     def run() -> int:
         logging.disable_progress_bar()
-        answer = pipeline("video-question-answering", model=options.model)
+        folder = options.model if Path(options.model).is_dir() else pull(options.model)
+        answer = pipeline("video-question-answering", model=str(folder))
         videos, questions = options.video, options.question
         results = answer(videos, questions, top_k=options.top_k)
         for i, answers in enumerate(results):
@@ -401,6 +389,75 @@ def export_original_command(argv: list[str]) -> int:
     return explain_errors("export-original", run)
 
 
+def card_command(argv: list[str]) -> int:
+    """Write or refresh a model's card, README.md, from what its folder holds."""
+    parser = argparse.ArgumentParser(
+        prog="violet card",
+        description="Makes README.md of a model's folder from its configuration, weights, metrics.json and report. "
+        "What stands there outside of the marks <!-- violet:... --> stays, and so do metadata of other names.",
+    )
+    parser.add_argument("folder", type=Path, help="the model's folder")
+    parser.add_argument("--license", help="of the weights, as the Hub spells it, such as apache-2.0")
+    parser.add_argument("--name", help="the title; ORG/NAME, a name on the Hub, is what the card's code then loads")
+    options = parser.parse_args(argv)
+
+    def run() -> int:
+        from .hub import write_model_card
+
+        print(write_model_card(options.folder, name=options.name, license_name=options.license))
+        return 0
+
+    return explain_errors("card", run)
+
+
+def push_command(argv: list[str]) -> int:
+    """Publish a model's folder on the Hub, with its card, in one commit."""
+    parser = argparse.ArgumentParser(
+        prog="violet push",
+        description="Sends configuration, weights (safetensors alone), processor, card, metrics and report of a "
+        "model's folder. The folder stays as it is. The token is that of `hf auth login`, or HF_TOKEN.",
+    )
+    parser.add_argument("folder", type=Path, help="the model's folder")
+    parser.add_argument("repository", metavar="ORG/NAME", help="where to; made if it is not there")
+    visible = parser.add_mutually_exclusive_group()
+    visible.add_argument(
+        "--private", action="store_true", default=None, help="make a repository that others cannot see"
+    )
+    visible.add_argument("--public", dest="private", action="store_false", help="make one that they can")
+    parser.add_argument("--revision", help="the branch, made if it is not there (default: main)")
+    parser.add_argument("--with-code", action="store_true", help="send the code along, for those without this package")
+    parser.add_argument("--dry-run", action="store_true", help="list what would go, and send nothing")
+    parser.add_argument("--max_shard_size", default="5GB", help="of a file of weights (default: 5GB)")
+    parser.add_argument("--license", help="of the weights, as the Hub spells it, where the card names none")
+    options = parser.parse_args(argv)
+
+    def run() -> int:
+        from .hub import push
+
+        sent = push(
+            options.folder,
+            options.repository,
+            private=options.private,
+            revision=options.revision,
+            with_code=options.with_code,
+            dry_run=options.dry_run,
+            max_shard_size=options.max_shard_size,
+            license_name=options.license,
+        )
+        for file in sent.files:
+            print(f"{file.size:14,} bytes  {file.sha256}  {file.path}")
+        for path, why in sent.left_out.items():
+            print(f"{'left out':>14} {path}: {why}")
+        total = sum(file.size for file in sent.files)
+        if sent.url is None:
+            print(f"\nNothing was sent: {len(sent.files)} files, {total:,} bytes, would go to {options.repository}.")
+        else:
+            print(f"\n{len(sent.files)} files, {total:,} bytes: {sent.url}")
+        return 0
+
+    return explain_errors("push", run)
+
+
 def demo_command(argv: list[str]) -> int:
     """Draw a small data set, fine-tune the shipped violet-tiny on it, and ask it about clips it never saw."""
     parser = argparse.ArgumentParser(prog="violet demo", description=(demo_command.__doc__ or "").strip())
@@ -429,13 +486,22 @@ def explain_errors(command: str, run: Callable[[], int]) -> int:
     """Runs it; an error that its user can mend is printed in one line instead of a traceback, with status 2."""
     from .data import TableError
     from .data.loading import WorkerDiedError
-    from .hub import WeightsError
+    from .hub import CardError, PushError, WeightsError
     from .processing import VideoDecodeError
     from .training import SettingsError
 
     try:
         return run()
-    except (TableError, VideoDecodeError, WorkerDiedError, SettingsError, WeightsError, FileExistsError) as error:
+    except (
+        CardError,
+        PushError,
+        WeightsError,
+        TableError,
+        VideoDecodeError,
+        WorkerDiedError,
+        SettingsError,
+        FileExistsError,
+    ) as error:
         print(f"violet {command}: {error}", file=sys.stderr)
         return 2
 
@@ -450,6 +516,8 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "predict": predict_command,
     "convert": convert_command,
     "export-original": export_original_command,
+    "card": card_command,
+    "push": push_command,
 }
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """`violet demo`: from the weights that come with the package to answers about drawn videos, in minutes on a CPU."""
 
+import json
 import os
 import sys
 import time
@@ -13,12 +14,12 @@ from transformers import pipeline
 
 from .data.moving_shapes import QUESTION_TYPES
 from .evaluation.pictures import AnsweredClip, draw_answers
+from .evaluation.provenance import METRICS_FILE
 from .files import write_json
-from .hub import QUESTION_ANSWERING, write_model_card
+from .hub import write_model_card
 from .processing import decode_video
 from .processing.video_processing_violet import evenly_spaced_indices
 from .training import DataArguments, FinetuningArguments, ModelArguments, finetune
-from .training.finetuning import METRICS_FILE
 from .training.machine import cpu_has_bfloat16, leave_cores_to_workers
 
 STEPS = 900
@@ -74,24 +75,14 @@ def run_demo(output: Path, seed: int) -> int:
     shuffled = result.task.evaluate(
         result.model, result.processor, result.tables["test"], data, training, shuffle_frames=True
     )
-    metrics = result.metrics | {f"shuffled_{name}": value for name, value in shuffled.items()}
-    metrics["seconds"] = round(time.monotonic() - started, 1)
     folder = output / "model"
-    write_json(output / METRICS_FILE, metrics | {"settings": result.settings})
+    facts = json.loads((folder / METRICS_FILE).read_text())
+    facts |= {f"shuffled_{name}": value for name, value in shuffled.items()}
+    facts["seconds"] = round(time.monotonic() - started, 1)
+    write_json(folder / METRICS_FILE, facts)
+    write_model_card(folder, name="violet-tiny, fine-tuned on moving shapes")
 
     clips = [first_clip_asked(result.tables["test"], kind) for kind in ("direction", "order")]
-    write_model_card(
-        folder,
-        text=QUESTION_ANSWERING,
-        name="violet-tiny, fine-tuned on moving shapes",
-        data="The built-in moving shapes (`violet.data.moving_shapes`): drawn videos of one or two shapes that move, "
-        "turn, grow, shrink or stay.",
-        metrics=metrics,
-        settings=result.settings,
-        num_parameters=result.model.num_parameters(),
-        num_answers=result.model.config.num_labels,
-        example=(clips[0][-1]["video"], clips[0][-1]["question"]),
-    )
 
     print("3/4  Loading what was saved, and asking about clips that were never seen")
     ask = pipeline("video-question-answering", model=str(folder))
@@ -112,7 +103,7 @@ def run_demo(output: Path, seed: int) -> int:
 
     print("4/4  Drawing the picture")
     picture = draw_answers(output / "answers.png", panels)
-    return summarise(output, folder, picture, metrics, clips[0][-1])
+    return summarise(folder, picture, facts, clips[0][-1])
 
 
 def first_clip_asked(rows: Dataset, question_type: str) -> list[dict[str, Any]]:
@@ -121,7 +112,7 @@ def first_clip_asked(rows: Dataset, question_type: str) -> list[dict[str, Any]]:
     return [row for row in rows if row["id"] == clip]
 
 
-def summarise(output: Path, model: Path, picture: Path, metrics: Mapping[str, float], row: Mapping[str, Any]) -> int:
+def summarise(model: Path, picture: Path, metrics: Mapping[str, float], row: Mapping[str, Any]) -> int:
     """Prints the results, where everything is and what to type next; returns the exit status."""
     prefixes = {
         "test clips": "",
@@ -138,7 +129,7 @@ def summarise(output: Path, model: Path, picture: Path, metrics: Mapping[str, fl
     print("In sight: which of two shapes moves first, or last, while both are seen all the time.")
     print("Shuffled: direction and order are lost when the frames of a clip are, so the model looks at time.\n")
     print(f"model, processor and card  {model}")
-    print(f"numbers and settings       {output / METRICS_FILE}")
+    print(f"numbers and settings       {model / METRICS_FILE}")
     print(f"picture                    {picture}")
     print(f"videos                     {Path(row['video']).parent}")
     print(f"took {metrics['seconds'] / 60:.1f} minutes\n\nNext:")

@@ -1,14 +1,24 @@
 """What a number was made from, in figures that change with it: weights, rows, software."""
 
+import functools
 import hashlib
 import importlib.metadata
 import json
 import platform
+import subprocess
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..data import rows_digest
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+METRICS_FILE = "metrics.json"
+"""In a model's folder: its metrics by name; beside them `settings`, what decided the run, and `provenance`."""
 PACKAGES = ("torch", "torchvision", "transformers", "tokenizers", "datasets", "numpy", "av", "pycocoevalcap")
 
 
@@ -31,9 +41,41 @@ def software_versions() -> dict[str, str]:
     from .._version import __version__
 
     versions = {"violet": __version__, "python": platform.python_version()}
+    if commit := source_commit():
+        versions["violet commit"] = commit
     for name in PACKAGES:
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
+
+
+@functools.cache
+def source_commit() -> str | None:
+    """
+    The git commit of this package's code, with "-dirty" behind it where files differ from it; None where the code is
+    no checkout.
+    """
+    root = Path(__file__).resolve().parents[1]
+
+    def git(*command: str) -> str:
+        done = subprocess.run(["git", "-C", str(root), *command], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != root:  # installed somewhere inside another's
+            return None
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    except (OSError, subprocess.CalledProcessError):  # no git, or no repository
+        return None
+
+
+def run_provenance(tables: "Mapping[str, Dataset]", **more: Any) -> dict[str, Any]:
+    """
+    What `metrics.json` holds under `provenance`: of each split the number of rows and their sha256 (wherever their
+    videos are), the software, and `more`, as far as it is not None.
+    """
+    splits = {name: {"rows": len(rows), "sha256": rows_digest(rows, folders=False)} for name, rows in tables.items()}
+    known = {name: value for name, value in more.items() if value is not None}
+    return {"splits": splits, "software": software_versions(), **known}

@@ -1,20 +1,23 @@
 """Weights in and out: converting other code's, publishing ours."""
 
-from .cards import CARDS, PRE_TRAINING, QUESTION_ANSWERING, CardText, write_model_card
+from .cards import CARDS, CardError, write_model_card
 from .conversion import ConversionError, ConversionReport, export_original, from_original
+from .publishing import Push, PushError, pull, push
 from .starting_points import build_model
 from .weight_files import WeightsError
 
 __all__ = [
     "CARDS",
-    "PRE_TRAINING",
-    "QUESTION_ANSWERING",
-    "CardText",
+    "CardError",
     "ConversionError",
     "ConversionReport",
+    "Push",
+    "PushError",
     "WeightsError",
     "build_model",
     "export_original",
     "from_original",
+    "pull",
+    "push",
     "write_model_card",
 ]

@@ -1,7 +1,7 @@
 """
 `python -m violet.hub.shipping MODEL RECIPE`: puts a pre-trained model among the weights that come with the
-package, under its folder's name, in half precision, with its processor, its curves and a card that names the recipe
-by its hash.
+package, under its folder's name, in half precision, with its processor, its curves, its metrics and a card that names
+the recipe by its hash.
 """
 
 import json
@@ -11,11 +11,14 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from ..files import new_folder, sha256, write_tensors
+from ..evaluation.provenance import METRICS_FILE
+from ..files import new_folder, sha256, write_json, write_tensors
 from ..weights import FOLDER
-from .cards import PRE_TRAINING, write_model_card
+from .cards import CURVES_FILE, write_model_card
+from .saved_weights import WEIGHTS
 
-WEIGHTS = "model.safetensors"
+COPIED = ("config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json", CURVES_FILE)
+EXAMPLE = "a small red disc moves [MASK]"
 MOST_BYTES = 8_000_000
 
 
@@ -26,39 +29,23 @@ def ship(model: Path, recipe: Path) -> Path:
     Raises:
         ValueError: where it would weigh more than a package should carry.
     """
-    facts = json.loads((model / "metrics.json").read_text())
-    settings = facts.pop("settings")
+    facts = json.loads((model / METRICS_FILE).read_text())
+    of_recipe = {"recipe": recipe.name, "recipe sha256": sha256(recipe), "example": {"text": EXAMPLE}}
+    facts["provenance"] = facts.get("provenance", {}) | of_recipe
     target = FOLDER / model.name
     if target.exists():
         shutil.rmtree(target)
     with new_folder(target) as folder:
-        for name in ("config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json", "curves.png"):
+        for name in COPIED:
             shutil.copy(model / name, folder / name)
         weights = load_file(model / WEIGHTS)
         # config.json says float32: `from_pretrained` gives float32 weights of these values
         write_tensors(folder / WEIGHTS, {name: value.half() for name, value in weights.items()}, {"format": "pt"})
-        described = {
-            key: value for key, value in settings.items() if key not in ("output_dir", "datasets", "trackers")
-        }
-        described |= {f"data set {number}": entry for number, entry in enumerate(settings["datasets"], start=1)}
-        write_model_card(
-            folder,
-            text=PRE_TRAINING,
-            name=model.name,
-            data="The built-in moving shapes (`violet.data.moving_shapes`, split `pretrain`): drawn videos of one or "
-            "two shapes that move, turn, grow, shrink or stay, each with one sentence that says so. No question was "
-            "seen.",
-            metrics=facts,
-            settings={"recipe": recipe.name, "sha256 of the recipe": sha256(recipe)} | described,
-            num_parameters=sum(value.numel() for value in weights.values()),
-            model=f'violet.pretrained("{model.name}")',
-            example=("clip.mp4", "a small red disc moves [MASK]"),
-            curves="curves.png",
-            license_name="apache-2.0",
-        )
+        write_json(folder / METRICS_FILE, facts)
         size = sum(file.stat().st_size for file in folder.iterdir())
         if size > MOST_BYTES:
             raise ValueError(f"{model} would add {size:,} bytes to the package; at most {MOST_BYTES:,} are carried.")
+    write_model_card(target, license_name="apache-2.0")
     return target
 
 

@@ -237,6 +237,13 @@ class FinetuningArguments(TrainingArguments):
         },
     )
 
+    license: str | None = field(
+        default=None,
+        metadata={
+            "help": "Of the model, for its card, as the Hub spells it: apache-2.0. Nothing is published without."
+        },
+    )
+
     def __post_init__(self):
         if not 0 < self.layer_decay <= 1:
             raise SettingsError(f"--layer_decay: must lie above 0, up to 1, got {self.layer_decay}.")

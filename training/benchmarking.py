@@ -10,11 +10,12 @@ from transformers import AutoProcessor
 from ..data import rows_digest
 from ..data.benchmarks import Benchmark, check_benchmark
 from ..data.loading import ClipReader
-from ..evaluation.provenance import weights_hash
+from ..evaluation.provenance import METRICS_FILE, run_provenance, weights_hash
 from ..evaluation.reporting import Report, write_report
 from ..files import write_json
+from ..hub import write_model_card
 from .arguments import DataArguments, FinetuningArguments, ModelArguments, SettingsError
-from .finetuning import METRICS_FILE, finetune, run_settings
+from .finetuning import card_facts, finetune, run_settings
 from .tasks import TASKS
 
 logger = logging.getLogger(__name__)
@@ -132,5 +133,10 @@ def run_benchmark(
         reader = ClipReader(frames, time_limit=data.decode_time_limit)
         output = Path(str(training.output_dir))
         write_report(output, report, lambda video: reader.read(video).frames)
-        write_json(output / METRICS_FILE, evaluation.metrics | {"settings": dict(report.settings)})
+        facts = card_facts(model_arguments, data, tables) if train else {}
+        provenance = run_provenance({**tables, "test": test}, **facts)
+        measured = {"settings": dict(report.settings), "provenance": provenance}
+        write_json(output / METRICS_FILE, evaluation.metrics | measured)
+        if train:
+            write_model_card(output, license_name=training.license)
     return report

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,8 +21,11 @@ from transformers import (
 from .._version import __version__
 from ..configuration import NAMED_CONFIGURATIONS, VioletConfig, named_configuration
 from ..data import moving_shapes, read_rows, rows_digest
+from ..data.hub_rows import HUB
 from ..data.loading import ClipReader
+from ..evaluation.provenance import METRICS_FILE, run_provenance
 from ..files import save_into, write_json
+from ..hub import write_model_card
 from ..modeling_violet import VioletPreTrainedModel
 from ..modeling_violet.heads import VioletClassificationHead
 from ..processing import VideoTextProcessor, VioletVideoProcessor, special_tokens, train_wordpiece_tokenizer
@@ -38,7 +42,6 @@ FRAMES_FROM_SCRATCH = {"violet-tiny": (64, 4), "violet-v1-base": (224, 5), "viol
 """Side in pixels and number of frames that a named configuration is trained with."""
 
 RUN_FILE = "run.json"
-METRICS_FILE = "metrics.json"
 DECISIVE = (
     "seed",
     "learning_rate",
@@ -220,7 +223,8 @@ def finetune(
         tables: the rows of "train" and of other splits, as `load_tables` gives them, in place of what `data` names.
 
     Into `training.output_dir`: model and processor, for `from_pretrained`; `metrics.json`, with the measures of each
-    further split; `run.json`, the settings; `failed_samples.jsonl`, where samples were skipped; checkpoints.
+    further split; `README.md`, the model card; `run.json`, the settings; `failed_samples.jsonl`, where samples were
+    skipped; checkpoints. With `push_to_hub` the model then goes to the Hub, with its card.
 
     Raises:
         SettingsError: where the folder holds a run with other settings, or a table or video cannot be used.
@@ -285,8 +289,28 @@ def finetune(
 
     if trainer.is_world_process_zero():
         save_into(output_dir, write)
-        write_json(output_dir / METRICS_FILE, metrics | {"settings": settings})
+        provenance = run_provenance(tables, **card_facts(model_arguments, data, tables))
+        write_json(output_dir / METRICS_FILE, metrics | {"settings": settings, "provenance": provenance})
+        write_model_card(output_dir, license_name=training.license)
+    if training.push_to_hub:
+        trainer.push_to_hub()
     return FinetuningResult(task, model, processor, tables, metrics, settings)
+
+
+def card_facts(model: ModelArguments, data: DataArguments, tables: DatasetDict) -> dict[str, Any]:
+    """What a model card tells of a run beside its settings: the Hub's names of what it used, and an example."""
+    source = data.train_file or ""
+    row = tables["train"][0]
+    return {
+        "base_model": model.model if is_hub_name(model.model) else None,
+        "dataset": source.removeprefix(HUB).split("@")[0].split(":")[0] if source.startswith(HUB) else None,
+        "example": {name: row[name] for name in TASKS[data.task].columns if name != "video"},
+    }
+
+
+def is_hub_name(model: str) -> bool:
+    """Whether `from_pretrained` would look on the Hub for it."""
+    return model not in NAMED_CONFIGURATIONS and not os.path.isdir(model)
 
 
 def warn_of_unknown_answers(answers: Iterable[str], label2id: Mapping[str, int]) -> None:

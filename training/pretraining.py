@@ -23,7 +23,9 @@ from ..configuration import named_configuration
 from ..data import moving_shapes, read_original, read_rows
 from ..data.loading import ClipReader, FailedSamples, explained_workers
 from ..evaluation.pictures import draw_curves
+from ..evaluation.provenance import METRICS_FILE, run_provenance
 from ..files import save_into, seal, write_json, write_text
+from ..hub import write_model_card
 from ..modeling_violet import VioletForPreTraining
 from ..modeling_violet.modeling_pretraining import MVM_PREFIX
 from ..modeling_violet.mvm import start_at
@@ -31,7 +33,7 @@ from ..modeling_violet.teachers import Teacher
 from ..processing import VideoTextProcessor, special_tokens, train_wordpiece_tokenizer
 from .arguments import SettingsError, set_frames
 from .ema import MovingAverage
-from .finetuning import METRICS_FILE, begin_run, frames_from_scratch
+from .finetuning import begin_run, frames_from_scratch, is_hub_name
 from .machine import cpu_has_bfloat16, leave_cores_to_workers, preferred_kernel
 from .masking import Masking, mask_attended
 from .optimization import learning_rate_factor, parameter_groups
@@ -62,8 +64,9 @@ def pretrain(recipe: PretrainingRecipe, resume: bool = False) -> PretrainingResu
     """
     Trains, evaluates and saves. Under `accelerate launch` it is one of several processes.
 
-    Into `recipe.output_dir`: model and processor, for `from_pretrained`; `metrics.json`; `log.jsonl` and `curves.png`;
-    `run.json`, the settings; `failed_samples.jsonl`, where samples were skipped; checkpoints.
+    Into `recipe.output_dir`: model and processor, for `from_pretrained`; `metrics.json`; `README.md`, the model card;
+    `log.jsonl` and `curves.png`; `run.json`, the settings; `failed_samples.jsonl`, where samples were skipped;
+    checkpoints.
 
     Args:
         resume: go on from the last whole checkpoint, where there is one, to the same weights as without a break.
@@ -490,10 +493,23 @@ class Pretraining:
             save_into(self.output_dir, write)
             curves = [{name: line[name] for name in line if name != "samples_failed"} for line in log.lines()]
             draw_curves(self.output_dir / "curves.png", curves)
-            write_json(self.output_dir / METRICS_FILE, metrics | {"settings": self.settings})
+            base = self.recipe.model if is_hub_name(self.recipe.model) else None
+            provenance = run_provenance(self.rows_by_split(), base_model=base)
+            facts = metrics | {"settings": self.settings, "provenance": provenance}
+            write_json(self.output_dir / METRICS_FILE, facts)
+            write_model_card(self.output_dir)
         accelerator.wait_for_everyone()
         accelerator.end_training()
         return PretrainingResult(model, self.processor, metrics, self.settings)
+
+    def rows_by_split(self) -> dict[str, Dataset]:
+        """The rows of each data set, and those for validation under "NAME, validation"."""
+        rows = {}
+        for dataset, (train, validation) in zip(self.recipe.datasets, self.tables, strict=True):
+            rows[dataset.name] = train
+            if validation is not None:
+                rows[f"{dataset.name}, validation"] = validation
+        return rows
 
 
 class Log:

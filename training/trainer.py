@@ -3,22 +3,34 @@
 import logging
 import math
 import os
+import shutil
+from concurrent.futures import Future
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import HfApi
 from transformers import Trainer
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, rotate_checkpoints
+from transformers.utils import PushInProgress
 
 from ..data.loading import ClipReader, FailedSamples, explained_workers
 from ..evaluation.answers import UNREAD
 from ..files import is_whole, seal
+from ..hub import Push, write_model_card
+from ..hub.cards import CARD_FILE, read_card
+from ..hub.publishing import send, staged
 from ..processing import VioletVideoProcessor
+from .arguments import SettingsError
 from .collating import VideoTextCollator
 from .optimization import parameter_groups
 from .sampling import DrawnRows, GroupedSampler, NumberedRows
 
 logger = logging.getLogger(__name__)
+
+HUB = HfApi()
+"""Its thread publishes one after another."""
 
 
 class VioletTrainer(Trainer):
@@ -36,6 +48,7 @@ class VioletTrainer(Trainer):
     - Several test clips of a row (`test_clips`) are averaged: their logits, before the answer is chosen.
     - A loss or gradient that is NaN or infinite stops the run before it reaches the weights, naming the step and the
       videos (which the collator passes on with `name_videos=True`).
+    - What `push_to_hub` publishes is what `violet push` does: our card, and no pickles.
 
     Args:
         rows_per_video: at most so many rows of a video in one epoch, drawn anew in each; all where it is not given.
@@ -54,6 +67,7 @@ class VioletTrainer(Trainer):
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
+        self.push_in_progress: PushInProgress | None = getattr(self, "push_in_progress", None)
         self.rows_per_video = rows_per_video
         self.rows_apart = rows_apart
         self.backbone_learning_rate = backbone_learning_rate
@@ -153,6 +167,93 @@ class VioletTrainer(Trainer):
             f"{', '.join(self._videos)}. Look at them, or lower the learning rate."
         )
 
+    # --- publishing ---
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        if self.args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
+            raise SettingsError(
+                f"--hub_strategy: {self.args.hub_strategy.value} would publish the optimiser's state, which is a "
+                "pickle; use end or every_save."
+            )
+        if self.args.push_to_hub and self._licence() is None:
+            raise SettingsError("--license: missing, though the model is to be published; such as apache-2.0.")
+        super().init_hf_repo(token, private)
+
+    def _licence(self) -> str | None:
+        """The one that was asked for, or that the run's card names already."""
+        return getattr(self.args, "license", None) or read_card(Path(self.args.output_dir) / CARD_FILE)[0].license
+
+    def create_model_card(self, license: str | None = None, model_name: str | None = None) -> None:
+        """`write_model_card` for the run's folder."""
+        if self.is_world_process_zero():
+            license = license or self._licence()
+            write_model_card(Path(self.args.output_dir), name=model_name, license_name=license)
+
+    def push_to_hub(
+        self,
+        commit_message: str = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        license: str | None = None,
+    ) -> "Push | Future[Push] | None":
+        """
+        Saves the model and publishes the run's folder, as `violet.hub.push` does: with its card, and without pickles.
+
+        Args:
+            license: of the weights; by default that of the training arguments, or of the card that is there.
+
+        Returns:
+            What was sent; where `blocking` is off, its future. None in processes that do not send.
+        """
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        self.create_model_card(license)
+        self._finish_current_push()
+        job = self._publish(Path(self.args.output_dir), commit_message, token, revision)
+        return job.result() if blocking else job
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
+            return
+        before = self.push_in_progress
+        if before is None or before.is_done():
+            before = self.push_in_progress = PushInProgress([])
+        elif not self.args.hub_always_push:
+            return
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        card = Path(self.args.output_dir) / CARD_FILE
+        if card.exists():
+            shutil.copy(card, checkpoint_folder)
+        job = self._publish(Path(checkpoint_folder), f"Training in progress, step {self.state.global_step}")
+        job.add_done_callback(_tell_failure)
+        before.jobs.append(job)
+
+    def _publish(
+        self, folder: Path, message: str, token: str | None = None, revision: str | None = None
+    ) -> "Future[Push]":
+        """Stages what goes now, so that the folder may change afterwards, and sends it in another thread."""
+        stack = ExitStack()
+        stage = stack.enter_context(staged(folder, self.hub_model_id, license_name=self._licence()))
+
+        def sending() -> Push:
+            with stack:
+                return send(
+                    stage,
+                    self.hub_model_id,
+                    private=None,
+                    revision=revision or self.args.hub_revision,
+                    message=message,
+                    token=token or self.args.hub_token,
+                )
+
+        return HUB.run_as_future(sending)
+
     def _save_checkpoint(self, model, trial) -> None:
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
@@ -168,6 +269,11 @@ class VioletTrainer(Trainer):
                 best_model_checkpoint=self.state.best_model_checkpoint,
                 use_mtime=True,
             )
+
+
+def _tell_failure(job: "Future[Push]") -> None:
+    if job.exception() is not None:
+        logger.warning("A checkpoint could not be published: %s", job.exception())
 
 
 def last_whole_checkpoint(output_dir: str | os.PathLike) -> str | None:

@@ -1,5 +1,6 @@
 """A pre-trained model becomes weights of the package."""
 
+import hashlib
 import json
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from violet import VioletForPreTraining, named_configuration
-from violet.hub import shipping
+from violet.hub import cards, shipping
 
 
 @pytest.fixture
@@ -15,13 +16,15 @@ def model(tmp_path, model_folder, monkeypatch):
     """A finished pre-training's folder, as far as shipping reads it."""
     from transformers import AutoProcessor
 
-    monkeypatch.setattr(shipping, "FOLDER", tmp_path / "package")
+    for module in (shipping, cards):
+        monkeypatch.setattr(module, "FOLDER", tmp_path / "package")
     folder = tmp_path / "violet-mini"
     torch.manual_seed(0)
     VioletForPreTraining(named_configuration("violet-tiny", num_hidden_layers=1)).save_pretrained(folder)
     AutoProcessor.from_pretrained(model_folder).save_pretrained(folder)
     (folder / "curves.png").write_bytes(b"picture")
-    settings = {"datasets": [{"name": "shapes"}], "max_steps": 7, "output_dir": "out", "trackers": []}
+    shapes = {"name": "shapes", "source": "moving_shapes", "split": None, "clips": 9, "seed": 1, "path": "out/shapes"}
+    settings = {"datasets": [shapes], "max_steps": 7, "output_dir": "out", "trackers": []}
     (folder / "metrics.json").write_text(json.dumps({"shapes/loss": 1.25, "settings": settings}))
     return folder
 
@@ -36,8 +39,10 @@ def test_half_precision_with_a_card_that_names_recipe_and_results(model, tmp_pat
     assert all(torch.equal(after[key], value.half()) for key, value in before.items())
     assert VioletForPreTraining.from_pretrained(folder).dtype == torch.float32
     card = (folder / "README.md").read_text()
-    assert "| shapes/loss | 1.25 |" in card and "| max_steps | 7 |" in card and "recipe.yaml" in card
-    assert 'violet.pretrained("violet-mini")' in card
+    assert "| shapes, validation | loss | 1.25 |" in card and "| max_steps | 7 |" in card
+    assert 'violet.pretrained("violet-mini")' in card and "license: apache-2.0" in card
+    assert "| recipe | recipe.yaml |" in card and hashlib.sha256(recipe.read_bytes()).hexdigest() in card
+    assert hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest() in card
     shipping.ship(model, recipe)  # over what is there
     assert sorted(path.name for path in folder.parent.iterdir()) == ["violet-mini"]
 

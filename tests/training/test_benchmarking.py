@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 from PIL import Image
 
 from violet.cli import main
@@ -133,6 +134,14 @@ def test_a_miniature_goes_through_training_evaluation_and_report(name, clips, tm
     low, high = first["interval"]
     assert low <= first["value"] <= high
     assert report["origin"]["benchmark"] == name and report["samples_failed"] == 0
+    results = ModelCard.load(output / "README.md").data.eval_results
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert {result.dataset_type for result in results} == {name} and {result.dataset_split for result in results} == {
+        "test"
+    }
+    assert {result.metric_name: result.metric_value for result in results} == {
+        key: value for key, value in metrics.items() if key not in ("settings", "provenance")
+    }
     text = (output / "report.html").read_text()
     assert benchmark.name in text
     for values in benchmark.published.values():

@@ -140,7 +140,8 @@ def test_a_run_leaves_its_log_its_figures_its_curves_and_a_model(uninterrupted, 
     assert any(0 < line["masked_patches"] < line["patches"] for line in steps if "patches" in line)
 
     metrics = json.loads((folder / "metrics.json").read_text())
-    recorded = metrics.pop("settings")
+    recorded, provenance = metrics.pop("settings"), metrics.pop("provenance")
+    assert provenance["splits"].keys() >= {"videos", "stills"}
     assert metrics == uninterrupted.metrics and metrics["steps"] == STEPS
     assert recorded["learning_rate"] == 1e-2 and recorded["datasets"][1]["num_frames"] == 1
     assert metrics["videos/loss_mvm_pixel"] != metrics["stills/loss_mvm_pixel"]
