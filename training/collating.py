@@ -13,7 +13,7 @@ from ..processing import VideoDecodeError, VideoTextProcessor
 from ..processing.questions import by_question, question_with_option
 from .sampling import NumberedRows, number_of_name
 
-RAW_PIXELS = {"do_rescale": False, "do_normalize": False}
+RAW_PIXELS: dict[str, Any] = {"do_rescale": False, "do_normalize": False}
 """Settings of a processor's call under which pictures stay uint8, for `VioletVideoProcessor.normalize_pixels`."""
 
 MOST_SPARES = 100
@@ -84,7 +84,11 @@ class VideoTextCollator:
         batch |= self.texts(rows, list(first_rows.values()))
         frames = [clips[clip] if clip in clips else self._black() for clip in first_rows]
         draws = [row["video_draw"] for row in first_rows.values()] if "video_draw" in rows[0] else None
-        settings = {"do_sample_frames": False, "draws": draws, **(RAW_PIXELS if self.raw_pixels else {})}
+        settings: dict[str, Any] = {
+            "do_sample_frames": False,
+            "draws": draws,
+            **(RAW_PIXELS if self.raw_pixels else {}),
+        }
         pixels = self.processor(videos=frames, **settings)["pixel_values_videos"]
         if self.shuffle_frames:
             pixels = torch.stack([shuffled(clip, video) for clip, (video, _) in zip(pixels, first_rows, strict=True)])
