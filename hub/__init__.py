@@ -2,14 +2,14 @@
 
 from .cards import CARDS, CardError, write_model_card
 from .conversion import ConversionReport, from_original
-from .publishing import Push, PushError, pull, push
+from .publishing import HubError, Push, pull, push
 
 __all__ = [
     "CARDS",
     "CardError",
     "ConversionReport",
     "Push",
-    "PushError",
+    "HubError",
     "from_original",
     "pull",
     "push",
