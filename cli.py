@@ -486,7 +486,7 @@ def explain_errors(command: str, run: Callable[[], int]) -> int:
     """Runs it; an error that its user can mend is printed in one line instead of a traceback, with status 2."""
     from .data import TableError
     from .data.loading import WorkerDiedError
-    from .hub import CardError, PushError, WeightsError
+    from .hub import CardError, HubError, WeightsError
     from .processing import VideoDecodeError
     from .training import SettingsError
 
@@ -494,7 +494,7 @@ def explain_errors(command: str, run: Callable[[], int]) -> int:
         return run()
     except (
         CardError,
-        PushError,
+        HubError,
         WeightsError,
         TableError,
         VideoDecodeError,

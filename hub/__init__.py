@@ -2,7 +2,7 @@
 
 from .cards import CARDS, CardError, write_model_card
 from .conversion import ConversionError, ConversionReport, export_original, from_original
-from .publishing import Push, PushError, pull, push
+from .publishing import HubError, Push, pull, push
 from .starting_points import build_model
 from .weight_files import WeightsError
 
@@ -12,7 +12,7 @@ __all__ = [
     "ConversionError",
     "ConversionReport",
     "Push",
-    "PushError",
+    "HubError",
     "WeightsError",
     "build_model",
     "export_original",

@@ -59,7 +59,7 @@ PASSING = (408, 429, 500, 502, 503, 504)
 Result = TypeVar("Result")
 
 
-class PushError(ValueError):
+class HubError(ValueError):
     """A model that cannot be published or fetched; the message says why, and what to do."""
 
 
@@ -137,7 +137,7 @@ def push(
         token: by default that of `hf auth login`, or HF_TOKEN.
 
     Raises:
-        PushError: where the folder is no whole model or its card names no licence, or where the Hub refuses, or fails
+        HubError: where the folder is no whole model or its card names no licence, or where the Hub refuses, or fails
             more than `ATTEMPTS` times.
         CardError: where the card cannot be made.
     """
@@ -157,7 +157,7 @@ def pull(repo_id: str, revision: str | None = None, *, token: str | None = None)
         token: the like as in `push`.
 
     Raises:
-        PushError: where there is no such model or no right to read it, or the Hub fails more than `ATTEMPTS` times.
+        HubError: where there is no such model or no right to read it, or the Hub fails more than `ATTEMPTS` times.
     """
 
     def fetch() -> str:
@@ -185,13 +185,13 @@ def staged(
 ) -> Iterator[Staged]:
     """What `push` sends, in a folder beside the model's that is deleted at the end. Weights are linked, not copied."""
     if not REPO_NAME.fullmatch(repo_id):
-        raise PushError(f"{repo_id!r} is no name on the Hub: give ORG/NAME, or your own name and the model's.")
+        raise HubError(f"{repo_id!r} is no name on the Hub: give ORG/NAME, or your own name and the model's.")
     if not folder.is_dir():
-        raise PushError(f"{folder} is no folder.")
+        raise HubError(f"{folder} is no folder.")
     try:
         most_bytes = convert_file_size_to_int(max_shard_size)
     except ValueError as error:
-        raise PushError(f"--max_shard_size: {max_shard_size!r} is no size; write 5GB or 200MB.") from error
+        raise HubError(f"--max_shard_size: {max_shard_size!r} is no size; write 5GB or 200MB.") from error
     beside = folder.resolve().parent
     place = beside if os.access(beside, os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix=f".{folder.resolve().name}.push-", dir=place) as temporary:
@@ -211,7 +211,7 @@ def staged(
 
             add_code(stage.folder)
         if read_card(stage.folder / CARD_FILE)[0].license is None and license_name is None:
-            raise PushError(
+            raise HubError(
                 f"{folder / CARD_FILE} names no licence. Say which the weights have: `violet card {folder} --license "
                 "apache-2.0` (or mit, cc-by-nc-4.0, other …), or --license here."
             )
@@ -227,7 +227,7 @@ def _weights(folder: Path, stage: Staged, most_bytes: int) -> set[str]:
     except SavedWeightsError as error:
         pickled = [file.name for file in sorted(folder.iterdir()) if _matches(file.name, PICKLES)]
         hint = f" {', '.join(pickled)}: pickles are not published; `violet convert` makes safetensors." * bool(pickled)
-        raise PushError(f"{error}{hint}") from error
+        raise HubError(f"{error}{hint}") from error
     names = {file.name for file in files} | {INDEX}
     if max(file.stat().st_size for file in files) > most_bytes:
         reshard(folder, stage.folder, most_bytes)
@@ -311,7 +311,7 @@ def patiently(what: str, act: Callable[[], Result]) -> Result:
             if not _may_pass(error):
                 raise
             if attempt == ATTEMPTS:
-                raise PushError(
+                raise HubError(
                     f"{what} failed {ATTEMPTS} times; the last time: {_first_line(error)}. Try again later: what has "
                     "arrived is not sent again."
                 ) from error
@@ -340,23 +340,23 @@ def explained(repo_id: str, revision: str | None) -> Iterator[None]:
     try:
         yield
     except HFValidationError as error:
-        raise PushError(f"{repo_id!r} is no name on the Hub: {error}") from error
+        raise HubError(f"{repo_id!r} is no name on the Hub: {error}") from error
     except RevisionNotFoundError as error:
-        raise PushError(f"{repo_id} has no revision {revision or 'main'!r}.") from error
+        raise HubError(f"{repo_id} has no revision {revision or 'main'!r}.") from error
     except RepositoryNotFoundError as error:
-        raise PushError(
+        raise HubError(
             f"{repo_id} is not on the Hub, or private and your token may not read it. Log in (`hf auth login`, or set "
             "HF_TOKEN) as somebody who may."
         ) from error
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else None
         if status == 401:
-            raise PushError(
+            raise HubError(
                 f"{repo_id}: the Hub does not know this token, or got none (401). Log in by `hf auth login`, or set "
                 "HF_TOKEN to a token that may write."
             ) from error
         if status == 403:
-            raise PushError(f"{repo_id}: your token may not do this (403): {_first_line(error)}") from error
-        raise PushError(f"{repo_id}: the Hub refused: {_first_line(error)}") from error
+            raise HubError(f"{repo_id}: your token may not do this (403): {_first_line(error)}") from error
+        raise HubError(f"{repo_id}: the Hub refused: {_first_line(error)}") from error
     except RuntimeError as error:  # of a file that did not go
-        raise PushError(f"{repo_id}: {_first_line(error)} {_first_line(error.__cause__ or error)}") from error
+        raise HubError(f"{repo_id}: {_first_line(error)} {_first_line(error.__cause__ or error)}") from error

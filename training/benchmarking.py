@@ -90,6 +90,8 @@ def run_benchmark(
     Raises:
         SettingsError: where the folder does not hold the benchmark, or the model has no weights for its task.
     """
+    if training.push_to_hub:
+        raise SettingsError("--push_to_hub: a benchmark's model is published once it is measured, by `violet push`.")
     tables = load_benchmark(benchmark, folder)
     test = tables.pop("test")
     task = TASKS[benchmark.task]

@@ -20,7 +20,7 @@ from ..evaluation.answers import UNREAD
 from ..files import is_whole, seal
 from ..hub import Push, write_model_card
 from ..hub.cards import CARD_FILE, read_card
-from ..hub.publishing import send, staged
+from ..hub.publishing import explained, send, staged
 from ..processing import VioletVideoProcessor
 from .arguments import SettingsError
 from .collating import VideoTextCollator
@@ -177,7 +177,8 @@ class VioletTrainer(Trainer):
             )
         if self.args.push_to_hub and self._licence() is None:
             raise SettingsError("--license: missing, though the model is to be published; such as apache-2.0.")
-        super().init_hf_repo(token, private)
+        with explained(self.args.hub_model_id or Path(self.args.output_dir).name, None):
+            super().init_hf_repo(token, private)
 
     def _licence(self) -> str | None:
         """The one that was asked for, or that the run's card names already."""

@@ -14,7 +14,7 @@ import pytest
 
 from violet.cli import main
 from violet.files import sha256
-from violet.hub import PushError, push, write_model_card
+from violet.hub import HubError, push, write_model_card
 from violet.hub.saved_weights import weight_files
 
 from .local_hub import ClientFailure, HubClient, LocalHub, Repository
@@ -128,7 +128,7 @@ def test_large_weights_are_split_and_hold_the_same_tensors(folder, tmp_path):
 def test_without_a_licence_nothing_goes(folder):
     card = folder / "README.md"
     card.write_text(card.read_text().replace("license: mit\n", ""))
-    with pytest.raises(PushError, match=r"names no licence.*violet card .*trained --license apache-2.0"):
+    with pytest.raises(HubError, match=r"names no licence.*violet card .*trained --license apache-2.0"):
         push(folder, "people/model", dry_run=True)
     assert "README.md" in [file.path for file in push(folder, "people/model", dry_run=True, license_name="mit").files]
 
@@ -215,7 +215,7 @@ def test_a_branch_is_made_and_main_stays(folder, hub, client):
     client.run(PUSH, folder=folder, repo="people/branches", options={"revision": "smaller", "max_shard_size": "2MB"})
     assert stored(hub, "people/branches") == {}
     assert client.run(PULL, repo="people/branches", options={"revision": "smaller"})["config.json"]
-    with pytest.raises(ClientFailure, match="PushError: people/branches has no revision 'larger'"):
+    with pytest.raises(ClientFailure, match="HubError: people/branches has no revision 'larger'"):
         client.run(PULL, repo="people/branches", options={"revision": "larger"})
 
 
@@ -253,7 +253,7 @@ def test_a_push_that_fails_for_good_leaves_the_model_before_and_is_gone_on_with(
     other_weights(folder)
     hub.fail("POST .*/commit/", status=500, times=100)
     with pytest.raises(
-        ClientFailure, match="PushError: Sending to people/failing failed 4 times.*500.*Try again later"
+        ClientFailure, match="HubError: Sending to people/failing failed 4 times.*500.*Try again later"
     ):
         client.run(PUSH, folder=folder, repo="people/failing", options={})
     assert stored(hub, "people/failing") == before
@@ -302,7 +302,7 @@ def test_a_pull_survives_and_ends_bit_equal(request_, how, answers, large, hub, 
 def test_what_a_broken_pull_got_is_not_fetched_again(large, hub, client):
     hub.fail("GET .*/model.safetensors", cut=21_000_000, reset=True)
     hub.fail("GET .*/model.safetensors", status=500, times=100)
-    with pytest.raises(ClientFailure, match=f"PushError: Reading {large} failed 4 times.*500"):
+    with pytest.raises(ClientFailure, match=f"HubError: Reading {large} failed 4 times.*500"):
         client.run(PULL, repo=large, options={})
     assert downloads(hub) == ["cut", "500", "500", "500"]
     hub.forget()
@@ -315,7 +315,7 @@ def test_a_private_model_needs_a_token_that_may(folder, hub, client):
     client.run(PUSH, folder=folder, repo="people/private", options={"private": True})
     assert hub.repositories["people/private"].private
     nobody = {"HF_TOKEN": ""}
-    with pytest.raises(ClientFailure, match=r"PushError: people/private is not on the Hub, or private.*hf auth login"):
+    with pytest.raises(ClientFailure, match=r"HubError: people/private is not on the Hub, or private.*hf auth login"):
         client.run(PULL, environment=nobody, repo="people/private", options={})
     predict = "from violet.cli import main; result = main(['predict', '--model', 'people/private', *more])"
     more = ["--video", "clip.mp4", "--question", "what?"]
@@ -324,9 +324,7 @@ def test_a_private_model_needs_a_token_that_may(folder, hub, client):
         client.told.startswith("violet predict: people/private is not on the Hub") and "Traceback" not in client.told
     )
     for token in (nobody, {"HF_TOKEN": "hf_wrong"}):
-        with pytest.raises(
-            ClientFailure, match=r"PushError: people/other: the Hub does not know this token.*HF_TOKEN"
-        ):
+        with pytest.raises(ClientFailure, match=r"HubError: people/other: the Hub does not know this token.*HF_TOKEN"):
             client.run(PUSH, environment=token, folder=folder, repo="people/other", options={})
     assert "people/other" not in hub.repositories
 
@@ -364,6 +362,8 @@ def test_the_trainer_publishes_its_model_with_our_card_and_no_pickles(hub, clien
     assert "--license: missing" in client.told and "people/trained" not in hub.repositories
     assert client.run(finetune, options=[*options, "--license=mit", "--hub_strategy=checkpoint"]) == 2
     assert "--hub_strategy: checkpoint" in client.told
+    wrong = client.run(finetune, environment={"HF_TOKEN": "hf_wrong"}, options=[*options, "--license=mit"])
+    assert wrong == 2 and "people/trained: the Hub does not know this token" in client.told
     assert client.run(finetune, options=[*options, "--license=mit", "--hub_always_push=true"]) == 0, client.told
 
     repository = hub.repositories["people/trained"]
