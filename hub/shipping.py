@@ -9,9 +9,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from ..files import new_folder, sha256, write_tensors
+from ..files import new_folder, sha256
 from ..weights import FOLDER
 from .cards import PRE_TRAINING, write_model_card
 
@@ -36,7 +36,7 @@ def ship(model: Path, recipe: Path) -> Path:
             shutil.copy(model / name, folder / name)
         weights = load_file(model / WEIGHTS)
         # config.json says float32: `from_pretrained` gives float32 weights of these values
-        write_tensors(folder / WEIGHTS, {name: value.half() for name, value in weights.items()}, {"format": "pt"})
+        save_file({name: value.half() for name, value in weights.items()}, folder / WEIGHTS, {"format": "pt"})
         described = {
             key: value for key, value in settings.items() if key not in ("output_dir", "datasets", "trackers")
         }
