@@ -106,12 +106,8 @@ def save_into(folder: str | os.PathLike, write: Callable[[Path], Any]) -> None:
         (partial / file).chmod(mode)
     _flush(partial)
     weights = {_weights_of(file) for file in files}
-    older = {
-        file.relative_to(folder)
-        for file in folder.glob("*.safetensors*")
-        if _weights_of(file.relative_to(folder)) in weights
-    }
-    stale = older - set(files)
+    older = {file.relative_to(folder) for file in folder.glob("*.safetensors*")}
+    stale = {file for file in older.difference(files) if _weights_of(file) in weights}
     replaces = bool(stale) or any((folder / file).exists() for file in files)
     if not (replaces and _exchanged(folder, partial, files, stale)):
         files.sort(key=lambda file: file.name == "config.json")  # without it there is no checkpoint yet
@@ -133,8 +129,6 @@ def _weights_of(file: Path) -> str:
 
 def _exchanged(folder: Path, partial: Path, files: Sequence[Path], stale: set[Path]) -> bool:
     """Whether a folder of `partial`'s files and this one's others, but the stale ones, has taken this one's place."""
-    if Path.cwd().is_relative_to(folder):
-        return False
     successor = folder.with_name(f".{folder.name}.partial")
     left_out = {folder / file for file in stale.union(files)} | {partial}
 
@@ -142,6 +136,8 @@ def _exchanged(folder: Path, partial: Path, files: Sequence[Path], stale: set[Pa
         return {name for name in names if Path(where) / name in left_out}
 
     try:
+        if Path.cwd().is_relative_to(folder):
+            return False
         if successor.exists():
             shutil.rmtree(successor)
         shutil.copytree(folder, successor, symlinks=True, ignore=passed_over, copy_function=os.link)

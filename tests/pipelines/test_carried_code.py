@@ -155,7 +155,7 @@ def test_model_processor_and_pipeline_save_their_code_in_any_order(saved_first, 
 
 
 def test_the_code_imports_only_itself_and_what_a_machine_without_the_package_has(carrying):
-    for folder in carrying.iterdir():
+    for folder in (carrying / name for name in ("VioletForMaskedLM", "VioletForPreTraining", "backbone")):
         files = set(folder.glob("*.py"))
         # transformers finds imports by regular expressions, docstrings included
         assert {Path(file) for file in get_relative_import_files(folder / "violet_code.py")} == files - {
