@@ -526,7 +526,7 @@ def convert_tensors(
         changes = [] if value.dtype == torch.float32 else [f"{value.dtype} made float32"]
         if piece.form.length is not None and piece.form.theirs(piece.shape, plan.layout.window) != value.shape:
             changes.append(f"{tuple(value.shape)} made {piece.shape}")
-        tensors[piece.target] = piece.form.ours(value.float(), piece.shape).clone(
+        tensors[piece.target] = piece.form.ours(value.detach().float(), piece.shape).clone(
             memory_format=torch.contiguous_format
         )
         report.used[source] = ", ".join(filter(None, [report.used.get(source), piece.target]))

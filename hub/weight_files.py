@@ -167,7 +167,7 @@ def _read_folder(folder: Path, origin: str) -> Weights:
         for file in files:
             weights.tensors |= read_file(folder / file)
     else:
-        weights = _unwrap(read_file(folder / name), str(folder / name))
+        weights = _unwrap(read_file(folder / name), origin)
     settings = folder / "config.json"
     weights.settings = json.loads(settings.read_text()) if settings.is_file() else {}
     return weights
@@ -185,7 +185,7 @@ def _read_hub(name: str) -> Weights:
         return Path(snapshot_download(name, allow_patterns=["config.json", *patterns]))
 
     try:
-        folder = fetch(["model*.safetensors", "model.safetensors.index.json"])
+        folder = fetch([*WEIGHT_FILES[:2], "model-*-of-*.safetensors"])
         if not any((folder / file).is_file() for file in WEIGHT_FILES[:2]):
             folder = fetch([WEIGHT_FILES[2]])
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
