@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import logging
@@ -248,7 +249,10 @@ def plan_conversion(
         names[name] = source
     found = {name: tuple(shapes[source]) for name, source in names.items()}
 
-    of_source, conflicts = infer_configuration(kind, found, strict=config is None)
+    try:
+        of_source, conflicts = infer_configuration(kind, found, strict=config is None)
+    except StrictDataclassError as error:
+        raise ConversionError(f"The weights' shapes make no model: {str(error).splitlines()[-1].strip()}") from error
     problems += conflicts
     if model_class is None:
         model_class = infer_class(kind, found, of_source)
