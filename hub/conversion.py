@@ -48,7 +48,7 @@ from .layouts import (
     rename,
 )
 from .sizing import infer_configuration
-from .weight_files import Weights, WeightsError, read_weights, strip_prefixes
+from .weight_files import Weights, WeightsError, first_line, read_weights, strip_prefixes
 
 POSITION_INDEX, POSITION_IDS = "relative_position_index", "position_ids"
 KEPT_FILE = "kept_from_original.safetensors"
@@ -613,12 +613,16 @@ def load_model(source: str | os.PathLike) -> PreTrainedModel:
     The model in a folder or on the Hub, of the class that its configuration names.
 
     Raises:
-        ConversionError: where that is no class of this package.
+        WeightsError: where there is no model, or it is none of this package's.
     """
-    name = (VioletConfig.from_pretrained(source).architectures or ["none"])[0]
-    model_class = find_class(name)
-    with _quiet():
-        return model_class.from_pretrained(source)
+    try:
+        model_class = find_class((VioletConfig.from_pretrained(source).architectures or ["none"])[0])
+        with _quiet():
+            return model_class.from_pretrained(source)
+    except ConversionError:
+        raise
+    except (OSError, ValueError, StrictDataclassError) as error:
+        raise WeightsError(f"{source}: no VIOLET model ({first_line(error)}).") from error
 
 
 def find_class(name: str) -> type[PreTrainedModel]:

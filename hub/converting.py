@@ -22,7 +22,7 @@ from .conversion import (
     plan_conversion,
     shapes_of,
 )
-from .weight_files import WeightsError, read_weights
+from .weight_files import WeightsError, first_line, read_weights
 
 REPORT_FILE = "conversion_report.json"
 TOKENIZER = "bert-base-uncased"
@@ -88,7 +88,9 @@ def read_configuration(name: str) -> VioletConfig | VioletVisionConfig:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
         known = ", ".join(NAMED_CONFIGURATIONS)
-        raise WeightsError(f"{name}: no configuration ({_first(error)}); a folder, a Hub name, or {known}.") from error
+        raise WeightsError(
+            f"{name}: no configuration ({first_line(error)}); a folder, a Hub name, or {known}."
+        ) from error
     if not isinstance(config, VioletConfig | VioletVisionConfig):
         raise WeightsError(f"{name}: a configuration of {config.model_type!r}, not of VIOLET.")
     return config
@@ -105,7 +107,7 @@ def read_tokenizer(name: str, config: VioletConfig) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise WeightsError(
-            f"{name}: the tokenizer cannot be had ({_first(error)}). Give a folder that holds one, or convert without "
+            f"{name}: the tokenizer cannot be had ({first_line(error)}). Give a folder that holds one, or convert without "
             "a tokenizer."
         ) from error
     if len(tokenizer) != config.vocab_size:
@@ -138,7 +140,3 @@ def export(model: str | os.PathLike, output: str | os.PathLike) -> dict[str, tor
         with new_file(path) as file:
             torch.save(weights, file)
     return weights
-
-
-def _first(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -453,6 +453,16 @@ def test_what_the_original_has_not_is_not_exported():
         export_original(VioletForMaskedLM(named_configuration("violet-tiny", clip_summary=False, fusion_norm="post")))
 
 
+def test_only_violets_are_exported(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    from_original(original(), VioletVisionModel)[0].save_pretrained(tmp_path / "backbone")
+    for name in ("backbone", "nothing"):
+        assert main(["export-original", str(tmp_path / name), str(tmp_path / "back.pt")]) == 2
+        assert name in capsys.readouterr().err and not (tmp_path / "back.pt").exists()
+    with pytest.raises(ConversionError, match="VioletVisionModel is no VIOLET"):
+        export_original(from_original(original(), VioletVisionModel)[0])
+
+
 @pytest.fixture
 def tokenizer(tmp_path):
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{n}" for n in range(VOCABULARY - 5))]
