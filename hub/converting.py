@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from ..configuration import NAMED_CONFIGURATIONS, VioletConfig, VioletVisionConfig, named_configuration
@@ -12,16 +13,15 @@ from ..files import new_file, new_folder, sha256, write_json, write_tensors
 from ..processing import VideoTextProcessor, VioletVideoProcessor, special_tokens
 from .conversion import (
     KEPT_FILE,
-    ConversionError,
     ConversionReport,
     build,
     check_settings,
     convert_tensors,
     export_original,
     find_class,
-    plan_conversion,
     shapes_of,
 )
+from .planning import ConversionError, plan_conversion
 from .weight_files import WeightsError, first_line, read_weights
 
 REPORT_FILE = "conversion_report.json"
@@ -86,7 +86,7 @@ def read_configuration(name: str) -> VioletConfig | VioletVisionConfig:
         return named_configuration(name)
     try:
         config = AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, StrictDataclassError) as error:
         known = ", ".join(NAMED_CONFIGURATIONS)
         raise WeightsError(
             f"{name}: no configuration ({first_line(error)}); a folder, a Hub name, or {known}."
@@ -107,8 +107,8 @@ def read_tokenizer(name: str, config: VioletConfig) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise WeightsError(
-            f"{name}: the tokenizer cannot be had ({first_line(error)}). Give a folder that holds one, or convert without "
-            "a tokenizer."
+            f"{name}: the tokenizer cannot be had ({first_line(error)}). Give a folder that holds one, or convert "
+            "without a tokenizer."
         ) from error
     if len(tokenizer) != config.vocab_size:
         raise ConversionError(

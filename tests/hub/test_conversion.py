@@ -12,7 +12,8 @@ from violet.cli import main
 from violet.configuration import VioletConfig, named_configuration
 from violet.configuration.configuration_violet import IMAGENET_BLACK
 from violet.hub import ConversionError, export_original, from_original
-from violet.hub.conversion import KEPT_FILE, find_class, plan_conversion
+from violet.hub.conversion import KEPT_FILE, find_class
+from violet.hub.planning import plan_conversion
 from violet.modeling_violet import (
     VioletForCaptioning,
     VioletForMaskedLM,
