@@ -1,7 +1,8 @@
 """Weights in and out: converting other code's, publishing ours."""
 
 from .cards import CARDS, CardError, write_model_card
-from .conversion import ConversionError, ConversionReport, export_original, from_original
+from .conversion import ConversionReport, export_original, from_original
+from .planning import ConversionError
 from .publishing import HubError, Push, pull, push
 from .starting_points import build_model
 from .weight_files import WeightsError

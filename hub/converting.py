@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from ..configuration import NAMED_CONFIGURATIONS, VioletConfig, VioletVisionConfig, named_configuration
@@ -12,17 +13,16 @@ from ..files import new_file, new_folder, sha256, write_json, write_tensors
 from ..processing import VideoTextProcessor, VioletVideoProcessor, special_tokens
 from .conversion import (
     KEPT_FILE,
-    ConversionError,
     ConversionReport,
     build,
     check_settings,
     convert_tensors,
     export_original,
     find_class,
-    plan_conversion,
     shapes_of,
 )
-from .weight_files import WeightsError, read_weights
+from .planning import ConversionError, plan_conversion
+from .weight_files import WeightsError, first_line, read_weights
 
 REPORT_FILE = "conversion_report.json"
 TOKENIZER = "bert-base-uncased"
@@ -86,9 +86,11 @@ def read_configuration(name: str) -> VioletConfig | VioletVisionConfig:
         return named_configuration(name)
     try:
         config = AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, StrictDataclassError) as error:
         known = ", ".join(NAMED_CONFIGURATIONS)
-        raise WeightsError(f"{name}: no configuration ({_first(error)}); a folder, a Hub name, or {known}.") from error
+        raise WeightsError(
+            f"{name}: no configuration ({first_line(error)}); a folder, a Hub name, or {known}."
+        ) from error
     if not isinstance(config, VioletConfig | VioletVisionConfig):
         raise WeightsError(f"{name}: a configuration of {config.model_type!r}, not of VIOLET.")
     return config
@@ -105,8 +107,8 @@ def read_tokenizer(name: str, config: VioletConfig) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise WeightsError(
-            f"{name}: the tokenizer cannot be had ({_first(error)}). Give a folder that holds one, or convert without "
-            "a tokenizer."
+            f"{name}: the tokenizer cannot be had ({first_line(error)}). Give a folder that holds one, or convert "
+            "without a tokenizer."
         ) from error
     if len(tokenizer) != config.vocab_size:
         raise ConversionError(
@@ -138,7 +140,3 @@ def export(model: str | os.PathLike, output: str | os.PathLike) -> dict[str, tor
         with new_file(path) as file:
             torch.save(weights, file)
     return weights
-
-
-def _first(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -135,7 +135,7 @@ class Sizes:
         sizes = {
             "hidden_size": width,
             "num_hidden_layers": layers or BASE.num_hidden_layers,
-            "num_attention_heads": max(width // HEAD_WIDTH, 1),
+            "num_attention_heads": next(n for n in range(max(width // HEAD_WIDTH, 1), 0, -1) if width % n == 0),
             "intermediate_size": self.vote("the width inside the layers", inner, BASE.intermediate_size),
             "vocab_size": self.vote("the vocabulary", words, BASE.vocab_size),
         }

@@ -9,15 +9,14 @@ import torch
 from ..configuration import VioletConfig, named_configuration
 from ..modeling_violet import VioletForPreTraining, VioletPreTrainedModel
 from .conversion import (
-    ConversionError,
     ConversionReport,
     build,
     check_settings,
     convert_tensors,
-    plan_conversion,
     shapes_of,
 )
 from .layouts import BACKBONE, FUSION, MLM, TEXT
+from .planning import ConversionError, plan_conversion
 from .weight_files import read_weights
 
 Source = Mapping[str, Any] | str | os.PathLike

@@ -104,8 +104,13 @@ def read_file(path: Path) -> Any:
                 "read from files with nothing but tensors and plain values in them."
             ) from None
         # torch's own words on a pickle advise to read it with `weights_only=False`
-        told = "its pickle cannot be read" if isinstance(error, pickle.UnpicklingError) else f"{error}"[:200]
-        raise WeightsError(f"{path}: damaged, or no checkpoint of torch ({told or type(error).__name__}).") from None
+        told = "its pickle cannot be read" if isinstance(error, pickle.UnpicklingError) else first_line(error)
+        raise WeightsError(f"{path}: damaged, or no checkpoint of torch ({told}).") from None
+
+
+def first_line(error: Exception) -> str:
+    """What an error of a library says, short enough to be said within ours."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _asked_for(path: Path) -> list[str]:
@@ -167,7 +172,7 @@ def _read_folder(folder: Path, origin: str) -> Weights:
         for file in files:
             weights.tensors |= read_file(folder / file)
     else:
-        weights = _unwrap(read_file(folder / name), str(folder / name))
+        weights = _unwrap(read_file(folder / name), origin)
     settings = folder / "config.json"
     weights.settings = json.loads(settings.read_text()) if settings.is_file() else {}
     return weights
@@ -185,13 +190,13 @@ def _read_hub(name: str) -> Weights:
         return Path(snapshot_download(name, allow_patterns=["config.json", *patterns]))
 
     try:
-        folder = fetch(["model*.safetensors", "model.safetensors.index.json"])
+        folder = fetch([*WEIGHT_FILES[:2], "model-*-of-*.safetensors"])
         if not any((folder / file).is_file() for file in WEIGHT_FILES[:2]):
             folder = fetch([WEIGHT_FILES[2]])
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        first = str(error).strip().splitlines()[0]
         raise WeightsError(
-            f"{name}: no file or folder of this name is here, and it could not be fetched from the Hub ({first})."
+            f"{name}: no file or folder of this name is here, and it could not be fetched from the Hub "
+            f"({first_line(error)})."
         ) from error
     return _read_folder(folder, name)
 

@@ -9,10 +9,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, BertTokenizer
 
 from violet.cli import main
-from violet.configuration import named_configuration
+from violet.configuration import VioletConfig, named_configuration
 from violet.configuration.configuration_violet import IMAGENET_BLACK
 from violet.hub import ConversionError, export_original, from_original
-from violet.hub.conversion import KEPT_FILE, find_class, plan_conversion
+from violet.hub.conversion import KEPT_FILE, find_class
+from violet.hub.planning import plan_conversion
 from violet.modeling_violet import (
     VioletForCaptioning,
     VioletForMaskedLM,
@@ -415,9 +416,52 @@ def test_an_export_gives_back_what_was_used(version, model_class):
         assert value.dtype == weights[key].dtype and torch.equal(value, weights[key]), key
 
 
+def test_all_heads_of_pre_training_there_and_back():
+    vision = {"embed_dim": 32, "depths": (1, 1), "num_heads": (1, 2)}
+    targets = {"pixel": {}, "hog": {}, "depth": {}, "optical_flow": {}, "vq": {"channels": 11, "per_cell": 2}}
+    config = VioletConfig(
+        vision_config=vision,
+        hidden_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        vocab_size=VOCABULARY,
+        intermediate_size=96,
+        max_position_embeddings=12,
+        mvm_targets=targets,
+        num_task_tokens=3,
+        num_labels=1,
+    )
+    model = VioletForPreTraining(config)
+    exported = export_original(model)
+    assert {"decoder_flow.0.weight", "decoder_vq.0.bias", "fc_mvm.3.weight", "emb_task", "fc.3.weight"} <= set(
+        exported
+    )
+    again, report = from_original(exported)
+    assert type(again) is VioletForPreTraining and not report.new and not report.unlike
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+    assert again.mvm_heads["vq"].per_cell == 2
+
+
+def test_a_measured_head_is_not_exported():
+    config = plan(original(1) | {"fc.3.weight": torch.zeros(1, 2 * WIDTH), "fc.3.bias": torch.zeros(1)}).config
+    config.mvm_targets = {"hog": {"shift": 0.1, "scale": 2.0}}
+    with pytest.raises(ConversionError, match="'hog' has a shift"):
+        export_original(VioletForPreTraining(config))
+
+
 def test_what_the_original_has_not_is_not_exported():
     with pytest.raises(ConversionError, match=r"violet\.projection\.logit_scale"):
         export_original(VioletForMaskedLM(named_configuration("violet-tiny", clip_summary=False, fusion_norm="post")))
+
+
+def test_only_violets_are_exported(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    from_original(original(), VioletVisionModel)[0].save_pretrained(tmp_path / "backbone")
+    for name in ("backbone", "nothing"):
+        assert main(["export-original", str(tmp_path / name), str(tmp_path / "back.pt")]) == 2
+        assert name in capsys.readouterr().err and not (tmp_path / "back.pt").exists()
+    with pytest.raises(ConversionError, match="VioletVisionModel is no VIOLET"):
+        export_original(from_original(original(), VioletVisionModel)[0])
 
 
 @pytest.fixture

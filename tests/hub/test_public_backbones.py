@@ -268,6 +268,8 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path):
 def test_weights_of_no_known_kind_are_refused():
     with pytest.raises(ConversionError, match="'conv1.weight'"):
         from_original({"conv1.weight": torch.zeros(3, 3)})
+    with pytest.raises(ConversionError, match="make no model: .*vocab_size"):
+        from_original({"embeddings.word_embeddings.weight": torch.zeros(0, 0)})
     with pytest.raises(ConversionError, match="nothing of BERT has a place"):
         from_original(bert().state_dict(), VioletVisionModel)
 

@@ -133,3 +133,22 @@ def test_a_folder_without_weights_and_a_name_that_is_not_on_the_hub(tmp_path, mo
         read_weights(tmp_path)
     with pytest.raises(WeightsError, match="nobody/no-such-model.*Hub"):
         read_weights("nobody/no-such-model")
+
+
+def test_a_name_on_the_hub_is_read_from_its_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    for name, file in (("new", "model.safetensors"), ("old", "pytorch_model.bin")):
+        folder, commit = tmp_path / f"models--someone--{name}", "0123456789" * 4
+        (folder / "refs").mkdir(parents=True)
+        (folder / "refs" / "main").write_text(commit)
+        snapshot = folder / "snapshots" / commit
+        snapshot.mkdir(parents=True)
+        (snapshot / "config.json").write_text('{"model_type": "bert"}')
+        if name == "new":
+            save_file(WEIGHTS, snapshot / file)
+        else:
+            torch.save(WEIGHTS, snapshot / file)
+        weights = read_weights(f"someone/{name}")
+        assert set(weights.tensors) == set(WEIGHTS) and weights.settings == {"model_type": "bert"}
+        assert weights.origin == f"someone/{name}"

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import zlib
 
 import numpy as np
@@ -66,7 +67,9 @@ def through_the_command_line(weights, folder, model_class):
     assert set(exported) == set(weights)
     for name, value in weights.items():
         assert exported[name].dtype == value.dtype and torch.equal(exported[name], value), name
-    return model_class.from_pretrained(converted)
+    model = model_class.from_pretrained(converted)
+    shutil.rmtree(folder)  # some GB, which pytest would keep
+    return model
 
 
 class Reference:

@@ -1,0 +1,389 @@
+"""What a checkpoint must hold to become a model, and what will become of each key: from names and shapes alone."""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import nn
+from transformers import PreTrainedModel
+
+from ..configuration import VioletConfig
+from ..modeling_violet import (
+    VioletForMaskedLM,
+    VioletForPreTraining,
+    VioletForQuestionAnswering,
+    VioletForRetrieval,
+    VioletModel,
+    VioletVisionModel,
+)
+from ..modeling_violet.heads import VioletClassificationHead, VioletMaskedLMHead
+from ..modeling_violet.mvm import build_mvm_heads
+from ..modeling_violet.video_swin import relative_position_index
+from .layouts import (
+    BACKBONE,
+    BERT,
+    FUSION,
+    KINDS,
+    MLM,
+    OPTIONAL,
+    SWIN_2D,
+    TEXT,
+    VIOLET,
+    Form,
+    Kind,
+    Shape,
+    find_kind,
+    holds,
+    rename,
+)
+from .sizing import infer_configuration
+from .weight_files import WeightsError, strip_prefixes
+
+POSITION_INDEX, POSITION_IDS = "relative_position_index", "position_ids"
+SHOWN = 12
+"""Of a kind of problem, so many are named in an error."""
+
+
+class ConversionError(WeightsError):
+    """Weights that do not fit; the message names every key that is unknown, missing or of a wrong shape."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A tensor that the source must hold, by its kind's name; `target` is None where the model has no place for it."""
+
+    ours: str
+    theirs: str
+    shape: Shape
+    form: Form
+    target: str | None
+
+
+@dataclass(frozen=True)
+class Derived:
+    """
+    A tensor of the source that follows from others, and is checked against them.
+
+    Attributes:
+        shape: it must have.
+        why: it is not needed.
+        value: (the source's tensors by the kind's names) -> what it must be.
+        group: exports without it exist: they lack all of this group. None where it must be there.
+    """
+
+    shape: Shape
+    why: str
+    value: Callable[[Mapping[str, torch.Tensor]], torch.Tensor]
+    group: str | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a source of a kind must hold for a class of model; `new`: target key -> why the source does not hold it."""
+
+    pieces: tuple[Piece, ...]
+    derived: Mapping[str, Derived]
+    new: Mapping[str, str]
+    window: Shape
+
+
+@dataclass(frozen=True)
+class ConversionPlan:
+    """
+    What will become of every key, found from names and shapes alone.
+
+    Attributes:
+        kind: of the source.
+        model_class, config: of the model.
+        layout: what the source must hold, and does.
+        names: the kind's name -> the source's.
+        skipped: source key -> why it is not needed.
+    """
+
+    kind: Kind
+    model_class: type[PreTrainedModel]
+    config: Any
+    layout: Layout
+    names: Mapping[str, str]
+    skipped: Mapping[str, str]
+
+
+def plan_conversion(
+    shapes: Mapping[str, Shape],
+    model_class: type[PreTrainedModel] | None = None,
+    config: Any = None,
+) -> ConversionPlan:
+    """
+    What `from_original` will do with weights of these names and shapes.
+
+    Raises:
+        ConversionError: where a key is unknown, missing or of a wrong shape; it names the key.
+    """
+    stripped = strip_prefixes(list(shapes))
+    kind = find_kind({name: shapes[source] for name, source in stripped.items()})
+    if kind is None:
+        some = ", ".join(map(repr, list(shapes)[:3]))
+        raise ConversionError(f"The weights are of no kind that is known ({', '.join(KINDS)}): they hold {some}.")
+    problems: list[str] = []
+    names: dict[str, str] = {}
+    for name, source in stripped.items():
+        name = rename(name, kind.aliases)
+        if name in names:
+            problems.append(f"{names[name]!r} and {source!r} are the same key")
+        names[name] = source
+    found = {name: tuple(shapes[source]) for name, source in names.items()}
+
+    try:
+        of_source, conflicts = infer_configuration(kind, found, strict=config is None)
+    except StrictDataclassError as error:
+        raise ConversionError(f"The weights' shapes make no model: {str(error).splitlines()[-1].strip()}") from error
+    problems += conflicts
+    if model_class is None:
+        model_class = infer_class(kind, found, of_source)
+    if model_class is VioletVisionModel and isinstance(config, VioletConfig):
+        config = config.vision_config
+    if config is None:
+        wanted = _own_configuration(kind, model_class, of_source)
+    elif isinstance(config, model_class.config_class):
+        wanted = config.to_json_string(use_diff=False)
+    else:
+        raise ConversionError(f"{model_class.__name__} needs a {model_class.config_class.__name__}.")
+
+    starts = {part: kind.start(part) for part, theirs in kind.parts.items() if theirs and part.startswith(OPTIONAL)}
+    present = frozenset(part for part, start in starts.items() if holds(found, start))
+    tied = () if kind is VIOLET or MLM not in present else tuple(_absent_from_decoder(kind, found))
+    layout = _layout(kind, model_class, wanted, of_source, present, tied)  # type: ignore[arg-type]  # it is hashable
+    skipped, found_problems = _compare(kind, model_class, layout, found, names)
+    problems += found_problems
+    if problems:
+        raise ConversionError("The weights do not fit: " + "; ".join(problems) + ".")
+    if config is None:
+        config = model_class.config_class.from_dict(json.loads(wanted))
+    return ConversionPlan(kind, model_class, config, layout, names, skipped)
+
+
+def infer_class(kind: Kind, shapes: Mapping[str, Shape], config_json: str) -> type[PreTrainedModel]:
+    """
+    The class whose heads the weights hold. Pre-training's has a match head beside masked words, or heads for masked
+    patches and no answers; a match head alone is retrieval's, which multiple choice shares.
+    """
+    if all(part == BACKBONE for part in kind.parts):
+        return VioletVisionModel
+
+    def has(part: str) -> bool:
+        return part in kind.parts and holds(shapes, kind.start(part))
+
+    config = json.loads(config_json)
+    matches = has("answer_head.") and config["id2label"] is not None and len(config["id2label"]) == 1
+    if has(MLM):
+        patches = config["mvm_targets"] and not has("answer_head.")
+        return VioletForPreTraining if matches or patches else VioletForMaskedLM
+    if has("answer_head."):
+        return VioletForRetrieval if matches else VioletForQuestionAnswering
+    return VioletModel
+
+
+def _own_configuration(kind: Kind, model_class: type[PreTrainedModel], config_json: str) -> str:
+    """What the shapes tell. A backbone alone keeps its stride in time, which in VIOLET is 1."""
+    if model_class is not VioletVisionModel:
+        return config_json
+    vision = json.loads(config_json)["vision_config"]
+    if kind is not VIOLET:
+        vision["temporal_stride"] = vision["temporal_patch_size"]
+    return json.dumps(vision)
+
+
+def _absent_from_decoder(kind: Kind, names: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """
+    BERTs' masked-language head without `decoder.weight` is tied to the word embeddings; without `decoder.bias` it has
+    `bias` alone. Gives our names with those to take instead.
+    """
+    start = kind.start(MLM)
+    for ours, instead in (("weight", kind.their_name(TEXT + "word_embeddings.weight")), ("bias", start + "bias")):
+        if f"{start}decoder.{ours}" not in names:
+            assert instead is not None
+            yield f"{MLM}decoder.{ours}", instead
+
+
+@lru_cache(maxsize=32)
+def _layout(
+    kind: Kind,
+    model_class: type[PreTrainedModel],
+    config_json: str,
+    source_json: str,
+    present: frozenset[str],
+    tied: tuple[tuple[str, str], ...],
+) -> Layout:
+    source = _source_shapes(source_json, "answer_head." in present, MLM in present)
+    targets = {
+        below_the_model(model_class, name): (name, shape)
+        for name, shape in _model_shapes(model_class, config_json).items()  # type: ignore[arg-type]  # it is hashable
+    }
+    pieces: dict[str, Piece] = {}
+    new: dict[str, str] = {}
+    # Names that the source's own shapes tell come first: they claim a key that several of ours could be.
+    for ours in sorted(targets, key=lambda ours: ours not in source):
+        target, shape = targets[ours]
+        part, theirs = kind.part(ours), dict(tied).get(ours) or kind.their_name(ours)
+        if part is None or theirs is None:
+            new[target] = f"{kind.name} holds no such part"
+        elif part.startswith(OPTIONAL) and part not in present and ours not in source:
+            new[target] = f"the source holds no {kind.start(part)!r}"
+        elif part.startswith("mvm_heads.") and theirs in {piece.theirs for piece in pieces.values()}:
+            new[target] = f"the source's {theirs!r} is another head's"
+        else:
+            pieces[ours] = Piece(ours, theirs, shape, kind.form(theirs), target)
+    claimed = {piece.theirs for piece in pieces.values()}
+    for ours, shape in source.items():
+        theirs = dict(tied).get(ours) or kind.their_name(ours)
+        if ours not in targets and theirs is not None and theirs not in claimed:
+            pieces[ours] = Piece(ours, theirs, shape, kind.form(theirs), None)
+    vision = json.loads(config_json)
+    window = tuple(vision.get("vision_config", vision)["window_size"])
+    return Layout(tuple(pieces.values()), derived_pieces(kind, pieces, window), new, window)
+
+
+def _index(window: Shape, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    t, h, w = window
+    return relative_position_index((t, h, w))
+
+
+def _places(places: int, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    return torch.arange(places)[None]
+
+
+def derived_pieces(kind: Kind, pieces: Mapping[str, Piece], window: Shape) -> dict[str, Derived]:
+    """What follows from these pieces, by the kind's names."""
+    derived: dict[str, Derived] = {}
+    effective = (1, *window[1:]) if kind is SWIN_2D else window
+    tokens = effective[0] * effective[1] * effective[2]
+    for ours, piece in pieces.items():
+        if ours.endswith("relative_position_bias_table"):
+            name = piece.theirs.replace("bias_table", "index")
+            derived[name] = Derived(
+                (tokens, tokens),
+                "computed from the window size",
+                partial(_index, effective),
+                group=POSITION_INDEX,
+            )
+        elif ours == TEXT + "position_embeddings.weight":
+            places = piece.shape[0]
+            name = piece.theirs.replace("position_embeddings.weight", "position_ids")
+            derived[name] = Derived((1, places), "computed", partial(_places, places), group=POSITION_IDS)
+    bias = pieces.get(MLM + "decoder.bias")
+    if bias is not None and bias.theirs != kind.start(MLM) + "bias":
+        derived[kind.start(MLM) + "bias"] = Derived(
+            bias.shape,
+            f"a copy of {bias.theirs}, which is the one in use",
+            lambda tensors: tensors[bias.theirs],
+        )
+    return derived
+
+
+@lru_cache(maxsize=32)
+def _model_shapes(model_class: type[PreTrainedModel], config_json: str) -> dict[str, Shape]:
+    with torch.device("meta"):
+        model = model_class(model_class.config_class.from_dict(json.loads(config_json)))
+    return {name: tuple(value.shape) for name, value in model.state_dict().items()}
+
+
+@lru_cache(maxsize=32)
+def _source_shapes(config_json: str, has_fc: bool, has_mlm: bool) -> dict[str, Shape]:
+    """Everything that weights of this configuration hold, by our names below the base model."""
+    config = VioletConfig.from_dict(json.loads(config_json))
+    with torch.device("meta"):
+        heads = nn.ModuleDict({"mvm_heads": build_mvm_heads(config)})
+        if has_fc:
+            heads["answer_head"] = VioletClassificationHead(config, config.num_labels)
+        if has_mlm:
+            heads["mlm_head"] = VioletMaskedLMHead(config)
+    shapes = {name: tuple(value.shape) for name, value in heads.state_dict().items()}
+    return {**_model_shapes(VioletModel, config_json), **shapes}
+
+
+def below_the_model(model_class: type[PreTrainedModel], name: str) -> str:
+    """A key of a model's state dict -> its name in `layouts`."""
+    if model_class is VioletVisionModel:
+        return BACKBONE + name
+    return re.sub(r"^match_head\.", "answer_head.", name.removeprefix(model_class.base_model_prefix + "."))
+
+
+def _compare(
+    kind: Kind,
+    model_class: type[PreTrainedModel],
+    layout: Layout,
+    found: Mapping[str, Shape],
+    names: Mapping[str, str],
+) -> tuple[dict[str, str], list[str]]:
+    """(source key -> why it is not needed, what is wrong in words)"""
+    skipped: dict[str, str] = {}
+    problems: list[str] = []
+    missing: list[str] = []
+    unplaced: list[str] = []
+    groups = {one.group for name, one in layout.derived.items() if name in found} | {None}
+
+    def compare(name: str, expected: Shape, target: str | None = None) -> None:
+        if found[name] != expected:
+            becomes = "" if target is None else f" to become {target!r}"
+            problems.append(f"{names[name]!r} has shape {found[name]}, but needs {expected}{becomes}")
+
+    for piece in layout.pieces:
+        if piece.theirs not in found:
+            missing.append(piece.theirs)
+            continue
+        compare(piece.theirs, piece.form.expected(piece.shape, layout.window, found[piece.theirs]), piece.target)
+        if piece.target is None:
+            why = _why_unplaced(kind, model_class, piece.ours)
+            if why is None:
+                unplaced.append(names[piece.theirs])
+            else:
+                skipped[names[piece.theirs]] = why
+    for name, derived in layout.derived.items():
+        if name in found:
+            compare(name, derived.shape)
+            skipped[names[name]] = derived.why
+        elif derived.group in groups:
+            missing.append(name)
+    known = {piece.theirs for piece in layout.pieces} | set(layout.derived)
+    unknown: list[str] = []
+    for name in found:
+        if name not in known:
+            why = next((why for pattern, why in kind.skipped.items() if re.search(pattern, name)), None)
+            if why is None:
+                unknown.append(names[name])
+            else:
+                skipped[names[name]] = why
+    first = []
+    if not any(piece.target for piece in layout.pieces):
+        first.append(f"nothing of {kind.name} has a place in {model_class.__name__}")
+    for what, keys in (
+        ("missing", missing),
+        (f"unknown to {kind.name}", unknown),
+        (f"without a place in {model_class.__name__} of this configuration", unplaced),
+    ):
+        first += [f"{what}: {listed(keys)}"] if keys else []
+    problems = first + problems
+    if len(problems) > SHOWN:
+        problems = [*problems[:SHOWN], f"and {len(problems) - SHOWN} more"]
+    return skipped, problems
+
+
+def listed(names: list[str]) -> str:
+    return ", ".join(map(repr, names[:SHOWN])) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def _why_unplaced(kind: Kind, model_class: type[PreTrainedModel], ours: str) -> str | None:
+    if model_class is VioletVisionModel:
+        return f"{model_class.__name__} is the video encoder alone"
+    if ours == "task_tokens":
+        return "the configuration has no task tokens"
+    if ours.startswith(OPTIONAL):
+        return f"{model_class.__name__} has no such head"
+    if kind is BERT and ours.startswith(FUSION):
+        return "the configuration has fewer layers"
+    return None
