@@ -247,7 +247,10 @@ def v2_captioner(v2):
     return model
 
 
-@pytest.mark.parametrize("use_cache", [True, False], ids=["cached", "recomputed"])
+@pytest.mark.parametrize(
+    "use_cache",
+    [pytest.param(True, id="cached"), pytest.param(False, id="recomputed", marks=pytest.mark.proof)],
+)
 @pytest.mark.parametrize("archive, seed, prompt", [("cap_public", 900, None), ("cap_prompt_public", 1100, PROMPT)])
 def test_v2_captions(v2, v2_captioner, archive, seed, prompt, use_cache):
     golden = np.load(v2.goldens / f"{archive}.npz")

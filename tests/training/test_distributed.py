@@ -228,6 +228,7 @@ def test_two_processes_train_as_one_does_on_the_same_rows(one_process, drawn, tm
     assert_same_run(output, expected, model)
 
 
+@pytest.mark.proof
 def test_two_killed_processes_go_on_to_the_same_weights(drawn, start, tmp_path):
     """With dropout: each process has random numbers of its own to go on with."""
     model = start(dropout=0.2)
@@ -253,6 +254,7 @@ def test_two_killed_processes_go_on_to_the_same_weights(drawn, start, tmp_path):
     assert lines(output) == lines(expected)
 
 
+@pytest.mark.proof
 def test_sharded_weights_train_as_whole_ones_do_and_go_on_when_killed(one_process, drawn, tmp_path):
     """FSDP: parameters, gradients and the optimiser's state are shared out over the processes."""
     model, expected = one_process
