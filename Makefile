@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: setup demo test check tiny-weights benchmarks standalone
+.PHONY: setup demo test proofs check tiny-weights benchmarks standalone
 setup: .venv/.installed
 
 .venv/.installed: setup.cfg pyproject.toml
@@ -31,6 +31,10 @@ standalone: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+# Tests that take minutes: two processes killed and resumed, sharded weights, the goldens' captions recomputed.
+proofs: setup
+	$(BIN)/python -m pytest -m proof
 
 # mypy needs a folder with the package's name above its files: the root is the package, so a link stands in for it.
 check: setup
