@@ -4,8 +4,8 @@ What public checkpoints call the parts of VIOLET, and in which form they keep th
 There is one table, from our names to theirs; the way back is its inverse over the names that a model has. Our names
 are those below the base model (`fusion.layers.0.…`); the one head at [CLS] is `answer_head.…`, also where it matches.
 
-What is known of each kind: VIOLET's names come from its key lists, torchvision's and BERT's from the installed
-packages, which the tests run. The Swin projects', SwinBERT's and `decoder_vq` are written down from knowledge of that
+What is known of each kind: VIOLET's names come from its key lists, torchvision's, BERT's and transformers' Swin's from
+the installed packages, which the tests run. The Swin projects', SwinBERT's and `decoder_vq` are written down from knowledge of that
 code; no published file was at hand.
 """
 
@@ -28,6 +28,15 @@ SWIN_TORCHVISION: Rules = (
     (r"^stages\.(\d+)\.blocks\.", lambda found: f"features.{2 * int(found[1])}."),
     (r"^stages\.(\d+)\.downsample\.", lambda found: f"features.{2 * int(found[1]) + 1}."),
     (r"\.mlp\.2\.", ".mlp.3."),
+)
+SWIN_TRANSFORMERS_NAMES: Rules = (
+    (r"\.norm1\.", ".layernorm_before."),
+    (r"\.norm2\.", ".layernorm_after."),
+    (r"\.attn\.qkv\.", ".attention.self.{query,key,value}."),
+    (r"\.attn\.proj\.", ".attention.output.dense."),
+    (r"\.attn\.", ".attention.self."),
+    (r"\.mlp\.0\.", ".intermediate.dense."),
+    (r"\.mlp\.2\.", ".output.dense."),
 )
 VIDEO_TOKENS: Rules = (
     (r"^frame_token$", "emb_cls"),
@@ -130,6 +139,7 @@ class Kind:
         forms: pattern of their names -> their form, where it is not ours.
         skipped: pattern of their names -> why it is not needed.
         aliases: other spellings of their names -> the one in `parts`.
+        of_pictures: whether it knows no time.
     """
 
     name: str
@@ -137,6 +147,7 @@ class Kind:
     forms: Mapping[str, Form] = field(default_factory=dict)
     skipped: Mapping[str, str] = field(default_factory=dict)
     aliases: Rules = ()
+    of_pictures: bool = False
 
     def their_name(self, ours: str) -> str | None:
         """What this kind calls it, or None where it holds no such thing."""
@@ -198,19 +209,39 @@ VIDEO_SWIN = Kind(
     skipped={r"^(cls_head|head)\.": ANOTHER_HEAD},
     aliases=((r"^backbone\.", ""),),
 )
+# Liu et al., 2022, arXiv:2106.13230, section 3.3: the patch embedding's weights are repeated and divided by their
+# number, the table of relative positions is repeated for each distance in time.
+INFLATED = {
+    r"^(patch_embed\.proj|embeddings\.patch_embeddings\.projection)\.weight$": Form(
+        lambda shape, window: (*shape[:2], *shape[3:]), _inflate_patches
+    ),
+    r"relative_position_bias_table$": Form(
+        lambda shape, window: ((2 * window[1] - 1) * (2 * window[2] - 1), *shape[1:]), _inflate_table
+    ),
+}
 SWIN_2D = Kind(
     "Swin (pictures), inflated in time",
     parts={BACKBONE: ("", SWIN)},
-    # Liu et al., 2022, arXiv:2106.13230, section 3.3: the patch embedding's weights are repeated and divided by their
-    # number, the table of relative positions is repeated for each distance in time.
-    forms={
-        r"^patch_embed\.proj\.weight$": Form(lambda shape, window: (*shape[:2], *shape[3:]), _inflate_patches),
-        r"relative_position_bias_table$": Form(
-            lambda shape, window: ((2 * window[1] - 1) * (2 * window[2] - 1), *shape[1:]), _inflate_table
-        ),
-    },
+    forms=INFLATED,
     skipped={r"^head\.": ANOTHER_HEAD, r"\.attn_mask$": "computed, for pictures of one size"},
     aliases=((r"^backbone\.", ""),),
+    of_pictures=True,
+)
+SWIN_TRANSFORMERS = Kind(
+    "transformers' Swin (pictures), inflated in time",
+    parts={
+        BACKBONE + "patch_embed.proj.": ("embeddings.patch_embeddings.projection.", ()),
+        BACKBONE + "patch_embed.norm.": ("embeddings.norm.", ()),
+        BACKBONE + "stages.": ("encoder.layers.", SWIN_TRANSFORMERS_NAMES),
+        BACKBONE + "norm.": ("layernorm.", ()),
+    },
+    forms=INFLATED,
+    skipped={
+        r"^(classifier|decoder)\.": ANOTHER_HEAD,
+        r"^embeddings\.mask_token$": "VIOLET masks pixels",
+    },
+    aliases=((r"^swin\.", ""),),
+    of_pictures=True,
 )
 TORCHVISION = Kind(
     "torchvision's swin3d",
@@ -243,7 +274,7 @@ SWINBERT = Kind(
         r"^swin\.cls_head\.": ANOTHER_HEAD,
     },
 )
-KINDS = {kind.name: kind for kind in (VIOLET, SWINBERT, TORCHVISION, VIDEO_SWIN, SWIN_2D, BERT)}
+KINDS = {kind.name: kind for kind in (VIOLET, SWINBERT, TORCHVISION, VIDEO_SWIN, SWIN_2D, SWIN_TRANSFORMERS, BERT)}
 
 
 def find_kind(shapes: Mapping[str, Shape]) -> Kind | None:
@@ -252,6 +283,7 @@ def find_kind(shapes: Mapping[str, Shape]) -> Kind | None:
         (VIOLET, r"(enc_img|enc_txt|trsfr)\."),
         (SWINBERT, r"(swin\.backbone|trans_encoder)\."),
         (TORCHVISION, r"features\.\d"),
+        (SWIN_TRANSFORMERS, r"(swin\.)?(embeddings\.patch_embeddings|encoder\.layers\.\d+\.blocks)\."),
         (BERT, r"(bert\.)?(embeddings|encoder\.layer)\."),
         (VIDEO_SWIN, r"(backbone\.)?(patch_embed|layers\.\d)"),
     ):

@@ -31,7 +31,6 @@ from .layouts import (
     KINDS,
     MLM,
     OPTIONAL,
-    SWIN_2D,
     TEXT,
     VIOLET,
     Form,
@@ -172,7 +171,7 @@ def infer_class(kind: Kind, shapes: Mapping[str, Shape], config_json: str) -> ty
     The class whose heads the weights hold. Pre-training's has a match head beside masked words, or heads for masked
     patches and no answers; a match head alone is retrieval's, which multiple choice shares.
     """
-    if all(part == BACKBONE for part in kind.parts):
+    if all(part.startswith(BACKBONE) for part in kind.parts):
         return VioletVisionModel
 
     def has(part: str) -> bool:
@@ -260,7 +259,7 @@ def _places(places: int, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
 def derived_pieces(kind: Kind, pieces: Mapping[str, Piece], window: Shape) -> dict[str, Derived]:
     """What follows from these pieces, by the kind's names."""
     derived: dict[str, Derived] = {}
-    effective = (1, *window[1:]) if kind is SWIN_2D else window
+    effective = (1, *window[1:]) if kind.of_pictures else window
     tokens = effective[0] * effective[1] * effective[2]
     for ours, piece in pieces.items():
         if ours.endswith("relative_position_bias_table"):

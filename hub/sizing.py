@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from ..configuration import VioletConfig, VioletVisionConfig, named_configuration
-from .layouts import BACKBONE, BERT, FUSION, MLM, SWIN_2D, TEXT, VIOLET, Kind, Shape, holds, is_grid
+from .layouts import BACKBONE, BERT, FUSION, MLM, TEXT, VIOLET, Kind, Shape, holds, is_grid
 
 CODEBOOK = 8192
 """Visual tokens of DALL-E's discrete VAE: a `fc_mvm` of so many outputs predicts them, any other one features."""
@@ -91,7 +91,7 @@ class Sizes:
             "num_heads": [max(int(width * 2**i / head_width), 1) for i in range(len(depths))],
             "window_size": self.window([name for _, name in names], list(base.window_size)),
             "mlp_ratio": self.proportion(inner, lambda dim, inner: inner / dim, base.mlp_ratio),
-            "qkv_bias": any(name.endswith("qkv.bias") for name in self.shapes),
+            "qkv_bias": any(kind.their_name(f"{name}attn.qkv.bias") in self.shapes for _, name in names),
         }
         patches = self.shapes.get(kind.their_name(BACKBONE + "patch_embed.proj.weight") or "", ())
         if kind is not VIOLET and len(patches) in (4, 5):  # VIOLET's patches are all alike
@@ -107,7 +107,7 @@ class Sizes:
         rows = self.vote("the rows of the tables of relative positions", tables, usual)
         indices = [(f"{name}attn.relative_position_index", -1) for name in blocks]
         tokens = self.vote("the tokens in a window", indices, 0)
-        if self.kind is SWIN_2D:
+        if self.kind.of_pictures:
             side = (math.isqrt(rows) + 1) // 2
             return [default[0], side, side]
         fitting = [

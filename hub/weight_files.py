@@ -16,6 +16,8 @@ import torch
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 """What a folder or a Hub repository may hold its weights in, the first that is there."""
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+JOINED = re.compile(r"(.*encoder\.layers\.\d+\.blocks\.\d+\.attention\.self\.)query\.(weight|bias)")
+"""transformers' Swin keeps query, key and value apart; they are read as one tensor, `{query,key,value}`."""
 LEGACY_PICKLES = 4
 """torch files that are no zip archives begin so: a number, a version, the machine, the content."""
 OF_TENSORS = r"collections\.OrderedDict|torch\._utils\._rebuild_\w+|torch\.\w*Storage"
@@ -58,13 +60,26 @@ def read_weights(source: Mapping[str, Any] | str | os.PathLike) -> Weights:
             tensors and plain values, or that holds something other than tensors where weights should be.
     """
     if isinstance(source, Mapping):
-        return _unwrap(source, "the state dict")
-    path = Path(source)
-    if path.is_dir():
-        return _read_folder(path, str(path))
-    if not path.exists() and _may_be_on_the_hub(os.fspath(source)):
-        return _read_hub(os.fspath(source))
-    return _unwrap(read_file(path), str(path))
+        weights = _unwrap(source, "the state dict")
+    elif Path(source).is_dir():
+        weights = _read_folder(Path(source), os.fspath(source))
+    elif not Path(source).exists() and _may_be_on_the_hub(os.fspath(source)):
+        weights = _read_hub(os.fspath(source))
+    else:
+        weights = _unwrap(read_file(Path(source)), os.fspath(source))
+    _join(weights.tensors)
+    return weights
+
+
+def _join(tensors: dict[str, torch.Tensor]) -> None:
+    """Puts one tensor in the place of each three of `JOINED` that fit together."""
+    for found in filter(None, map(JOINED.fullmatch, list(tensors))):
+        names = [f"{found[1]}{part}.{found[2]}" for part in ("query", "key", "value")]
+        parts = [tensors[name] for name in names if name in tensors]
+        if len(parts) == len(names) and len({(part.shape, part.dtype) for part in parts}) == 1:
+            for name in names:
+                del tensors[name]
+            tensors[f"{found[1]}{{query,key,value}}.{found[2]}"] = torch.cat(parts)
 
 
 def read_file(path: Path) -> Any:

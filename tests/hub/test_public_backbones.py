@@ -4,9 +4,10 @@ import re
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torchvision.models.swin_transformer import SwinTransformer
 from torchvision.models.video.swin_transformer import SwinTransformer3d
-from transformers import BertConfig, BertForMaskedLM, BertModel
+from transformers import BertConfig, BertForMaskedLM, BertModel, SwinConfig, SwinForImageClassification
 
 import violet
 from violet.configuration import VioletConfig, VioletVisionConfig
@@ -115,6 +116,27 @@ def test_a_still_clip_gives_what_the_swin_for_pictures_gave():
     assert output.shape[1] == 3 and expected.std() > 0.1
     for frame in range(3):
         torch.testing.assert_close(output[:, frame], expected, rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_swin_of_transformers_is_taken_from_its_folder(tmp_path):
+    settings = {"image_size": 72, "embed_dim": EMBED, "depths": DEPTHS, "num_heads": HEADS, "window_size": 7}
+    network = randomize(SwinForImageClassification(SwinConfig(**settings)))
+    network.save_pretrained(tmp_path)
+    model, report = from_original(tmp_path)
+    assert not report.new and set(report.skipped) == {"classifier.weight", "classifier.bias"}
+    picture = clip(frames=1, side=72)[..., :68]
+    picture = torch.nn.functional.pad(picture, (0, 4))
+    expected = network.swin(picture[:, 0]).last_hidden_state
+    output = model(picture.expand(-1, 6, -1, -1, -1)).last_hidden_state
+    assert output.shape[1] == 3 and expected.std() > 0.1
+    for frame in range(3):
+        torch.testing.assert_close(output[:, frame].flatten(1, 2), expected, rtol=0, atol=1e-4)
+    key = "swin.encoder.layers.1.blocks.0.attention.self.key.weight"
+    weights = load_file(tmp_path / "model.safetensors")
+    for broken in ({}, {key: weights[key][1:]}):
+        with pytest.raises(ConversionError, match=r"layers\.1\.blocks\.0\.attention\.self\..*(key|query|value)"):
+            from_original({name: value for name, value in weights.items() if name != key} | broken)
 
 
 def test_a_backbone_in_a_violet_leaves_the_rest_new():
