@@ -4,9 +4,9 @@ What public checkpoints call the parts of VIOLET, and in which form they keep th
 There is one table, from our names to theirs; the way back is its inverse over the names that a model has. Our names
 are those below the base model (`fusion.layers.0.…`); the one head at [CLS] is `answer_head.…`, also where it matches.
 
-What is known of each kind: VIOLET's names come from its key lists, torchvision's, BERT's and transformers' Swin's from
-the installed packages, which the tests run. The Swin projects', SwinBERT's and `decoder_vq` are written down from knowledge of that
-code; no published file was at hand.
+What is known of each kind: VIOLET's names come from its key lists; those of torchvision, and of transformers' BERT and
+Swin, from the installed packages, which the tests run. The Swin projects', SwinBERT's and `decoder_vq` are written
+down from knowledge of that code; no published file was at hand.
 """
 
 import math
