@@ -86,8 +86,8 @@ def from_original(
 ) -> tuple[Any, ConversionReport]:
     """
     A model from the weights of other code: the original VIOLET and VIOLETv2, SwinBERT, Video Swin (of its authors, of
-    torchvision), Swin for pictures (of its authors, of transformers; inflated in time), BERT. See `layouts` for what is
-    known of each.
+    torchvision), Swin for pictures (of its authors, of transformers; inflated in time), BERT. See `layouts` for
+    what is known of each.
 
     Args:
         state_dict_or_path: a state dict, a file (safetensors, or one that torch wrote, read with `weights_only=True`),
