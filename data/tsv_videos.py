@@ -141,6 +141,13 @@ class TsvVideos(Sequence):
                 raise TableError(f"{place}, frame {number}: bad base64 ({error}): {_text(column[:20])!r}…") from error
             if not column:
                 raise TableError(f"{place}, frame {number}: the column is empty.")
+        if row == len(self) - 1 and self._read_bytes(self._bytes - 1, 1) != b"\n":
+            whole = self._read_line(0).count(b"\t") + 1 - self._first_frame
+            if len(frames) < whole:  # cut off between two frames, it looks like a line
+                raise TableError(
+                    f"{place}: the file ends in this line, after {len(frames)} frames of {whole}: was it cut off? "
+                    "Fetch it again; if it is whole, put a line's end behind it."
+                )
         return frames
 
     def _read_line(self, row: int) -> bytes:

@@ -46,6 +46,20 @@ def test_a_last_line_without_an_end_and_lines_of_windows_are_read(tmp_path, pict
     assert list(TsvVideos(tmp_path / "clips.tsv")) == [[picture(10)]] * 2
 
 
+def test_a_file_cut_off_between_two_frames_is_found(tmp_path, picture, write_tsv):
+    path = write_tsv(tmp_path / "clips.tsv", [["a", picture(1), picture(2)], ["b", picture(3), picture(4)]])
+    whole = path.read_bytes()
+    path.write_bytes(whole[: whole.rindex(b"\t")])
+    videos = TsvVideos(path)
+    assert videos.read("a") == [picture(1), picture(2)]
+    with pytest.raises(
+        TableError, match=r"clips.tsv, line 2 \(id 'b'\): the file ends in this line, after 1 frames of 2"
+    ):
+        videos.read("b")
+    path.write_bytes(whole[: whole.rindex(b"\t")] + b"\n")
+    assert TsvVideos(path).read("b") == [picture(3)]
+
+
 def test_long_ids_are_whole_and_the_first_of_equal_ids_counts(tmp_path, caplog, picture, write_tsv):
     name = "x" * 1000
     videos = TsvVideos(write_tsv(tmp_path / "clips.tsv", [[name, picture(1)], ["b", picture(2)], ["b", picture(3)]]))
