@@ -16,7 +16,7 @@ from transformers.utils import logging
 from .. import modeling_violet
 from ..configuration import VioletConfig, VioletVisionConfig
 from ..modeling_violet import VioletPreTrainedModel
-from .layouts import BERT, VIOLET, Shape
+from .layouts import BERT, VIOLET, Shape, holds
 from .planning import (
     POSITION_IDS,
     ConversionError,
@@ -222,7 +222,8 @@ def export_original(model: VioletPreTrainedModel | str | os.PathLike) -> dict[st
     if not isinstance(model, VioletPreTrainedModel):
         raise ConversionError(f"{type(model).__name__} is no VIOLET: the original has no form for it.")
     for target, options in (model.config.mvm_targets or {}).items():
-        if options.get("shift", 0.0) != 0 or options.get("scale", 1.0) != 1:
+        there = holds(model.state_dict(), f"mvm_heads.{target}.")
+        if there and (options.get("shift", 0.0) != 0 or options.get("scale", 1.0) != 1):
             raise ConversionError(f"The head of {target!r} has a shift and a scale, which the original does not know.")
     window = tuple(model.config.vision_config.window_size)
     pieces: dict[str, Piece] = {}

@@ -119,7 +119,11 @@ def read_file(path: Path) -> Any:
                 "read from files with nothing but tensors and plain values in them."
             ) from None
         # torch's own words on a pickle advise to read it with `weights_only=False`
-        told = "its pickle cannot be read" if isinstance(error, pickle.UnpicklingError) else first_line(error)
+        told = (
+            "its pickle cannot be read"
+            if isinstance(error, pickle.UnpicklingError | LookupError)
+            else first_line(error)
+        )
         raise WeightsError(f"{path}: damaged, or no checkpoint of torch ({told}).") from None
 
 
