@@ -22,12 +22,16 @@ if TYPE_CHECKING:
 
 COLUMNS = {
     "open-ended": ("video", "question", "answer"),
+    "masked-answer": ("video", "question", "answer"),
     "multiple-choice": ("video", "question", "options", "answer"),
     "fill-in-the-blank": ("video", "text", "answer"),
     "retrieval": ("video", "caption"),
     "captioning": ("video", "caption"),
 }
-"""What a row of each task must have. One for open-ended questions may also have `caption` and `question_type`."""
+"""
+What a row of each task must have. One for open-ended questions may also have `caption` and `question_type`, one for
+masked answers `options` too, of which `answer` is then the number.
+"""
 
 
 def read_rows(

@@ -138,6 +138,17 @@ def answer_tokens(tokenizer: Any, answer: str) -> TokenIds:
     return ids
 
 
+def cut_around_mask(tokenizer: Any, ids: TokenIds, most: int) -> TokenIds:
+    """
+    At most `most` tokens of `[CLS] … [MASK] … [SEP]`: those behind the [MASK] are cut off first, then those before it.
+    """
+    if len(ids) <= most:
+        return ids
+    words, kept = ids[1:-1], most - 2
+    first = max(0, words.index(tokenizer.mask_token_id) - kept + 1)
+    return [ids[0], *words[first : first + kept], ids[-1]]
+
+
 def pad_texts(texts: Sequence[TokenIds], padding: int, device: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
     """`input_ids` and `attention_mask` (texts, tokens of the longest); a [PAD] inside of a text is masked as well."""
     longest = max(len(ids) for ids in texts)

@@ -8,12 +8,13 @@ import torch
 from transformers import TrainingArguments
 
 from ..configuration import NAMED_CONFIGURATIONS
+from ..data import COLUMNS
 from ..data.loading import TIME_LIMIT_SECONDS
 from ..processing import VioletVideoProcessor
 from ..processing.video_processing_violet import FRAME_SAMPLINGS
 from ..weights import pretrained_names
 
-TASK_NAMES = ("open-ended", "multiple-choice", "fill-in-the-blank", "retrieval", "captioning")
+TASK_NAMES = tuple(COLUMNS)
 BAD_SAMPLES = ("raise", "skip")
 FITS = ("pad", "center_crop", "random_crop")
 
@@ -66,10 +67,10 @@ class DataArguments:
         default=None,
         metadata={
             "help": "CSV, JSONL, JSON, Parquet, a folder of clips, tar shards, hub:NAME, or the original's "
-            "task.json@split (see violet.data.read_rows), with the columns video, question, answer (open-ended; and "
-            "caption, question_type); video, question, options, answer (multiple-choice; options as a list or as "
-            "left|right); "
-            "video, text with [MASK], answer (fill-in-the-blank); video, caption (retrieval, captioning)."
+            "task.json@split (see violet.data.read_rows), with the columns video, question, answer (open-ended, "
+            "masked-answer; and caption, question_type); video, question, options, answer (multiple-choice; options "
+            "as a list or as left|right); video, text with [MASK], answer (fill-in-the-blank); video, "
+            "caption (retrieval, captioning)."
         },
     )
     validation_file: str | None = field(default=None, metadata={"help": "The like, evaluated during training."})

@@ -20,6 +20,9 @@ from .tasks import TASKS
 
 logger = logging.getLogger(__name__)
 
+MASKED = "masked-answer"
+"""The task as which questions of every kind can be asked, see `Recipe.by_mask`."""
+
 
 def recipe_options(benchmark: Benchmark, name: str | None) -> dict[str, Any]:
     """
@@ -39,7 +42,7 @@ def recipe_options(benchmark: Benchmark, name: str | None) -> dict[str, Any]:
         raise SettingsError(f"--recipe: {benchmark.name} has {' and '.join(recipes)}, not {name!r}.")
     recipe = recipes[name]
     options = {
-        "task": benchmark.task,
+        "task": MASKED if recipe.by_mask else benchmark.task,
         "num_train_epochs": recipe.epochs,
         "per_device_train_batch_size": recipe.batch_size,
         "learning_rate": recipe.learning_rate,
@@ -54,25 +57,34 @@ def recipe_options(benchmark: Benchmark, name: str | None) -> dict[str, Any]:
     return options
 
 
-def load_benchmark(benchmark: Benchmark, folder: str | Path) -> DatasetDict:
+def load_benchmark(benchmark: Benchmark, folder: str | Path, task: str | None = None) -> DatasetDict:
     """
     Its splits, as `finetune` takes them; what is not as published is logged.
 
+    Args:
+        task: by default the benchmark's own; `MASKED` for the others that ask questions.
+
     Raises:
-        SettingsError: where the folder does not hold it: every problem that `check_benchmark` found.
+        SettingsError: where the folder does not hold it: every problem that `check_benchmark` found; for another task.
     """
+    task = task or benchmark.task
+    asks = benchmark.task in ("open-ended", "multiple-choice", "fill-in-the-blank")
+    if task != benchmark.task and not (task == MASKED and asks):
+        raise SettingsError(f"--task: {benchmark.name} is no benchmark of {task!r}, but of {benchmark.task!r}.")
     found = check_benchmark(benchmark, folder)
     if found.problems:
         raise SettingsError("\n".join(found.problems))
     for note in found.notes:
         logger.warning("%s: %s", benchmark.name, note)
-    check = TASKS[benchmark.task].check
-    return DatasetDict(
+    check = TASKS[task].check
+    tables = DatasetDict(
         {
             "validation" if split == "val" else split: rows if check is None else rows.map(check)
             for split, rows in found.tables.items()
         }
     )
+    blanks = task == MASKED and benchmark.task == "fill-in-the-blank"
+    return tables.rename_column("text", "question") if blanks else tables
 
 
 def run_benchmark(
@@ -92,9 +104,9 @@ def run_benchmark(
     """
     if training.push_to_hub:
         raise SettingsError("--push_to_hub: a benchmark's model is published once it is measured, by `violet push`.")
-    tables = load_benchmark(benchmark, folder)
+    tables = load_benchmark(benchmark, folder, data.task)
     test = tables.pop("test")
-    task = TASKS[benchmark.task]
+    task = TASKS[data.task]
     if train:
         result = finetune(model_arguments, data, training, tables)
         model, processor, settings = result.model, result.processor, result.settings
@@ -112,11 +124,12 @@ def run_benchmark(
     frames = processor.video_processor
     report = Report(
         title=f"{benchmark.name}: {model_arguments.model}",
-        task=benchmark.task,
+        task=data.task,
         evaluation=evaluation,
         settings=settings | {"frames": frames.num_frames, "frame_size": dict(frames.size), "trained": train},
         origin={
             "benchmark": benchmark.name,
+            **({"asked by": benchmark.prompt} if data.task == MASKED else {}),
             "checkpoint": model_arguments.model,
             "checkpoint sha256": weights_hash(model),
             "split": f"test, {len(test)} rows",

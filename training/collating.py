@@ -10,7 +10,15 @@ import torch
 from ..data.loading import SAMPLE_ERRORS, ClipReader, FailedSample
 from ..modeling_violet.losses import IGNORE_INDEX
 from ..processing import VideoDecodeError, VideoTextProcessor
-from ..processing.questions import by_question, question_with_option
+from ..processing.questions import (
+    by_question,
+    cut_around_mask,
+    masked_question,
+    number_tokens,
+    options_in_one_text,
+    pad_texts,
+    question_with_option,
+)
 from .sampling import NumberedRows, number_of_name
 
 RAW_PIXELS: dict[str, Any] = {"do_rescale": False, "do_normalize": False}
@@ -206,6 +214,36 @@ class MultipleChoiceCollator(VideoTextCollator):
         batch: dict[str, Any] = by_question(flat, counts, self.processor.tokenizer.pad_token_id)
         batch["labels"] = torch.tensor([row["answer"] for row in rows])
         return batch
+
+
+class MaskedAnswerCollator(VideoTextCollator):
+    """
+    Questions about videos -> what `VioletForMaskedLM` takes, answered by one token at a [MASK], as VIOLETv2 does. An
+    answer that is not one token of the vocabulary gets the label −100: no loss, never right.
+    """
+
+    def texts(self, rows: Sequence[Mapping[str, Any]], first_rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """
+        Rows with `question`, which may have a [MASK] of its own, and `answer`, a text; or with `options` as well, of
+        which `answer` is the number -> `input_ids` and `attention_mask` (rows, tokens), and `labels` (rows, tokens),
+        −100 but at the [MASK]. Of a text that is too long, the tokens around its [MASK] stay.
+        """
+        tokenizer = self.processor.tokenizer
+        texts, answers = [], []
+        for row in rows:
+            if "options" in row:
+                text = options_in_one_text(tokenizer, row["question"], row["options"])
+                answer = [number_tokens(tokenizer, len(row["options"]))[row["answer"]]]
+            else:
+                text = masked_question(tokenizer, row["question"])
+                answer = tokenizer(str(row["answer"]), add_special_tokens=False)["input_ids"]
+            texts.append(cut_around_mask(tokenizer, text, self.processor.max_length))
+            known = len(answer) == 1 and answer[0] != tokenizer.unk_token_id
+            answers.append(answer[0] if known else IGNORE_INDEX)
+        input_ids, attention_mask = pad_texts(texts, tokenizer.pad_token_id)
+        labels = torch.full_like(input_ids, IGNORE_INDEX)
+        labels[input_ids == tokenizer.mask_token_id] = torch.tensor(answers)
+        return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
 
 
 class BlankCollator(VideoTextCollator):

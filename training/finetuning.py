@@ -137,7 +137,7 @@ def build_model_and_processor(
         changes["id2label"] = dict(enumerate(answers))
         changes["label2id"] = {answer: number for number, answer in enumerate(answers)}
     if arguments.from_scratch:
-        processor = build_processor(arguments, texts_of(rows, task.texts))
+        processor = build_processor(arguments, [*texts_of(rows, task.texts), task.words])
     else:
         processor = AutoProcessor.from_pretrained(source)
         if arguments.num_frames is not None:

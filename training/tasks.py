@@ -32,6 +32,7 @@ from .arguments import DataArguments
 from .collating import (
     BlankCollator,
     CaptionCollator,
+    MaskedAnswerCollator,
     MultipleChoiceCollator,
     QuestionCollator,
     RetrievalCollator,
@@ -101,6 +102,7 @@ class Task:
         model_class: the model that is fine-tuned.
         columns: what every row of a table must have.
         texts: the columns whose words a vocabulary from scratch is trained on, as far as the rows have them.
+        words: what else the texts have that the model reads, for such a vocabulary.
         rows: the clips of the built-in data set -> the rows of a split.
         test_rows: the like for the splits that are measured.
         collate: (processor, model, data arguments, whether for training, settings of `VideoTextCollator`) -> collator.
@@ -121,6 +123,7 @@ class Task:
     check: Callable[[Row], Row] | None = None
     chooses: bool = True
     apart: bool = False
+    words: str = ""
 
     def metrics_of(self, rows: Dataset | None) -> dict[str, Any]:
         """What a Trainer needs to measure these rows, beside their loss."""
@@ -318,6 +321,14 @@ def _say_option(model, processor: VideoTextProcessor, row: Row, chosen: list[int
     return row["options"][chosen[0]], row["options"][row["answer"]]
 
 
+def _say_masked(model, processor: VideoTextProcessor, row: Row, chosen: list[int]) -> tuple[str, str]:
+    said = processor.tokenizer.decode(chosen)
+    if "options" not in row:
+        return said, normalize_answer(row["answer"])
+    options = dict(enumerate(row["options"]))
+    return options.get(int(said), said) if said.isdecimal() else said, options[row["answer"]]
+
+
 def _say_words(model, processor: VideoTextProcessor, row: Row, chosen: list[int]) -> tuple[str, str]:
     answers = row["answer"] if isinstance(row["answer"], list) else [row["answer"]]
     return processor.tokenizer.decode(chosen), " ".join(normalize_answer(answer) for answer in answers)
@@ -414,6 +425,16 @@ TASKS: Mapping[str, Task] = {
         test_rows=open_ended,
         collate=_collate_questions,
         measure=partial(measure_answers, say=_say_answer),
+    ),
+    "masked-answer": Task(
+        model_class=VioletForMaskedLM,
+        columns=COLUMNS["masked-answer"],
+        texts=("question", "answer", "options", "caption"),
+        words="answer: option 0 1 2 3 4 5 6 7 8 9",
+        rows=open_ended,
+        test_rows=open_ended,
+        collate=_plain(MaskedAnswerCollator),
+        measure=partial(measure_answers, say=_say_masked),
     ),
     "multiple-choice": Task(
         model_class=VioletForMultipleChoice,

@@ -75,7 +75,7 @@ def examine(task, folder, rows, **settings):
     return TASKS[task].examine(model, processor, rows, DataArguments(task=task, **settings), training)
 
 
-@pytest.mark.parametrize("task", ["open-ended", "multiple-choice", "fill-in-the-blank"])
+@pytest.mark.parametrize("task", ["open-ended", "masked-answer", "multiple-choice", "fill-in-the-blank"])
 def test_chosen_answers_are_the_models_own_and_rows_keep_their_order(task, clips, models):
     rows = TASKS[task].rows(clips).select(range(11))
     found = examine(task, models[task], rows)
@@ -90,7 +90,7 @@ def test_chosen_answers_are_the_models_own_and_rows_keep_their_order(task, clips
     for number, sample in enumerate(found.samples):
         asked = labels[number] != -100
         scores, right = log_probabilities[number], labels[number]
-        if task == "fill-in-the-blank":
+        if task in ("masked-answer", "fill-in-the-blank"):
             scores, right = scores[asked], right[asked]
             said = processor.tokenizer.decode(scores.argmax(-1))
         else:

@@ -11,8 +11,15 @@ from violet.cli import main
 from violet.data import TableError, captioned, fill_in_the_blank, gallery, moving_shapes, multiple_choice, read_rows
 from violet.hub import CARDS
 from violet.modeling_violet import VioletForCaptioning, VioletForMaskedLM
+from violet.processing import VideoTextProcessor, VioletVideoProcessor, train_wordpiece_tokenizer
 from violet.training import TASKS
-from violet.training.collating import BlankCollator, CaptionCollator, MultipleChoiceCollator, RetrievalCollator
+from violet.training.collating import (
+    BlankCollator,
+    CaptionCollator,
+    MaskedAnswerCollator,
+    MultipleChoiceCollator,
+    RetrievalCollator,
+)
 from violet.training.optimization import parameter_groups
 from violet.training.sampling import DrawnRows
 from violet.weights import pretrained
@@ -126,6 +133,40 @@ def test_every_blank_has_a_mask_for_each_token_of_its_answer(processor, clips):
     assert (batch["labels"][:2][~masks[:2]] == -100).all()
     with pytest.raises(ValueError, match="cut after 32 tokens"):
         BlankCollator(processor)([{"video": video, "text": "a disc " * 20 + "[MASK]", "answer": "left"}])
+
+
+def test_a_masked_answer_is_one_token_and_a_long_question_keeps_its_mask(processor, clips):
+    video = clips["train"][0]["video"]
+    long = "what does " + "the disc " * 40 + "do?"
+    rows = [
+        {"video": video, "question": "what colour is it?", "answer": "blue"},
+        {"video": video, "question": "what is it?", "answer": "red disc"},
+        {"video": video, "question": "what is it?", "answer": "\N{SNOWMAN}"},
+        {"video": video, "question": long, "answer": "moves"},
+        {"video": video, "question": "it [MASK] up" + " and up" * 40, "answer": "moves"},
+    ]
+    batch, tokenizer = MaskedAnswerCollator(processor)(rows), processor.tokenizer
+    masks = batch["input_ids"] == tokenizer.mask_token_id
+    assert masks.sum(1).tolist() == [1] * 5 and batch["input_ids"].shape[1] == processor.max_length == 32
+    assert (batch["labels"][~masks] == -100).all()
+    labels = batch["labels"][masks].tolist()
+    assert tokenizer.convert_ids_to_tokens([labels[0], *labels[3:]]) == ["blue", "moves", "moves"]
+    assert labels[1:3] == [-100, -100], "several tokens, or none, are never right"
+    assert batch["attention_mask"].sum(1).tolist()[3:] == [32, 32]
+    for ids in batch["input_ids"][3:]:
+        assert ids[0] == tokenizer.cls_token_id and ids[-1] == tokenizer.sep_token_id
+    assert masks[3].nonzero().item() == 30 and masks[4].nonzero().item() == 2
+
+
+def test_a_masked_answer_among_options_is_their_number(clips):
+    rows = multiple_choice(clips["train"]).to_list()[:3]
+    words = [f"{row['question']} {' '.join(row['options'])} option : 0 1 2 3" for row in rows]
+    processor = VideoTextProcessor(train_wordpiece_tokenizer(words), VioletVideoProcessor(), max_length=64)
+    batch, tokenizer = MaskedAnswerCollator(processor)(rows), processor.tokenizer
+    labels = batch["labels"][batch["input_ids"] == tokenizer.mask_token_id]
+    assert tokenizer.convert_ids_to_tokens(labels) == [str(row["answer"]) for row in rows]
+    said = tokenizer.decode(batch["input_ids"][0], skip_special_tokens=False)
+    assert f"option 1 : {rows[0]['options'][1]} [SEP]" in said
 
 
 def test_each_text_is_labelled_with_its_video(processor, clips):
