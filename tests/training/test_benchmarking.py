@@ -15,7 +15,8 @@ from PIL import Image
 from violet.cli import main
 from violet.data import BENCHMARKS, check_benchmark, moving_shapes
 from violet.processing.decoding import decode_video
-from violet.training import TASKS
+from violet.training import TASKS, SettingsError
+from violet.training.benchmarking import load_benchmark
 
 KINDS = ("tsv", "pkl", "clips")
 """How the pictures lie: each benchmark's miniature has another of these."""
@@ -207,3 +208,16 @@ def test_an_unknown_recipe_is_refused_with_those_there_are(clips, tmp_path, caps
     assert main(["benchmark", "run", "lsmdc-mc", *options]) == 2
     assert "v2" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_questions_may_be_asked_in_both_ways_and_no_others(clips, tmp_path):
+    for name in ("msvd-qa", "lsmdc-fib", "msrvtt-retrieval"):
+        (tmp_path / name).mkdir()
+        write_miniature(BENCHMARKS[name], clips, tmp_path / name, "clips")
+    both = [load_benchmark(BENCHMARKS["msvd-qa"], tmp_path / "msvd-qa", task) for task in ("open-ended", None)]
+    assert both[0]["test"].to_list() == both[1]["test"].to_list()
+    blanks = load_benchmark(BENCHMARKS["lsmdc-fib"], tmp_path / "lsmdc-fib", "masked-answer")["test"]
+    assert all("[MASK]" in row["question"] and isinstance(row["answer"], str) for row in blanks)
+    for name, task in (("msrvtt-retrieval", "masked-answer"), ("msvd-qa", "captioning")):
+        with pytest.raises(SettingsError, match=f"{name} is no benchmark of '{task}'"):
+            load_benchmark(BENCHMARKS[name], tmp_path / name, task)
