@@ -79,7 +79,8 @@ def run_demo(output: Path, seed: int) -> int:
     facts = json.loads((folder / METRICS_FILE).read_text())
     facts |= {f"shuffled_{name}": value for name, value in shuffled.items()}
     facts["seconds"] = round(time.monotonic() - started, 1)
-    write_json(folder / METRICS_FILE, facts)
+    for place in (output, folder):  # every command's numbers are in its output folder, a card's beside it
+        write_json(place / METRICS_FILE, facts)
     write_model_card(folder, name="violet-tiny, fine-tuned on moving shapes")
 
     clips = [first_clip_asked(result.tables["test"], kind) for kind in ("direction", "order")]
@@ -103,7 +104,7 @@ def run_demo(output: Path, seed: int) -> int:
 
     print("4/4  Drawing the picture")
     picture = draw_answers(output / "answers.png", panels)
-    return summarise(folder, picture, facts, clips[0][-1])
+    return summarise(output, picture, facts, clips[0][-1])
 
 
 def first_clip_asked(rows: Dataset, question_type: str) -> list[dict[str, Any]]:
@@ -112,8 +113,9 @@ def first_clip_asked(rows: Dataset, question_type: str) -> list[dict[str, Any]]:
     return [row for row in rows if row["id"] == clip]
 
 
-def summarise(model: Path, picture: Path, metrics: Mapping[str, float], row: Mapping[str, Any]) -> int:
+def summarise(output: Path, picture: Path, metrics: Mapping[str, float], row: Mapping[str, Any]) -> int:
     """Prints the results, where everything is and what to type next; returns the exit status."""
+    model = output / "model"
     prefixes = {
         "test clips": "",
         "shuffled": "shuffled_",
@@ -129,7 +131,7 @@ def summarise(model: Path, picture: Path, metrics: Mapping[str, float], row: Map
     print("In sight: which of two shapes moves first, or last, while both are seen all the time.")
     print("Shuffled: direction and order are lost when the frames of a clip are, so the model looks at time.\n")
     print(f"model, processor and card  {model}")
-    print(f"numbers and settings       {model / METRICS_FILE}")
+    print(f"numbers and settings       {output / METRICS_FILE}")
     print(f"picture                    {picture}")
     print(f"videos                     {Path(row['video']).parent}")
     print(f"took {metrics['seconds'] / 60:.1f} minutes\n\nNext:")
