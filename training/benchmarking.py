@@ -76,15 +76,15 @@ def load_benchmark(benchmark: Benchmark, folder: str | Path, task: str | None = 
         raise SettingsError("\n".join(found.problems))
     for note in found.notes:
         logger.warning("%s: %s", benchmark.name, note)
-    check = TASKS[task].check
-    tables = DatasetDict(
-        {
-            "validation" if split == "val" else split: rows if check is None else rows.map(check)
-            for split, rows in found.tables.items()
-        }
-    )
-    blanks = task == MASKED and benchmark.task == "fill-in-the-blank"
-    return tables.rename_column("text", "question") if blanks else tables
+    check, tables = TASKS[task].check, DatasetDict()
+    for split, rows in found.tables.items():
+        if task == MASKED and benchmark.task == "fill-in-the-blank":
+            rows = rows.rename_column("text", "question")
+        try:
+            tables["validation" if split == "val" else split] = rows if check is None else rows.map(check)
+        except ValueError as error:
+            raise SettingsError(f"{benchmark.annotations}, split {split!r}: {error}") from error
+    return tables
 
 
 def run_benchmark(

@@ -231,7 +231,7 @@ class MaskedAnswerCollator(VideoTextCollator):
         tokenizer = self.processor.tokenizer
         texts, answers = [], []
         for row in rows:
-            if "options" in row:
+            if row.get("options"):
                 text = options_in_one_text(tokenizer, row["question"], row["options"])
                 answer = [number_tokens(tokenizer, len(row["options"]))[row["answer"]]]
             else:

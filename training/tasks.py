@@ -77,6 +77,19 @@ def check_blanks(row: Row) -> Row:
     return {**row, "answer": [str(answer) for answer in answers]}
 
 
+def check_masked(row: Row) -> Row:
+    """
+    A question that is answered at a [MASK], with options as `check_options` gives them, where it has some.
+
+    Raises:
+        ValueError: where it has several [MASK]s of its own.
+    """
+    masks = str(row["question"]).count("[MASK]")
+    if masks > 1:
+        raise ValueError(f"column 'question' has {masks} [MASK]s, and one answer: {row['question']!r}.")
+    return check_options(row) if row.get("options") else row
+
+
 def _collate_questions(processor, model, data, training: bool, **settings) -> VideoTextCollator:
     # A frozen backbone has nothing to learn from contrast.
     learns = any(parameter.requires_grad for parameter in model.violet.video_encoder.swin.parameters())
@@ -323,7 +336,7 @@ def _say_option(model, processor: VideoTextProcessor, row: Row, chosen: list[int
 
 def _say_masked(model, processor: VideoTextProcessor, row: Row, chosen: list[int]) -> tuple[str, str]:
     said = processor.tokenizer.decode(chosen)
-    if "options" not in row:
+    if not row.get("options"):
         return said, normalize_answer(row["answer"])
     options = dict(enumerate(row["options"]))
     return options.get(int(said), said) if said.isdecimal() else said, options[row["answer"]]
@@ -435,6 +448,7 @@ TASKS: Mapping[str, Task] = {
         test_rows=open_ended,
         collate=_plain(MaskedAnswerCollator),
         measure=partial(measure_answers, say=_say_masked),
+        check=check_masked,
     ),
     "multiple-choice": Task(
         model_class=VioletForMultipleChoice,

@@ -218,6 +218,10 @@ def test_questions_may_be_asked_in_both_ways_and_no_others(clips, tmp_path):
     assert both[0]["test"].to_list() == both[1]["test"].to_list()
     blanks = load_benchmark(BENCHMARKS["lsmdc-fib"], tmp_path / "lsmdc-fib", "masked-answer")["test"]
     assert all("[MASK]" in row["question"] and isinstance(row["answer"], str) for row in blanks)
+    annotations = tmp_path / "lsmdc-fib" / BENCHMARKS["lsmdc-fib"].annotations
+    annotations.write_text(annotations.read_text().replace("[MASK]", "[MASK] [MASK]", 1))
+    with pytest.raises(SettingsError, match=r"txt_lsmdc-fib.json, split 'train': column 'question' has 2 \[MASK\]s"):
+        load_benchmark(BENCHMARKS["lsmdc-fib"], tmp_path / "lsmdc-fib", "masked-answer")
     for name, task in (("msrvtt-retrieval", "masked-answer"), ("msvd-qa", "captioning")):
         with pytest.raises(SettingsError, match=f"{name} is no benchmark of '{task}'"):
             load_benchmark(BENCHMARKS[name], tmp_path / name, task)

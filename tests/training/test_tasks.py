@@ -70,6 +70,8 @@ def test_options_may_be_a_list_or_divided_by_bars_and_the_answer_one_of_them_or_
         ("multiple-choice", {"question": "?", "answer": 2}, r"row 1: column 'options' is missing"),
         ("fill-in-the-blank", {"text": "it moves", "answer": "left"}, r"row 1: column 'text' has 0 \[MASK\] for 1 "),
         ("fill-in-the-blank", {"text": "[MASK] [MASK]", "answer": ["a"]}, r"row 1: column 'text' has 2 \[MASK\] for"),
+        ("masked-answer", {"question": "[MASK] [MASK]", "answer": "a"}, r"row 1: column 'question' has 2 \[MASK\]s"),
+        ("masked-answer", {"question": "?", "options": ["a", "b"], "answer": 2}, r"row 1: column 'answer' is '2'"),
         ("captioning", {"text": "a disc"}, r"row 1: column 'caption' is missing"),
     ],
 )
