@@ -32,7 +32,8 @@ standalone: setup
 test: setup
 	$(BIN)/python -m pytest
 
-# Tests that take minutes: two processes killed and resumed, sharded weights, the goldens' captions recomputed.
+# Tests beyond those of every change: two processes killed and resumed, sharded weights, the goldens' captions
+# recomputed, every class compiled.
 proofs: setup
 	$(BIN)/python -m pytest -m proof
 

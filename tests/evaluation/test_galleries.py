@@ -260,7 +260,7 @@ def test_a_killed_process_leaves_whole_parts_and_the_next_goes_on(stored, model,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("per_part", [4, 11])
+@pytest.mark.parametrize("per_part", [pytest.param(4, marks=pytest.mark.proof), 11])
 def test_two_processes_share_the_parts_out(per_part, stored, model, processor, saved, videos, tmp_path):
     """Three parts, or one, which leaves a process with nothing to do."""
     script, folder = tmp_path / "make.py", tmp_path / "gallery"
