@@ -32,8 +32,8 @@ standalone: setup
 test: setup
 	$(BIN)/python -m pytest
 
-# Tests beyond those of every change: two processes killed and resumed, sharded weights, the goldens' captions
-# recomputed, every class compiled.
+# Tests beyond those of every change: two processes fine-tuned, killed and resumed, sharded weights, the goldens'
+# captions recomputed, every class compiled and exported.
 proofs: setup
 	$(BIN)/python -m pytest -m proof
 

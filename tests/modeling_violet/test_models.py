@@ -1128,15 +1128,13 @@ def test_captions_must_be_as_many_as_videos():
 # --- compilers and devices ---
 
 
+WITH_MOST_TO_TRACE = (VioletForPreTraining, VioletForRetrieval)
+EACH_CLASS = [pytest.param(name, marks=() if name in WITH_MOST_TO_TRACE else pytest.mark.proof) for name in CLASSES]
+
+
 @pytest.mark.slow
 @torch.no_grad()
-@pytest.mark.parametrize(
-    "model_class",
-    [
-        pytest.param(name, marks=() if name in (VioletForPreTraining, VioletForRetrieval) else pytest.mark.proof)
-        for name in CLASSES
-    ],
-)
+@pytest.mark.parametrize("model_class", EACH_CLASS)
 def test_the_forward_compiles_into_one_graph(model_class):
     model = build(model_class)
     given = inputs_of(model, attention_mask=torch.tensor([[1] * 6, [1, 1, 1, 1, 0, 0]]))
@@ -1152,7 +1150,7 @@ def test_the_forward_compiles_into_one_graph(model_class):
 
 @pytest.mark.slow
 @torch.no_grad()
-@pytest.mark.parametrize("model_class", CLASSES)
+@pytest.mark.parametrize("model_class", EACH_CLASS)
 def test_the_forward_is_exported_as_one_graph(model_class):
     model = build(model_class)
     given = inputs_of(model, attention_mask=torch.tensor([[1] * 6, [1, 1, 1, 1, 0, 0]]))

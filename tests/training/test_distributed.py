@@ -295,6 +295,7 @@ def finetuning(task: str, table: Path, model: Path, output: Path, batch_size: in
     ]
 
 
+@pytest.mark.proof
 def test_every_task_is_fine_tuned_by_two_processes_as_by_one(drawn, start, tmp_path, capfd):
     """Of the rows of one global batch each process has half: other numbers of videos, of valid words, of labels."""
     model = start(dropout=0.0)
@@ -326,6 +327,7 @@ def test_every_task_is_fine_tuned_by_two_processes_as_by_one(drawn, start, tmp_p
         assert [name for name in one if not torch.allclose(other[name], one[name], rtol=1e-4, atol=1e-6)] == [], task
 
 
+@pytest.mark.proof
 def test_two_processes_skip_the_same_samples_as_one_does(drawn, start, tmp_path, capfd):
     """A process has more bad rows than the other, once a whole batch of them: both take every step."""
     model = start(dropout=0.0)
