@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from ..configuration import NAMED_CONFIGURATIONS, VioletConfig, VioletVisionConfig, named_configuration
 from ..files import new_file, new_folder, sha256, write_json, write_tensors
 from ..processing import VideoTextProcessor, VioletVideoProcessor, special_tokens
+from .cards import CONVERSION_FILE
 from .conversion import (
     KEPT_FILE,
     ConversionReport,
@@ -24,7 +25,6 @@ from .conversion import (
 from .planning import ConversionError, plan_conversion
 from .weight_files import WeightsError, first_line, read_weights
 
-REPORT_FILE = "conversion_report.json"
 TOKENIZER = "bert-base-uncased"
 """With which every published VIOLET reads texts."""
 
@@ -71,7 +71,7 @@ def convert(
             kept = {name: weights.tensors[source].contiguous() for source, name in report.unlike.items()}
             write_tensors(folder / KEPT_FILE, kept)
         facts = {"sha256": sha256(source)} if Path(source).is_file() else {}
-        write_json(folder / REPORT_FILE, facts | report.to_dict())
+        write_json(folder / CONVERSION_FILE, facts | report.to_dict())
     return report
 
 

@@ -38,6 +38,7 @@ from .cards import (
     write_model_card,
 )
 from .saved_weights import INDEX, SavedWeightsError, reshard, weight_files
+from .weight_files import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -312,11 +313,11 @@ def patiently(what: str, act: Callable[[], Result]) -> Result:
                 raise
             if attempt == ATTEMPTS:
                 raise HubError(
-                    f"{what} failed {ATTEMPTS} times; the last time: {_first_line(error)}. Try again later: what has "
+                    f"{what} failed {ATTEMPTS} times; the last time: {first_line(error)}. Try again later: what has "
                     "arrived is not sent again."
                 ) from error
             pause = PAUSE_SECONDS * 2 ** (attempt - 1)
-            logger.warning("%s: %s. Trying again in %g s.", what, _first_line(error), pause)
+            logger.warning("%s: %s. Trying again in %g s.", what, first_line(error), pause)
             time.sleep(pause)
     raise AssertionError("no attempt")
 
@@ -328,10 +329,6 @@ def _may_pass(error: BaseException) -> bool:
     if isinstance(error, HTTPError | json.JSONDecodeError):  # no answer, or a page of some machine between
         return True
     return error.__cause__ is not None and _may_pass(error.__cause__)
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 @contextmanager
@@ -356,7 +353,7 @@ def explained(repo_id: str, revision: str | None) -> Iterator[None]:
                 "HF_TOKEN to a token that may write."
             ) from error
         if status == 403:
-            raise HubError(f"{repo_id}: your token may not do this (403): {_first_line(error)}") from error
-        raise HubError(f"{repo_id}: the Hub refused: {_first_line(error)}") from error
+            raise HubError(f"{repo_id}: your token may not do this (403): {first_line(error)}") from error
+        raise HubError(f"{repo_id}: the Hub refused: {first_line(error)}") from error
     except RuntimeError as error:  # of a file that did not go
-        raise HubError(f"{repo_id}: {_first_line(error)} {_first_line(error.__cause__ or error)}") from error
+        raise HubError(f"{repo_id}: {first_line(error)} {first_line(error.__cause__ or error)}") from error

@@ -13,7 +13,9 @@ from typing import Any, BinaryIO
 
 import torch
 
-WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+from .saved_weights import INDEX, WEIGHTS, SavedWeightsError, weight_files
+
+WEIGHT_FILES = (WEIGHTS, INDEX, "pytorch_model.bin")
 """What a folder or a Hub repository may hold its weights in, the first that is there."""
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 JOINED = re.compile(r"(.*encoder\.layers\.\d+\.blocks\.\d+\.attention\.self\.)query\.(weight|bias)")
@@ -127,7 +129,7 @@ def read_file(path: Path) -> Any:
         raise WeightsError(f"{path}: damaged, or no checkpoint of torch ({told}).") from None
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What an error of a library says, short enough to be said within ours."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
@@ -185,13 +187,14 @@ def _read_folder(folder: Path, origin: str) -> Weights:
     name = next((name for name in WEIGHT_FILES if (folder / name).is_file()), None)
     if name is None:
         raise WeightsError(f"{origin}: the folder holds none of {', '.join(WEIGHT_FILES)}.")
-    if name.endswith(".json"):
-        files = sorted(set(json.loads((folder / name).read_text())["weight_map"].values()))
-        weights = Weights({}, origin)
-        for file in files:
-            weights.tensors |= read_file(folder / file)
+    if name in (WEIGHTS, INDEX):
+        try:
+            content = {key: value for file in weight_files(folder) for key, value in read_file(file).items()}
+        except SavedWeightsError as error:
+            raise WeightsError(f"{error}") from error
     else:
-        weights = _unwrap(read_file(folder / name), origin)
+        content = read_file(folder / name)
+    weights = _unwrap(content, origin)
     settings = folder / "config.json"
     weights.settings = json.loads(settings.read_text()) if settings.is_file() else {}
     return weights
