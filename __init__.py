@@ -77,6 +77,9 @@ def register() -> None:
     from transformers.pipelines import PIPELINE_REGISTRY
 
     from . import configuration, modeling_violet, pipelines, processing
+    from .upstream import warn_if_untested
+
+    warn_if_untested()
 
     AutoConfig.register("violet", configuration.VioletConfig, exist_ok=True)
     AutoConfig.register("violet_vision", configuration.VioletVisionConfig, exist_ok=True)

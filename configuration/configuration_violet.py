@@ -21,7 +21,7 @@ def _refuse(field: str, problem: str):
     raise ValueError(f"`{field}`: {problem}")
 
 
-LIBRARY_KEYS = frozenset(GenerationConfig._get_default_generation_params()) | {
+LIBRARY_KEYS = frozenset(GenerationConfig().to_dict()) | {
     *("attn_implementation", "auto_map", "custom_pipelines", "experts_implementation", "model_type", "name_or_path"),
     *("num_labels", "output_attentions", "quantization_config", "torch_dtype", "use_cache"),
 }

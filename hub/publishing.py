@@ -22,10 +22,10 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.utils import HFValidationError
-from transformers.utils.hub import convert_file_size_to_int
 
 from ..evaluation.provenance import METRICS_FILE
 from ..files import sha256
+from ..upstream import convert_file_size_to_int
 from .cards import (
     CARD_FILE,
     CONVERSION_FILE,

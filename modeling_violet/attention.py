@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 from transformers import Cache
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, create_bidirectional_mask
+
+from ..upstream import ALL_MASK_ATTENTION_FUNCTIONS, create_bidirectional_mask
 
 ATTENTION_RULES = ("bidirectional", "sequence_to_sequence")
 
@@ -53,7 +54,7 @@ def build_attention_mask(
     key_mask: torch.Tensor,
     rule: str,
     context_length: int,
-    past_key_values: Cache | None = None,
+    cache: Cache | None = None,
 ):
     """
     The mask in the form that the configured attention kernel takes.
@@ -63,13 +64,13 @@ def build_attention_mask(
         key_mask: (batch, past tokens + tokens), 1 where a token may be seen at all.
         rule: `"bidirectional"` (every token sees every other) or `"sequence_to_sequence"`.
         context_length: tokens before the text, past ones included, for the second rule.
-        past_key_values: what came before these tokens, under the second rule alone.
+        cache: what came before these tokens, under the second rule alone.
 
     Raises:
         ValueError: for an unknown rule, or keys and values kept under the first.
     """
     if rule == "bidirectional":
-        if past_key_values is not None:
+        if cache is not None:
             raise ValueError("Keys and values can be kept under `attention_rule` 'sequence_to_sequence' alone.")
         return create_bidirectional_mask(config=config, inputs_embeds=states, attention_mask=key_mask)
     if rule == "sequence_to_sequence":

@@ -8,9 +8,8 @@ import torch
 from torch import nn
 from transformers import Cache
 from transformers.activations import ACT2FN
-from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from ..upstream import ALL_ATTENTION_FUNCTIONS, GradientCheckpointingLayer
 from .attention import build_attention_mask, eager_attention_forward
 
 
@@ -38,14 +37,14 @@ class FusionAttention(nn.Module):
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(
-        self, states: torch.Tensor, mask, past_key_values: Cache | None = None, **kwargs
+        self, states: torch.Tensor, mask, cache: Cache | None = None, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """states (batch, tokens, width) -> the same shape, and the weights where the kernel gives them"""
         heads = (*states.shape[:-1], -1, self.head_width)
         # (batch, tokens, width) -> (batch, heads, tokens, head width)
         query, key, value = (layer(states).view(heads).transpose(1, 2) for layer in (self.query, self.key, self.value))
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer)
+        if cache is not None:
+            key, value = cache.update(key, value, self.layer)
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         dropout = self.dropout if self.training else 0.0
         output, weights = attention(self, query, key, value, mask, scaling=self.scaling, dropout=dropout, **kwargs)
@@ -92,7 +91,7 @@ class FusionEncoder(nn.Module):
         self,
         groups: dict[str, TokenGroup],
         rule: str = "bidirectional",
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         past_mask: torch.Tensor | None = None,
         **kwargs,
     ) -> dict[str, torch.Tensor]:
@@ -101,7 +100,7 @@ class FusionEncoder(nn.Module):
             groups: in order; under the sequence-to-sequence rule the last one is the text that is written, and those
                 before it are what it is written about.
             rule: see `attention.build_attention_mask`.
-            past_key_values: the keys and values of tokens that came before these; those of these are added.
+            cache: the keys and values of tokens that came before these; those of these are added.
             past_mask: (batch, tokens that came before), 1 where one may be seen.
 
         Returns:
@@ -114,9 +113,9 @@ class FusionEncoder(nn.Module):
         if past_mask is not None:
             key_mask = torch.cat([past_mask, key_mask], dim=1)
             context_length += past_mask.shape[1]
-        mask = build_attention_mask(self.config, states, key_mask, rule, context_length, past_key_values)
+        mask = build_attention_mask(self.config, states, key_mask, rule, context_length, cache)
         for layer in self.layers:
-            states = layer(states, mask, past_key_values=past_key_values, **kwargs)
+            states = layer(states, mask, cache=cache, **kwargs)
         if self.norm is not None:
             states = self.norm(states)
         return dict(zip(groups, states.split(lengths, dim=1), strict=True))

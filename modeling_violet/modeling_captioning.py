@@ -8,9 +8,10 @@ from torch import nn
 from transformers import Cache, GenerationMixin
 from transformers.generation import GenerationMode
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, can_return_tuple
+from transformers.utils import TransformersKwargs
 
 from ..configuration.configuration_violet import VioletConfig
+from ..upstream import CACHE_NAME, can_return_tuple, one_cache
 from .embeddings import VideoTokens
 from .heads import VioletMaskedLMHead
 from .losses import masked_cross_entropy
@@ -22,10 +23,18 @@ class VioletCaptioningOutput(VioletTaskOutput):
     """
     Attributes:
         loss, logits, hidden_states, attentions: as of `VioletTaskOutput`.
-        past_key_values: the cache that was given, with the keys and values of what was computed.
+        cache: the one that was given, with the keys and values of what was computed; also under its older name,
+            `past_key_values`.
     """
 
-    past_key_values: Cache | None = None
+    if CACHE_NAME == "cache":
+        cache: Cache | None = None
+    else:  # what `generate` reads there; of a field of the new name transformers gives the older name itself
+        past_key_values: Cache | None = None
+
+        @property
+        def cache(self) -> Cache | None:
+            return self.past_key_values
 
 
 class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
@@ -65,6 +74,7 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
         video_tokens: VideoTokens | None = None,
         labels: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
+        cache: Cache | None = None,
         past_key_values: Cache | None = None,
         look_ahead: bool = False,
         use_cache: bool | None = None,
@@ -75,11 +85,12 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
             labels: (texts, X). Of masked words: the word at each masked place, −100 elsewhere. With the
                 configuration's `next_word_prediction`: the words themselves, as in `input_ids`, −100 for those that
                 are not to be predicted.
-            look_ahead: whether the last token is a [MASK] that is to leave no trace in `past_key_values`.
-            use_cache: nothing here: what is given as `past_key_values` is filled.
+            look_ahead: whether the last token is a [MASK] that is to leave no trace in `cache`.
+            use_cache: nothing here: what is given as `cache` is filled.
 
         The other arguments are `VioletModel.forward`'s. `logits` are (texts, X, vocabulary), at `input_ids`' places.
         """
+        cache = one_cache(cache, past_key_values)
         outputs = self.violet(
             pixel_values_videos=pixel_values_videos,
             input_ids=input_ids,
@@ -91,11 +102,11 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
             video_tokens=video_tokens,
             attention_rule="sequence_to_sequence",
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             **kwargs,
         )
-        if look_ahead and past_key_values is not None:
-            past_key_values.crop(-1)
+        if look_ahead and cache is not None:
+            cache.crop(-1)
         logits = self.mlm_head(outputs.text_hidden_state)
         loss = None
         if labels is not None and self.config.next_word_prediction:
@@ -107,7 +118,7 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
             logits=logits,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            past_key_values=past_key_values,
+            **{CACHE_NAME: cache},
         )
 
     @torch.no_grad()
@@ -130,7 +141,7 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
             video_tokens: videos encoded earlier, in their place.
             video_index: (texts,), the video of each text; the text's own number where it is not given.
             kwargs: among them `prompt_ids` and `prompt_attention_mask` (texts, P) or (1, P), padded on the right, an
-                instruction or a question.
+                instruction or a question; and `cache`, of an earlier call that is to be gone on from.
 
         Returns:
             (texts, at most `max_length`), or a `GenerateOutput` with `return_dict_in_generate=True`.
@@ -153,6 +164,9 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
                     f"{len(input_ids)} texts and {videos} videos: say by `video_index` which belong together."
                 )
             video_index = torch.arange(videos, device=input_ids.device)
+        cache = one_cache(kwargs.pop("cache", None), kwargs.pop("past_key_values", None))
+        if cache is not None:
+            kwargs[CACHE_NAME] = cache
         for name in ("task_ids", "prompt_ids", "prompt_attention_mask"):
             given = kwargs.get(name)
             if given is not None and len(given) == 1:  # one for all must be repeated for beams like the others
@@ -170,6 +184,7 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
         self,
         input_ids: torch.Tensor,
         next_sequence_length: int | None = None,
+        cache: Cache | None = None,
         past_key_values: Cache | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
@@ -177,14 +192,15 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
         **kwargs: Any,
     ) -> dict[str, Any]:
         """The words that are not in the cache, and a [MASK] behind them where the next word is to be read there."""
+        cache = one_cache(cache, past_key_values)
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         look_ahead = not self.config.next_word_prediction
-        if past_key_values is not None and past_key_values.get_seq_length():
+        if cache is not None and cache.get_seq_length():
             context = kwargs["video_tokens"].tokens.shape[1]
             context += 0 if kwargs.get("prompt_ids") is None else kwargs["prompt_ids"].shape[1]
             context += 0 if kwargs.get("task_ids") is None else 1
-            new = input_ids[:, past_key_values.get_seq_length() - context :]
+            new = input_ids[:, cache.get_seq_length() - context :]
         else:
             new = input_ids
         if look_ahead:
@@ -201,6 +217,6 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
             "input_ids": new,
             "attention_mask": attention_mask,
             "position_ids": positions,
-            "past_key_values": past_key_values,
+            "cache": cache,
             "look_ahead": look_ahead,
         }

@@ -3,9 +3,10 @@
 import torch
 import torch.distributed as dist
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, can_return_tuple
+from transformers.utils import TransformersKwargs
 
 from ..configuration.configuration_violet import VioletConfig
+from ..upstream import can_return_tuple
 from .embeddings import VideoTokens
 from .heads import VioletClassificationHead
 from .losses import check_labels, first_of_each, gather_rows, masked_cross_entropy, retrieval_loss

@@ -8,12 +8,11 @@ from transformers import Cache, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
-from transformers.utils.generic import merge_with_config_defaults
-from transformers.utils.output_capturing import capture_outputs
+from transformers.utils import ModelOutput, TransformersKwargs
 
 from ..configuration.configuration_violet import VioletConfig
 from ..saving import SavedWhole
+from ..upstream import can_return_tuple, capture_outputs, one_cache
 from .embeddings import VideoTokens, VioletProjection, VioletTextEmbeddings, VioletVideoEncoder
 from .fusion import FusionAttention, FusionEncoder, FusionLayer, TokenGroup
 from .heads import VioletClassificationHead, VioletMaskedLMHead
@@ -237,7 +236,6 @@ class VioletModel(VioletPreTrainedModel):
             return TokenGroup(states.expand(batch, -1, -1), mask.expand(batch, -1))
         return None
 
-    @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
     def forward(
         self,
@@ -254,6 +252,7 @@ class VioletModel(VioletPreTrainedModel):
         attention_rule: str = "bidirectional",
         inputs_embeds: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
+        cache: Cache | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> VioletModelOutput:
@@ -273,10 +272,12 @@ class VioletModel(VioletPreTrainedModel):
             attention_rule: `"bidirectional"` or `"sequence_to_sequence"`, see `attention.build_attention_mask`.
             inputs_embeds: (texts, X, width), texts embedded earlier (`text_embeddings`), in place of `input_ids`.
             position_ids: (texts, X), each token's place in its text; 0, 1, 2, … where it is not given.
-            past_key_values: under the sequence-to-sequence rule, a cache of keys and values. An empty one is filled
+            cache: under the sequence-to-sequence rule, a cache of keys and values. An empty one is filled
                 with those of video, prompt and text. With a filled one, `input_ids` are the words that come next:
                 they alone are computed, while `attention_mask` covers the whole text.
+            past_key_values: the older name of `cache`.
         """
+        cache = one_cache(cache, past_key_values)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError(
                 "Give exactly one of `input_ids` and `inputs_embeds`; for a video alone there is `get_video_features`."
@@ -300,7 +301,7 @@ class VioletModel(VioletPreTrainedModel):
         if prompt is not None:
             groups["prompt"] = prompt
         past_mask = None
-        past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
+        past_length = 0 if cache is None else cache.get_seq_length()
         if past_length:  # video, prompt and the first words are in the cache
             past_words = past_length - sum(group.mask.shape[1] for group in groups.values())
             if attention_mask is None:
@@ -311,7 +312,7 @@ class VioletModel(VioletPreTrainedModel):
         if attention_mask is None:
             attention_mask = words.new_ones(words.shape[:2], dtype=torch.long)
         groups["text"] = TokenGroup(words, attention_mask)
-        states = self.fusion(groups, attention_rule, past_key_values, past_mask, **kwargs)
+        states = self.fusion(groups, attention_rule, cache, past_mask, **kwargs)
         return VioletModelOutput(
             last_hidden_state=torch.cat(list(states.values()), dim=1),
             video_hidden_state=states.get("video"),

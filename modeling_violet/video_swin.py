@@ -11,16 +11,13 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
-from transformers.utils.generic import merge_with_config_defaults
-from transformers.utils.output_capturing import capture_outputs
 
 from ..configuration.configuration_violet import VioletVisionConfig
 from ..saving import SavedWhole
+from ..upstream import ALL_ATTENTION_FUNCTIONS, GradientCheckpointingLayer, capture_outputs
 from .attention import eager_attention_forward
 
 Size = tuple[int, int, int]
@@ -280,7 +277,6 @@ class VioletVisionModel(SavedWhole, PreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.patch_embed
 
-    @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
     def forward(self, pixel_values_videos: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> BaseModelOutput:
         """

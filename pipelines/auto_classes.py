@@ -4,7 +4,6 @@ from collections import OrderedDict
 from typing import Any
 
 from transformers import PreTrainedModel
-from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
 
 from ..configuration import VioletConfig
 from ..modeling_violet import (
@@ -14,6 +13,7 @@ from ..modeling_violet import (
     VioletForQuestionAnswering,
     VioletForRetrieval,
 )
+from ..upstream import _BaseAutoModelClass, _LazyAutoMapping
 
 
 def _models(*classes: type[PreTrainedModel]) -> _LazyAutoMapping:

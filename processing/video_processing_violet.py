@@ -16,10 +16,11 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling, SizeDict
 from transformers.processing_utils import Unpack, VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
-from transformers.video_utils import VideoMetadata, group_videos_by_shape, reorder_videos
+from transformers.video_utils import VideoMetadata
 
 from ..saving import SavedWhole
 from ..shipped_code import without_code
+from ..upstream import group_videos_by_shape, reorder_videos
 from .decoding import BACKENDS, DecodedVideo, decode_video, describe_source
 
 FRAME_SAMPLINGS = ("even", "random_start", "jitter")

@@ -16,7 +16,6 @@ from accelerate.utils import DistributedType, broadcast_object_list, send_to_dev
 from datasets import Dataset
 from torch.distributed.tensor import DTensor
 from transformers import AutoProcessor, AutoTokenizer
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .._version import __version__
 from ..configuration import named_configuration
@@ -31,6 +30,7 @@ from ..modeling_violet.modeling_pretraining import MVM_PREFIX
 from ..modeling_violet.mvm import start_at
 from ..modeling_violet.teachers import Teacher
 from ..processing import VideoTextProcessor, special_tokens, train_wordpiece_tokenizer
+from ..upstream import PREFIX_CHECKPOINT_DIR
 from .arguments import SettingsError, set_frames
 from .ema import MovingAverage
 from .finetuning import begin_run, frames_from_scratch, is_hub_name

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from huggingface_hub import HfApi
 from transformers import Trainer
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, rotate_checkpoints
-from transformers.utils import PushInProgress
+from transformers.trainer_utils import HubStrategy
 
 from ..data.loading import ClipReader, FailedSamples, explained_workers
 from ..evaluation.answers import UNREAD
@@ -22,6 +21,7 @@ from ..hub import Push, write_model_card
 from ..hub.cards import CARD_FILE, read_card
 from ..hub.publishing import explained, send, staged
 from ..processing import VioletVideoProcessor
+from ..upstream import PREFIX_CHECKPOINT_DIR, PushInProgress, rotate_checkpoints
 from .arguments import SettingsError
 from .collating import VideoTextCollator
 from .optimization import parameter_groups

@@ -165,11 +165,11 @@ def test_the_cache_holds_video_prompt_and_words_and_never_the_mask(kind):
     lengths, computed = [], []
 
     def look(module, arguments, given, output):
-        lengths.append(output.past_key_values.get_seq_length())
+        lengths.append(output.cache.get_seq_length())
         computed.append(given["input_ids"].shape[1])
 
     model.register_forward_hook(look, with_kwargs=True)
-    cache = write(model, **PREFIXES, **PROMPTS).past_key_values
+    cache = write(model, **PREFIXES, **PROMPTS).cache
     held = VIDEO + 4 + 4  # video, prompt, and what was said before
     steps = len(lengths)
     assert steps >= WORDS - 2
@@ -182,13 +182,13 @@ def test_the_cache_holds_video_prompt_and_words_and_never_the_mask(kind):
 def test_writing_goes_on_from_a_cache(model):
     whole = write(model, **PROMPTS, max_new_tokens=6, min_new_tokens=6)
     first = write(model, **PROMPTS, max_new_tokens=3, min_new_tokens=3)
-    cache = first.past_key_values
+    cache = first.cache
     rest = write(
         model,
         **PROMPTS,
         input_ids=first.sequences,
         attention_mask=torch.ones_like(first.sequences),
-        past_key_values=cache,
+        cache=cache,
         max_new_tokens=3,
         min_new_tokens=3,
     )
@@ -371,7 +371,7 @@ def test_videos_are_given_once(model, both):
 
 def test_a_cache_needs_the_sequence_to_sequence_rule(model):
     with pytest.raises(ValueError, match="sequence_to_sequence"):
-        model.violet(clips(), torch.full((2, 3), START), past_key_values=DynamicCache(config=model.config))
+        model.violet(clips(), torch.full((2, 3), START), cache=DynamicCache(config=model.config))
 
 
 # --- training ---

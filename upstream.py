@@ -1,0 +1,92 @@
+"""
+What this package takes from transformers beyond its documented interface, each with what it is, since when it is so,
+and what breaks without it. Nothing else of the package imports such a part, and tests/test_upstream.py names the one
+that changed. Methods of transformers that our classes override are listed there too.
+"""
+
+import re
+import warnings
+
+import transformers
+from transformers.generation import GenerateDecoderOnlyOutput
+
+# Masks in the form of each kernel, from a rule "may query i see key j". Since 4.53; `create_bidirectional_mask` since
+# 5.0. Without them each kernel's form of mask would have to be written here.
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, create_bidirectional_mask
+
+# A layer that is computed again in the backward pass where `gradient_checkpointing_enable` asks for it. Since 4.53.
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+# Attention kernels by name ("sdpa", "flash_attention_2", …), with `get_interface`. Since 4.48. Without it no kernel
+# but the eager one can be chosen.
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+# The base of Auto classes, and their table from configurations to models. Private; since 4.0. Without them a pipeline
+# takes the first class that loads, with a random head.
+from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
+
+# What `trainer_utils` offers for checkpoints: their folders' name, and deleting the oldest. Since 5.0 as functions.
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+
+# `PushInProgress`: the Trainer waits for its jobs at the end. Since 4.20. `can_return_tuple`: `return_dict=False` for
+# a `forward` that returns a ModelOutput. Since 4.50.
+from transformers.utils import PushInProgress, can_return_tuple
+
+# "5GB" -> bytes. Since 4.18.
+from transformers.utils.hub import convert_file_size_to_int
+
+# `output_hidden_states` and `output_attentions` for a `forward` that threads neither, by `_can_record_outputs`. Since
+# 5.0 in this module. Without it there are no hidden states and attentions.
+from transformers.utils.output_capturing import capture_outputs
+
+# Clips of one shape as one tensor, and back in order. Since 4.52. The video processor resizes them together.
+from transformers.video_utils import group_videos_by_shape, reorder_videos
+
+__all__ = [
+    "ALL_ATTENTION_FUNCTIONS",
+    "ALL_MASK_ATTENTION_FUNCTIONS",
+    "CACHE_NAME",
+    "GradientCheckpointingLayer",
+    "PREFIX_CHECKPOINT_DIR",
+    "PushInProgress",
+    "_BaseAutoModelClass",
+    "_LazyAutoMapping",
+    "can_return_tuple",
+    "capture_outputs",
+    "convert_file_size_to_int",
+    "create_bidirectional_mask",
+    "group_videos_by_shape",
+    "one_cache",
+    "reorder_videos",
+    "rotate_checkpoints",
+    "warn_if_untested",
+]
+
+TESTED = "5.24"
+"""The newest minor release of transformers with which `make compat` passed, see docs/compatibility.md."""
+
+CACHE_NAME = "cache" if "cache" in GenerateDecoderOnlyOutput.__dataclass_fields__ else "past_key_values"
+"""What `generate` and the outputs of models call the cache of keys and values: "cache" since 5.24."""
+
+
+def one_cache(cache, past_key_values):
+    """
+    The cache that was given under either name.
+
+    Raises:
+        ValueError: for both at once.
+    """
+    if cache is not None and past_key_values is not None:
+        raise ValueError("Give `cache` or `past_key_values`, its name before transformers 5.24, not both.")
+    return past_key_values if cache is None else cache
+
+
+def warn_if_untested() -> None:
+    """One warning where transformers is newer than every release that this package was tested with."""
+    installed = tuple(int(number) for number in re.findall(r"\d+", transformers.__version__)[:2])
+    if installed > tuple(int(number) for number in TESTED.split(".")):
+        warnings.warn(
+            f"violet was tested with transformers up to {TESTED}, and {transformers.__version__} is installed. If "
+            f"something fails: pip install 'transformers=={TESTED}.*'.",
+            stacklevel=3,
+        )
