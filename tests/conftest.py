@@ -1,6 +1,20 @@
+"""
+What all tests share. Every process computes with one thread, since `make test` runs several. A deprecated use that our
+own code makes fails the test in which it happens, and a run says at its end how long it took and what memory it held.
+"""
+
+import logging
+import os
+import re
+import resource
+import sys
+import time
 from pathlib import Path
 
 import pytest
+
+# Before torch is imported; the processes that tests start inherit it.
+os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 
 @pytest.fixture(scope="session")
@@ -55,3 +69,86 @@ def pytest_runtest_setup(item):
 
         if not torch.cuda.is_available():
             pytest.skip("needs a CUDA device")
+
+
+# --- deprecated uses by our own code ---
+
+
+LIBRARIES = {"transformers", "huggingface_hub", "tokenizers", "torch"}
+
+
+class OwnDeprecations(logging.Handler):
+    """
+    Collects what the libraries log as deprecated (they send it through `logging`, where pytest's filter of warnings
+    does not see it), if the nearest caller outside of them is a module of violet.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        if not re.search("deprecated|will be removed", message):
+            return
+        frame = sys._getframe(1)
+        while (package := frame.f_globals["__name__"].partition(".")[0]) in LIBRARIES | sys.stdlib_module_names:
+            if frame.f_back is None:
+                return
+            frame = frame.f_back
+        if package == "violet":
+            self.found.append(f"{frame.f_code.co_filename}:{frame.f_lineno}: {message}")
+
+
+own_deprecations = OwnDeprecations()
+for library in ("transformers", "huggingface_hub"):
+    logging.getLogger(library).addHandler(own_deprecations)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """What is said once a process is heard in each test."""
+    logged = sys.modules.get("transformers.utils.logging")
+    if logged is not None:
+        logged.warning_once.cache_clear()
+    own_deprecations.found.clear()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """Fixtures of a wider scope count for the first test that asks for them."""
+    result = yield
+    if own_deprecations.found:
+        pytest.fail("our code uses what is deprecated:\n" + "\n".join(own_deprecations.found), pytrace=False)
+    return result
+
+
+# --- a run's last line: its time, and the largest process ---
+
+started = time.perf_counter()
+largest: list[int] = []
+
+
+def peak() -> int:
+    """The most memory that this process or one of those it started held, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):  # a worker of xdist
+        session.config.workeroutput["peak"] = peak()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    largest.append(getattr(node, "workeroutput", {}).get("peak", 0))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter):
+    minutes, seconds = divmod(round(time.perf_counter() - started), 60)
+    processes = f"{len(largest)} workers" if largest else "one process"
+    held = max([peak(), *largest]) / 1e9
+    terminalreporter.write_line(f"{minutes} min {seconds} s, {processes}; the largest held {held:.2f} GB")
