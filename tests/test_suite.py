@@ -17,8 +17,8 @@ import warnings
 from transformers.utils import logging
 def log(how, message):
     getattr(logging.get_logger(__name__), how)(message)
-def warn(category):
-    warnings.warn("`old` has a new name", category, stacklevel=2)
+def warn(category, stacklevel=1):
+    warnings.warn("`old` has a new name", category, stacklevel=stacklevel)
 """
 CALLERS = "def log_by(*given): log(*given)\\ndef warn_by(*given): warn(*given)"
 library = {"__name__": "transformers.somewhere"}
@@ -44,14 +44,16 @@ def test_logged_by_ours_in_a_fixture(made):
 
 
 @pytest.mark.parametrize("category", [DeprecationWarning, PendingDeprecationWarning, FutureWarning])
-def test_warned_by_ours(category):
-    ours["warn_by"](category)
+@pytest.mark.parametrize("stacklevel", [1, 2])
+def test_warned_by_ours(category, stacklevel):
+    ours["warn_by"](category, stacklevel)
 
 
 def test_others(made):
     theirs["log_by"]("warning_once", "`old` is deprecated")
     library["log"]("warning", "`old` is deprecated")
     theirs["warn_by"](DeprecationWarning)
+    library["warn"](FutureWarning)
     ours["log_by"]("warning", "some weights are new")
     ours["log_by"]("info", "`old` is deprecated")
     ours["warn_by"](UserWarning)
@@ -81,11 +83,13 @@ def test_a_deprecated_use_fails_the_test_if_it_is_our_own(run):
         "test_logged_by_ours[warning_once0]",
         "test_logged_by_ours[warning_once1]",
         "test_logged_by_ours_in_a_fixture",
-        "test_warned_by_ours[DeprecationWarning]",
-        "test_warned_by_ours[PendingDeprecationWarning]",
-        "test_warned_by_ours[FutureWarning]",
+        *(
+            f"test_warned_by_ours[{stacklevel}-{category}]"
+            for stacklevel in (1, 2)
+            for category in ("DeprecationWarning", "PendingDeprecationWarning", "FutureWarning")
+        ),
     ], said
-    assert "7 failed, 1 passed" in said
+    assert "10 failed, 1 passed" in said
 
 
 @pytest.mark.parametrize("workers", [0, 2])
