@@ -50,13 +50,15 @@ class Formula:
     def fill(self, name: str, shape: list[int]) -> np.ndarray:
         file = self.folder / "-".join([name, *map(str, shape)])
         if not file.exists():
-            x = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape).astype(np.float32)
-            if len(shape) == 1 and name.endswith("weight"):
-                x = 1 + 0.1 * x
-            else:
-                x = (0.02 if len(shape) == 1 else 0.03) * x
-            x.astype(np.float32).tofile(file)
+            drawn(name, shape).astype(np.float32).tofile(file)
         return np.fromfile(file, np.float32).reshape(shape)
+
+
+def drawn(name: str, shape: list[int]) -> np.ndarray:
+    x = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape).astype(np.float32)
+    if len(shape) == 1:
+        return 1 + 0.1 * x if name.endswith("weight") else 0.02 * x
+    return 0.03 * x
 
 
 def thin(x: torch.Tensor) -> np.ndarray:
