@@ -1,5 +1,7 @@
 # Everything runs from .venv, which is made where it is missing: python3 (3.11 or later) and make are enough.
 PYTHON ?= python3
+# The versions that `make setup` installs; `CONSTRAINTS=` takes the newest that setup.cfg allows.
+CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 
@@ -9,7 +11,7 @@ setup: .venv/.installed
 .venv/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("violet needs Python 3.11 or later, this is " + sys.version) if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --disable-pip-version-check $(addprefix --constraint ,$(CONSTRAINTS)) -e ".[dev]"
 	touch $@
 
 demo: setup
