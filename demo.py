@@ -191,8 +191,8 @@ def first_clip_asked(rows: Dataset, question_type: str) -> list[dict[str, Any]]:
     return [row for row in rows if row["id"] == clip]
 
 
-def summarise(output: Path, picture: Path, metrics: Mapping[str, float], row: Mapping[str, Any]) -> int:
-    """Prints the results, where everything is and what to type next; returns the exit status."""
+def summarise(output: Path, picture: Path, metrics: Mapping[str, float], row: Mapping[str, Any]) -> None:
+    """Prints the results, where everything is and what to type next."""
     model = output / "model"
     prefixes = {
         "test clips": "",
