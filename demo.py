@@ -1,7 +1,4 @@
-"""
-`violet demo`: what the weights that come with the package say of a video, then the same model fine-tuned to answer
-questions, in minutes on a CPU.
-"""
+"""`violet demo`: asks the shipped violet-tiny about a video, then fine-tunes it to answer questions, in minutes."""
 
 import json
 import os
@@ -33,10 +30,10 @@ from .weights import pretrained
 STEPS = 900
 CLIPS = 8000
 SECONDS = 340
-"""What the whole demo may take, below 6 minutes: on a slow machine it takes fewer steps."""
+"""Time limit of the whole demo, a little below 6 minutes: a slow machine takes fewer steps."""
 LEAST_STEPS = 100
-PASSES_AFTERWARDS = 2400
-"""Clips that are looked at without training after the last step: five times the test splits, and the first batches."""
+EVALUATED_CLIPS = 2400
+"""Clips in the evaluation splits, the test split counted twice (its frames are shuffled once)."""
 
 
 def preferred_dtype() -> str:
@@ -72,8 +69,8 @@ def demo_settings(
 
 class FitInTime(TrainerCallback):
     """
-    Measures the first steps and takes no more than can be done by `deadline` (of `time.monotonic`), with the learning
-    rate's schedule for so many; says so, and every fifty steps how long it still takes.
+    Measures the speed of the first steps, then lowers `max_steps` (and the learning rate's schedule) to what fits
+    before `deadline`, a time of `time.monotonic`. Prints the choice, and every fifty steps the time left.
     """
 
     SKIPPED, MEASURED = 5, 25
@@ -92,7 +89,7 @@ class FitInTime(TrainerCallback):
         if done <= 0:
             return
         seconds = (now - self.since) / done
-        afterwards = 0.5 * seconds * PASSES_AFTERWARDS / 32  # a pass forward takes about half of a step
+        afterwards = 0.5 * seconds * EVALUATED_CLIPS / 32  # a pass forward takes about half of a step
         if done == self.MEASURED:
             possible = state.global_step + int((self.deadline - now - afterwards) / seconds)
             self._take(max(LEAST_STEPS, min(state.max_steps, possible)), seconds, args, state, lr_scheduler)
@@ -118,20 +115,20 @@ class FitInTime(TrainerCallback):
 
 
 def run_demo(output: Path, seed: int, dtype: str | None = None) -> int:
-    """First answers, data, training, evaluation, loading, answers, picture; 1 where something is broken, else 0."""
+    """Runs the demo; returns 0, or 1 if something is broken: a file is missing, or nothing was learned."""
     started = time.monotonic()
     logging.disable_progress_bar()
     dtype = dtype or preferred_dtype()
     settings = demo_settings(output, seed, dtype)
     leave_cores_to_workers(settings[2].dataloader_num_workers)
 
-    print("1/4  What the weights that come with the package (violet-tiny) say of a video", flush=True)
+    print("1/4  Filling in blanks about a video with violet-tiny, the weights that come with the package", flush=True)
     fill_blanks(output / "clips", seed)
     print(f"     ({time.monotonic() - started:.0f} s after the start)")
 
-    why = "as fast as it gets here" if dtype == preferred_dtype() else "as asked for"
+    why = "the fastest on this machine" if dtype == preferred_dtype() else "as asked for"
     print(f"2/4  Drawing {CLIPS:,} videos of moving shapes, and fine-tuning it to answer questions about them")
-    print(f"     It computes with {dtype}, {why}, on {torch.get_num_threads()} threads.", flush=True)
+    print(f"     Number type: {dtype} ({why}); threads: {torch.get_num_threads()}", flush=True)
     deadline = started + SECONDS
     settings[2].disable_tqdm = True  # `FitInTime` tells how far it is
     result = finetune(*settings, callbacks=[FitInTime(deadline)])
@@ -192,7 +189,7 @@ def first_clip_asked(rows: Dataset, question_type: str) -> list[dict[str, Any]]:
 
 
 def summarise(output: Path, picture: Path, metrics: Mapping[str, float], row: Mapping[str, Any]) -> None:
-    """Prints the results, where everything is and what to type next."""
+    """Prints the results, the paths of the outputs and the next commands."""
     model = output / "model"
     prefixes = {
         "test clips": "",
@@ -219,7 +216,7 @@ def summarise(output: Path, picture: Path, metrics: Mapping[str, float], row: Ma
 
 
 def tell_problems(output: Path, rows: Dataset, metrics: Mapping[str, float]) -> int:
-    """1 where something is broken: a file is missing, or nothing was learned."""
+    """Prints what is broken, and returns 1 if anything is: a file is missing, or nothing was learned."""
     model = output / "model"
     files = [model / name for name in ("config.json", "model.safetensors", "processor_config.json", CARD_FILE)]
     files += [output / METRICS_FILE, output / "answers.png"]

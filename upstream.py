@@ -1,7 +1,7 @@
 """
-What this package takes from transformers beyond its documented interface, each with what it is, since when it is so,
-and what breaks without it. Nothing else of the package imports such a part, and tests/test_upstream.py names the one
-that changed. Methods of transformers that our classes override are listed there too.
+Parts of transformers that are not in its documented interface: what each is, since which release, and what breaks
+without it. No other module imports such a part. tests/test_upstream.py has a test for each, and for the methods of
+transformers that our classes override or call.
 """
 
 import re
@@ -83,13 +83,13 @@ def one_cache(cache, past_key_values):
 
 
 def checkpoint_activations(model) -> None:
-    """Lets a model compute its layers again in the backward pass: of its two methods, the old one goes in 6.0."""
+    """Turns on gradient checkpointing; the older of the two methods is deprecated since 5.24 and ends with 6.0."""
     enable = getattr(model, "activation_checkpointing_enable", None)  # since 5.23
     (enable or model.gradient_checkpointing_enable)()
 
 
 def warn_if_untested(installed: str = __version__) -> None:
-    """One warning where transformers is newer than every release that this package was tested with."""
+    """Warns if the installed transformers is newer than every release that this package was tested with."""
     release = tuple(int(number) for number in re.findall(r"\d+", installed)[:2])
     if release > tuple(int(number) for number in TESTED.split(".")):
         warnings.warn(

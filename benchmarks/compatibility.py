@@ -2,10 +2,10 @@
 
     python benchmarks/compatibility.py [--folder outputs/compatibility] [--rows lowest constraints newest]
 
-uv resolves and makes each environment (some 7 GB and, where nothing is downloaded yet, five minutes each). `newest`
-takes what the registry has, without setup.cfg's floors and ceilings. What each run of pytest said is in
-FOLDER/NAME.log, and docs/compatibility.md has a row for each, with versions and the tests that failed. A row that was
-not run again stays. Fails where a test failed.
+uv resolves and makes each environment (some 7 GB, and up to five minutes for the downloads). `newest` ignores the
+floors and ceilings of setup.cfg. The output of each run of pytest is in FOLDER/NAME.log; docs/compatibility.md has a
+row for each environment, with its versions and the tests that failed. Rows that are not run again stay as they are.
+Exits with 1 if a test failed.
 """
 
 import argparse
@@ -29,6 +29,8 @@ DOCUMENT = ROOT / "docs" / "compatibility.md"
 MEASURED = "<!-- what follows is written by `make compat` -->"
 SHOWN = ("transformers", "torch", "torchvision", "huggingface-hub", "accelerate", "datasets", "numpy", "av")
 ROWS = ("lowest", "constraints", "newest")
+WORKERS = ("-n", "logical", "--maxprocesses", "4", "--dist", "worksteal")
+"""As `make test`."""
 UV = Path(sys.executable).with_name("uv")
 
 
@@ -43,7 +45,7 @@ def requirements(folder: Path) -> Path:
 
 
 def make_environment(row: str, folder: Path) -> Path:
-    """An environment anew, with what the row asks for, and this checkout on its path; its Python."""
+    """Makes the row's environment, with this checkout installed in it, and returns its Python."""
     environment = folder / row
     shutil.rmtree(environment, ignore_errors=True)
     python = environment / "bin" / "python"
@@ -67,11 +69,11 @@ def make_environment(row: str, folder: Path) -> Path:
 
 
 def run_suite(row: str, python: Path, folder: Path) -> dict[str, Any]:
-    """Runs pytest there: what came of it."""
+    """Runs the suite there and returns versions, counts and the names of the tests that failed."""
     results, started = folder / f"{row}.xml", time.perf_counter()
     with open(folder / f"{row}.log", "w") as log:
         subprocess.run(
-            [python, "-m", "pytest", f"--junitxml={results}"],
+            [python, "-m", "pytest", *WORKERS, f"--junitxml={results}"],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": ""},
             stdout=log,
@@ -98,7 +100,7 @@ def run_suite(row: str, python: Path, folder: Path) -> dict[str, Any]:
 
 
 def describe(results: dict[str, dict[str, Any]]) -> str:
-    """The measured part of the document."""
+    """The tables of docs/compatibility.md."""
     lines = [
         f"| | date | Python | {' | '.join(SHOWN)} | passed | skipped | failed |",
         "|---" * (len(SHOWN) + 6) + "|",

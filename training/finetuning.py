@@ -224,7 +224,7 @@ def finetune(
 
     Args:
         tables: the rows of "train" and of other splits, as `load_tables` gives them, in place of what `data` names.
-        callbacks: of the Trainer; where it shows no progress bars, they tell what happens, and it prints no log.
+        callbacks: further callbacks of the Trainer. They report progress: the Trainer's log is not printed then.
 
     Into `training.output_dir`: model and processor, for `from_pretrained`; `metrics.json`, with the measures of each
     further split; `README.md`, the model card; `run.json`, the settings; `failed_samples.jsonl`, where samples were
