@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from transformers import Pipeline
 
-from ..processing.decoding import VideoDecodeError
+from ..processing.decoding import VideoDecodeError, is_encoded_file
 from ..processing.questions import TokenIds
-from ..processing.video_processing_violet import split_into_clips
+from ..processing.video_processing_violet import is_list, split_into_clips
 
 NUMBER = "input_number"
 """The key under which an input knows its place among many."""
@@ -149,14 +149,15 @@ def pair_up(videos: Any, texts: str | list[str], name: str) -> Any:
 
 def alone(videos: Any) -> Any:
     """
-    Videos without texts as inputs: one, a list, or a generator of them; what is an input already stays as it is.
+    Videos without texts as inputs: one, a list, or a generator of them; what is an input already stays as it is. A
+    video may be a dictionary too, see `is_encoded_file`.
 
     Raises:
         ValueError: for an empty list.
     """
 
     def as_input(video: Any) -> Mapping[str, Any]:
-        return video if isinstance(video, Mapping) else {"video": video}
+        return video if isinstance(video, Mapping) and not is_encoded_file(video) else {"video": video}
 
     if isinstance(videos, Iterator):
         return (as_input(video) for video in videos)
@@ -166,12 +167,13 @@ def alone(videos: Any) -> Any:
 
 
 def is_many(videos: Any) -> bool:
-    """Whether this holds several videos: a list, an iterator or a batch, but not one clip's list of frames."""
-    if isinstance(videos, Iterator):
-        return True
+    """
+    Whether this holds several videos: a list, a data set's column, an iterator or a batch, but not one clip's list of
+    frames.
+    """
     if isinstance(videos, list | tuple):
         return split_into_clips(videos)[0] is not videos
-    return getattr(videos, "ndim", None) == 5
+    return isinstance(videos, Iterator) or is_list(videos) or getattr(videos, "ndim", None) == 5
 
 
 def _numbered(item: Any, number: int) -> Any:

@@ -14,7 +14,7 @@ from ..evaluation.searching import (
     score_pairs,
     shortlist_by_embeds,
 )
-from ..processing.decoding import describe_source
+from ..processing.decoding import describe_source, encoded_file
 from ..processing.questions import pad_texts
 from .pairs import NUMBER, Asked, VideoTextPipeline, check_top_k, in_batch, is_many
 
@@ -203,4 +203,5 @@ class VideoTextRetrievalPipeline(VideoTextPipeline):
 
 def _name(video: Any, place: int) -> str:
     """A path or URL as it is; what has no name by its place in the gallery."""
-    return describe_source(video) if isinstance(video, str | os.PathLike) else f"{place}: {describe_source(video)}"
+    has_name = isinstance(encoded_file(video), str | os.PathLike)
+    return describe_source(video) if has_name else f"{place}: {describe_source(video)}"
