@@ -666,11 +666,16 @@ def _scan_packets(container, stream, name: str) -> _PacketTable:
     # Only these containers name the frames at which decoding starts exactly.
     exact = family.startswith(("mov", "matroska")) and keyframes and min(keyframes) == pts[0]
     last_seconds = max(ends)[1] * float(stream.time_base) or (1 / fps if fps else 0.0)
-    end = float(times[-1]) + last_seconds
-    average = count / (end - float(times[0])) if end > times[0] else fps
-    if average and not (fps and abs(fps - average) < 0.01 * average):
-        fps = average  # of variable frame rate Matroska tells a rate that no frame has
-    return _PacketTable(count, pts, sorted(keyframes) if exact else pts[:1], times, end, fps, closed_groups)
+    shown_until = float(times[-1]) + last_seconds
+    fps = _average_rate(fps, count, shown_until - float(times[0]))
+    return _PacketTable(count, pts, sorted(keyframes) if exact else pts[:1], times, shown_until, fps, closed_groups)
+
+
+def _average_rate(told: float | None, count: int, seconds: float) -> float | None:
+    """Frames a second, as a file tells it; of a variable rate Matroska tells one that its frames do not have."""
+    if seconds <= 0 or (told and abs(told * seconds - count) < 0.01 * count):
+        return told
+    return count / seconds
 
 
 def _is_idr(packet: bytes) -> bool:
@@ -822,38 +827,48 @@ def _is_video_decoder(source: Any) -> bool:
 
 def _decode_with_decoder(decoder: Any, name: str, choose: _Choice) -> DecodedVideo:
     """Frames of torchcodec's `VideoDecoder`, in whatever layout, type and place it gives them."""
-    begin, end = decoder.metadata.begin_stream_seconds, decoder.metadata.end_stream_seconds
-    fps = decoder.metadata.average_fps
+    count, said = len(decoder), decoder.metadata
+    begin, end = said.begin_stream_seconds, said.end_stream_seconds
+    # Where packets have no durations, torchcodec lets the video end as its last frame appears.
+    duration = (
+        max(end, (said.begin_stream_seconds_from_header or 0) + (said.duration_seconds_from_header or 0)) - begin
+    )
+    fps = _average_rate(said.average_fps_from_header, count, duration)
     try:
         if choose.sample_times is None:
-            indices = choose(len(decoder), fps, lambda: Clock(np.full(len(decoder), np.nan), np.nan, fps))
+            indices = choose(count, fps, lambda: Clock(np.full(count, np.nan), np.nan, fps))
             wanted, inverse = np.unique(indices, return_inverse=True)
-            batch = decoder.get_frames_at(wanted.tolist())
+            batches = [decoder.get_frames_at(wanted.tolist())]
         else:
-            seconds = begin + choose.seconds(end - begin) + TIME_TOLERANCE
-            wanted, inverse = np.unique(np.minimum(seconds, max(begin, end - 1e-6)), return_inverse=True)
-            batch = decoder.get_frames_played_at(wanted.tolist())
-            indices = _places(decoder, batch.pts_seconds.tolist())[inverse]
+            seconds, inverse = np.unique(choose.seconds(duration), return_inverse=True)
+            seconds = begin + seconds + TIME_TOLERANCE
+            before_end = seconds[seconds < end].tolist()
+            batches = [decoder.get_frames_played_at(before_end)] if before_end else []
+            wanted = _places(decoder, [stamp for batch in batches for stamp in batch.pts_seconds.tolist()], fps)
+            if len(before_end) < len(seconds):
+                batches.append(decoder.get_frames_at([count - 1]))
+                inverse = np.minimum(inverse, len(before_end))
+                wanted = np.append(wanted, count - 1)
     except (RuntimeError, IndexError) as error:
         reason = f"torchcodec's decoder fails ({str(error).strip().splitlines()[0]})"
         advice = (
             "Check that the file is complete; a decoder needs `seek_mode='exact'`, or give the file's path or bytes."
         )
         raise VideoDecodeError(name, reason, advice) from error
-    frames = _rgb_of_array(_frames_of_array(batch.data, name))[inverse]
-    times = batch.pts_seconds.numpy()[inverse] - begin
-    return DecodedVideo(frames, times, indices, len(decoder), fps, "torchcodec")
+    frames = np.concatenate([_rgb_of_array(_frames_of_array(batch.data, name)) for batch in batches])
+    times = np.concatenate([batch.pts_seconds.numpy() for batch in batches]) - begin
+    return DecodedVideo(frames[inverse], times[inverse], wanted[inverse], count, fps, "torchcodec")
 
 
-def _places(decoder: Any, stamps: Sequence[float]) -> np.ndarray:
+def _places(decoder: Any, stamps: Sequence[float], fps: float | None) -> np.ndarray:
     """
     The numbers of a `VideoDecoder`'s frames with these time stamps, which ascend: as the average rate suggests, and
     else by bisection, since a decoder tells the stamps of the frames that it decodes alone.
     """
-    begin, fps = decoder.metadata.begin_stream_seconds, decoder.metadata.average_fps or 1.0
+    begin = decoder.metadata.begin_stream_seconds
     places, low = [], 0
     for stamp in stamps:
-        high, guess = len(decoder) - 1, round((stamp - begin) * fps)
+        high, guess = len(decoder) - 1, round((stamp - begin) * (fps or 1))
         while low < high:
             guess = min(max(guess, low), high)
             found = decoder.get_frame_at(guess).pts_seconds
