@@ -112,7 +112,8 @@ def decode_video(
         source: one of
             - a path to a video, GIF or picture (a picture is a one-frame video), or to a folder of frames
               (jpg, png, webp, bmp; in natural order: frame 2 before frame 10);
-            - an http(s) URL, or the `bytes` of a file;
+            - an http(s) URL, or another address that fsspec reads (`hf://…`, as streamed data sets have it);
+            - the `bytes` of a file;
             - a dictionary `{"path": ..., "bytes": ...}`, as `datasets.Video(decode=False)` gives it: the bytes, or
               the file at the path where they are None;
             - torchcodec's `VideoDecoder`, as `datasets.Video()` gives it;
@@ -146,7 +147,7 @@ def decode_video(
     source = encoded_file(source, name)
     if isinstance(source, bytes | bytearray | memoryview):
         return _decode_file(bytes(source), name, choose, backend)
-    if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
+    if is_address(source):
         return _decode_file(_download(source), name, choose, backend)
     if isinstance(source, str | os.PathLike):
         path = Path(os.path.abspath(source))
@@ -162,6 +163,11 @@ def decode_video(
     if hasattr(source, "shape") and hasattr(source, "dtype"):
         return _decode_array(source, name, choose)
     raise VideoDecodeError(name, "it is no kind of video", _FORMS_ADVICE)
+
+
+def is_address(source: Any) -> bool:
+    """Whether this is a text such as `https://…` or `hf://…`."""
+    return isinstance(source, str) and re.match(r"[a-z][a-z0-9+.-]+://", source, re.IGNORECASE) is not None
 
 
 def is_encoded_file(source: Any) -> bool:
@@ -456,13 +462,32 @@ def _stack(frames: list[np.ndarray], name: str) -> np.ndarray:
 
 
 def _download(url: str) -> bytes:
-    """The bytes behind an http(s) URL, held in memory."""
+    """The bytes behind an address, held in memory."""
+    if not url.lower().startswith(("http://", "https://")):
+        return _download_with_fsspec(url)
     try:
         request = urllib.request.Request(url, headers={"User-Agent": "violet-video"})
         with urllib.request.urlopen(request, timeout=URL_TIMEOUT_SECONDS) as response:
             return response.read()
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise VideoDecodeError(url, f"it cannot be fetched ({error!r})", "Check the address and network.") from error
+
+
+def _download_with_fsspec(address: str) -> bytes:
+    try:
+        import fsspec
+        from huggingface_hub.errors import HTTPError
+    except ImportError as error:
+        raise ImportError(
+            f"Reading {address} needs fsspec and huggingface_hub: pip install huggingface_hub"
+        ) from error
+    try:
+        with fsspec.open(address, "rb") as file:
+            return file.read()
+    except (OSError, HTTPError, KeyError, ValueError, ImportError) as error:  # no file, network, member, protocol
+        raise VideoDecodeError(
+            address, f"it cannot be fetched ({error!r})", "Check the address and network."
+        ) from error
 
 
 def _decode_file(file: Path | bytes, name: str, choose: _Choice, backend: str) -> DecodedVideo:

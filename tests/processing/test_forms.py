@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import zipfile
 from fractions import Fraction
 from pathlib import Path
 
@@ -111,6 +112,21 @@ def test_dictionaries_of_datasets_are_files(small, clip, recording):
         assert set(rows[0]["video"]) == {"path", "bytes"}
         equal(small(rows[0]["video"]), expected)
         equal(small(rows["video"]), expected)
+
+
+def test_an_address_of_fsspec_is_read_too(small, clip, tmp_path):
+    """Such as `hf://…`, which streamed data sets have as paths; `zip://` goes the same way and needs no network."""
+    with zipfile.ZipFile(tmp_path / "clips.zip", "w") as archive:
+        archive.write(clip, "inside/clip.mp4")
+    address = f"zip://inside/clip.mp4::{tmp_path}/clips.zip"
+    equal(small(address), small(clip))
+    equal(small({"path": address, "bytes": None}), small(clip))
+    reader = ClipReader(small)
+    np.testing.assert_array_equal(reader.read(address).frames, reader.read(clip).frames)
+    reader.decoder.kill()
+    for wrong in (f"zip://absent.mp4::{tmp_path}/clips.zip", "zip://a.mp4::/no/such.zip", "nonsense://a.mp4"):
+        with pytest.raises(VideoDecodeError, match=f"{wrong}: it cannot be fetched"):
+            small(wrong)
 
 
 @pytest.mark.parametrize(
