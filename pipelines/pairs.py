@@ -46,6 +46,7 @@ class VideoTextPipeline(Pipeline):
 
     def run(self, inputs: Any, **kwargs: Any) -> Any:
         """One input, a list or a generator of them -> what is answered to each, in the same form."""
+        self.check_batch_size(kwargs.get("batch_size"))
         if isinstance(inputs, list | tuple):
             if not inputs:
                 raise ValueError("The list of inputs is empty.")
@@ -53,6 +54,22 @@ class VideoTextPipeline(Pipeline):
         elif isinstance(inputs, Iterator):
             inputs = (_numbered(item, number) for number, item in enumerate(inputs))
         return super().__call__(inputs, **kwargs)
+
+    def check_batch_size(self, batch_size: int | None) -> int:
+        """
+        How many inputs go through the model together: as asked, or the pipeline's own.
+
+        Raises:
+            ValueError: for several, where the processor takes as many frames of a video as it is long.
+        """
+        size, frames = batch_size or self._batch_size or 1, self.processor.video_processor
+        if size > 1 and (frames.fps is not None or not frames.do_sample_frames):
+            raise ValueError(
+                f"The videos of a batch need as many frames each, and this processor takes as many as a video is long "
+                f"(`fps` {frames.fps}, `do_sample_frames` {frames.do_sample_frames}): leave `batch_size` at 1, or set "
+                "`num_frames` in place of `fps`."
+            )
+        return size
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any):
         """

@@ -73,7 +73,7 @@ class VideoTextRetrievalPipeline(VideoTextPipeline):
         if videos is None:
             self._gallery = StoredGallery(folder, self.model, self.processor)
             return
-        size = batch_size or self._batch_size or 1
+        size = self.check_batch_size(batch_size)
         with self.device_placement():
             self._gallery = encode_gallery(
                 self.model, self.processor, videos, folder, names, batch_size=size, num_workers=num_workers
@@ -146,7 +146,7 @@ class VideoTextRetrievalPipeline(VideoTextPipeline):
             name = _name(clip, place) if names is None else names[number]
             if name not in gallery.names:
                 new.setdefault(name, {"video": clip, NUMBER: number})
-        inputs, size = list(new.values()), batch_size or self._batch_size or 1
+        inputs, size = list(new.values()), self.check_batch_size(batch_size)
         encoded = [] if gallery.video_tokens is None else [gallery.video_tokens]
         for start in range(0, len(inputs), size):
             pixels = torch.cat([self.read_video(one) for one in inputs[start : start + size]])

@@ -92,6 +92,21 @@ def test_grey_frames_are_a_video(task, clips):
         alike(call(video), expected)
 
 
+def test_a_processor_may_sample_by_time_and_its_videos_come_one_by_one(task, clips, monkeypatch):
+    """Frames that a batch is padded with would change the answers."""
+    _, call, pipe = task
+    frames = pipe.processor.video_processor
+    sampled = decode_video(clips[0], sample_times=lambda duration: [0, 0.5]).frames
+    with monkeypatch.context() as patched:
+        patched.setattr(frames, "do_sample_frames", False)
+        expected = call(sampled)
+    monkeypatch.setattr(frames, "fps", 2)
+    monkeypatch.setattr(frames, "num_frames", None)
+    alike(call(clips[0]), expected)
+    with pytest.raises(ValueError, match="leave `batch_size` at 1"):
+        call(clips[:2], batch_size=2)
+
+
 def test_many_videos_of_any_kinds_give_what_each_gives(task, clips):
     name, call, _ = task
     videos = [clips[0], decode_video(clips[1]).frames, clips[2]]
