@@ -27,7 +27,8 @@ def hub_rows(source: str) -> Iterator[tuple[int, dict[str, Any]]]:
         video = row.get("video")
         if isinstance(video, dict):  # of the type Video, not decoded
             path = video.get("path")
-            row["video"] = path if path and os.path.isfile(path) else f"{source}#{number}"
+            in_file = video.get("bytes") is None and path and os.path.isfile(path)
+            row["video"] = path if in_file else f"{source}#{number}"
         yield number, row
 
 

@@ -138,11 +138,11 @@ def _with_videos(
 
 
 def _path_of_file(video: Mapping[str, Any], place: str, folder: Path) -> str:
-    if video.get("path") and (video.get("bytes") is None or os.path.isfile(folder / video["path"])):
-        return video["path"]
-    if video.get("bytes") is None:
+    if video.get("bytes") is not None:
+        raise TableError(f"{place}: the video's bytes are in the table. Give its folder as a data set: {HUB}{folder}.")
+    if not video.get("path"):
         raise TableError(f"{place}: column 'video' has neither a path nor bytes.")
-    raise TableError(f"{place}: the video's bytes are in the table. Give its folder as a data set: {HUB}{folder}.")
+    return video["path"]
 
 
 def _apply(check: Callable[[Row], Row] | None, rows: Iterable[tuple[int, Row]], source: str) -> Iterator[Row]:

@@ -50,14 +50,15 @@ def open_video(reference: Any) -> Any:
 def video_name(video: Any) -> str | None:
     """
     The text by which rows with the same video know it: a text or path itself; of a file in memory, as
-    `datasets.Video` hands it over, what its bytes tell. None for other objects.
+    `datasets.Video` hands it over, a hash of its bytes. None for other objects.
     """
-    video = getattr(video, "_hf_encoded", video)  # datasets leaves on a decoder what it was made of
-    if is_encoded_file(video):
-        video = video.get("path") if video.get("bytes") is None else video["bytes"]
-    if isinstance(video, bytes | bytearray | memoryview):
-        return f"{len(video)} bytes {hashlib.blake2b(video, digest_size=16).hexdigest()}"
-    return os.fspath(video) if isinstance(video, str | os.PathLike) else None
+    path, content = None, getattr(video, "_hf_encoded", video)  # datasets leaves on a decoder what it was made of
+    if is_encoded_file(content):
+        path, content = content.get("path"), content.get("bytes")
+    if isinstance(content, bytes | bytearray | memoryview):
+        return f"{path or 'bytes'} ({hashlib.blake2b(content, digest_size=16).hexdigest()})"
+    path = content if path is None else path
+    return os.fspath(path) if isinstance(path, str | os.PathLike) else None
 
 
 def open_clip(clip: StoredClip, reference: str) -> "bytes | list[Image]":

@@ -43,7 +43,8 @@ ARRAY_FORMS = (
     "uint8 or float in 0..1"
 )
 VIDEO_FORMS = (
-    "the path or http(s) URL of a video, GIF or picture, the path of a folder of frames, the bytes of a file, "
+    "the path or URL (http, https, hf) of a video, GIF or picture, the path of a folder of frames, "
+    "the bytes of a file, "
     'datasets\' dictionary {"path": …, "bytes": …}, torchcodec\'s VideoDecoder, '
     f"{ARRAY_FORMS}, a PIL image, or a list of frames (PIL images or arrays)"
 )
@@ -321,9 +322,13 @@ def clock_from_metadata(metadata: Mapping[str, Any], count: int, name: str) -> t
             f"`video_metadata` of {name}: `total_num_frames` is {total}, but there are {count} frames. Where they are "
             "some of the video's, say by `frames_indices` which."
         )
-    total = int(numbers[-1]) + 1 if total is None else int(total)
     if fps is None and duration is not None:
-        fps = total / duration
+        if metadata.get("frames_indices") is not None and total is None:
+            raise ValueError(
+                f"`video_metadata` of {name}: `frames_indices` needs `fps`, or `total_num_frames` as well."
+            )
+        fps = (total or count) / duration
+    total = int(numbers[-1]) + 1 if total is None else int(total)
     if fps is None:
         return Clock(np.full(count, np.nan), np.nan, None), numbers, total
     return Clock(numbers / fps, total / fps, float(fps)), numbers, total

@@ -397,7 +397,11 @@ def test_clips_of_unequal_length_come_as_a_list(processor, clip, recording):
     assert [len(pixels) for pixels in found] == [1, 29]
     with pytest.raises(ValueError, match="unequal shapes"):
         processor(videos=[clip, recording], fps=1)
-    equal(processor(videos=recording, fps=1), processor.video_processor(recording, fps=1))
+    found = processor(text="what moves left?", videos=recording, fps=1, return_metadata=True)
+    equal(found, processor.video_processor(recording, fps=1))
+    assert [list(one.frames_indices) for one in found["video_metadata"]] == taken(
+        processor.video_processor, recording, fps=1
+    )
 
 
 # --- video_metadata ---
@@ -454,6 +458,7 @@ def test_each_clip_of_a_list_has_its_own_metadata_and_files_need_none(small, cli
         ({"fps": 10, "frames_indices": [0, 1]}, "must be 5 ascending numbers"),
         ({"fps": 10, "frames_indices": [0, 1, 3, 2, 4]}, "must be 5 ascending numbers"),
         ({"fps": 10, "frames_indices": [0, 1, 2, 3, 9], "total_num_frames": 9}, "frame 9 of 9"),
+        ({"duration": 9, "frames_indices": [0, 1, 2, 3, 9]}, "`frames_indices` needs `fps`, or `total_num_frames`"),
         ({"fps": 0}, "`fps` must be above 0"),
         ({"duration": -1}, "`duration` must be above 0"),
         ({"rate": 10}, "with some of total_num_frames, fps.*'rate'"),
