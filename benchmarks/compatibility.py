@@ -38,8 +38,8 @@ def requirements(folder: Path) -> Path:
     """Every requirement of setup.cfg and of its extra `test`, by its bare name: no floors, no ceilings."""
     settings = configparser.ConfigParser()
     settings.read(ROOT / "setup.cfg")
-    extras = settings["options.extras_require"]
-    lines = f"{settings['options']['install_requires']}\n{extras['evaluation']}\n{extras['test']}".splitlines()
+    lines = settings["options"]["install_requires"].splitlines()
+    lines += settings["options.extras_require"]["test"].splitlines()
     names = sorted({match[0] for line in lines if (match := re.match(r"[\w.-]+", line.strip()))})
     return write_text(folder / "newest.in", "\n".join(names) + "\n")
 
