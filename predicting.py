@@ -206,20 +206,13 @@ def find_model(model: str) -> tuple[str, str]:
             raise HubError(f"{error} There is no folder {model} here either.") from error
     adapter_file = Path(folder, "adapter_config.json")
     adapter = json.loads(adapter_file.read_text()) if adapter_file.is_file() else {}
-    source: str | None = folder
-    if not Path(folder, "config.json").is_file():
-        source = adapter.get("base_model_name_or_path")
-        if source is None:
-            raise PredictError(f"{model} holds no model: there is no config.json in it.")
+    source = folder if Path(folder, "config.json").is_file() else adapter.get("base_model_name_or_path")
+    if source is None:
+        raise PredictError(f"{model} holds no model: there is no config.json in it.")
     try:
         config = read_configuration(source)
     except WeightsError as error:
         raise PredictError(f"{str(error).removesuffix('.')}: it cannot be asked about videos.") from error
-    if source == folder and not Path(folder, "processor_config.json").is_file():
-        raise PredictError(
-            f"{model} holds no processor: there is no processor_config.json in it. Save the model's there, by "
-            "`processor.save_pretrained`."
-        )
     trained = (adapter.get("auto_mapping") or {}).get("base_model_class")
     return folder, trained or (config.architectures or ["a configuration without `architectures`"])[0]
 
@@ -305,6 +298,11 @@ def predict(arguments: PredictArguments) -> int:
     name = find_request(arguments)
     folder, holds = find_model(arguments.model)
     check_request(name, arguments.model, holds)
+    if Path(folder, "config.json").is_file() and not Path(folder, "processor_config.json").is_file():
+        raise PredictError(
+            f"{arguments.model} holds no processor: there is no processor_config.json in it. Save the model's there, "
+            "by `processor.save_pretrained`."
+        )
     if name == "features":
         _check_features_file(Path(str(arguments.features)))
     stored = arguments.gallery is not None and _is_stored(arguments.gallery)

@@ -36,6 +36,7 @@ def predict(capfd):
     """Runs the command: its status, the objects that it printed, and what it said on stderr."""
 
     def run(*options) -> tuple[int, list[dict], str]:
+        capfd.readouterr()
         try:
             status = main(["predict", "--json", *map(str, options)])
         except SystemExit as ended:  # argparse's way
