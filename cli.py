@@ -457,10 +457,13 @@ def push_command(argv: list[str]) -> int:
 
 
 def demo_command(argv: list[str]) -> int:
-    """Draw a small data set, fine-tune the shipped violet-tiny on it, and ask it about clips it never saw."""
+    """Ask the shipped violet-tiny about a video, then fine-tune it on drawn videos, in some minutes."""
     parser = argparse.ArgumentParser(prog="violet demo", description=(demo_command.__doc__ or "").strip())
     parser.add_argument("--output", default="outputs/demo", help="where everything goes (default: outputs/demo)")
     parser.add_argument("--seed", type=int, default=0, help="of data, weights and order (default: 0)")
+    parser.add_argument(
+        "--dtype", choices=["bfloat16", "float32"], help="to compute with (default: what is faster on this machine)"
+    )
     options = parser.parse_args(argv)
 
     from . import register
@@ -468,7 +471,7 @@ def demo_command(argv: list[str]) -> int:
     register()
     from .demo import run_demo
 
-    return explain_errors("demo", lambda: run_demo(Path(options.output), options.seed))
+    return explain_errors("demo", lambda: run_demo(Path(options.output), options.seed, options.dtype))
 
 
 def positive(text: str) -> int:

@@ -5,7 +5,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from datasets import Dataset, DatasetDict
 from transformers import (
     AutoProcessor,
     EarlyStoppingCallback,
+    PrinterCallback,
+    TrainerCallback,
     set_seed,
 )
 
@@ -249,12 +251,14 @@ def finetune(
     data: DataArguments,
     training: FinetuningArguments,
     tables: DatasetDict | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> FinetuningResult:
     """
     Trains, evaluates and saves. The same call in the same folder goes on from the last whole checkpoint.
 
     Args:
         tables: the rows of "train" and of other splits, as `load_tables` gives them, in place of what `data` names.
+        callbacks: further callbacks of the Trainer. They report progress: the Trainer's log is not printed then.
 
     Into `training.output_dir`: model and processor, for `from_pretrained`; `metrics.json`, with the measures of each
     further split; `README.md`, the model card; `run.json`, the settings; `failed_samples.jsonl`, where samples were
@@ -302,13 +306,15 @@ def finetune(
         eval_dataset=validation,
         data_collator=collator,
         processing_class=processor,
-        callbacks=[] if patience is None else [EarlyStoppingCallback(patience)],
+        callbacks=[*callbacks, *([] if patience is None else [EarlyStoppingCallback(patience)])],
         rows_per_video=data.questions_per_video,
         rows_apart=task.apart,
         backbone_learning_rate=training.backbone_learning_rate,
         layer_decay=training.layer_decay,
         **task.metrics_of(validation),
     )
+    if callbacks:
+        trainer.remove_callback(PrinterCallback)
     checkpoint = last_whole_checkpoint(output_dir)
     if checkpoint is None and trainer.is_world_process_zero():
         trainer.failed_samples.forget()
