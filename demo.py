@@ -21,6 +21,7 @@ from .evaluation.provenance import METRICS_FILE
 from .files import write_json
 from .hub import write_model_card
 from .hub.cards import CARD_FILE
+from .predicting import example_command
 from .processing import decode_video
 from .processing.video_processing_violet import evenly_spaced_indices
 from .training import DataArguments, FinetuningArguments, ModelArguments, finetune
@@ -211,7 +212,7 @@ def summarise(output: Path, picture: Path, metrics: Mapping[str, float], row: Ma
     print(f"videos                     {Path(row['video']).parent}")
     print(f"took {metrics['seconds'] / 60:.1f} minutes\n\nNext:")
     violet = os.path.relpath(sys.argv[0])
-    print(f'  {violet} predict --model {model} --video {row["video"]} --question "{row["question"]}"')
+    print(f"  {violet} {example_command(str(model), 'open-ended', row)}")
     print(f"  {violet} finetune --help      to train on your own table of videos, questions, answers")
 
 

@@ -13,6 +13,7 @@ from ..modeling_violet.losses import IGNORE_INDEX
 from ..processing import VideoDecodeError, VideoTextProcessor
 from ..processing.decoding import describe_source
 from ..processing.questions import (
+    TokenIds,
     by_question,
     cut_around_mask,
     masked_question,
@@ -236,13 +237,12 @@ class MaskedAnswerCollator(VideoTextCollator):
         for row in rows:
             if row.get("options"):
                 text = options_in_one_text(tokenizer, row["question"], row["options"])
-                answer = [number_tokens(tokenizer, len(row["options"]))[row["answer"]]]
+                answer = number_tokens(tokenizer, len(row["options"]))[row["answer"]]
             else:
                 text = masked_question(tokenizer, row["question"])
-                answer = tokenizer(str(row["answer"]), add_special_tokens=False)["input_ids"]
+                answer = single_token(tokenizer, row["answer"])
             texts.append(cut_around_mask(tokenizer, text, self.processor.max_length))
-            known = len(answer) == 1 and answer[0] != tokenizer.unk_token_id
-            answers.append(answer[0] if known else IGNORE_INDEX)
+            answers.append(IGNORE_INDEX if answer is None else answer)
         input_ids, attention_mask = pad_texts(texts, tokenizer.pad_token_id)
         labels = torch.full_like(input_ids, IGNORE_INDEX)
         labels[input_ids == tokenizer.mask_token_id] = torch.tensor(answers)
@@ -265,7 +265,7 @@ class BlankCollator(VideoTextCollator):
         sentences, answers = [], []
         for row in rows:
             given = row["answer"] if isinstance(row["answer"], list) else [row["answer"]]
-            tokens = [tokenizer(str(answer), add_special_tokens=False)["input_ids"] for answer in given]
+            tokens = [words_of(tokenizer, answer) for answer in given]
             parts = row["text"].split(mask)
             masks = [" ".join([mask] * len(answer)) for answer in tokens]
             sentences.append("".join(part + filler for part, filler in zip(parts, [*masks, ""], strict=True)))
@@ -367,6 +367,17 @@ def video_ids(first_rows: Sequence[Mapping[str, Any]]) -> torch.Tensor:
     """(videos,), numbers of their names, by which processes that train together know a video again."""
     numbers = np.array([number_of_name(row["video_name"]) for row in first_rows], np.uint64)
     return torch.from_numpy(numbers.astype(np.int64))
+
+
+def words_of(tokenizer: Any, answer: Any) -> TokenIds:
+    """The tokens of an answer, [UNK] among them."""
+    return tokenizer(str(answer), add_special_tokens=False)["input_ids"]
+
+
+def single_token(tokenizer: Any, answer: Any) -> int | None:
+    """The token that an answer is; None where it is several, or has none."""
+    ids = words_of(tokenizer, answer)
+    return ids[0] if len(ids) == 1 and ids[0] != tokenizer.unk_token_id else None
 
 
 def normalize_answer(answer: Any) -> str:
