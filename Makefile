@@ -31,8 +31,9 @@ benchmarks: setup
 standalone: setup
 	$(BIN)/python benchmarks/standalone.py
 
+# A worker for each core, at most four: each loads torch and transformers, and holds up to 3 GB.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 # Tests beyond those of every change: two processes fine-tuned, killed and resumed, sharded weights, the goldens'
 # captions recomputed, every class compiled and exported.

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -35,7 +36,8 @@ def test_help_names_the_commands_and_loads_nothing_heavy():
 
 
 def test_an_unknown_command_is_refused_and_the_known_ones_named():
-    done = subprocess.run([sys.executable, "-m", "violet.cli", "fine-tune"], capture_output=True, text=True)
+    command = Path(sys.executable).with_name("violet")
+    done = subprocess.run([command, "fine-tune"], capture_output=True, text=True)
     assert done.returncode == 2
     assert "fine-tune" in done.stderr and "finetune" in done.stderr
 

@@ -1,7 +1,6 @@
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 
 import pytest
 
@@ -44,15 +43,16 @@ def test_a_file_is_the_old_one_or_the_new_one(tmp_path):
 
 def test_a_killed_writer_leaves_the_old_files_whole(tmp_path):
     save_into(tmp_path, lambda folder: [write_text(folder / name, "old" * 1000) for name in "abc"])
-    code = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom violet.files import save_into\n"
-        "def write(folder):\n"
-        "    (folder / 'a').write_text('new' * 1000)\n"
-        "    (folder / 'b').write_text('half')\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-        f"save_into({str(tmp_path)!r}, write)"
-    )
-    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
+
+    def write(folder):
+        (folder / "a").write_text("new" * 1000)
+        (folder / "b").write_text("half")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    process = multiprocessing.get_context("fork").Process(target=save_into, args=(tmp_path, write))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert {(tmp_path / name).read_text() for name in "abc"} == {"old" * 1000}
     save_into(tmp_path, lambda folder: write_text(folder / "a", "newer"))
     assert (tmp_path / "a").read_text() == "newer" and (tmp_path / "b").read_text() == "old" * 1000

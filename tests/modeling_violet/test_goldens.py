@@ -4,6 +4,9 @@ import importlib.util
 import json
 import shutil
 import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -27,21 +30,33 @@ MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 
 
-def filled_by_formula(keys: dict[str, list[int]]) -> dict[str, torch.Tensor]:
-    """The weights that the reference was run with: a formula of each original name and shape."""
+class Formula:
+    """
+    The weights that the reference was run with: a formula of each original name and shape. Versions share most of
+    them, and drawing takes longer than reading: what was drawn is kept in files, out of memory.
+    """
 
-    def fill(name, shape):
-        x = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape).astype(np.float32)
-        if len(shape) == 1:
-            return 1 + 0.1 * x if name.endswith("weight") else 0.02 * x
-        return 0.03 * x
+    def __init__(self, folder: Path):
+        self.folder = folder
 
-    return {
-        name: relative_position_index((8, 7, 7))
-        if name.endswith("relative_position_index")
-        else torch.from_numpy(np.asarray(fill(name, shape), dtype=np.float32))
-        for name, shape in keys.items()
-    }
+    def __call__(self, keys: dict[str, list[int]]) -> dict[str, torch.Tensor]:
+        return {
+            name: relative_position_index((8, 7, 7))
+            if name.endswith("relative_position_index")
+            else torch.from_numpy(self.fill(name, shape))
+            for name, shape in keys.items()
+        }
+
+    def fill(self, name: str, shape: list[int]) -> np.ndarray:
+        file = self.folder / "-".join([name, *map(str, shape)])
+        if not file.exists():
+            x = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape).astype(np.float32)
+            if len(shape) == 1 and name.endswith("weight"):
+                x = 1 + 0.1 * x
+            else:
+                x = (0.02 if len(shape) == 1 else 0.03) * x
+            x.astype(np.float32).tofile(file)
+        return np.fromfile(file, np.float32).reshape(shape)
 
 
 def thin(x: torch.Tensor) -> np.ndarray:
@@ -55,40 +70,59 @@ def thin(x: torch.Tensor) -> np.ndarray:
     return x.numpy()
 
 
-def through_the_command_line(weights, folder, model_class):
-    """The model that `violet convert` makes of a `.pt` file; `violet export-original` must give the same file back."""
-    source, converted, back = folder / "original.pt", folder / "model", folder / "back.pt"
-    torch.save(weights, source)
-    assert main(["convert", str(source), str(converted), "--no_tokenizer"]) == 0
-    report = json.loads((converted / "conversion_report.json").read_text())
-    assert set(report["used"]) | set(report["skipped"]) == set(weights) and not report["new"]
-    assert main(["export-original", str(converted), str(back)]) == 0
-    exported = torch.load(back, weights_only=True, mmap=True)
-    assert set(exported) == set(weights)
-    for name, value in weights.items():
-        assert exported[name].dtype == value.dtype and torch.equal(exported[name], value), name
-    model = model_class.from_pretrained(converted)
-    shutil.rmtree(folder)  # some GB, which pytest would keep
-    return model
-
-
 class Reference:
-    """One version's archive, inputs and weights."""
+    """One version's archive and inputs, and models of its weights."""
 
-    def __init__(self, goldens, version: str, seed: int):
+    kept: ClassVar[dict[tuple, Any]] = {}
+    """The model that was asked for last, of either version: each takes a GB."""
+
+    def __init__(self, goldens: Path, version: str, seed: int, formula: Formula, free_memory: Callable[[], None]):
         spec = importlib.util.spec_from_file_location("golden_inputs", goldens / "inputs.py")
         self.inputs = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(self.inputs)
         self.goldens = goldens
+        self.formula = formula
+        self.free_memory = free_memory
+        self.keys = self.read_keys(f"{version}_keys.json")
         self.archive = dict(np.load(goldens / f"{version}_public.npz"))
         b, t, h, w, x, _ = self.archive["case"].tolist()
         self.size = b, t, h, w, x
         self.seed = seed
-        self.weights = self.load_weights(f"{version}_keys.json")
         self.ids, self.mask = self.inputs.text(seed + 1, b, x)
 
-    def load_weights(self, name):
-        return filled_by_formula(json.loads((self.goldens / name).read_text()))
+    def read_keys(self, name: str) -> dict[str, list[int]]:
+        return json.loads((self.goldens / name).read_text())
+
+    def model(self, model_class, keys: dict[str, list[int]] | None = None):
+        """All parameters of it come from the original's."""
+        keys = keys or self.keys
+        if (model_class, str(keys)) not in self.kept:
+            self.forget()
+            self.kept[model_class, str(keys)], report = from_original(self.formula(keys), model_class)
+            assert not report.new
+        return self.kept[model_class, str(keys)]
+
+    def forget(self) -> None:
+        self.kept.clear()
+        self.free_memory()
+
+    def through_the_command_line(self, folder: Path, model_class, keys: dict[str, list[int]]):
+        """The model that `violet convert` makes of a `.pt` file; `violet export-original` must give the same back."""
+        self.forget()
+        source, converted, back = folder / "original.pt", folder / "model", folder / "back.pt"
+        torch.save(self.formula(keys), source)
+        assert main(["convert", str(source), str(converted), "--no_tokenizer"]) == 0
+        assert main(["export-original", str(converted), str(back)]) == 0
+        weights, exported = self.formula(keys), torch.load(back, weights_only=True, mmap=True)
+        report = json.loads((converted / "conversion_report.json").read_text())
+        assert set(report["used"]) | set(report["skipped"]) == set(weights) and not report["new"]
+        assert set(exported) == set(weights)
+        for name, value in weights.items():
+            assert exported[name].dtype == value.dtype and torch.equal(exported[name], value), name
+        del weights, exported
+        model = model_class.from_pretrained(converted)
+        shutil.rmtree(folder)  # some GB, which pytest would keep
+        return model
 
     def clip(self, seed=None):
         b, t, h, w, _ = self.size
@@ -102,28 +136,26 @@ class Reference:
 
 
 @pytest.fixture(scope="module")
-def v1(shared_folder):
-    return Reference(shared_folder / "goldens", "v1", seed=100)
+def formula(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("formula")
+    yield Formula(folder)
+    Reference.kept.clear()
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")
-def v2(shared_folder):
-    return Reference(shared_folder / "goldens", "v2", seed=500)
+def v1(shared_folder, formula, free_memory):
+    return Reference(shared_folder / "goldens", "v1", 100, formula, free_memory)
 
 
 @pytest.fixture(scope="module")
-def v1_masked_lm(v1):
-    return from_original(v1.weights, VioletForMaskedLM)[0]
-
-
-@pytest.fixture(scope="module")
-def v2_masked_lm(v2):
-    return from_original(v2.weights, VioletForMaskedLM)[0]
+def v2(shared_folder, formula, free_memory):
+    return Reference(shared_folder / "goldens", "v2", 500, formula, free_memory)
 
 
 @torch.no_grad()
-def test_v1_features_hidden_states_and_masked_words(v1, v1_masked_lm):
-    model = v1_masked_lm
+def test_v1_features_hidden_states_and_masked_words(v1):
+    model = v1.model(VioletForMaskedLM)
     output = model.violet(pixel_values_videos=v1.clip(), input_ids=v1.ids, attention_mask=v1.mask)
     v1.expect("video_features", output.video_tokens.tokens)
     v1.expect("text_features", model.violet.text_embeddings(v1.ids))
@@ -134,8 +166,54 @@ def test_v1_features_hidden_states_and_masked_words(v1, v1_masked_lm):
 
 
 @torch.no_grad()
+def test_v1_received_attention(v1):
+    model = v1.model(VioletForMaskedLM)
+    model.set_attn_implementation("eager")
+    output = model.violet(
+        pixel_values_videos=v1.clip(), input_ids=v1.ids, attention_mask=v1.mask, output_attentions=True
+    )
+    assert len(output.attentions) == 12
+    received = sum(weights.mean(1).sum(1) for weights in output.attentions)
+    v1.expect("received_attention", received, tolerance=1e-3)  # a sum over 12 layers and 232 rows
+    model.set_attn_implementation("sdpa")
+
+
+@torch.no_grad()
+def test_v1_swin_alone(v1):
+    b, t, h, w, _ = v1.size
+    swin = v1.model(VioletForMaskedLM).violet.video_encoder.swin
+    features = swin(v1.inputs.clip(v1.seed + 2, b, t, h, w)).last_hidden_state
+    v1.expect("swin_features_unnormalised_input", features.permute(0, 4, 1, 2, 3))
+
+
+@torch.no_grad()
+def test_v1_scores_of_all_pairs(v1):
+    model = v1.model(VioletForRetrieval)
+    texts = {"input_ids": v1.ids, "attention_mask": v1.mask}
+    scores = model(v1.clip(), **texts).logits * model.config.match_temperature
+    v1.expect("pair_scores_text_by_video", scores)
+    v1.expect("match_score", scores.diagonal())
+
+
+@torch.no_grad()
+def test_v1_scores_of_options(v1):
+    model = v1.model(VioletForMultipleChoice)
+    b, _, _, _, x = v1.size
+    ids, masks = zip(*(v1.inputs.text(v1.seed + 10 + k, b, x) for k in range(5)), strict=True)
+    v1.expect("qamc_logits", model(v1.clip(), torch.stack(ids, dim=1), torch.stack(masks, dim=1)).logits)
+
+
+@torch.no_grad()
+def test_v1_open_ended_answers(v1):
+    answers = {"fc.3.weight": [1000, 1536], "fc.3.bias": [1000]}
+    model = v1.model(VioletForQuestionAnswering, v1.keys | answers)
+    logits = model(pixel_values_videos=v1.clip(), input_ids=v1.ids, attention_mask=v1.mask).logits
+    v1.expect("qaoe_logits", logits)
+
+
+@torch.no_grad()
 def test_v1_pre_training_heads_by_the_command_line(v1, tmp_path):
-    model = through_the_command_line(v1.weights, tmp_path, VioletForPreTraining)
+    model = v1.through_the_command_line(tmp_path, VioletForPreTraining, v1.keys)
     inputs = {"pixel_values_videos": v1.clip(), "input_ids": v1.ids, "attention_mask": v1.mask}
     fused = model.violet(**inputs)
     v1.expect("mvm_vq_logits_first64", model.mvm_heads["vq"](fused.video_hidden_state)[..., :64])
@@ -145,86 +223,42 @@ def test_v1_pre_training_heads_by_the_command_line(v1, tmp_path):
 
 
 @torch.no_grad()
-def test_v1_received_attention(v1, v1_masked_lm):
-    v1_masked_lm.set_attn_implementation("eager")
-    output = v1_masked_lm.violet(
-        pixel_values_videos=v1.clip(), input_ids=v1.ids, attention_mask=v1.mask, output_attentions=True
-    )
-    assert len(output.attentions) == 12
-    received = sum(weights.mean(1).sum(1) for weights in output.attentions)
-    v1.expect("received_attention", received, tolerance=1e-3)  # a sum over 12 layers and 232 rows
-    v1_masked_lm.set_attn_implementation("sdpa")
-
-
-@torch.no_grad()
-def test_v1_swin_alone(v1, v1_masked_lm):
-    b, t, h, w, _ = v1.size
-    features = v1_masked_lm.violet.video_encoder.swin(v1.inputs.clip(v1.seed + 2, b, t, h, w)).last_hidden_state
-    v1.expect("swin_features_unnormalised_input", features.permute(0, 4, 1, 2, 3))
-
-
-@torch.no_grad()
-def test_v1_scores_of_all_pairs(v1):
-    model, report = from_original(v1.weights, VioletForRetrieval)
-    assert not report.new
-    texts = {"input_ids": v1.ids, "attention_mask": v1.mask}
-    scores = model(v1.clip(), **texts).logits * model.config.match_temperature
-    v1.expect("pair_scores_text_by_video", scores)
-    v1.expect("match_score", scores.diagonal())
-
-
-@torch.no_grad()
-def test_v1_scores_of_options(v1):
-    model, report = from_original(v1.weights, VioletForMultipleChoice)
-    assert not report.new
-    b, _, _, _, x = v1.size
-    ids, masks = zip(*(v1.inputs.text(v1.seed + 10 + k, b, x) for k in range(5)), strict=True)
-    v1.expect("qamc_logits", model(v1.clip(), torch.stack(ids, dim=1), torch.stack(masks, dim=1)).logits)
-
-
-@torch.no_grad()
-def test_v1_open_ended_answers(v1):
-    names = {name: list(value.shape) for name, value in v1.weights.items()}
-    names["fc.3.weight"], names["fc.3.bias"] = [1000, 1536], [1000]
-    weights = v1.weights | filled_by_formula({key: names[key] for key in ("fc.3.weight", "fc.3.bias")})
-    model, _ = from_original(weights, VioletForQuestionAnswering)
-    logits = model(pixel_values_videos=v1.clip(), input_ids=v1.ids, attention_mask=v1.mask).logits
-    v1.expect("qaoe_logits", logits)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("rule, prefix", [("bidirectional", ""), ("sequence_to_sequence", "seq2seq_")])
 @pytest.mark.parametrize("kernel", ["sdpa", "eager"])
-def test_v2_both_attention_rules(v2, v2_masked_lm, rule, prefix, kernel):
-    v2_masked_lm.set_attn_implementation(kernel)
-    output = v2_masked_lm.violet(
-        pixel_values_videos=v2.clip(), input_ids=v2.ids, attention_mask=v2.mask, attention_rule=rule
-    )
-    v2.expect("video_features", output.video_tokens.tokens)
-    v2.expect(prefix + "last_hidden_state", output.last_hidden_state)
-    v2.expect(prefix + "mlm_logits_first64", v2_masked_lm.mlm_head(output.text_hidden_state)[..., :64])
-    v2_masked_lm.set_attn_implementation("sdpa")
+def test_v2_both_attention_rules(v2, kernel):
+    model = v2.model(VioletForMaskedLM)
+    model.set_attn_implementation(kernel)
+    videos = {"pixel_values_videos": v2.clip()}
+    for rule, prefix in (("bidirectional", ""), ("sequence_to_sequence", "seq2seq_")):
+        output = model.violet(**videos, input_ids=v2.ids, attention_mask=v2.mask, attention_rule=rule)
+        v2.expect("video_features", output.video_tokens.tokens)
+        v2.expect(prefix + "last_hidden_state", output.last_hidden_state)
+        v2.expect(prefix + "mlm_logits_first64", model.mlm_head(output.text_hidden_state)[..., :64])
+        videos = {"video_tokens": output.video_tokens}  # the rule is the fusion's
+    model.set_attn_implementation("sdpa")
+
+
+@torch.no_grad()
+def test_v2_hidden_frame_order(v2):
+    hidden = torch.from_numpy(v2.archive["frame_order_kept"]) < 0
+    videos = v2.model(VioletForMaskedLM).violet.encode_videos(v2.clip(), hidden_frame_order=hidden)
+    v2.expect("video_features_order_hidden", videos.tokens)
 
 
 @torch.no_grad()
 def test_v2_match_score(v2):
-    model, report = from_original(v2.weights, VioletForMultipleChoice)
-    assert not report.new
+    model = v2.model(VioletForMultipleChoice)
     logits = model(v2.clip(), v2.ids.unsqueeze(1), v2.mask.unsqueeze(1)).logits  # one option
     v2.expect("match_score", logits[:, 0])
 
 
 @torch.no_grad()
-def test_v2_hidden_frame_order(v2, v2_masked_lm):
-    hidden = torch.from_numpy(v2.archive["frame_order_kept"]) < 0
-    videos = v2_masked_lm.violet.encode_videos(v2.clip(), hidden_frame_order=hidden)
-    v2.expect("video_features_order_hidden", videos.tokens)
-
-
-@torch.no_grad()
-def test_v2_task_token_and_prompt_by_the_command_line(v2, tmp_path):
-    weights = v2.load_weights("v2_finetune_keys.json")
-    model = through_the_command_line(weights, tmp_path, VioletForMaskedLM)
+@pytest.mark.parametrize("command_line", [False, pytest.param(True, marks=pytest.mark.proof)])
+def test_v2_task_token_and_prompt(v2, command_line, tmp_path):
+    keys = v2.read_keys("v2_finetune_keys.json")
+    if command_line:
+        model = v2.through_the_command_line(tmp_path, VioletForMaskedLM, keys)
+    else:
+        model = v2.model(VioletForMaskedLM, keys)
     inputs = {"pixel_values_videos": v2.clip(), "input_ids": v2.ids, "attention_mask": v2.mask}
 
     def rows_behind_the_video(**prompt):
@@ -240,22 +274,16 @@ def test_v2_task_token_and_prompt_by_the_command_line(v2, tmp_path):
 PROMPT = torch.tensor([[101, 4339, 1037, 6412, 102]])
 
 
-@pytest.fixture(scope="module")
-def v2_captioner(v2):
-    model, report = from_original(v2.load_weights("v2_finetune_keys.json"), VioletForCaptioning)
-    assert not report.new
-    return model
-
-
 @pytest.mark.parametrize(
     "use_cache",
     [pytest.param(True, id="cached"), pytest.param(False, id="recomputed", marks=pytest.mark.proof)],
 )
 @pytest.mark.parametrize("archive, seed, prompt", [("cap_public", 900, None), ("cap_prompt_public", 1100, PROMPT)])
-def test_v2_captions(v2, v2_captioner, archive, seed, prompt, use_cache):
+def test_v2_captions(v2, archive, seed, prompt, use_cache):
     golden = np.load(v2.goldens / f"{archive}.npz")
     b, t, h, w, x, _ = golden["case"].tolist()
-    written = v2_captioner.generate(
+    model = v2.model(VioletForCaptioning, v2.read_keys("v2_finetune_keys.json"))
+    written = model.generate(
         pixel_values_videos=(v2.inputs.clip(seed, b, t, h, w) - MEAN) / STD,
         prompt_ids=prompt,
         max_length=x,
