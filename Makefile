@@ -1,15 +1,17 @@
 # Everything runs from .venv, which is made where it is missing: python3 (3.11 or later) and make are enough.
 PYTHON ?= python3
+# The versions that `make setup` installs; `CONSTRAINTS=` takes the newest that setup.cfg allows.
+CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: setup demo test proofs check tiny-weights benchmarks standalone
+.PHONY: setup demo test proofs check compat constraints tiny-weights benchmarks standalone
 setup: .venv/.installed
 
-.venv/.installed: setup.cfg pyproject.toml
+.venv/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("violet needs Python 3.11 or later, this is " + sys.version) if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check -e ".[dev]"
+	$(BIN)/python -m pip install --disable-pip-version-check $(addprefix --constraint ,$(CONSTRAINTS)) -e ".[dev]"
 	touch $@
 
 demo: setup
@@ -37,6 +39,16 @@ test: setup
 # captions recomputed, every class compiled and exported.
 proofs: setup
 	$(BIN)/python -m pytest -m proof
+
+# The whole suite with the lowest releases that setup.cfg allows, with constraints.txt, and with the newest there are:
+# three environments and docs/compatibility.md. Half an hour, and some 20 GB.
+compat: setup
+	$(BIN)/python benchmarks/compatibility.py
+
+# The newest releases within setup.cfg's range, written down for `make setup`.
+constraints: setup
+	$(BIN)/uv pip compile setup.cfg --extra dev --universal --python-version 3.11 --no-annotate --upgrade --quiet \
+	    --custom-compile-command "make constraints" --output-file constraints.txt
 
 # mypy needs a folder with the package's name above its files: the root is the package, so a link stands in for it.
 check: setup

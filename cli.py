@@ -1,7 +1,7 @@
 """The `violet` command: one function a sub-command, and nothing heavy imported before it is chosen."""
 
 import argparse
-import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +39,7 @@ def finetune_command(argv: list[str]) -> int:
     register()
     from transformers import HfArgumentParser
 
+    from .predicting import example_command
     from .training import DataArguments, FinetuningArguments, ModelArguments, SettingsError, finetune
     from .training.arguments import read_settings
 
@@ -65,8 +66,8 @@ def finetune_command(argv: list[str]) -> int:
         for name, value in result.metrics.items():
             print(f"{name:24} {value:.4g}")
         print(f"\nThe model is in {training.output_dir}; its README.md says how to use it.")
-        if data.task == "open-ended":
-            print(f'  violet predict --model {training.output_dir} --video clip.mp4 --question "…"')
+        rows = result.tables.get("test") or result.tables["train"]
+        print(f"  violet {example_command(str(training.output_dir), data.task, rows[0])}")
         return 0
 
     return explain_errors("finetune", run)
@@ -300,39 +301,36 @@ def inspect_command(argv: list[str]) -> int:
 
 
 def predict_command(argv: list[str]) -> int:
-    """Answer questions about videos with a trained model."""
-    parser = argparse.ArgumentParser(prog="violet predict", description="Answers questions about videos.")
-    parser.add_argument("--model", required=True, help="a folder or Hub name")
-    parser.add_argument("--video", required=True, nargs="+", help="paths or URLs of videos, or folders of frames")
-    parser.add_argument("--question", required=True, nargs="+", help="one for all videos, or one for each")
-    parser.add_argument("--top_k", type=int, default=1, help="answers to each question (default: 1)")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line instead of a table")
+    """Ask a model about videos: questions, choices, blanks, captions, searches, features; whatever it can."""
+    parser = argparse.ArgumentParser(
+        prog="violet predict",
+        description="Asks a model about videos. What is asked depends on the options: --question; --question with "
+        "--options to choose among; --text with [MASK]s to fill; --gallery and --text to find clips by; --features; "
+        "without any of them, a caption. A video that cannot be read is named on stderr and passed over, and the exit "
+        "status is then 1.",
+    )
+    clips = "paths, URLs, folders of clips or of frames, patterns such as 'clips/*.mp4'"
+    parser.add_argument("--model", required=True, help="a folder or Hub name; violet-tiny comes with the package")
+    parser.add_argument("--video", nargs="+", metavar="CLIP", help=clips)
+    parser.add_argument("--question", nargs="+", help="one for all videos, or one for each; several for one video")
+    parser.add_argument("--options", nargs="+", metavar="OPTION", help="the answers to choose among")
+    parser.add_argument("--text", nargs="+", help="a sentence with a [MASK] for each blank; with --gallery, a search")
+    parser.add_argument("--gallery", nargs="+", metavar="CLIP", help="the clips to search, or a stored gallery")
+    parser.add_argument("--prompt", help="what a caption is written for, where the model was trained with prompts")
+    parser.add_argument(
+        "--features", metavar="FILE.npz", help="write a vector for each video (with --text, for both) into this file"
+    )
+    parser.add_argument("--top_k", type=positive, help="how many answers (default: 1; in a search 5)")
+    parser.add_argument("--batch_size", type=positive, default=8, help="videos in a pass (default: 8)")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
     options = parser.parse_args(argv)
 
     from . import register
 
     register()
-    from transformers import pipeline
-    from transformers.utils import logging
+    from .predicting import PredictArguments, predict
 
-    from .hub import pull
-
-    def run() -> int:
-        logging.disable_progress_bar()
-        folder = options.model if Path(options.model).is_dir() else pull(options.model)
-        answer = pipeline("video-question-answering", model=str(folder))
-        videos, questions = options.video, options.question
-        results = answer(videos, questions, top_k=options.top_k)
-        for i, answers in enumerate(results):
-            video, question = videos[i if len(videos) > 1 else 0], questions[i if len(questions) > 1 else 0]
-            if options.json:
-                print(json.dumps({"video": video, "question": question, "answers": answers}))
-            else:
-                said = ", ".join(f"{entry['answer']} ({entry['score']:.0%})" for entry in answers)
-                print(f"{video}  {question}  {said}")
-        return 0
-
-    return explain_errors("predict", run)
+    return explain_errors("predict", lambda: predict(PredictArguments(**vars(options))))
 
 
 def convert_command(argv: list[str]) -> int:
@@ -459,10 +457,13 @@ def push_command(argv: list[str]) -> int:
 
 
 def demo_command(argv: list[str]) -> int:
-    """Draw a small data set, fine-tune the shipped violet-tiny on it, and ask it about clips it never saw."""
+    """Ask the shipped violet-tiny about a video, then fine-tune it on drawn videos, in some minutes."""
     parser = argparse.ArgumentParser(prog="violet demo", description=(demo_command.__doc__ or "").strip())
     parser.add_argument("--output", default="outputs/demo", help="where everything goes (default: outputs/demo)")
     parser.add_argument("--seed", type=int, default=0, help="of data, weights and order (default: 0)")
+    parser.add_argument(
+        "--dtype", choices=["bfloat16", "float32"], help="to compute with (default: what is faster on this machine)"
+    )
     options = parser.parse_args(argv)
 
     from . import register
@@ -470,7 +471,14 @@ def demo_command(argv: list[str]) -> int:
     register()
     from .demo import run_demo
 
-    return explain_errors("demo", lambda: run_demo(Path(options.output), options.seed))
+    return explain_errors("demo", lambda: run_demo(Path(options.output), options.seed, options.dtype))
+
+
+def positive(text: str) -> int:
+    """A number from 1 on, for `argparse`."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a number from 1 on, not {text!r}")
+    return int(text)
 
 
 def read_overrides(command: str, argv: list[str]) -> dict[str, Any]:
@@ -486,7 +494,9 @@ def explain_errors(command: str, run: Callable[[], int]) -> int:
     """Runs it; an error that its user can mend is printed in one line instead of a traceback, with status 2."""
     from .data import TableError
     from .data.loading import WorkerDiedError
+    from .evaluation.searching import GalleryError
     from .hub import CardError, HubError, WeightsError
+    from .predicting import PredictError
     from .processing import VideoDecodeError
     from .training import SettingsError
 
@@ -500,10 +510,15 @@ def explain_errors(command: str, run: Callable[[], int]) -> int:
         VideoDecodeError,
         WorkerDiedError,
         SettingsError,
+        GalleryError,
+        PredictError,
         FileExistsError,
     ) as error:
         print(f"violet {command}: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `| head` has read enough; Python would complain once more when it flushes at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {

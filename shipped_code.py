@@ -69,6 +69,7 @@ TASKS: Mapping[str, Mapping[str, str]] = {
         "video-feature-extraction": "AutoModel",
         "video-fill-mask": "AutoModelForMaskedLM",
         "video-question-answering": "AutoModelForMaskedLM",
+        "video-text-retrieval": "AutoModelForZeroShotImageClassification",
     },
     "VioletForQuestionAnswering": {"video-question-answering": "AutoModelForVisualQuestionAnswering"},
     "VioletForRetrieval": {"video-text-retrieval": "AutoModelForZeroShotImageClassification"},

@@ -1,20 +1,20 @@
 """
-What this package takes from transformers beyond its documented interface, each with what it is, since when it is so,
-and what breaks without it. Nothing else of the package imports such a part, and tests/test_upstream.py names the one
-that changed. Methods of transformers that our classes override are listed there too.
+Parts of transformers that are not in its documented interface: what each is, since which release, and what breaks
+without it. No other module imports such a part. tests/test_upstream.py has a test for each, and for the methods of
+transformers that our classes override or call.
 """
 
 import re
 import warnings
 
-import transformers
+from transformers import __version__
 from transformers.generation import GenerateDecoderOnlyOutput
 
 # Masks in the form of each kernel, from a rule "may query i see key j". Since 4.53; `create_bidirectional_mask` since
 # 5.0. Without them each kernel's form of mask would have to be written here.
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, create_bidirectional_mask
 
-# A layer that is computed again in the backward pass where `gradient_checkpointing_enable` asks for it. Since 4.53.
+# A layer that is computed again in the backward pass, see `checkpoint_activations`. Since 4.53.
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 # Attention kernels by name ("sdpa", "flash_attention_2", …), with `get_interface`. Since 4.48. Without it no kernel
@@ -52,6 +52,7 @@ __all__ = [
     "_BaseAutoModelClass",
     "_LazyAutoMapping",
     "can_return_tuple",
+    "checkpoint_activations",
     "capture_outputs",
     "convert_file_size_to_int",
     "create_bidirectional_mask",
@@ -81,12 +82,18 @@ def one_cache(cache, past_key_values):
     return past_key_values if cache is None else cache
 
 
-def warn_if_untested() -> None:
-    """One warning where transformers is newer than every release that this package was tested with."""
-    installed = tuple(int(number) for number in re.findall(r"\d+", transformers.__version__)[:2])
-    if installed > tuple(int(number) for number in TESTED.split(".")):
+def checkpoint_activations(model) -> None:
+    """Turns on gradient checkpointing; the older of the two methods is deprecated since 5.24 and ends with 6.0."""
+    enable = getattr(model, "activation_checkpointing_enable", None)  # since 5.23
+    (enable or model.gradient_checkpointing_enable)()
+
+
+def warn_if_untested(installed: str = __version__) -> None:
+    """Warns if the installed transformers is newer than every release that this package was tested with."""
+    release = tuple(int(number) for number in re.findall(r"\d+", installed)[:2])
+    if release > tuple(int(number) for number in TESTED.split(".")):
         warnings.warn(
-            f"violet was tested with transformers up to {TESTED}, and {transformers.__version__} is installed. If "
+            f"violet was tested with transformers up to {TESTED}, and {installed} is installed. If "
             f"something fails: pip install 'transformers=={TESTED}.*'.",
             stacklevel=3,
         )

@@ -13,9 +13,20 @@ PROGRESS = ".progress"
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 
+def clip_paths(folder: Path) -> list[Path]:
+    """The clips of a folder, sorted: video files, pictures and sub-folders of frames; hidden ones do not count."""
+
+    def is_clip(path: Path) -> bool:
+        if path.is_dir():
+            return bool(frame_files(path))
+        return path.suffix.lower() in VIDEO_SUFFIXES | IMAGE_SUFFIXES and path.is_file()
+
+    return [path for path in sorted(folder.iterdir()) if path.name[0] != "." and is_clip(path)]
+
+
 def clips_in(folder: Path) -> dict[str, Path]:
     """
-    The clips of a folder by name: video files, pictures and sub-folders of frames, without their suffix.
+    The clips of a folder by name, without their suffix, see `clip_paths`.
 
     Raises:
         TableError: where there is no such folder, or two clips share a name.
@@ -23,11 +34,8 @@ def clips_in(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise TableError(f"{folder}: there is no such folder.")
     clips: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        is_file = path.suffix.lower() in VIDEO_SUFFIXES | IMAGE_SUFFIXES and path.is_file()
-        if path.name[0] == "." or not (is_file or (path.is_dir() and frame_files(path))):
-            continue
-        name = path.stem if is_file else path.name
+    for path in clip_paths(folder):
+        name = path.name if path.is_dir() else path.stem
         if name in clips:
             raise TableError(f"{folder}: {clips[name].name} and {path.name} are two clips of one name.")
         clips[name] = path

@@ -27,7 +27,8 @@ def hub_rows(source: str) -> Iterator[tuple[int, dict[str, Any]]]:
         video = row.get("video")
         if isinstance(video, dict):  # of the type Video, not decoded
             path = video.get("path")
-            row["video"] = path if path and os.path.isfile(path) else f"{source}#{number}"
+            in_file = video.get("bytes") is None and path and os.path.isfile(path)
+            row["video"] = path if in_file else f"{source}#{number}"
         yield number, row
 
 
@@ -48,9 +49,21 @@ def hub_clip(reference: str) -> StoredClip:
     return [(Path(video.get("path") or "").suffix.lower() or ".mp4", video["bytes"])]
 
 
+def without_decoding(rows: Any) -> Any:
+    """
+    The rows of a `datasets.Dataset` whose column `video` has the type Video: their videos as files, and not as
+    decoders, which would all be opened. Other rows come back as they are.
+    """
+    from datasets import Dataset, Video
+
+    if isinstance(rows, Dataset) and isinstance(rows.features.get("video"), Video):
+        return rows.cast_column("video", Video(decode=False))
+    return rows
+
+
 @functools.lru_cache(maxsize=8)
 def _load(source: str) -> "Dataset":
-    from datasets import DatasetDict, Video, load_dataset
+    from datasets import DatasetDict, load_dataset
 
     name, _, split = source.removeprefix(HUB).partition("@")
     name, _, config = name.partition(":")
@@ -62,6 +75,4 @@ def _load(source: str) -> "Dataset":
         if len(rows) > 1:
             raise TableError(f"{source}: which split? Write {source}@{next(iter(rows))}; it has {', '.join(rows)}.")
         (rows,) = rows.values()
-    if isinstance(rows.features.get("video"), Video):
-        rows = rows.cast_column("video", Video(decode=False))
-    return rows
+    return without_decoding(rows)

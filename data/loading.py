@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..processing.decoder_process import DecoderProcess
-from ..processing.decoding import DecodedVideo, VideoDecodeError, decode_video
-from .sources import open_video
+from ..processing.decoding import DecodedVideo, VideoDecodeError, decode_video, describe_source, encoded_file
+from .sources import open_video, video_name
 from .tables import TableError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class ClipReader:
     """
     The sampled frames of a video, wherever it lies. Files, folders and URLs are decoded in a process that each of the
     data loader's workers starts for itself (see `DecoderProcess`) and that is killed when a video takes too long;
-    pictures in memory, as those of a TSV, where they are.
+    pictures in memory, as those of a TSV, and torchcodec's decoders where they are.
 
     Frames stay in memory until they fill `cache_bytes`: the videos of a small table are decoded in the first epoch
     only. What is there stays: with each video seen once an epoch, no other were better. Frames that are drawn anew in
@@ -62,11 +62,19 @@ class ClipReader:
         video_processor: says which frames are taken.
         cache_bytes: how much memory decoded frames may take, in each worker.
         time_limit: seconds that the decoding of one video may take.
+
+    Raises:
+        ValueError: for a processor that samples by `fps`.
     """
 
     def __init__(
         self, video_processor: "VioletVideoProcessor", cache_bytes: int = 0, time_limit: float = TIME_LIMIT_SECONDS
     ):
+        if video_processor.fps is not None:
+            raise ValueError(
+                f"This processor takes frames at a rate (`fps` {video_processor.fps:g}), and of each video as many as "
+                "it is long; batches need `num_frames` of each: make one with `num_frames` instead."
+            )
         self.video_processor = video_processor
         self.free = cache_bytes
         self.clips: dict[tuple, Clip] = {}
@@ -75,7 +83,7 @@ class ClipReader:
 
     def read(
         self,
-        video: str,
+        video: Any,
         num_frames: int | None = None,
         draw: int | None = None,
         test_clip: tuple[int, int] = (0, 1),
@@ -83,7 +91,7 @@ class ClipReader:
     ) -> Clip:
         """
         Args:
-            video: a path, a URL, or what else a row's `video` may be.
+            video: what a row's `video` may be, see `open_video`.
             num_frames: how many; by default as many as the processor says.
             draw, test_clip: which, see `VioletVideoProcessor.sample_frames`.
             row: the number of the video's row, for messages.
@@ -94,10 +102,11 @@ class ClipReader:
         processor = self.video_processor
         num_frames = num_frames or processor.num_frames
         draw = None if processor.frame_sampling == "even" else draw
-        key = video, num_frames, test_clip
+        known = video_name(video)
+        key = known, num_frames, test_clip
         if draw is None and key in self.clips:
             return self.clips[key]
-        name = video if row is None else f"{video} (row {row})"
+        name = describe_source(video) if row is None else f"{describe_source(video)} (row {row})"
         self.held.note(name)
 
         def sample(total_frames: int, fps: float | None) -> np.ndarray:
@@ -106,12 +115,12 @@ class ClipReader:
         decoded = self._decode(video, sample, name, row)
         clip = Clip(decoded.frames, decoded.indices.tolist())
         taken = clip.frames.nbytes + _ENTRY_BYTES
-        if draw is None and taken <= self.free:
+        if draw is None and known is not None and taken <= self.free:
             self.clips[key] = clip
             self.free -= taken
         return clip
 
-    def _decode(self, video: str, sample, name: str, row: int | None) -> DecodedVideo:
+    def _decode(self, video: Any, sample, name: str, row: int | None) -> DecodedVideo:
         try:
             return decode_reference(self.decoder, video, sample, self.video_processor.decode_backend, name)
         except TableError as error:
@@ -119,18 +128,19 @@ class ClipReader:
 
 
 def decode_reference(
-    decoder: DecoderProcess, video: str, sample: Callable, backend: str = "auto", name: str | None = None
+    decoder: DecoderProcess, video: Any, sample: Callable, backend: str = "auto", name: str | None = None
 ) -> DecodedVideo:
     """
-    The chosen frames of what a row's `video` names; the arguments are those of `decode_video`. What is not decoded in
-    memory is decoded by `decoder`, within its time limit.
+    The chosen frames of what a row's `video` names, or is; the arguments are those of `decode_video`. Files are
+    decoded by `decoder`, within its time limit.
 
     Raises:
         VideoDecodeError, TableError: it cannot be read.
     """
-    source: Any = open_video(video)
+    name = name or describe_source(video)
+    source: Any = open_video(encoded_file(video, name))
     decode = decoder.decode if isinstance(source, str | os.PathLike | bytes) else decode_video
-    return decode(source, sample, backend, name or video)
+    return decode(source, sample, backend, name)
 
 
 class _Length(NamedTuple):

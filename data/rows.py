@@ -4,10 +4,11 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ..processing.decoding import is_encoded_file
 from .annotations import original_rows
 from .composite import read_composite
 from .folders import folder_rows
@@ -120,6 +121,8 @@ def _with_videos(
                 has = ", ".join(str(name) for name in row)
                 raise TableError(f"{source}, row {number}: column {column!r} is missing or empty (it has {has}).")
         there = is_container  # of its own clips it has made the references itself
+        if is_encoded_file(row["video"]):  # as datasets writes a column of videos
+            row["video"] = _path_of_file(row["video"], f"{source}, row {number}", folder)
         if not is_container:
             row["video"], there = locate(str(row["video"]), folder)
         count += 1
@@ -132,6 +135,14 @@ def _with_videos(
             f"{source}, row {first[0]}: there is no video {first[1]} ({absent} of {count} rows lack theirs). "
             "Relative paths start at the table's folder, or at the video folder where one is given."
         )
+
+
+def _path_of_file(video: Mapping[str, Any], place: str, folder: Path) -> str:
+    if video.get("bytes") is not None:
+        raise TableError(f"{place}: the video's bytes are in the table. Give its folder as a data set: {HUB}{folder}.")
+    if not video.get("path"):
+        raise TableError(f"{place}: column 'video' has neither a path nor bytes.")
+    return video["path"]
 
 
 def _apply(check: Callable[[Row], Row] | None, rows: Iterable[tuple[int, Row]], source: str) -> Iterator[Row]:

@@ -5,17 +5,20 @@ clips.tsv#clip7                    frames in a TSV, see `TsvVideos`
 clips.pkl#clip7                    frames in a pickle, {id: [base64 of a JPEG]}
 shard.tar#clip7                    a sample of a shard, local or remote, see `TarShard`
 hub:name:config@split#7            row 7 of a data set of the Hub that holds its videos itself
+
+A row may hold the clip itself as well, in any form that `decode_video` takes.
 """
 
 import base64
 import functools
+import hashlib
 import io
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from ..processing.decoding import IMAGE_SUFFIXES, frame_files
+from ..processing.decoding import IMAGE_SUFFIXES, frame_files, is_encoded_file
 from .hub_rows import HUB, hub_clip
 from .pickles import read_pickle
 from .remote import RemoteFile, is_url
@@ -42,6 +45,20 @@ def open_video(reference: Any) -> Any:
     if not reference.startswith(HUB) and split_reference(reference)[1] is None:
         return reference
     return open_clip(stored_clip(reference), reference)
+
+
+def video_name(video: Any) -> str | None:
+    """
+    The text by which rows with the same video know it: a text or path itself; of a file in memory, as
+    `datasets.Video` hands it over, a hash of its bytes. None for other objects.
+    """
+    path, content = None, getattr(video, "_hf_encoded", video)  # datasets leaves on a decoder what it was made of
+    if is_encoded_file(content):
+        path, content = content.get("path"), content.get("bytes")
+    if isinstance(content, bytes | bytearray | memoryview):
+        return f"{path or 'bytes'} ({hashlib.blake2b(content, digest_size=16).hexdigest()})"
+    path = content if path is None else path
+    return os.fspath(path) if isinstance(path, str | os.PathLike) else None
 
 
 def open_clip(clip: StoredClip, reference: str) -> "bytes | list[Image]":

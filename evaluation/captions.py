@@ -29,7 +29,8 @@ class CaptionScores:
             and lengths that differ are punished. `cider` has neither. Words are not stemmed in either.
         numbers: `meteor` (Denkowski and Lavie, 2014), where there is Java. It is no mean, and has no interval.
         samples: for each video `exact`, `bleu_4`, `rouge_l`, `cider_d`, `cider`, `meteor`, as far as they are there.
-        notes: `words`, who split the captions into words; `left out`, what was not computed, and why.
+        notes: `words`, who split the captions into words; `bleu`, why it is 0; `left out`, what was not computed, and
+            why.
     """
 
     measures: dict[str, Measure]
@@ -92,6 +93,10 @@ def caption_scores(
     counts = bleu_counts(ours, given)
     columns["bleu_4"] = [float(bleu(4, np.ones((1, 1)), row[None])[0]) for row in counts]
     measures |= {f"bleu_{order}": Measure(counts, partial(bleu, order)) for order in ORDERS}
+    shared = [order for order, right_ones in zip(ORDERS, counts[:, -len(ORDERS) :].sum(0), strict=True) if right_ones]
+    if len(shared) < len(ORDERS):
+        words = f"{len(shared) + 1} words in a row" if shared else "a word"
+        notes["bleu"] = f"0 from bleu_{len(shared) + 1} on: no caption has {words} in common with those of its video"
     for name, values in (
         ("rouge_l", Rouge().compute_score(given, ours)[1]),
         ("cider_d", Cider().compute_score(given, ours)[1]),
@@ -129,13 +134,16 @@ def bleu_counts(written: dict[int, list[str]], references: dict[int, list[str]])
 
 
 def bleu(order: int, weights: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """A `Measure`'s statistic of `bleu_counts`: BLEU up to n-grams of that order, (draws,)."""
+    """
+    A `Measure`'s statistic of `bleu_counts`: BLEU up to n-grams of that order, (draws,). It is 0, as its paper has it,
+    where no n-gram of some length is right; `pycocoevalcap` gives 1e-16 to 1e-4 there.
+    """
     written, nearest, *both = (weights @ counts).T
     guessed, right = np.array(both[: len(ORDERS)]), np.array(both[len(ORDERS) :])  # (orders, draws)
     precision = (right[:order] + 1e-15) / (guessed[:order] + 1e-9)  # as pycocoevalcap keeps off 0 / 0
     ratio = (written + 1e-15) / (nearest + 1e-9)
     brevity = np.exp(np.minimum(0, 1 - 1 / ratio))
-    return np.exp(np.log(precision).mean(0)) * brevity
+    return np.where((right[:order] > 0).all(0), np.exp(np.log(precision).mean(0)) * brevity, 0.0)
 
 
 def cider(written: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]) -> np.ndarray:

@@ -96,6 +96,21 @@ def read_configuration(name: str) -> VioletConfig | VioletVisionConfig:
     return config
 
 
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """
+    The tokenizer in a folder or on the Hub.
+
+    Raises:
+        WeightsError: where it cannot be had.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            f"{name}: the tokenizer cannot be had ({first_line(error)}). Give a folder that holds one."
+        ) from error
+
+
 def read_tokenizer(name: str, config: VioletConfig) -> PreTrainedTokenizerBase:
     """
     The tokenizer in a folder or on the Hub; `config` is told its special tokens.
@@ -103,13 +118,7 @@ def read_tokenizer(name: str, config: VioletConfig) -> PreTrainedTokenizerBase:
     Raises:
         WeightsError: where it cannot be had, or has another number of words than the weights.
     """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise WeightsError(
-            f"{name}: the tokenizer cannot be had ({first_line(error)}). Give a folder that holds one, or convert "
-            "without a tokenizer."
-        ) from error
+    tokenizer = load_tokenizer(name)
     if len(tokenizer) != config.vocab_size:
         raise ConversionError(
             f"{name}: the tokenizer has {len(tokenizer)} words, and the weights have {config.vocab_size}."

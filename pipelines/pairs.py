@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from transformers import Pipeline
 
-from ..processing.decoding import VideoDecodeError
+from ..processing.decoding import VideoDecodeError, is_encoded_file
 from ..processing.questions import TokenIds
-from ..processing.video_processing_violet import split_into_clips
+from ..processing.video_processing_violet import is_list, split_into_clips
 
 NUMBER = "input_number"
 """The key under which an input knows its place among many."""
@@ -46,6 +46,7 @@ class VideoTextPipeline(Pipeline):
 
     def run(self, inputs: Any, **kwargs: Any) -> Any:
         """One input, a list or a generator of them -> what is answered to each, in the same form."""
+        self.check_batch_size(kwargs.get("batch_size"))
         if isinstance(inputs, list | tuple):
             if not inputs:
                 raise ValueError("The list of inputs is empty.")
@@ -53,6 +54,22 @@ class VideoTextPipeline(Pipeline):
         elif isinstance(inputs, Iterator):
             inputs = (_numbered(item, number) for number, item in enumerate(inputs))
         return super().__call__(inputs, **kwargs)
+
+    def check_batch_size(self, batch_size: int | None) -> int:
+        """
+        How many inputs go through the model together: as asked, or the pipeline's own.
+
+        Raises:
+            ValueError: for several, where the processor takes as many frames of a video as it is long.
+        """
+        size, frames = batch_size or self._batch_size or 1, self.processor.video_processor
+        if size > 1 and (frames.fps is not None or not frames.do_sample_frames):
+            raise ValueError(
+                f"The videos of a batch need as many frames each, and this processor takes as many as a video is long "
+                f"(`fps` {frames.fps}, `do_sample_frames` {frames.do_sample_frames}): leave `batch_size` at 1, or set "
+                "`num_frames` in place of `fps`."
+            )
+        return size
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any):
         """
@@ -149,14 +166,15 @@ def pair_up(videos: Any, texts: str | list[str], name: str) -> Any:
 
 def alone(videos: Any) -> Any:
     """
-    Videos without texts as inputs: one, a list, or a generator of them; what is an input already stays as it is.
+    Videos without texts as inputs: one, a list, or a generator of them; what is an input already stays as it is. A
+    video may be a dictionary too, see `is_encoded_file`.
 
     Raises:
         ValueError: for an empty list.
     """
 
     def as_input(video: Any) -> Mapping[str, Any]:
-        return video if isinstance(video, Mapping) else {"video": video}
+        return video if isinstance(video, Mapping) and not is_encoded_file(video) else {"video": video}
 
     if isinstance(videos, Iterator):
         return (as_input(video) for video in videos)
@@ -166,12 +184,13 @@ def alone(videos: Any) -> Any:
 
 
 def is_many(videos: Any) -> bool:
-    """Whether this holds several videos: a list, an iterator or a batch, but not one clip's list of frames."""
-    if isinstance(videos, Iterator):
-        return True
+    """
+    Whether this holds several videos: a list, a data set's column, an iterator or a batch, but not one clip's list of
+    frames.
+    """
     if isinstance(videos, list | tuple):
         return split_into_clips(videos)[0] is not videos
-    return getattr(videos, "ndim", None) == 5
+    return isinstance(videos, Iterator) or is_list(videos) or getattr(videos, "ndim", None) == 5
 
 
 def _numbered(item: Any, number: int) -> Any:

@@ -29,8 +29,8 @@ class VideoQuestionAnsweringPipeline(VideoTextPipeline):
     a generator of `{"video": ..., "question": ...}`, with `"options"` where there are some; with `batch_size`. Each
     gives a list of answers, best first.
 
-    A video is anything that `violet.processing.decode_video` reads: a path, a URL, bytes, an array, PIL images, a
-    folder of frames. One that cannot be read raises `VideoDecodeError`, which names it.
+    A video is anything that `violet.processing.decode_video` reads; one that cannot be read raises `VideoDecodeError`,
+    which names it.
     """
 
     _pipeline_calls_generate = True

@@ -14,7 +14,7 @@ from ..evaluation.searching import (
     score_pairs,
     shortlist_by_embeds,
 )
-from ..processing.decoding import describe_source
+from ..processing.decoding import describe_source, encoded_file
 from ..processing.questions import pad_texts
 from .pairs import NUMBER, Asked, VideoTextPipeline, check_top_k, in_batch, is_many
 
@@ -73,7 +73,7 @@ class VideoTextRetrievalPipeline(VideoTextPipeline):
         if videos is None:
             self._gallery = StoredGallery(folder, self.model, self.processor)
             return
-        size = batch_size or self._batch_size or 1
+        size = self.check_batch_size(batch_size)
         with self.device_placement():
             self._gallery = encode_gallery(
                 self.model, self.processor, videos, folder, names, batch_size=size, num_workers=num_workers
@@ -146,7 +146,7 @@ class VideoTextRetrievalPipeline(VideoTextPipeline):
             name = _name(clip, place) if names is None else names[number]
             if name not in gallery.names:
                 new.setdefault(name, {"video": clip, NUMBER: number})
-        inputs, size = list(new.values()), batch_size or self._batch_size or 1
+        inputs, size = list(new.values()), self.check_batch_size(batch_size)
         encoded = [] if gallery.video_tokens is None else [gallery.video_tokens]
         for start in range(0, len(inputs), size):
             pixels = torch.cat([self.read_video(one) for one in inputs[start : start + size]])
@@ -203,4 +203,5 @@ class VideoTextRetrievalPipeline(VideoTextPipeline):
 
 def _name(video: Any, place: int) -> str:
     """A path or URL as it is; what has no name by its place in the gallery."""
-    return describe_source(video) if isinstance(video, str | os.PathLike) else f"{place}: {describe_source(video)}"
+    has_name = isinstance(encoded_file(video), str | os.PathLike)
+    return describe_source(video) if has_name else f"{place}: {describe_source(video)}"

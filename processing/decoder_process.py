@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 if __name__ == "__main__":
-    from decoding import DecodedVideo, SampleIndices, VideoDecodeError, decode_video, describe_source
+    from decoding import DecodedVideo, SampleIndices, VideoDecodeError, decode_video, describe_source, is_address
 else:
-    from .decoding import DecodedVideo, SampleIndices, VideoDecodeError, decode_video, describe_source
+    from .decoding import DecodedVideo, SampleIndices, VideoDecodeError, decode_video, describe_source, is_address
 
 START_SECONDS = 120.0
 """How long the process may take to start, on a machine however busy."""
@@ -59,7 +59,7 @@ class DecoderProcess:
         content: Any = b""
         if isinstance(source, bytes | bytearray | memoryview):
             content = source
-        elif str(source).lower().startswith(("http://", "https://")):
+        elif is_address(source):
             request["path"] = source
         else:
             request["path"] = os.path.abspath(source)

@@ -1,5 +1,4 @@
-"""One function for every kind of video: `decode_video` turns a file, URL, folder, array or list of pictures into
-RGB frames and their times.
+"""One function for every kind of video: `decode_video` turns each of `VIDEO_FORMS` into RGB frames and their times.
 
 Three libraries can read a video file, and on one file they give the same frames to the bit:
 
@@ -20,10 +19,12 @@ import http.client
 import io
 import os
 import re
+import sys
 import urllib.request
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,28 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
 URL_TIMEOUT_SECONDS = 30.0
 MOST_PIXELS = 2**26
 """A frame with more, 8192 x 8192, is refused: a few bytes that promise it would fill the memory."""
+TIME_TOLERANCE = 1e-3
+"""Seconds by which a frame may be early: Matroska and FLV round time stamps to milliseconds."""
+
+ARRAY_FORMS = (
+    "an array or tensor (T, H, W, C) or (T, C, H, W) with 1, 3 or 4 channels, or grey (T, H, W), "
+    "uint8 or float in 0..1"
+)
+VIDEO_FORMS = (
+    "the path or URL (http, https, hf) of a video, GIF or picture, the path of a folder of frames, "
+    "the bytes of a file, "
+    'datasets\' dictionary {"path": …, "bytes": …}, torchcodec\'s VideoDecoder, '
+    f"{ARRAY_FORMS}, a PIL image, or a list of frames (PIL images or arrays)"
+)
+"""What a video may be."""
 
 _DAMAGE_ADVICE = "Check that the file is complete (`ffprobe` shows what it holds), and fetch or encode it again."
+_FORMS_ADVICE = f"A video is {VIDEO_FORMS}."
 _PICTURE_SIGNATURES = (b"GIF8", b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\x00", b"MM\x00*")
 _TEXT_ART_DEMUXERS = frozenset({"tty", "bin", "xbin", "adf", "idf"})  # FFmpeg draws a text file as a video
 
 SampleIndices = Callable[[int, float | None], Sequence[int] | np.ndarray]
+SampleTimes = Callable[[float], Sequence[float] | np.ndarray]
 
 
 class VideoDecodeError(ValueError):
@@ -65,11 +82,11 @@ class DecodedVideo:
 
     Attributes:
         frames: (frames, height, width, 3) uint8 RGB.
-        times: (frames,) float64, seconds from the start of the video; NaN where the source has no clock (arrays,
-            lists of pictures, folders).
+        times: (frames,) float64, seconds from the start of the video; NaN where the source has no time stamps
+            (arrays, lists of pictures, folders) and none were given.
         indices: (frames,) int64, the place of each frame in the video, in order of presentation.
         total_frames: how many frames the whole video has.
-        fps: average frames a second, None where the source has no clock.
+        fps: average frames a second, None where there are no time stamps.
         backend: what read it: "pyav", "decord", "torchcodec", "pillow" or "array".
     """
 
@@ -82,7 +99,13 @@ class DecodedVideo:
 
 
 def decode_video(
-    source: Any, sample_indices: SampleIndices | None = None, backend: str = "auto", name: str | None = None
+    source: Any,
+    sample_indices: SampleIndices | None = None,
+    backend: str = "auto",
+    name: str | None = None,
+    *,
+    sample_times: SampleTimes | None = None,
+    video_metadata: Mapping[str, Any] | None = None,
 ) -> DecodedVideo:
     """Decode the chosen frames of one video.
 
@@ -90,47 +113,85 @@ def decode_video(
         source: one of
             - a path to a video, GIF or picture (a picture is a one-frame video), or to a folder of frames
               (jpg, png, webp, bmp; in natural order: frame 2 before frame 10);
-            - an http(s) URL, or the `bytes` of a file;
-            - an array or tensor (T, H, W, C) or (T, C, H, W) with 1, 3 or 4 channels, uint8 or float in 0..1;
+            - an http(s) URL, or another address that fsspec reads (`hf://…`, as streamed data sets have it);
+            - the `bytes` of a file;
+            - a dictionary `{"path": ..., "bytes": ...}`, as `datasets.Video(decode=False)` gives it: the bytes, or
+              the file at the path where they are None;
+            - torchcodec's `VideoDecoder`, as `datasets.Video()` gives it;
+            - an array or tensor (T, H, W, C) or (T, C, H, W) with 1, 3 or 4 channels, or grey (T, H, W), uint8 or
+              float in 0..1;
             - a PIL image, or a list of PIL images or of (H, W), (H, W, C) or (C, H, W) arrays.
             Grey becomes RGB; an alpha channel is dropped.
         sample_indices: `(total_frames, fps) -> frame indices`, in any order, repeats allowed. None takes all frames.
         backend: "auto", "decord", "pyav" or "torchcodec"; matters for video files only.
         name: what messages call the source; `describe_source(source)` where it is not given.
+        sample_times: in place of `sample_indices`: `(duration) -> seconds` from the first frame on, below the
+            duration. At each of them the frame is taken that is on the screen then: the last one whose time stamp is
+            not later.
+        video_metadata: when the frames are shown, for sources without time stamps (arrays, lists of frames, folders):
+            `fps`, or `duration` in seconds; `frames_indices` where they are frames of a longer video, with
+            `total_num_frames`, the number of its frames. As transformers' `VideoMetadata`. Files have their own.
 
     Raises:
-        VideoDecodeError: the source is missing, damaged, truncated, not a video, or has values that are no colours.
-        ValueError: an index is out of range, or the backend is unknown.
+        VideoDecodeError: the source is missing, damaged, truncated, not a video, has values that are no colours, or
+            no time stamps where frames are sampled by time.
+        ValueError: an index or a time is out of range, or the backend is unknown.
         ImportError: the library that the source needs is not installed.
     """
     if backend not in BACKENDS:
         raise ValueError(f"Unknown backend {backend!r}: choose one of {BACKENDS}.")
+    if sample_indices is not None and sample_times is not None:
+        raise ValueError("Give `sample_indices` or `sample_times`, not both.")
     name = describe_source(source) if name is None else name
+    choose = _Choice(name, sample_indices, sample_times, video_metadata or {})
 
-    def choose(total_frames: int, fps: float | None) -> np.ndarray:
-        indices = np.asarray(range(total_frames) if sample_indices is None else sample_indices(total_frames, fps))
-        if indices.ndim != 1 or not len(indices) or not np.issubdtype(indices.dtype, np.integer):
-            raise ValueError(f"Frame indices must be a non-empty list of whole numbers, got {indices!r} for {name}.")
-        if indices.min() < 0 or indices.max() >= total_frames:
-            raise ValueError(f"Frame indices {indices.tolist()} are out of range: {name} has {total_frames} frames.")
-        return indices.astype(np.int64)
-
+    source = encoded_file(source, name)
     if isinstance(source, bytes | bytearray | memoryview):
         return _decode_file(bytes(source), name, choose, backend)
-    if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
+    if is_address(source):
         return _decode_file(_download(source), name, choose, backend)
     if isinstance(source, str | os.PathLike):
         path = Path(os.path.abspath(source))
         if os.path.isdir(path):  # unlike Path's, it takes any text
             return _decode_folder(path, name, choose)
         return _decode_file(path, name, choose, backend)
+    if _is_video_decoder(source):
+        return _decode_with_decoder(source, name, choose)
     if _is_picture_object(source):
         source = [source]
     if isinstance(source, list | tuple):
         return _decode_frame_list(source, name, choose)
     if hasattr(source, "shape") and hasattr(source, "dtype"):
         return _decode_array(source, name, choose)
-    raise VideoDecodeError(name, "it is no kind of video", "Pass a path, URL, bytes, array, tensor or PIL images.")
+    raise VideoDecodeError(name, "it is no kind of video", _FORMS_ADVICE)
+
+
+def is_address(source: Any) -> bool:
+    """Whether this is a text such as `https://…` or `hf://…`."""
+    return isinstance(source, str) and re.match(r"[a-z][a-z0-9+.-]+://", source, re.IGNORECASE) is not None
+
+
+def is_encoded_file(source: Any) -> bool:
+    """Whether this has the keys of the dictionaries of `datasets.Video(decode=False)`, `{"path": …, "bytes": …}`."""
+    return isinstance(source, Mapping) and len(source) > 0 and set(source) <= {"path", "bytes"}
+
+
+def encoded_file(source: Any, name: str | None = None) -> Any:
+    """
+    The bytes in such a dictionary, or the path where they are None; what is no dictionary comes back as it is.
+
+    Raises:
+        VideoDecodeError: for another dictionary, or one with neither.
+    """
+    if not isinstance(source, Mapping):
+        return source
+    name = describe_source(source) if name is None else name
+    if not is_encoded_file(source):
+        raise VideoDecodeError(name, f"its keys are {', '.join(map(repr, source)) or 'none'}", _FORMS_ADVICE)
+    content, path = source.get("bytes"), source.get("path")
+    if content is None and path is None:
+        raise VideoDecodeError(name, "both its path and its bytes are missing", _FORMS_ADVICE)
+    return path if content is None else content
 
 
 def describe_source(source: Any) -> str:
@@ -139,6 +200,8 @@ def describe_source(source: Any) -> str:
         return os.fspath(source)
     if isinstance(source, bytes | bytearray | memoryview):
         return f"{len(source)} bytes"
+    if is_encoded_file(source) and (source.get("path") or source.get("bytes")):
+        return describe_source(source.get("path") or source.get("bytes"))
     if isinstance(source, list | tuple):
         kinds = sorted({type(item).__name__ for item in source})
         return f"{type(source).__name__} of {len(source)} {' and '.join(kinds)}"
@@ -148,17 +211,155 @@ def describe_source(source: Any) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Which frames
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Clock:
+    """When the frames of a video are shown.
+
+    Attributes:
+        times: (frames,) float64 seconds, ascending; NaN where they are not known.
+        end: seconds at which the last frame ends.
+        fps: average frames a second, or None.
+    """
+
+    times: np.ndarray
+    end: float
+    fps: float | None
+
+    @property
+    def is_known(self) -> bool:
+        return len(self.times) == 1 or bool(np.isfinite(self.times).all())  # one frame is on the screen all the time
+
+    @property
+    def duration(self) -> float:
+        """Seconds from the first frame's appearance to the end of the last."""
+        return max(0.0, self.end - float(self.times[0])) if np.isfinite(self.times).all() else 0.0
+
+    def shown_at(self, seconds: np.ndarray) -> np.ndarray:
+        """The frames that are on the screen so many seconds after the first one appeared."""
+        if len(self.times) == 1:
+            return np.zeros(len(seconds), np.int64)
+        return np.searchsorted(self.times - self.times[0], seconds + TIME_TOLERANCE, side="right") - 1
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Which frames of a video are wanted; it is called once, when it is known how many there are."""
+
+    name: str
+    sample_indices: SampleIndices | None
+    sample_times: SampleTimes | None
+    video_metadata: Mapping[str, Any]
+
+    def __call__(self, total_frames: int, fps: float | None, read_clock: Callable[[], Clock]) -> np.ndarray:
+        """Frame indices; the clock is read only where they are chosen by it."""
+        if self.sample_times is not None:
+            clock = read_clock()
+            if not clock.is_known:
+                reason = "frames are to be sampled by time, and it has no time stamps"
+                advice = "Give `video_metadata` with its `fps` or `duration`, or sample by `num_frames`."
+                raise VideoDecodeError(self.name, reason, advice)
+            return clock.shown_at(self.seconds(clock.duration))
+        indices = range(total_frames) if self.sample_indices is None else self.sample_indices(total_frames, fps)
+        indices = np.asarray(indices)
+        if indices.ndim != 1 or not len(indices) or not np.issubdtype(indices.dtype, np.integer):
+            raise ValueError(
+                f"Frame indices must be a non-empty list of whole numbers, got {indices!r} for {self.name}."
+            )
+        if indices.min() < 0 or indices.max() >= total_frames:
+            raise ValueError(
+                f"Frame indices {indices.tolist()} are out of range: {self.name} has {total_frames} frames."
+            )
+        return indices.astype(np.int64)
+
+    def seconds(self, duration: float) -> np.ndarray:
+        """The times at which frames are wanted, of a video that lasts so long."""
+        assert self.sample_times is not None
+        seconds = np.asarray(self.sample_times(duration), dtype=np.float64)
+        if seconds.ndim != 1 or not len(seconds) or not ((seconds == 0) | (seconds > 0) & (seconds < duration)).all():
+            raise ValueError(
+                f"Times must be a non-empty list of seconds from 0 up to below {duration:g}, where {self.name} ends; "
+                f"got {seconds!r}."
+            )
+        return seconds
+
+    def given_clock(self, total_frames: int) -> "tuple[Clock, np.ndarray, int]":
+        """What `video_metadata` says of frames without time stamps: as `clock_from_metadata`."""
+        return clock_from_metadata(self.video_metadata, total_frames, self.name)
+
+
+def clock_from_metadata(metadata: Mapping[str, Any], count: int, name: str) -> tuple[Clock, np.ndarray, int]:
+    """
+    Args:
+        metadata: as transformers' `VideoMetadata`; what is missing or None is not known.
+        count: how many frames there are.
+
+    Returns:
+        Their clock, their numbers in the video, (count,), and how many frames that has.
+
+    Raises:
+        ValueError: where it contradicts itself or the frames.
+    """
+    fps, duration, total = (metadata.get(key) for key in ("fps", "duration", "total_num_frames"))
+    for key, value in (("fps", fps), ("duration", duration)):
+        if value is not None and not 0 < value < np.inf:
+            raise ValueError(f"`video_metadata` of {name}: `{key}` must be above 0, got {value}.")
+    numbers = np.arange(count)
+    if metadata.get("frames_indices") is not None:
+        numbers = np.asarray(metadata["frames_indices"], dtype=np.int64)
+        if len(numbers) != count or (np.diff(numbers) < 0).any() or numbers[0] < 0:
+            raise ValueError(
+                f"`video_metadata` of {name}: `frames_indices` must be {count} ascending numbers, one for each frame; "
+                f"got {numbers.tolist()}."
+            )
+        if total is not None and numbers[-1] >= total:
+            raise ValueError(f"`video_metadata` of {name}: frame {numbers[-1]} of {total} in `frames_indices`.")
+    elif total is not None and total != count:
+        raise ValueError(
+            f"`video_metadata` of {name}: `total_num_frames` is {total}, but there are {count} frames. Where they are "
+            "some of the video's, say by `frames_indices` which."
+        )
+    if fps is None and duration is not None:
+        if metadata.get("frames_indices") is not None and total is None:
+            raise ValueError(
+                f"`video_metadata` of {name}: `frames_indices` needs `fps`, or `total_num_frames` as well."
+            )
+        fps = (total or count) / duration
+    total = int(numbers[-1]) + 1 if total is None else int(total)
+    if fps is None:
+        return Clock(np.full(count, np.nan), np.nan, None), numbers, total
+    return Clock(numbers / fps, total / fps, float(fps)), numbers, total
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Objects in memory and folders
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _decode_array(source: Any, name: str, choose: Callable) -> DecodedVideo:
-    """Frames of an array or tensor (T, H, W, C) or (T, C, H, W), see `decode_video`."""
+def _decode_array(source: Any, name: str, choose: _Choice) -> DecodedVideo:
+    """Frames of an array or tensor, see `decode_video`."""
+    array = _frames_of_array(source, name)
+    return _without_clock(lambda indices: _rgb_of_array(array[indices]), len(array), choose, "array")
+
+
+def _frames_of_array(source: Any, name: str) -> np.ndarray:
+    """An array or tensor, see `decode_video`, as (frames, height, width, channels), its values checked."""
     if hasattr(source, "detach"):  # a torch tensor; numpy has no bfloat16
         source = source.detach().cpu()
         source = (source.float() if source.is_floating_point() else source).numpy()
     array = np.asarray(source)
-    advice = "Pass (T, H, W, C) or (T, C, H, W) with 1, 3 or 4 channels, uint8 or float in 0..1."
+    if array.ndim == 3 and array.size:
+        if array.shape[0] == 3 or array.shape[-1] in (1, 3, 4):
+            reason = f"the shape {array.shape} may be that of grey frames, or of one picture"
+            advice = (
+                "Give grey frames as (T, H, W, 1), one picture as a list of one frame, [picture], or as `images=`."
+            )
+            raise VideoDecodeError(name, reason, advice)
+        array = array[..., None]
+    advice = f"Pass {ARRAY_FORMS}."
     if array.ndim != 4 or not array.size:
         raise VideoDecodeError(name, f"the shape {array.shape} is not that of a video", advice)
     channels_last, channels_first = array.shape[-1] in (1, 3, 4), array.shape[1] in (1, 3, 4)
@@ -179,17 +380,20 @@ def _decode_array(source: Any, name: str, choose: Callable) -> DecodedVideo:
             raise VideoDecodeError(name, f"its float values run from {low:g} to {high:g}, outside of 0..1", advice)
     elif array.dtype != np.uint8:
         raise VideoDecodeError(name, f"its values are {array.dtype}", advice)
+    return array
 
-    indices = choose(len(array), None)
-    frames = array[indices][..., :3]
+
+def _rgb_of_array(frames: np.ndarray) -> np.ndarray:
+    """(frames, height, width, channels), uint8 or float in 0..1 -> (frames, height, width, 3) uint8"""
+    frames = frames[..., :3]
     if frames.dtype != np.uint8:
         frames = np.rint(frames.astype(np.float32) * 255).astype(np.uint8)
     if frames.shape[-1] == 1:
         frames = frames.repeat(3, axis=-1)
-    return _without_clock(np.ascontiguousarray(frames), indices, len(array), "array")
+    return np.ascontiguousarray(frames)
 
 
-def _decode_frame_list(source: Sequence, name: str, choose: Callable) -> DecodedVideo:
+def _decode_frame_list(source: Sequence, name: str, choose: _Choice) -> DecodedVideo:
     """Frames of a list of PIL images, or of arrays of one shape."""
     advice = "Pass frames of one kind (PIL images or arrays) and one size."
     if not source:
@@ -198,11 +402,13 @@ def _decode_frame_list(source: Sequence, name: str, choose: Callable) -> Decoded
         sizes = sorted({frame.size for frame in source})
         if len(sizes) > 1:
             raise VideoDecodeError(name, f"its frames differ in size: {sizes}", advice)
-        indices = choose(len(source), None)
-        frames = np.stack([np.asarray(source[i].convert("RGB")) for i in indices])
-        return _without_clock(frames, indices, len(source), "pillow")
+
+        def read(indices: np.ndarray) -> np.ndarray:
+            return np.stack([np.asarray(source[i].convert("RGB")) for i in indices])
+
+        return _without_clock(read, len(source), choose, "pillow")
     if not all(hasattr(frame, "shape") and hasattr(frame, "dtype") for frame in source):
-        raise VideoDecodeError(name, "its items are not all pictures or all arrays", advice)
+        raise VideoDecodeError(name, "its items are not all pictures or all arrays", _FORMS_ADVICE)
     shapes = sorted({tuple(frame.shape) for frame in source})
     if len(shapes) > 1:
         raise VideoDecodeError(name, f"its frames differ in shape: {shapes}", advice)
@@ -210,9 +416,8 @@ def _decode_frame_list(source: Sequence, name: str, choose: Callable) -> Decoded
     return _decode_array(frames[..., None] if frames.ndim == 3 else frames, name, choose)
 
 
-def _decode_folder(folder: Path, name: str, choose: Callable) -> DecodedVideo:
+def _decode_folder(folder: Path, name: str, choose: _Choice) -> DecodedVideo:
     """Frames of a folder of pictures in natural order; only the chosen files are opened."""
-
     try:
         files = frame_files(folder)
     except OSError as error:
@@ -220,10 +425,14 @@ def _decode_folder(folder: Path, name: str, choose: Callable) -> DecodedVideo:
     if not files:
         reason = f"the folder holds no frames ({', '.join(sorted(IMAGE_SUFFIXES))})"
         raise VideoDecodeError(name, reason, "Pass the folder that directly contains the frames.")
-    indices = choose(len(files), None)
-    wanted, inverse = np.unique(indices, return_inverse=True)
-    frames = [_decode_picture(files[i], str(files[i]), lambda total, fps: np.zeros(1, np.int64)) for i in wanted]
-    return _without_clock(_stack([frame.frames[0] for frame in frames], name)[inverse], indices, len(files), "pillow")
+    first = _Choice(name, lambda total_frames, fps: [0], None, {})
+
+    def read(indices: np.ndarray) -> np.ndarray:
+        wanted, inverse = np.unique(indices, return_inverse=True)
+        pictures = [_decode_picture(files[i], str(files[i]), first) for i in wanted]
+        return _stack([picture.frames[0] for picture in pictures], name)[inverse]
+
+    return _without_clock(read, len(files), choose, "pillow")
 
 
 def frame_files(folder: Path) -> list[Path]:
@@ -237,8 +446,11 @@ def natural_order(name: str) -> list:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", name.lower())]
 
 
-def _without_clock(frames: np.ndarray, indices: np.ndarray, total_frames: int, backend: str) -> DecodedVideo:
-    return DecodedVideo(frames, np.full(len(indices), np.nan), indices, total_frames, None, backend)
+def _without_clock(read: Callable[[np.ndarray], np.ndarray], count: int, choose: _Choice, backend: str):
+    """The frames that `read` gives for the chosen of `count` indices; their times are known where they were given."""
+    clock, numbers, total_frames = choose.given_clock(count)
+    indices = choose(count, clock.fps, lambda: clock)
+    return DecodedVideo(read(indices), clock.times[indices], numbers[indices], total_frames, clock.fps, backend)
 
 
 def _stack(frames: list[np.ndarray], name: str) -> np.ndarray:
@@ -255,7 +467,9 @@ def _stack(frames: list[np.ndarray], name: str) -> np.ndarray:
 
 
 def _download(url: str) -> bytes:
-    """The bytes behind an http(s) URL, held in memory."""
+    """The bytes behind an address, held in memory."""
+    if not url.lower().startswith(("http://", "https://")):
+        return _download_with_fsspec(url)
     try:
         request = urllib.request.Request(url, headers={"User-Agent": "violet-video"})
         with urllib.request.urlopen(request, timeout=URL_TIMEOUT_SECONDS) as response:
@@ -264,7 +478,24 @@ def _download(url: str) -> bytes:
         raise VideoDecodeError(url, f"it cannot be fetched ({error!r})", "Check the address and network.") from error
 
 
-def _decode_file(file: Path | bytes, name: str, choose: Callable, backend: str) -> DecodedVideo:
+def _download_with_fsspec(address: str) -> bytes:
+    try:
+        import fsspec
+        from huggingface_hub.errors import HTTPError
+    except ImportError as error:
+        raise ImportError(
+            f"Reading {address} needs fsspec and huggingface_hub: pip install huggingface_hub"
+        ) from error
+    try:
+        with fsspec.open(address, "rb") as file:
+            return file.read()
+    except (OSError, HTTPError, KeyError, ValueError, ImportError) as error:  # no file, network, member, protocol
+        raise VideoDecodeError(
+            address, f"it cannot be fetched ({error!r})", "Check the address and network."
+        ) from error
+
+
+def _decode_file(file: Path | bytes, name: str, choose: _Choice, backend: str) -> DecodedVideo:
     """Frames of a file given as an absolute path or as its bytes: pictures with Pillow, the rest with `backend`."""
     try:
         with _open_bytes(file) as stream:
@@ -290,7 +521,7 @@ def _refuse_huge(width: int, height: int, name: str) -> None:
         raise VideoDecodeError(name, reason, "Scale it down.")
 
 
-def _decode_picture(file: Path | bytes, name: str, choose: Callable) -> DecodedVideo:
+def _decode_picture(file: Path | bytes, name: str, choose: _Choice) -> DecodedVideo:
     """Frames of a GIF, animated WebP or PNG, or still picture."""
     try:
         from PIL import Image, ImageSequence
@@ -308,7 +539,7 @@ def _decode_picture(file: Path | bytes, name: str, choose: Callable) -> DecodedV
                 total_frames = getattr(image, "n_frames", 1)
                 milliseconds = image.info.get("duration", 0)
                 fps = 1000.0 / milliseconds if milliseconds and total_frames > 1 else None
-                indices = choose(total_frames, fps)
+                indices = choose(total_frames, fps, partial(_clock_of_picture, image, fps))
                 wanted, times, clock = set(indices.tolist()), [], 0.0
                 frames = {}
                 for index, frame in enumerate(ImageSequence.Iterator(image)):
@@ -329,6 +560,17 @@ def _decode_picture(file: Path | bytes, name: str, choose: Callable) -> DecodedV
     return DecodedVideo(stacked, np.asarray(times)[indices], indices, total_frames, fps, "pillow")
 
 
+def _clock_of_picture(image: Any, fps: float | None) -> Clock:
+    """The clock of an open GIF, animated WebP or PNG, or still picture."""
+    from PIL import ImageSequence
+
+    ends = [0.0]
+    for frame in ImageSequence.Iterator(image):
+        frame.load()
+        ends.append(ends[-1] + frame.info.get("duration", 0) / 1000.0)
+    return Clock(np.asarray(ends[:-1]) if ends[-1] else np.full(len(ends) - 1, np.nan), ends[-1], fps)
+
+
 @dataclass(frozen=True)
 class _PacketTable:
     """What a container says about its video, read from its packets without decoding.
@@ -338,6 +580,7 @@ class _PacketTable:
         pts: sorted presentation time stamps of the shown frames; none where they are missing or not unique.
         keyframes: sorted time stamps at which decoding can start exactly; the first packet's alone where unknown.
         times: (count,) float64 seconds from the start of the file.
+        end: seconds at which the last frame ends.
         fps: average frames a second, or None.
         closed_groups: every keyframe of an H.264 stream starts afresh (IDR), with no frame shown before it.
     """
@@ -346,18 +589,19 @@ class _PacketTable:
     pts: list[int]
     keyframes: list[int]
     times: np.ndarray
+    end: float
     fps: float | None
     closed_groups: bool
 
 
-def _decode_container(file: Path | bytes, name: str, choose: Callable, backend: str) -> DecodedVideo:
+def _decode_container(file: Path | bytes, name: str, choose: _Choice, backend: str) -> DecodedVideo:
     """Check the container with PyAV, choose the frames, and decode them with `backend`."""
     av = _import_av()
     try:
         with _open_container(file) as container:
             stream = _video_stream(container, name)
             table = _scan_packets(container, stream, name)
-            indices = choose(table.count, table.fps)
+            indices = choose(table.count, table.fps, lambda: Clock(table.times, table.end, table.fps))
             wanted, inverse = np.unique(indices, return_inverse=True)
             frames = None
             if backend == "decord":
@@ -407,6 +651,7 @@ def _scan_packets(container, stream, name: str) -> _PacketTable:
     """Read all packets, undecoded, and hold them against what the container promises."""
     family = container.format.name
     time_stamps: list[int | None] = []
+    ends: list[tuple[int, int]] = []
     keyframes: list[int] = []
     closed_groups, end, last_duration, packets = stream.codec_context.name == "h264", 0, 0, 0
     for packet in container.demux(stream):
@@ -422,6 +667,7 @@ def _scan_packets(container, stream, name: str) -> _PacketTable:
         time_stamps.append(None if family == "avi" else packet.pts)  # AVI holds no order of presentation
         if time_stamps[-1] is None:
             continue
+        ends.append((packet.pts, packet.duration or 0))
         if packet.is_keyframe:
             keyframes.append(packet.pts)
             closed_groups = closed_groups and _is_idr(bytes(packet))
@@ -443,13 +689,23 @@ def _scan_packets(container, stream, name: str) -> _PacketTable:
     known = [pts for pts in time_stamps if pts is not None]
     if len(set(known)) < count:
         times = np.arange(count) / fps if fps else np.full(count, np.nan)
-        return _PacketTable(count, [], [], times, fps, closed_groups)
+        return _PacketTable(count, [], [], times, count / fps if fps else np.nan, fps, closed_groups)
     pts = sorted(known)
     start = min(container.start_time / 1e6 if container.start_time is not None else 0.0, pts[0] * stream.time_base)
     times = np.asarray(pts, dtype=np.float64) * float(stream.time_base) - float(start)
     # Only these containers name the frames at which decoding starts exactly.
     exact = family.startswith(("mov", "matroska")) and keyframes and min(keyframes) == pts[0]
-    return _PacketTable(count, pts, sorted(keyframes) if exact else pts[:1], times, fps, closed_groups)
+    last_seconds = max(ends)[1] * float(stream.time_base) or (1 / fps if fps else 0.0)
+    shown_until = float(times[-1]) + last_seconds
+    fps = _average_rate(fps, count, shown_until - float(times[0]))
+    return _PacketTable(count, pts, sorted(keyframes) if exact else pts[:1], times, shown_until, fps, closed_groups)
+
+
+def _average_rate(told: float | None, count: int, seconds: float) -> float | None:
+    """Frames a second, as a file tells it; of a variable rate Matroska tells one that its frames do not have."""
+    if seconds <= 0 or (told and abs(told * seconds - count) < 0.01 * count):
+        return told
+    return count / seconds
 
 
 def _is_idr(packet: bytes) -> bool:
@@ -591,6 +847,70 @@ def _read_with_torchcodec(file: Path | bytes, container, stream, table: _PacketT
     except (RuntimeError, IndexError) as error:
         reason = str(error).strip().splitlines()[0]
         raise VideoDecodeError(name, f"it is truncated or damaged (torchcodec: {reason})") from error
+
+
+def _is_video_decoder(source: Any) -> bool:
+    """Whether this is torchcodec's `VideoDecoder`; who has one has imported it."""
+    decoders = sys.modules.get("torchcodec.decoders")
+    return decoders is not None and isinstance(source, decoders.VideoDecoder)
+
+
+def _decode_with_decoder(decoder: Any, name: str, choose: _Choice) -> DecodedVideo:
+    """Frames of torchcodec's `VideoDecoder`, in whatever layout, type and place it gives them."""
+    count, said = len(decoder), decoder.metadata
+    begin, end = said.begin_stream_seconds, said.end_stream_seconds
+    # Where packets have no durations, torchcodec lets the video end as its last frame appears.
+    duration = (
+        max(end, (said.begin_stream_seconds_from_header or 0) + (said.duration_seconds_from_header or 0)) - begin
+    )
+    fps = _average_rate(said.average_fps_from_header, count, duration)
+    try:
+        if choose.sample_times is None:
+            indices = choose(count, fps, lambda: Clock(np.full(count, np.nan), np.nan, fps))
+            wanted, inverse = np.unique(indices, return_inverse=True)
+            batches = [decoder.get_frames_at(wanted.tolist())]
+        else:
+            seconds, inverse = np.unique(choose.seconds(duration), return_inverse=True)
+            seconds = begin + seconds + TIME_TOLERANCE
+            before_end = seconds[seconds < end].tolist()
+            batches = [decoder.get_frames_played_at(before_end)] if before_end else []
+            wanted = _places(decoder, [stamp for batch in batches for stamp in batch.pts_seconds.tolist()], fps)
+            if len(before_end) < len(seconds):
+                batches.append(decoder.get_frames_at([count - 1]))
+                inverse = np.minimum(inverse, len(before_end))
+                wanted = np.append(wanted, count - 1)
+    except (RuntimeError, IndexError) as error:
+        reason = f"torchcodec's decoder fails ({str(error).strip().splitlines()[0]})"
+        advice = (
+            "Check that the file is complete; a decoder needs `seek_mode='exact'`, or give the file's path or bytes."
+        )
+        raise VideoDecodeError(name, reason, advice) from error
+    frames = np.concatenate([_rgb_of_array(_frames_of_array(batch.data, name)) for batch in batches])
+    times = np.concatenate([batch.pts_seconds.numpy() for batch in batches]) - begin
+    return DecodedVideo(frames[inverse], times[inverse], wanted[inverse], count, fps, "torchcodec")
+
+
+def _places(decoder: Any, stamps: Sequence[float], fps: float | None) -> np.ndarray:
+    """
+    The numbers of a `VideoDecoder`'s frames with these time stamps, which ascend: as the average rate suggests, and
+    else by bisection, since a decoder tells the stamps of the frames that it decodes alone.
+    """
+    begin = decoder.metadata.begin_stream_seconds
+    places, low = [], 0
+    for stamp in stamps:
+        high, guess = len(decoder) - 1, round((stamp - begin) * (fps or 1))
+        while low < high:
+            guess = min(max(guess, low), high)
+            found = decoder.get_frame_at(guess).pts_seconds
+            if found == stamp:
+                low = high = guess
+            elif found < stamp:
+                low = guess + 1
+            else:
+                high = guess - 1
+            guess = (low + high) // 2
+        places.append(low)
+    return np.asarray(places, np.int64)
 
 
 def _is_picture_object(item: Any) -> bool:

@@ -9,6 +9,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin, TextKwargs
 
 from ..saving import SavedWhole
+from .video_processing_violet import as_one_frame, name_of, split_into_pictures
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -29,29 +30,35 @@ class VideoTextProcessor(SavedWhole, ProcessorMixin):
         self.padding = padding
 
     def __call__(
-        self, *positional, text=None, videos=None, return_tensors: str | None = "pt", **kwargs: Any
+        self, *positional, text=None, videos=None, images=None, return_tensors: str | None = "pt", **kwargs: Any
     ) -> BatchFeature:
         """Tokenize texts and process clips; both by name, since other processors order them differently.
 
         Args:
             text: a string or a list of strings (or of word lists, with `is_split_into_words=True`).
             videos: one clip or a list of clips, see `VioletVideoProcessor`.
+            images: one picture or a list of pictures in place of videos, each a clip of one frame: PIL images, arrays,
+                paths, or what else `as_one_frame` takes.
             return_tensors: "pt" (default), "np", or None for lists of token ids.
             kwargs: settings of the tokenizer call (`padding`, `truncation`, `max_length`, ...) or of the video
-                processor (`num_frames`, `size`, ...); also as `text_kwargs={...}`, `videos_kwargs={...}`.
+                processor (`num_frames`, `fps`, `video_metadata`, `return_metadata`, `size`, ...); also as
+                `text_kwargs={...}`, `videos_kwargs={...}`.
 
         Returns:
             `input_ids`, `attention_mask` (texts, tokens) int64 and `pixel_values_videos`
-            (clips, frames, 3, height, width) float32, as far as text and videos were given.
+            (clips, frames, 3, height, width) float32, as far as texts and videos or images were given.
 
         Raises:
             TypeError: a positional argument, or a setting that neither part knows.
-            ValueError: neither text nor videos; a clip that cannot be read (`VideoDecodeError`).
+            ValueError: neither texts nor videos nor images, or videos and images; a clip or picture that cannot be
+                read (`VideoDecodeError`).
         """
         if positional:
             raise TypeError("Pass arguments by name: processor(text=..., videos=...).")
-        if text is None and videos is None:
-            raise ValueError("Pass text=..., videos=..., or both.")
+        if text is None and videos is None and images is None:
+            raise ValueError("Pass text=..., and videos=... or images=..., or one of them.")
+        if videos is not None and images is not None:
+            raise ValueError("Pass videos=... or images=..., not both: their clips have other numbers of frames.")
         text_settings = {"padding": self.padding, "truncation": True, "max_length": self.max_length}
         text_settings |= kwargs.pop("text_kwargs", {})
         video_settings = dict(kwargs.pop("videos_kwargs", {}))
@@ -67,6 +74,13 @@ class VideoTextProcessor(SavedWhole, ProcessorMixin):
         if text is not None:
             settings = {"return_token_type_ids": False, "return_tensors": return_tensors} | text_settings
             data |= self.tokenizer(text, **settings)
+        if images is not None:
+            pictures = split_into_pictures(images)
+            if not pictures:
+                raise ValueError("The list of images is empty.")
+            names = [name_of(picture, number, len(pictures), "image") for number, picture in enumerate(pictures)]
+            videos = [as_one_frame(picture, name) for picture, name in zip(pictures, names, strict=True)]
+            video_settings = {"do_sample_frames": False} | video_settings
         if videos is not None:
             data |= self.video_processor(videos, **{"return_tensors": return_tensors} | video_settings)
         return BatchFeature(data)

@@ -4,8 +4,10 @@ Chance comes in with `draws`, a number a clip, and from it alone: all frames of 
 frames and crops are those of an evaluation, whatever the settings.
 """
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -21,7 +23,16 @@ from transformers.video_utils import VideoMetadata
 from ..saving import SavedWhole
 from ..shipped_code import without_code
 from ..upstream import group_videos_by_shape, reorder_videos
-from .decoding import BACKENDS, DecodedVideo, decode_video, describe_source
+from .decoding import (
+    BACKENDS,
+    TIME_TOLERANCE,
+    DecodedVideo,
+    VideoDecodeError,
+    clock_from_metadata,
+    decode_video,
+    describe_source,
+    encoded_file,
+)
 
 FRAME_SAMPLINGS = ("even", "random_start", "jitter")
 
@@ -66,29 +77,106 @@ def strided_indices(total_frames: int, num_frames: int, phases: float | np.ndarr
     return np.minimum(places.astype(np.int64), total_frames - 1)
 
 
+def times_at_rate(duration: float, fps: float) -> np.ndarray:
+    """(frames,) seconds: 0, 1 / fps, 2 / fps … below the duration; 0 at least."""
+    count = max(1, math.ceil((duration - TIME_TOLERANCE) * fps))
+    return np.arange(count) / fps
+
+
 def split_into_clips(videos: Any) -> list:
     """What a call's argument holds, as a list of clips for `decode_video`.
 
-    - A list of PIL images, or of 2-D or 3-D arrays, is one clip: its frames.
-    - Any other list holds one clip an item, of any mixture of kinds: paths, URLs, bytes, 4-D arrays, lists of frames.
+    - A list of PIL images, or of arrays (H, W), (H, W, C) or (C, H, W) with 1, 3 or 4 channels, is one clip: its
+      frames.
+    - Any other list, and a column of a `datasets.Dataset`, holds one clip an item, of any mixture of kinds.
     - A 5-D array or tensor is a batch of clips.
     - Anything else is one clip.
     """
-    if isinstance(videos, list | tuple):
-        if not videos:
+    if is_list(videos):
+        if not len(videos):
             raise ValueError("The list of videos is empty.")
+        videos = videos if isinstance(videos, list | tuple) else list(videos)
         return [videos] if all(_is_frame(item) for item in videos) else list(videos)
     return list(videos) if getattr(videos, "ndim", None) == 5 else [videos]
 
 
-def _name_of(clip: Any, number: int, count: int) -> str:
+def is_list(videos: Any) -> bool:
+    """Whether this is a sequence of objects, and not a text or bytes."""
+    return isinstance(videos, Sequence) and not isinstance(videos, str | bytes | bytearray | memoryview)
+
+
+def split_into_pictures(images: Any) -> list:
+    """
+    What a call's `images` holds, one picture an item: the items of a list, the slices of a 4-D array or tensor.
+    Anything else is one picture.
+    """
+    if is_list(images) or getattr(images, "ndim", None) == 4:
+        return list(images)
+    return [images]
+
+
+def as_one_frame(picture: Any, name: str) -> np.ndarray:
+    """
+    A picture as a clip of one frame.
+
+    Args:
+        picture: a PIL image, an array or tensor (H, W), (H, W, C) or (C, H, W), a path or URL, the bytes of a file,
+            or `{"path": …, "bytes": …}` as `datasets.Image(decode=False)` gives it.
+        name: what messages call it.
+
+    Returns:
+        (1, height, width, 3) uint8.
+
+    Raises:
+        VideoDecodeError: it cannot be read, or has several frames.
+    """
+
+    def only_one(total_frames: int, fps: float | None) -> list[int]:
+        if total_frames != 1:
+            raise VideoDecodeError(name, f"it has {total_frames} frames, and is no picture", "Pass it as `videos=`.")
+        return [0]
+
+    picture = encoded_file(picture, name)
+    return decode_video([picture] if hasattr(picture, "dtype") else picture, only_one, name=name).frames
+
+
+def name_of(clip: Any, number: int, count: int, kind: str = "clip") -> str:
     """What messages call a clip: in memory, clips of a list look alike, so that one's place is named as well."""
     alike = count > 1 and not isinstance(clip, str | os.PathLike)
-    return f"clip {number} (of 0 to {count - 1}), {describe_source(clip)}" if alike else describe_source(clip)
+    return f"{kind} {number} (of 0 to {count - 1}), {describe_source(clip)}" if alike else describe_source(clip)
 
 
 def _is_frame(item: Any) -> bool:
-    return hasattr(item, "getbands") or getattr(item, "ndim", None) in (2, 3)
+    ndim = getattr(item, "ndim", None)
+    has_channels = ndim == 3 and (item.shape[0] in (1, 3, 4) or item.shape[-1] in (1, 3, 4))
+    return hasattr(item, "getbands") or ndim == 2 or has_channels
+
+
+def metadata_of_clips(video_metadata: Any, count: int) -> list[Mapping[str, Any]]:
+    """
+    The argument `video_metadata` of a call with so many clips: for each a mapping with keys of `VideoMetadata`.
+
+    Args:
+        video_metadata: a dictionary or `VideoMetadata`, or a list of one for each clip, None for one without; or
+            nothing at all.
+
+    Raises:
+        ValueError: for another number of them, or other keys.
+    """
+    if video_metadata is None:
+        return [{}] * count
+    given = list(video_metadata) if isinstance(video_metadata, list | tuple) else [video_metadata]
+    given = [each for one in given for each in (one if isinstance(one, list | tuple) else [one])]
+    if len(given) != count:
+        raise ValueError(f"`video_metadata`: {len(given)} for {count} clips; one for each is needed.")
+    known = [field.name for field in fields(VideoMetadata)]
+    for one in given:
+        if one is not None and not (isinstance(one, Mapping) and set(one) <= set(known)):
+            names = ", ".join(known)
+            raise ValueError(
+                f"`video_metadata` must be VideoMetadata or a dictionary with some of {names}; got {one!r}."
+            )
+    return [{} if one is None else one for one in given]
 
 
 class VioletVideoProcessor(SavedWhole, BaseVideoProcessor):
@@ -97,17 +185,33 @@ class VioletVideoProcessor(SavedWhole, BaseVideoProcessor):
     `processor(videos)` takes one clip or a list of clips (see `split_into_clips`), each of any kind that
     `violet.processing.decoding.decode_video` reads, and returns `pixel_values_videos`, a float32 tensor
     (clips, frames, 3, height, width). Only the sampled frames are decoded. `size` is the one size there is: that of
-    the output. With `do_sample_frames=False` every frame is kept; clips of unequal length then come back as a list.
-    With `do_rescale=False, do_normalize=False` the pictures stay uint8, a quarter of the memory; `normalize_pixels`
-    does the rest later, on any device.
+    the output. With `do_rescale=False, do_normalize=False` the pictures stay uint8, a quarter of the memory;
+    `normalize_pixels` does the rest later, on any device.
 
-    Errors: `VideoDecodeError` (a `ValueError`) for a clip that cannot be read, naming it.
+    Frames are sampled in one of two ways, by settings of the processor or of one call:
+
+    - `num_frames` of them, evenly by number, see `sample_frames`. This is the default, and what models are trained
+      with.
+    - `fps` of them a second, evenly in time: at 0, 1 / fps, 2 / fps … seconds from the first frame on, what is on the
+      screen then, the last frame whose time stamp is not later. So a recording of variable frame rate is seen as it
+      was. A rate above the file's repeats frames.
+
+    `fps` needs time stamps. Files have them; for arrays, lists of frames and folders `video_metadata` gives them:
+    `fps` or `duration`, and `frames_indices` where the frames are already a choice of the video's; a dictionary or
+    transformers' `VideoMetadata`, or a list of one (or None) for each clip. With `return_metadata=True` the result has
+    `video_metadata` too, whose `frames_indices` say which frames were taken.
+
+    With `do_sample_frames=False` every frame is kept. Clips of unequal length come back as a list.
+
+    Errors: `VideoDecodeError` (a `ValueError`) for a clip that cannot be read, naming it, or that has no time stamps
+    where `fps` needs them.
     """
 
     valid_kwargs = VioletVideoProcessorKwargs
     model_input_names = ["pixel_values_videos"]
 
     num_frames = 4
+    fps = None
     do_sample_frames = True
     do_convert_rgb = True  # decoding always gives RGB
     do_pad_to_square = True
@@ -124,9 +228,10 @@ class VioletVideoProcessor(SavedWhole, BaseVideoProcessor):
     decode_backend = "auto"
 
     def __init__(self, **kwargs: Unpack[VioletVideoProcessorKwargs]):
+        _check_sampling(kwargs.get("num_frames"), kwargs.get("fps"))
+        if kwargs.get("fps") is not None:
+            kwargs["num_frames"] = None
         super().__init__(**without_code(kwargs))
-        if self.num_frames < 1:
-            raise ValueError(f"`num_frames` must be 1 or more, got {self.num_frames}.")
         if self.decode_backend not in BACKENDS:
             raise ValueError(f"`decode_backend` {self.decode_backend!r} is unknown; use {', '.join(BACKENDS)}.")
         if self.frame_sampling not in FRAME_SAMPLINGS:
@@ -147,10 +252,11 @@ class VioletVideoProcessor(SavedWhole, BaseVideoProcessor):
         draw: int | None = None,
         test_clip: tuple[int, int] = (0, 1),
         frame_sampling: str | None = None,
+        fps: float | None = None,
         **kwargs,
     ) -> np.ndarray:
         """
-        (num_frames,) indices of the frames to take.
+        (num_frames,) indices of the frames to take: of those at a rate of `fps`, where it is given; else
 
         - "even", or without a draw: floor(N / (S + 1) * (i + 1)), as the original takes them.
         - "random_start": one frame in each of S equal parts, at the same drawn place in all.
@@ -162,6 +268,12 @@ class VioletVideoProcessor(SavedWhole, BaseVideoProcessor):
             frame_sampling: the processor's own by default.
         """
         total, count = metadata.total_num_frames, num_frames or self.num_frames
+        if fps is not None:
+            _check_sampling(num_frames, fps)
+            clock, _, _ = clock_from_metadata({"fps": metadata.fps, "duration": metadata.duration}, total, "the video")
+            if not clock.is_known:
+                raise ValueError("Sampling by `fps` needs metadata with the video's `fps` or `duration`.")
+            return clock.shown_at(times_at_rate(clock.duration, fps))
         frame_sampling = frame_sampling or self.frame_sampling
         number, clips = test_clip
         if clips > 1:
@@ -186,7 +298,7 @@ class VioletVideoProcessor(SavedWhole, BaseVideoProcessor):
         return decoded.frames, _metadata_of(decoded)
 
     def preprocess(self, videos: Any, **kwargs: Unpack[VioletVideoProcessorKwargs]) -> BatchFeature:
-        for name in ("fps", "video_metadata", "crop_size", "do_center_crop", "input_data_format"):
+        for name in ("crop_size", "do_center_crop", "input_data_format"):
             if kwargs.get(name) is not None:
                 raise ValueError(f"VioletVideoProcessor takes no `{name}`: the clip and `size` say what it would say.")
 
@@ -196,20 +308,33 @@ class VioletVideoProcessor(SavedWhole, BaseVideoProcessor):
         clips, backend, draws = split_into_clips(videos), setting("decode_backend"), kwargs.get("draws")
         if draws is not None and len(draws) != len(clips):
             raise ValueError(f"`draws`: {len(draws)} numbers for {len(clips)} clips; one for each is needed.")
+        num_frames, fps, samples = kwargs.get("num_frames"), kwargs.get("fps"), setting("do_sample_frames")
+        _check_sampling(num_frames, fps)
+        given = "num_frames" if fps is None else "fps"
+        if kwargs.get(given) is not None and not samples:
+            raise ValueError(f"`{given}` samples frames, and `do_sample_frames=False` keeps them all: leave one out.")
+        if num_frames is None and fps is None:
+            num_frames, fps = self.num_frames, self.fps
+        metadata = metadata_of_clips(kwargs.get("video_metadata"), len(clips))
 
-        def choose(number: int, total_frames: int, fps: float | None) -> Sequence[int] | np.ndarray:
-            if not setting("do_sample_frames"):
+        def choose(number: int, total_frames: int, clip_fps: float | None) -> Sequence[int] | np.ndarray:
+            if not samples:
                 return range(total_frames)
-            metadata = VideoMetadata(total_num_frames=total_frames, fps=fps)
+            length = VideoMetadata(total_num_frames=total_frames, fps=clip_fps)
             draw = None if draws is None else draws[number]
-            return self.sample_frames(metadata, setting("num_frames"), draw, frame_sampling=setting("frame_sampling"))
+            return self.sample_frames(length, num_frames, draw, frame_sampling=setting("frame_sampling"))
 
-        decoded = [
-            decode_video(clip, partial(choose, number), backend, _name_of(clip, number, len(clips)))
-            for number, clip in enumerate(clips)
-        ]
+        def decode(number: int, clip: Any) -> DecodedVideo:
+            name = name_of(clip, number, len(clips))
+            if samples and fps is not None:
+                times = partial(times_at_rate, fps=fps)
+                return decode_video(clip, None, backend, name, sample_times=times, video_metadata=metadata[number])
+            return decode_video(clip, partial(choose, number), backend, name, video_metadata=metadata[number])
+
+        decoded = [decode(number, clip) for number, clip in enumerate(clips)]
         # Decoded here, where each clip's kind is known, so the parent has frames to process and nothing to sample.
-        kwargs |= {"do_sample_frames": False, "video_metadata": [_metadata_of(clip) for clip in decoded]}
+        kwargs |= {"do_sample_frames": False, "fps": None, "num_frames": None}
+        kwargs["video_metadata"] = [_metadata_of(clip) for clip in decoded]
         kwargs["input_data_format"] = "channels_last"
         return super().preprocess([clip.frames for clip in decoded], **kwargs)
 
@@ -269,6 +394,15 @@ class VioletVideoProcessor(SavedWhole, BaseVideoProcessor):
             shapes = [tuple(clip.shape) for clip in processed]
             raise ValueError(f"Clips of unequal shapes {shapes} make no one tensor: sample frames and resize them.")
         return BatchFeature({"pixel_values_videos": processed}, tensor_type=return_tensors)
+
+
+def _check_sampling(num_frames: int | None, fps: float | None) -> None:
+    if num_frames is not None and fps is not None:
+        raise ValueError("`num_frames` and `fps` exclude each other: give one of the two.")
+    if num_frames is not None and num_frames < 1:
+        raise ValueError(f"`num_frames` must be 1 or more, got {num_frames}.")
+    if fps is not None and not 0 < fps < math.inf:
+        raise ValueError(f"`fps` must be above 0, got {fps}.")
 
 
 def _pad_to_square(videos: torch.Tensor) -> torch.Tensor:

@@ -42,11 +42,14 @@ def test_an_unknown_command_is_refused_and_the_known_ones_named():
     assert "fine-tune" in done.stderr and "finetune" in done.stderr
 
 
-def test_a_video_that_cannot_be_read_is_one_line_and_no_traceback(refused, model_folder, tmp_path):
+def test_a_video_that_cannot_be_read_is_a_line_and_no_traceback(model_folder, tmp_path, capfd):
     broken = tmp_path / "holiday.mp4"
     broken.write_text("not a video")
-    said = refused("predict", "--model", model_folder, "--video", broken, "--question", "what comes first?")
-    assert "holiday.mp4" in said and "Traceback" not in said
+    options = ["--model", str(model_folder), "--video", str(broken), "--question", "what comes first?"]
+    assert main(["predict", *options]) == 1
+    said = capfd.readouterr()
+    assert "holiday.mp4" in said.err and "1 of 1 clips could not be read" in said.err
+    assert "Traceback" not in said.err and said.out == ""
 
 
 def test_a_table_that_cannot_be_used_is_refused_before_training(refused, tmp_path):

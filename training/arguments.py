@@ -94,6 +94,12 @@ class DataArguments:
         default=False,
         metadata={"help": "Retrieval: measure by dual softmax too, where a text's order depends on all texts."},
     )
+    allow_unknown_words: bool = field(
+        default=False,
+        metadata={
+            "help": "Train although the tokenizer does not know more than a third of the words in the training texts."
+        },
+    )
     frame_cache_mb: int = field(
         default=1024,
         metadata={"help": "MiB of decoded frames that each data loader's worker keeps, so as to decode videos once."},
@@ -149,8 +155,9 @@ class ModelArguments:
     tokenizer: str | None = field(
         default=None,
         metadata={
-            "help": "From scratch: a folder or Hub name, such as bert-base-uncased; by default a small vocabulary is "
-            "trained on the texts of the training data."
+            "help": "A folder or Hub name, such as bert-base-uncased, whose vocabulary replaces the model's: words of "
+            "both keep what was learned of them, the others start at random. From scratch a small vocabulary is "
+            "trained on the texts of the training data where none is given."
         },
     )
     image_size: int | None = field(default=None, metadata={"help": "Side of a frame in pixels."})

@@ -8,9 +8,12 @@ import numpy as np
 import torch
 
 from ..data.loading import SAMPLE_ERRORS, ClipReader, FailedSample
+from ..data.sources import video_name
 from ..modeling_violet.losses import IGNORE_INDEX
 from ..processing import VideoDecodeError, VideoTextProcessor
+from ..processing.decoding import describe_source
 from ..processing.questions import (
+    TokenIds,
     by_question,
     cut_around_mask,
     masked_question,
@@ -30,7 +33,8 @@ MOST_SPARES = 100
 
 class VideoTextCollator:
     """
-    Rows with a `video` and texts -> what a model takes. A video is decoded once for all its rows.
+    Rows with a `video` and texts -> what a model takes. A video is decoded once for all its rows. It may be whatever
+    `open_video` or `decode_video` takes: a path, the dictionary or the decoder of a `datasets.Video`, …
 
     Rows with a `draw` (see `DrawnRows`) are rows to train on: frames and crops are drawn where the processor says so.
     A row whose video cannot be read raises an error, or with `skip_bad`:
@@ -78,7 +82,7 @@ class VideoTextCollator:
         """
         `pixel_values_videos` (videos, frames, 3, height, width), `video_index` (rows,) and what `texts` gives.
         """
-        rows = [{**row, "test_clip": number} for row in rows for number in range(self.test_clips)]
+        rows = [{**row, "test_clip": number} for row in map(_named, rows) for number in range(self.test_clips)]
         clips, failed = self._read(rows)
         unread = [_clip_of(row) not in clips for row in rows]
         if failed and "draw" in rows[0]:
@@ -118,19 +122,19 @@ class VideoTextCollator:
         clips: dict[tuple[str, int], np.ndarray] = {}
         reasons: dict[tuple[str, int], str] = {}
         for row in rows:
-            clip = video, number = _clip_of(row)
+            clip = _, number = _clip_of(row)
             if clip in clips or clip in reasons:
                 continue
             try:
-                test_clip = number, self.test_clips
-                clips[clip] = self.reader.read(video, None, row.get("video_draw"), test_clip, row.get("row")).frames
+                test_clip, draw = (number, self.test_clips), row.get("video_draw")
+                clips[clip] = self.reader.read(row["video"], None, draw, test_clip, row.get("row")).frames
             except SAMPLE_ERRORS as error:
                 if not self.skip_bad:
                     raise
                 reasons[clip] = str(error)
         split = "train" if "draw" in rows[0] else "evaluation"
         return clips, [
-            FailedSample(split, row.get("row"), row["video"], reasons[_clip_of(row)])
+            FailedSample(split, row.get("row"), row["video_name"], reasons[_clip_of(row)])
             for row in rows
             if _clip_of(row) in reasons
         ]
@@ -139,7 +143,7 @@ class VideoTextCollator:
         """A row in the place of a batch that could not be read; its frames are added to `clips`."""
         draws = {name: lost[0][name] for name in ("draw", "video_draw", "test_clip") if name in lost[0]}
         for row in rows_after(lost[-1]["row"], self.spare_rows):
-            spare = {**row, **draws}
+            spare = {**_named(row), **draws}
             read, _ = self._read([spare])
             if read:
                 clips |= read
@@ -233,13 +237,12 @@ class MaskedAnswerCollator(VideoTextCollator):
         for row in rows:
             if row.get("options"):
                 text = options_in_one_text(tokenizer, row["question"], row["options"])
-                answer = [number_tokens(tokenizer, len(row["options"]))[row["answer"]]]
+                answer = number_tokens(tokenizer, len(row["options"]))[row["answer"]]
             else:
                 text = masked_question(tokenizer, row["question"])
-                answer = tokenizer(str(row["answer"]), add_special_tokens=False)["input_ids"]
+                answer = single_token(tokenizer, row["answer"])
             texts.append(cut_around_mask(tokenizer, text, self.processor.max_length))
-            known = len(answer) == 1 and answer[0] != tokenizer.unk_token_id
-            answers.append(answer[0] if known else IGNORE_INDEX)
+            answers.append(IGNORE_INDEX if answer is None else answer)
         input_ids, attention_mask = pad_texts(texts, tokenizer.pad_token_id)
         labels = torch.full_like(input_ids, IGNORE_INDEX)
         labels[input_ids == tokenizer.mask_token_id] = torch.tensor(answers)
@@ -262,7 +265,7 @@ class BlankCollator(VideoTextCollator):
         sentences, answers = [], []
         for row in rows:
             given = row["answer"] if isinstance(row["answer"], list) else [row["answer"]]
-            tokens = [tokenizer(str(answer), add_special_tokens=False)["input_ids"] for answer in given]
+            tokens = [words_of(tokenizer, answer) for answer in given]
             parts = row["text"].split(mask)
             masks = [" ".join([mask] * len(answer)) for answer in tokens]
             sentences.append("".join(part + filler for part, filler in zip(parts, [*masks, ""], strict=True)))
@@ -335,8 +338,14 @@ class CaptionCollator(VideoTextCollator):
         return batch
 
 
+def _named(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The row with `video_name`; a video that has none of its own is told by where it is in memory."""
+    video = row["video"]
+    return {**row, "video_name": video_name(video) or f"{describe_source(video)} at {id(video):#x}"}
+
+
 def _clip_of(row: Mapping[str, Any]) -> tuple[str, int]:
-    return row["video"], row.get("test_clip", 0)
+    return row["video_name"], row.get("test_clip", 0)
 
 
 def rows_after(number: int, rows: Any) -> Iterator[Mapping[str, Any]]:
@@ -348,7 +357,7 @@ def rows_after(number: int, rows: Any) -> Iterator[Mapping[str, Any]]:
 def unreadable(row: Mapping[str, Any]) -> VideoDecodeError:
     """What is raised where none of those can be read either: so many bad samples are no accident."""
     return VideoDecodeError(
-        f"{row['video']} (row {row.get('row')})",
+        f"{describe_source(row['video'])} (row {row.get('row')})",
         f"none of the rows of its batch, nor of up to {MOST_SPARES} after them, can be read",
         "Are the videos where the table says?",
     )
@@ -356,8 +365,19 @@ def unreadable(row: Mapping[str, Any]) -> VideoDecodeError:
 
 def video_ids(first_rows: Sequence[Mapping[str, Any]]) -> torch.Tensor:
     """(videos,), numbers of their names, by which processes that train together know a video again."""
-    numbers = np.array([number_of_name(row["video"]) for row in first_rows], np.uint64)
+    numbers = np.array([number_of_name(row["video_name"]) for row in first_rows], np.uint64)
     return torch.from_numpy(numbers.astype(np.int64))
+
+
+def words_of(tokenizer: Any, answer: Any) -> TokenIds:
+    """The tokens of an answer, [UNK] among them."""
+    return tokenizer(str(answer), add_special_tokens=False)["input_ids"]
+
+
+def single_token(tokenizer: Any, answer: Any) -> int | None:
+    """The token that an answer is; None where it is several, or has none."""
+    ids = words_of(tokenizer, answer)
+    return ids[0] if len(ids) == 1 and ids[0] != tokenizer.unk_token_id else None
 
 
 def normalize_answer(answer: Any) -> str:

@@ -5,7 +5,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ from typing import Any
 from datasets import Dataset, DatasetDict
 from transformers import (
     AutoProcessor,
-    AutoTokenizer,
     EarlyStoppingCallback,
+    PrinterCallback,
+    TrainerCallback,
     set_seed,
 )
 
@@ -26,6 +27,7 @@ from ..data.loading import ClipReader
 from ..evaluation.provenance import METRICS_FILE, run_provenance
 from ..files import save_into, write_json
 from ..hub import write_model_card
+from ..hub.converting import load_tokenizer
 from ..modeling_violet import VioletPreTrainedModel
 from ..modeling_violet.heads import VioletClassificationHead
 from ..processing import VideoTextProcessor, VioletVideoProcessor, special_tokens, train_wordpiece_tokenizer
@@ -35,6 +37,7 @@ from .collating import normalize_answer
 from .machine import preferred_kernel
 from .tasks import TASKS, Task
 from .trainer import VioletTrainer, last_whole_checkpoint
+from .vocabulary import check_answers, check_tokenizer, check_words, exchange_vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -98,15 +101,43 @@ def frames_from_scratch(
     return VioletVideoProcessor(size={"height": side, "width": side}, num_frames=frames)
 
 
-def build_processor(arguments: ModelArguments, texts: Iterable[str]) -> VideoTextProcessor:
-    """A processor for a model from scratch: of the named configuration's frames, or those asked for."""
-    if arguments.tokenizer is None:
-        vocabulary = named_configuration(arguments.model).vocab_size
-        tokenizer = train_wordpiece_tokenizer(texts, vocab_size=vocabulary)
+def source_of(arguments: ModelArguments) -> str:
+    """Where `from_pretrained` finds the weights to start from."""
+    return pretrained(arguments.model) if arguments.model in NAMED_CONFIGURATIONS else arguments.model
+
+
+def build_processor(arguments: ModelArguments, rows: Dataset, data: DataArguments) -> VideoTextProcessor:
+    """
+    The processor of the pretrained weights, or one for a model from scratch: of the named configuration's frames, with
+    a vocabulary that is trained on the rows; with what else is asked for.
+
+    Raises:
+        WeightsError, SettingsError: for a tokenizer that cannot be had, or lacks a special token.
+    """
+    task = TASKS[data.task]
+    tokenizer = None if arguments.tokenizer is None else load_tokenizer(arguments.tokenizer)
+    if tokenizer is not None:
+        check_tokenizer(tokenizer, str(arguments.tokenizer))
+    if arguments.from_scratch:
+        if tokenizer is None:
+            texts = [*texts_of(rows, task.texts), task.words]
+            tokenizer = train_wordpiece_tokenizer(texts, named_configuration(arguments.model).vocab_size)
+        frames = frames_from_scratch(arguments.model, arguments.image_size, arguments.num_frames)
+        processor = VideoTextProcessor(tokenizer, frames)
     else:
-        tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
-    frames = frames_from_scratch(arguments.model, arguments.image_size, arguments.num_frames)
-    return VideoTextProcessor(tokenizer, frames)
+        processor = AutoProcessor.from_pretrained(source_of(arguments))
+        if tokenizer is not None:
+            processor = VideoTextProcessor(
+                tokenizer, processor.video_processor, max_length=processor.max_length, padding=processor.padding
+            )
+        if arguments.num_frames is not None:
+            processor.video_processor.num_frames = arguments.num_frames
+        if arguments.image_size is not None:
+            processor.video_processor.size = {"height": arguments.image_size, "width": arguments.image_size}
+    set_frames(processor.video_processor, arguments.fit, arguments.frame_sampling)
+    if arguments.max_text_length is not None:
+        processor.max_length = arguments.max_text_length
+    return processor
 
 
 def texts_of(rows: Dataset, columns: Iterable[str]) -> Iterable[str]:
@@ -116,16 +147,15 @@ def texts_of(rows: Dataset, columns: Iterable[str]) -> Iterable[str]:
             yield from (str(text) for text in (value if isinstance(value, list) else [value]) if text)
 
 
-def build_model_and_processor(
-    arguments: ModelArguments, rows: Dataset, data: DataArguments, kernel: str | None
-) -> tuple[VioletPreTrainedModel, VideoTextProcessor]:
+def build_model(
+    arguments: ModelArguments, processor: VideoTextProcessor, rows: Dataset, data: DataArguments, kernel: str | None
+) -> VioletPreTrainedModel:
     """
     From scratch where a named configuration is asked for, else from pretrained weights. The answers to open questions
     are those of `rows`; pretrained weights keep their answer head where it has the very same ones, and start a new one
-    elsewhere.
+    elsewhere. Where another tokenizer is asked for, see `exchange_vocabulary`.
     """
-    task = TASKS[data.task]
-    source = pretrained(arguments.model) if arguments.model in NAMED_CONFIGURATIONS else arguments.model
+    task, source = TASKS[data.task], "" if arguments.from_scratch else source_of(arguments)
     changes: dict[str, Any] = {}
     if data.task == "captioning":
         changes["next_word_prediction"] = arguments.next_word_prediction
@@ -137,26 +167,31 @@ def build_model_and_processor(
         changes["id2label"] = dict(enumerate(answers))
         changes["label2id"] = {answer: number for number, answer in enumerate(answers)}
     if arguments.from_scratch:
-        processor = build_processor(arguments, [*texts_of(rows, task.texts), task.words])
-    else:
-        processor = AutoProcessor.from_pretrained(source)
-        if arguments.num_frames is not None:
-            processor.video_processor.num_frames = arguments.num_frames
-        if arguments.image_size is not None:
-            processor.video_processor.size = {"height": arguments.image_size, "width": arguments.image_size}
-    set_frames(processor.video_processor, arguments.fit, arguments.frame_sampling)
-    if arguments.max_text_length is not None:
-        processor.max_length = arguments.max_text_length
-    changes |= special_tokens(processor.tokenizer)
-    if arguments.from_scratch:
+        changes |= special_tokens(processor.tokenizer)
         config = named_configuration(arguments.model, vocab_size=len(processor.tokenizer), **changes)
-        return task.model_class._from_config(config, attn_implementation=kernel), processor
+        return task.model_class._from_config(config, attn_implementation=kernel)
+    own = processor.tokenizer if arguments.tokenizer is None else AutoProcessor.from_pretrained(source).tokenizer
+    changes |= special_tokens(own)
     model = task.model_class.from_pretrained(
         source, attn_implementation=kernel, ignore_mismatched_sizes=data.task == "open-ended", **changes
     )
     if answers is not None and before != answers:  # a head of the same size would be loaded all the same
         model.answer_head = VioletClassificationHead(model.config, len(answers)).apply(model._init_weights)
-    return model, processor
+    if own.get_vocab() != processor.tokenizer.get_vocab():
+        kept = exchange_vocabulary(model, own, processor.tokenizer)
+        logger.warning(
+            "--tokenizer: %d of its %d tokens are the model's too and keep what it learned of them; the others start "
+            "at random.", kept, len(processor.tokenizer),
+        )  # fmt: skip
+    return model
+
+
+def build_model_and_processor(
+    arguments: ModelArguments, rows: Dataset, data: DataArguments, kernel: str | None
+) -> tuple[VioletPreTrainedModel, VideoTextProcessor]:
+    """`build_model`, and the processor of `build_processor`."""
+    processor = build_processor(arguments, rows, data)
+    return build_model(arguments, processor, rows, data, kernel), processor
 
 
 def run_settings(
@@ -166,7 +201,8 @@ def run_settings(
     settings = dataclasses.asdict(model) | dataclasses.asdict(data)
     settings |= {name: getattr(training, name) for name in DECISIVE}
     settings |= {"lr_scheduler_type": training.lr_scheduler_type.value, "violet": __version__}
-    for name in ("frame_cache_mb", "decode_time_limit", "bad_samples"):  # a run that a bad sample stopped may go on
+    # A run that was stopped by a bad sample, or refused for its words, may go on.
+    for name in ("frame_cache_mb", "decode_time_limit", "bad_samples", "allow_unknown_words"):
         del settings[name]
     for split in ("train", "validation", "test"):
         if settings[f"{split}_file"] is not None:
@@ -215,19 +251,22 @@ def finetune(
     data: DataArguments,
     training: FinetuningArguments,
     tables: DatasetDict | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> FinetuningResult:
     """
     Trains, evaluates and saves. The same call in the same folder goes on from the last whole checkpoint.
 
     Args:
         tables: the rows of "train" and of other splits, as `load_tables` gives them, in place of what `data` names.
+        callbacks: further callbacks of the Trainer. They report progress: the Trainer's log is not printed then.
 
     Into `training.output_dir`: model and processor, for `from_pretrained`; `metrics.json`, with the measures of each
     further split; `README.md`, the model card; `run.json`, the settings; `failed_samples.jsonl`, where samples were
     skipped; checkpoints. With `push_to_hub` the model then goes to the Hub, with its card.
 
     Raises:
-        SettingsError: where the folder holds a run with other settings, or a table or video cannot be used.
+        SettingsError: where the folder holds a run with other settings, a table or video cannot be used, or the
+            tokenizer does not know its words (see `vocabulary`).
     """
     output_dir = Path(str(training.output_dir))
     task = TASKS[data.task]
@@ -239,11 +278,16 @@ def finetune(
         settings = run_settings(model_arguments, data, training, tables)
         if given is not None:
             settings |= {f"{split}_sha256": rows_digest(rows, folders=False) for split, rows in given.items()}
+        processor = build_processor(model_arguments, tables["train"], data)
+        first = training.process_index == 0
+        texts = texts_of(tables["train"], task.reads)
+        check_words(texts, processor.tokenizer, data.allow_unknown_words, log=first)
+        check_answers(task, tables["train"], processor.tokenizer, log=first)
         begin_run(output_dir, settings)
     set_seed(training.seed)
 
     kernel = model_arguments.attn_implementation or preferred_kernel(training.bf16, training.device)
-    model, processor = build_model_and_processor(model_arguments, tables["train"], data, kernel)
+    model = build_model(model_arguments, processor, tables["train"], data, kernel)
     if model_arguments.freeze_backbone:
         model.violet.video_encoder.swin.requires_grad_(False)
     # The heads smooth their own targets: the Trainer's way knows one form of labels alone.
@@ -262,13 +306,15 @@ def finetune(
         eval_dataset=validation,
         data_collator=collator,
         processing_class=processor,
-        callbacks=[] if patience is None else [EarlyStoppingCallback(patience)],
+        callbacks=[*callbacks, *([] if patience is None else [EarlyStoppingCallback(patience)])],
         rows_per_video=data.questions_per_video,
         rows_apart=task.apart,
         backbone_learning_rate=training.backbone_learning_rate,
         layer_decay=training.layer_decay,
         **task.metrics_of(validation),
     )
+    if callbacks:
+        trainer.remove_callback(PrinterCallback)
     checkpoint = last_whole_checkpoint(output_dir)
     if checkpoint is None and trainer.is_world_process_zero():
         trainer.failed_samples.forget()

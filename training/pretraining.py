@@ -30,7 +30,7 @@ from ..modeling_violet.modeling_pretraining import MVM_PREFIX
 from ..modeling_violet.mvm import start_at
 from ..modeling_violet.teachers import Teacher
 from ..processing import VideoTextProcessor, special_tokens, train_wordpiece_tokenizer
-from ..upstream import PREFIX_CHECKPOINT_DIR
+from ..upstream import PREFIX_CHECKPOINT_DIR, checkpoint_activations
 from .arguments import SettingsError, set_frames
 from .ema import MovingAverage
 from .finetuning import begin_run, frames_from_scratch, is_hub_name
@@ -202,7 +202,7 @@ class Pretraining:
             )
         model.freeze_unused(recipe.all_objectives())
         if recipe.gradient_checkpointing:
-            model.gradient_checkpointing_enable()
+            checkpoint_activations(model)
         for teacher in self.teachers.values():
             teacher.to(self.accelerator.device)
         self.optimizer = torch.optim.AdamW(

@@ -7,17 +7,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..data.hub_rows import without_decoding
+from ..data.sources import video_name
+
 
 class NumberedRows(torch.utils.data.Dataset):
     """
     Rows that know their number: `rows[number]` has an additional `row`, for messages.
 
     Args:
-        rows: a `datasets.Dataset`, or a list of rows.
+        rows: a `datasets.Dataset`, or a list of rows. Videos of a column of the type Video come as files.
     """
 
     def __init__(self, rows: Any):
-        self.rows = rows
+        self.rows = without_decoding(rows)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -46,7 +49,7 @@ class DrawnRows(NumberedRows):
         return {
             **row,
             "draw": self._draw(epoch, number),
-            "video_draw": self._draw(epoch, number_of_name(row["video"])),
+            "video_draw": self._draw(epoch, number_of_name(video_name(row["video"]) or str(number))),
         }
 
     def _draw(self, epoch: int, number: int) -> int:

@@ -38,6 +38,8 @@ from .collating import (
     RetrievalCollator,
     VideoTextCollator,
     normalize_answer,
+    single_token,
+    words_of,
 )
 from .sampling import NumberedRows
 
@@ -116,12 +118,15 @@ class Task:
         columns: what every row of a table must have.
         texts: the columns whose words a vocabulary from scratch is trained on, as far as the rows have them.
         words: what else the texts have that the model reads, for such a vocabulary.
+        reads: the columns whose words the model reads or learns to write, as far as the rows have them.
         rows: the clips of the built-in data set -> the rows of a split.
         test_rows: the like for the splits that are measured.
         collate: (processor, model, data arguments, whether for training, settings of `VideoTextCollator`) -> collator.
         check: a row of a table -> the row as the collator takes it; a `ValueError` says what is wrong with it.
         measure: (model, collator, rows, data arguments, training arguments) -> what the model is worth on the rows.
         chooses: whether it answers by choosing, so that a Trainer can measure its accuracy.
+        sayable: (tokenizer, answer) -> whether it can be learned at a [MASK], where answers are said there.
+        unsayable: why one cannot.
         apart: whether a batch should hold many videos, rather than all rows of a few: what is learned is to tell the
             videos of a batch apart.
     """
@@ -129,12 +134,15 @@ class Task:
     model_class: type[VioletPreTrainedModel]
     columns: tuple[str, ...]
     texts: tuple[str, ...]
+    reads: tuple[str, ...]
     rows: Callable[[Dataset], Dataset]
     test_rows: Callable[[Dataset], Dataset]
     collate: Callable[..., VideoTextCollator]
     measure: Callable[[Any, VideoTextCollator, Dataset, DataArguments, TrainingArguments], Evaluation]
     check: Callable[[Row], Row] | None = None
     chooses: bool = True
+    sayable: Callable[[Any, str], bool] | None = None
+    unsayable: str = ""
     apart: bool = False
     words: str = ""
 
@@ -434,6 +442,7 @@ TASKS: Mapping[str, Task] = {
         model_class=VioletForQuestionAnswering,
         columns=COLUMNS["open-ended"],
         texts=("question", "answer", "caption"),
+        reads=("question", "caption"),
         rows=open_ended,
         test_rows=open_ended,
         collate=_collate_questions,
@@ -443,17 +452,21 @@ TASKS: Mapping[str, Task] = {
         model_class=VioletForMaskedLM,
         columns=COLUMNS["masked-answer"],
         texts=("question", "answer", "options", "caption"),
+        reads=("question", "answer", "options"),
         words="answer: option 0 1 2 3 4 5 6 7 8 9",
         rows=open_ended,
         test_rows=open_ended,
         collate=_plain(MaskedAnswerCollator),
         measure=partial(measure_answers, say=_say_masked),
         check=check_masked,
+        sayable=lambda tokenizer, answer: single_token(tokenizer, answer) is not None,
+        unsayable="it is not one token of it",
     ),
     "multiple-choice": Task(
         model_class=VioletForMultipleChoice,
         columns=COLUMNS["multiple-choice"],
         texts=("question", "options", "caption"),
+        reads=("question", "options"),
         rows=multiple_choice,
         test_rows=multiple_choice,
         collate=_plain(MultipleChoiceCollator),
@@ -464,16 +477,20 @@ TASKS: Mapping[str, Task] = {
         model_class=VioletForMaskedLM,
         columns=COLUMNS["fill-in-the-blank"],
         texts=("text", "answer", "caption"),
+        reads=("text", "answer"),
         rows=fill_in_the_blank,
         test_rows=fill_in_the_blank,
         collate=_plain(BlankCollator),
         measure=partial(measure_answers, say=_say_words),
         check=check_blanks,
+        sayable=lambda tokenizer, answer: tokenizer.unk_token_id not in words_of(tokenizer, answer),
+        unsayable="it has a word that is not there",
     ),
     "retrieval": Task(
         model_class=VioletForRetrieval,
         columns=COLUMNS["retrieval"],
         texts=("caption",),
+        reads=("caption",),
         rows=captioned,
         test_rows=gallery,
         collate=_plain(RetrievalCollator),
@@ -485,6 +502,7 @@ TASKS: Mapping[str, Task] = {
         model_class=VioletForCaptioning,
         columns=COLUMNS["captioning"],
         texts=("caption",),
+        reads=("caption",),
         rows=described,
         test_rows=described,
         collate=_collate_captions,

@@ -15,6 +15,7 @@ from transformers import Trainer
 from transformers.trainer_utils import HubStrategy
 
 from ..data.loading import ClipReader, FailedSamples, explained_workers
+from ..data.sources import video_name
 from ..evaluation.answers import UNREAD
 from ..files import is_whole, seal
 from ..hub import Push, write_model_card
@@ -107,7 +108,8 @@ class VioletTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset=None) -> torch.utils.data.Sampler:
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        return GroupedSampler(dataset.rows["video"], self.data_seed, self.rows_per_video, self.rows_apart)
+        names = (video_name(video) or str(number) for number, video in enumerate(dataset.rows["video"]))
+        return GroupedSampler(names, self.data_seed, self.rows_per_video, self.rows_apart)
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
         return self._leave_global_generator(super().get_train_dataloader())

@@ -148,3 +148,14 @@ def test_cider_is_the_mean_cosine_of_weighted_ngrams_and_neither_clips_nor_looks
 def test_a_video_without_a_reference_is_named():
     with pytest.raises(ValueError, match="1 videos have no caption to compare with, the first is number 1"):
         caption_scores(["a", "b"], [["a"], []])
+
+
+def test_bleu_is_nought_where_nothing_is_right_and_says_from_which_length_on():
+    scores = caption_scores(["a dog runs", "tree"], [["the cat is asleep"], ["a dog barks"]], java=False)
+    assert all(scores.metrics[f"bleu_{order}"] == 0 for order in (1, 2, 3, 4))
+    assert "no caption has a word in common" in scores.notes["bleu"]
+    scores = caption_scores(["a dog sleeps", "the big tree"], [["a dog is asleep"], ["the tree"]], java=False)
+    metrics = scores.metrics
+    assert 0 < metrics["bleu_2"] < metrics["bleu_1"] and metrics["bleu_3"] == metrics["bleu_4"] == 0
+    assert scores.notes["bleu"].startswith("0 from bleu_3 on: no caption has 3 words in a row")
+    assert "bleu" not in caption_scores(WRITTEN, PEOPLE, java=False).notes

@@ -1,6 +1,8 @@
 """Public weights of other models, by random instances of their real classes where those are installed."""
 
 import re
+import shlex
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,11 +12,14 @@ from torchvision.models.video.swin_transformer import SwinTransformer3d
 from transformers import BertConfig, BertForMaskedLM, BertModel, SwinConfig, SwinForImageClassification
 
 import violet
-from violet.configuration import VioletConfig, VioletVisionConfig
+from violet.cli import main
+from violet.configuration import NAMED_CONFIGURATIONS, VioletConfig, VioletVisionConfig
+from violet.data import moving_shapes, open_ended
 from violet.hub import ConversionError, build_model, from_original
 from violet.modeling_violet import VioletForMaskedLM, VioletForPreTraining, VioletModel, VioletVisionModel
 from violet.modeling_violet.fusion import TokenGroup
 from violet.modeling_violet.video_swin import relative_position_index
+from violet.processing import train_wordpiece_tokenizer
 
 EMBED, DEPTHS, HEADS = 32, (2, 2), (1, 2)
 WIDTH, VOCABULARY = 64, 50
@@ -294,6 +299,43 @@ def test_weights_of_no_known_kind_are_refused():
         from_original({"embeddings.word_embeddings.weight": torch.zeros(0, 0)})
     with pytest.raises(ConversionError, match="nothing of BERT has a place"):
         from_original(bert().state_dict(), VioletVisionModel)
+
+
+@pytest.mark.slow
+def test_the_readmes_way_from_public_weights_to_a_fine_tuned_model(tmp_path, monkeypatch, capfd, shapes_folder):
+    """Its lines as they stand there, with small instances of the real classes under the public names."""
+    readme = (Path(violet.__file__).parent / "README.md").read_text()
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", readme, re.S) if "build_model(" in block)
+    finetuning, asking = re.search(r"```bash\n(violet finetune.*?)\n(violet predict.*?)\n```", readme, re.S).groups()
+    width, shapes = 64, {"embed_dim": 16, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 4, 8)}
+    clips = moving_shapes(shapes_folder, train=24, validation=4, test=8, test_unseen=0, test_together=0)
+    rows = open_ended(clips["train"])
+    tokenizer = train_wordpiece_tokenizer([f"{row['question']} {row['caption']}" for row in rows])
+    text = {"vocab_size": len(tokenizer), "hidden_size": width, "num_hidden_layers": 2, "num_attention_heads": 1}
+    text |= {"intermediate_size": 96, "max_position_embeddings": 40}
+    monkeypatch.setitem(
+        NAMED_CONFIGURATIONS, "violet-v2-base", {"vision_config": VioletVisionConfig(**shapes), **text}
+    )
+    monkeypatch.chdir(tmp_path)
+    pictures = randomize(SwinForImageClassification(SwinConfig(image_size=224, window_size=7, **shapes)))
+    pictures.save_pretrained("microsoft/swin-base-patch4-window7-224")
+    words = randomize(BertForMaskedLM(BertConfig(**text)))
+    words.save_pretrained("bert-base-uncased")
+    tokenizer.save_pretrained("bert-base-uncased")
+    table = rows.select(range(8)).to_pandas()[["video", "question", "answer"]]
+    for name in ("train.csv", "test.csv"):
+        table.to_csv(name, index=False)
+    Path("clips").symlink_to(Path(rows[0]["video"]).parent)
+
+    exec(code, {})
+    few = ["--max_steps=1", "--per_device_train_batch_size=2", "--per_device_eval_batch_size=2"]
+    few += ["--dataloader_num_workers=0", "--save_strategy=no"]
+    assert main([*shlex.split(finetuning.replace("\\\n", ""))[1:], *few]) == 0
+    words_kept = VioletForPreTraining.from_pretrained("outputs/start").get_input_embeddings().weight
+    assert torch.equal(words_kept, words.get_input_embeddings().weight), "the fine-tuning began with BERT's words"
+    capfd.readouterr()
+    assert main(shlex.split(asking)[1:]) == 0
+    assert len(capfd.readouterr().out.splitlines()) == 24
 
 
 @pytest.mark.parametrize("window", [(8, 7, 7), (16, 7, 7), (4, 4, 4), (5, 7, 7), (2, 12, 12)])

@@ -418,3 +418,21 @@ result = pipeline("video-question-answering", model=folder)(video, "what is show
 """
     here = client.run(ask, folder=folder, video=str(video))
     assert ast.literal_eval(done.stdout) == here
+
+
+READ_VIDEO = """
+import huggingface_hub
+from violet import VideoDecodeError, decode_video
+huggingface_hub.HfApi().create_repo("people/clips")
+huggingface_hub.HfApi().upload_file(path_or_fileobj=video, path_in_repo="a.mp4", repo_id="people/clips")
+read = decode_video({"path": "hf://people/clips/a.mp4", "bytes": None})
+try:
+    decode_video("hf://people/clips/b.mp4")
+except VideoDecodeError as error:
+    result = [bool((read.frames == decode_video(video).frames).all()), str(error)]
+"""
+
+
+def test_a_video_on_the_hub_is_read_by_its_address(hub, client, shapes_folder):
+    same, complaint = client.run(READ_VIDEO, video=str(next(shapes_folder.rglob("*.mp4"))))
+    assert same and "hf://people/clips/b.mp4: it cannot be fetched" in complaint

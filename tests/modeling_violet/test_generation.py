@@ -14,6 +14,7 @@ from transformers.generation import BaseStreamer
 
 from violet.configuration import named_configuration
 from violet.modeling_violet import VioletForCaptioning, VioletForMaskedLM
+from violet.upstream import CACHE_NAME
 
 VOCABULARY, PLACES, TASKS = 40, 32, 4
 PADDING, START, END, MASK = 0, 2, 3, 4
@@ -169,7 +170,7 @@ def test_the_cache_holds_video_prompt_and_words_and_never_the_mask(kind):
         computed.append(given["input_ids"].shape[1])
 
     model.register_forward_hook(look, with_kwargs=True)
-    cache = write(model, **PREFIXES, **PROMPTS).cache
+    cache = write(model, **PREFIXES, **PROMPTS)[CACHE_NAME]
     held = VIDEO + 4 + 4  # video, prompt, and what was said before
     steps = len(lengths)
     assert steps >= WORDS - 2
@@ -179,21 +180,31 @@ def test_the_cache_holds_video_prompt_and_words_and_never_the_mask(kind):
     assert computed == [4 + ahead] + [1 + ahead] * (steps - 1)
 
 
-def test_writing_goes_on_from_a_cache(model):
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+def test_writing_goes_on_from_a_cache_under_either_name(model, name):
     whole = write(model, **PROMPTS, max_new_tokens=6, min_new_tokens=6)
     first = write(model, **PROMPTS, max_new_tokens=3, min_new_tokens=3)
-    cache = first.cache
     rest = write(
         model,
         **PROMPTS,
         input_ids=first.sequences,
         attention_mask=torch.ones_like(first.sequences),
-        cache=cache,
+        **{name: first[CACHE_NAME]},
         max_new_tokens=3,
         min_new_tokens=3,
     )
     assert torch.equal(rest.sequences, whole.sequences)
     torch.testing.assert_close(torch.stack(rest.logits), torch.stack(whole.logits[3:]), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+def test_a_forward_pass_fills_and_gives_back_a_cache_under_either_name(model, name):
+    cache = DynamicCache(config=model.config)
+    outputs = model(clips(), torch.full((2, 3), START), **{name: cache})
+    assert outputs.cache is cache and outputs[CACHE_NAME] is cache
+    assert cache.get_seq_length() == VIDEO + 3
+    with pytest.raises(ValueError, match="not both"):
+        model(clips(), torch.full((2, 3), START), cache=cache, past_key_values=cache)
 
 
 # --- against loops over plain forward passes ---

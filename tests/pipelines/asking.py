@@ -25,6 +25,7 @@ ASKED: dict[str, dict[str, Callable[[Any, list[str]], Any]]] = {
         "video-feature-extraction": lambda pipe, clips: pipe(clips[0]).tolist(),
         "video-fill-mask": lambda pipe, clips: pipe(clips[0], "a red disc moves [MASK]"),
         "video-question-answering": lambda pipe, clips: pipe(clips[1], QUESTION, answers=["disc", "a red disc"]),
+        "video-text-retrieval": lambda pipe, clips: pipe("a red disc", videos=clips),
     },
     "VioletForQuestionAnswering": {
         "video-question-answering": lambda pipe, clips: pipe(clips, QUESTION, batch_size=2),

@@ -1,5 +1,8 @@
 """What all pipelines take, and how they refuse what they cannot read."""
 
+from pathlib import Path
+
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -54,6 +57,54 @@ def test_paths_arrays_tensors_pictures_and_folders_are_one_video_each(task, clip
     expected = call(clips[0])
     for source in (frames, torch.from_numpy(frames), pictures, tmp_path, frames.astype(np.float32) / 255):
         alike(call(source), expected)
+
+
+def test_what_a_data_set_holds_is_a_video(task, clips):
+    name, call, _ = task
+    expected = call(clips[0])
+    content = Path(clips[0]).read_bytes()
+    for video in ({"path": clips[0], "bytes": None}, {"path": "clip.mp4", "bytes": content}, {"bytes": content}):
+        alike(call(video), expected)
+    rows = datasets.Dataset.from_dict({"video": clips[:2]}).cast_column("video", datasets.Video(decode=False))
+    several = call(clips[:2])
+    alike(call(rows["video"]), several)
+    alike(call(list(rows["video"]), batch_size=2), several)
+    if name not in ("video-text-retrieval", "video-question-answering", "video-fill-mask"):
+        alike(call([{"video": video} for video in rows["video"]]), several)
+    with pytest.raises(VideoDecodeError, match="both its path and its bytes are missing"):
+        call({"path": None, "bytes": None})
+
+
+def test_the_decoder_of_torchcodec_is_a_video(task, clips):
+    pytest.importorskip("torchcodec.decoders", exc_type=Exception)
+    _, call, _ = task
+    rows = datasets.Dataset.from_dict({"video": clips[:2]}).cast_column("video", datasets.Video())
+    alike(call(rows[0]["video"]), call(clips[0]))
+    alike(call(rows["video"], batch_size=2), call(clips[:2]))
+    alike(call([rows[0]["video"], clips[1]]), call(clips[:2]))
+
+
+def test_grey_frames_are_a_video(task, clips):
+    _, call, _ = task
+    grey = decode_video(clips[0]).frames[..., 0]
+    expected = call(np.stack([grey] * 3, axis=-1))
+    for video in (grey, torch.from_numpy(grey)):
+        alike(call(video), expected)
+
+
+def test_a_processor_may_sample_by_time_and_its_videos_come_one_by_one(task, clips, monkeypatch):
+    """Frames that a batch is padded with would change the answers."""
+    _, call, pipe = task
+    frames = pipe.processor.video_processor
+    sampled = decode_video(clips[0], sample_times=lambda duration: [0, 0.5]).frames
+    with monkeypatch.context() as patched:
+        patched.setattr(frames, "do_sample_frames", False)
+        expected = call(sampled)
+    monkeypatch.setattr(frames, "fps", 2)
+    monkeypatch.setattr(frames, "num_frames", None)
+    alike(call(clips[0]), expected)
+    with pytest.raises(ValueError, match="leave `batch_size` at 1"):
+        call(clips[:2], batch_size=2)
 
 
 def test_many_videos_of_any_kinds_give_what_each_gives(task, clips):

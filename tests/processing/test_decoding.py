@@ -246,7 +246,8 @@ def test_pictures_of_any_mode_become_rgb(mode):
     [
         (np.zeros((8, 3, 48, 3), np.uint8), "either axis 1 or the last"),
         (np.zeros((8, 48, 64, 5), np.uint8), "no axis has"),
-        (np.zeros((48, 64, 3), np.uint8), "not that of a video"),
+        (np.zeros((48, 64, 3), np.uint8), "of one picture"),
+        (np.zeros((48, 64), np.uint8), "not that of a video"),
         (np.zeros((0, 48, 64, 3), np.uint8), "not that of a video"),
         (np.full((2, 48, 64, 3), 255.0), "outside of 0..1"),
         (np.full((2, 48, 64, 3), np.nan), "outside of 0..1"),

@@ -51,8 +51,8 @@ def test_positional_arguments_are_refused_rather_than_dropped(processor, positio
 def test_nothing_at_all_and_unknown_settings_are_refused(processor, frames):
     with pytest.raises(ValueError, match="text="):
         processor()
-    with pytest.raises(TypeError, match="images"):
-        processor(text="what?", images=frames)
+    with pytest.raises(TypeError, match="audio"):
+        processor(text="what?", audio=frames)
 
 
 def test_settings_reach_the_part_they_belong_to(processor, frames):

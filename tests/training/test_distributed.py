@@ -206,8 +206,9 @@ def assert_same_run(output, expected, initial):
         assert line.keys() == found.keys()
         for name, value in line.items():
             assert math.isfinite(found[name])
-            # Adam turns the rounding of gradients that should be 0 (keys' biases) into steps, which grow.
-            tolerance = 2e-2 if name == "gradient_norm" else 1e-4 if line["step"] <= 3 else 1e-3
+            # Adam turns the rounding of gradients that should be 0 (keys' biases) into steps, which grow: 1.3e-4 after
+            # two of them, on a processor without AVX-512.
+            tolerance = 2e-2 if name == "gradient_norm" else 1e-4 if line["step"] == 1 else 1e-3
             assert found[name] == pytest.approx(value, rel=tolerance), (line["step"], name)
     steps = one[:STEPS]
     assert {"loss_vtm", "loss_mlm", "loss_vtc", "loss_mvm_pixel", "gradient_norm"} <= steps[0].keys()

@@ -1,6 +1,7 @@
 """Fine-tuning for each task: rows of tables, batches, learning rates, whole runs."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -264,7 +265,8 @@ def test_every_task_runs_from_the_shipped_weights_to_a_model_with_its_card(task,
             *("--label_smoothing_factor=0.1", "--layer_decay=0.8", "--dataloader_num_workers=0"),
         ]
     )
-    assert status == 0, capsys.readouterr()
+    said = capsys.readouterr()
+    assert status == 0, said
     metrics = json.loads((output / "metrics.json").read_text())
     wanted = {"retrieval": "text_to_video_r1", "captioning": "exact"}.get(task, "accuracy")
     assert 0 <= metrics[wanted] <= 1 and metrics["settings"]["task"] == task
@@ -273,6 +275,10 @@ def test_every_task_runs_from_the_shipped_weights_to_a_model_with_its_card(task,
     assert model.config.mask_token_id == AutoProcessor.from_pretrained(output).tokenizer.mask_token_id
     card = (output / "README.md").read_text()
     assert CARDS[TASKS[task].model_class.__name__].task in card and wanted in card
+    command = shlex.split(said.out.splitlines()[-1])
+    assert command[:2] == ["violet", "predict"]
+    assert main(command[1:]) == 0
+    assert capsys.readouterr().out.strip(), "what a run names at its end works when pasted"
 
 
 @pytest.mark.slow

@@ -1,0 +1,486 @@
+"""`violet predict`: asks a checkpoint what it can be asked, about one video or many."""
+
+import glob
+import json
+import os
+import shlex
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+from transformers import pipeline
+from transformers.utils import logging as transformers_logging
+
+from .data.folders import clip_paths
+from .data.loading import SAMPLE_ERRORS, ClipReader
+from .data.remote import is_url
+from .evaluation.galleries import SETTINGS_FILE
+from .files import new_file
+from .hub import HubError, WeightsError, pull
+from .hub.cards import REPO_NAME
+from .hub.converting import read_configuration
+from .pipelines.answering import OPEN_ENDED, WITH_OPTIONS
+from .pipelines.pairs import pair_up
+from .processing.decoding import IMAGE_SUFFIXES
+from .shipped_code import AUTO_CLASSES, TASKS
+from .weights import pretrained, pretrained_names
+
+FEATURES_SUFFIX = ".npz"
+CACHE_BYTES = 256 * 2**20
+"""Of decoded frames, where videos are asked about more than once."""
+CLIPS_ADDED_AT_ONCE = 256
+BLACK_CLIP = np.zeros((1, 8, 8, 3), np.uint8)
+
+
+class PredictError(ValueError):
+    """What a checkpoint cannot be asked, or not in this way; the message says what it can be."""
+
+
+@dataclass(frozen=True)
+class PredictArguments:
+    """
+    What to ask of which checkpoint.
+
+    Attributes:
+        model: a folder, a Hub name, or weights that come with the package.
+        video, gallery: clips, see `find_clips`; `gallery` may also be the folder of a stored gallery.
+        question, text: one for all videos, or one for each; or several for one video. With `gallery`, the searches.
+        options: to choose among.
+        prompt: what a caption is written for.
+        features: the file to write, see `write_features`.
+        top_k: answers, words, captions or videos found; by default one, of videos found five.
+        batch_size: how many videos, or texts of a search, go through the model together.
+        json: one JSON object a line, instead of lines for people.
+    """
+
+    model: str
+    video: Sequence[str] | None = None
+    question: Sequence[str] | None = None
+    options: Sequence[str] | None = None
+    text: Sequence[str] | None = None
+    gallery: Sequence[str] | None = None
+    prompt: str | None = None
+    features: str | None = None
+    top_k: int | None = None
+    batch_size: int = 8
+    json: bool = False
+
+    def given(self) -> set[str]:
+        """The names of those that are given and say what is asked."""
+        names = ("video", "question", "options", "text", "gallery", "prompt", "features")
+        return {name for name in names if getattr(self, name) is not None}
+
+
+@dataclass(frozen=True)
+class Request:
+    """
+    Something to ask.
+
+    Attributes:
+        task: of the pipeline that answers.
+        needs, may_have: the arguments.
+        cannot: what a checkpoint that cannot be asked so does not do.
+        how: the thing, and how it is asked on the command line.
+    """
+
+    task: str
+    needs: frozenset[str]
+    cannot: str
+    how: str
+    may_have: frozenset[str] = frozenset()
+
+
+REQUESTS: Mapping[str, Request] = {
+    "question": Request(
+        "video-question-answering",
+        frozenset({"video", "question"}),
+        "answers no open questions",
+        'an answer (--video CLIP --question "…")',
+    ),
+    "choice": Request(
+        "video-question-answering",
+        frozenset({"video", "options"}),
+        "chooses among no options",
+        'a choice (--video CLIP --question "…" --options A B)',
+        frozenset({"question"}),
+    ),
+    "blanks": Request(
+        "video-fill-mask",
+        frozenset({"video", "text"}),
+        "fills no blanks",
+        'the words of blanks (--video CLIP --text "a [MASK] …")',
+    ),
+    "caption": Request(
+        "video-captioning",
+        frozenset({"video"}),
+        "writes no captions",
+        "a caption (--video CLIP and nothing else)",
+        frozenset({"prompt"}),
+    ),
+    "search": Request(
+        "video-text-retrieval",
+        frozenset({"gallery", "text"}),
+        "finds no videos by text",
+        'a search (--gallery FOLDER --text "…")',
+    ),
+    "features": Request(
+        "video-feature-extraction",
+        frozenset({"video", "features"}),
+        "gives no features",
+        f"features (--video CLIP --features FILE{FEATURES_SUFFIX})",
+        frozenset({"text"}),
+    ),
+}
+
+
+def find_request(arguments: PredictArguments) -> str:
+    """
+    The key of what is asked.
+
+    Raises:
+        PredictError: where the arguments ask for nothing, or for two things.
+    """
+    given = arguments.given()
+    for name, request in REQUESTS.items():
+        if request.needs <= given <= request.needs | request.may_have:
+            return name
+    told = ", ".join(f"--{name}" for name in sorted(given)) or "nothing"
+    ways = "; ".join(request.how for request in REQUESTS.values())
+    raise PredictError(f"{told} together make no request. There are: {ways}.")
+
+
+def abilities(holds: str) -> list[str]:
+    """What a checkpoint of this model class can be asked: keys of `REQUESTS`; none for a class that is not ours."""
+    if holds not in TASKS:
+        return []
+    loaded = {task: AUTO_CLASSES["violet"][auto] for task, auto in TASKS[holds].items()}
+    answering = loaded.get("video-question-answering")
+    able = {
+        "question": answering in OPEN_ENDED,
+        "choice": answering in WITH_OPTIONS,
+        "features": True,  # every model has the one without a head inside
+    }
+    return [name for name, request in REQUESTS.items() if able.get(name, request.task in loaded)]
+
+
+def check_request(name: str, model: str, holds: str) -> None:
+    """
+    Raises:
+        PredictError: where a checkpoint of this class cannot be asked this; it says what it can be.
+    """
+    able = abilities(holds)
+    if not able:
+        raise PredictError(f"{model} holds {holds}, of which nothing can be asked: only of {', '.join(TASKS)}.")
+    if name not in able:
+        ways = " or ".join(REQUESTS[other].how for other in able)
+        raise PredictError(f"{model} holds {holds}, which {REQUESTS[name].cannot}: ask it for {ways}.")
+
+
+def find_model(model: str) -> tuple[str, str]:
+    """
+    The folder of a checkpoint, fetched where it is a name on the Hub, and the class that it holds. Of an adapter, the
+    class that it was trained on.
+
+    Raises:
+        PredictError: where there is no such folder, or no VIOLET model in it.
+        HubError: where the Hub has none, or does not give it.
+    """
+    if os.path.isdir(model):
+        folder = model
+    elif model in pretrained_names():
+        folder = pretrained(model)
+    elif not REPO_NAME.fullmatch(model) or model.startswith("."):
+        raise PredictError(
+            f"There is no folder {model}; a name on the Hub is ORG/NAME, and {', '.join(pretrained_names())} comes "
+            "with the package."
+        )
+    else:
+        try:
+            folder = str(pull(model))
+        except HubError as error:
+            raise HubError(f"{error} There is no folder {model} here either.") from error
+    adapter_file = Path(folder, "adapter_config.json")
+    adapter = json.loads(adapter_file.read_text()) if adapter_file.is_file() else {}
+    source = folder if Path(folder, "config.json").is_file() else adapter.get("base_model_name_or_path")
+    if source is None:
+        raise PredictError(f"{model} holds no model: there is no config.json in it.")
+    try:
+        config = read_configuration(source)
+    except WeightsError as error:
+        raise PredictError(f"{str(error).removesuffix('.')}: it cannot be asked about videos.") from error
+    trained = (adapter.get("auto_mapping") or {}).get("base_model_class")
+    return folder, trained or (config.architectures or ["a configuration without `architectures`"])[0]
+
+
+def find_clips(videos: Sequence[str]) -> list[str]:
+    """
+    Paths, URLs and whatever else a table's `video` may be, as they are; for a folder its video files and folders of
+    frames, unless it holds the frames of one clip, pictures alone; for a pattern (`clips/*.mp4`) what matches it.
+
+    Raises:
+        PredictError: for a folder without clips, or a pattern that nothing matches.
+    """
+    found: list[str] = []
+    for video in videos:
+        if os.path.isdir(video):
+            inside = clip_paths(Path(video))
+            if not inside:
+                raise PredictError(f"{video} holds no clips: video files, pictures or folders of frames.")
+            clips = [str(path) for path in inside if path.suffix.lower() not in IMAGE_SUFFIXES]
+            found += clips or [video]
+        elif glob.has_magic(video) and not is_url(video) and not os.path.exists(video):
+            matching = sorted(glob.glob(video, recursive=True))
+            if not matching:
+                raise PredictError(f"Nothing matches {video}.")
+            found += matching
+        else:
+            found.append(video)
+    return found
+
+
+class Clips:
+    """
+    The clips that are asked about, read one by one, with a bar on a terminal. One that cannot be read is named there,
+    counted, and passed over.
+    """
+
+    def __init__(self, processor: Any, count: int, cache_bytes: int = 0):
+        self.reader = ClipReader(processor.video_processor, cache_bytes)
+        self.bar = tqdm(total=count, unit="clip", disable=None if count > 1 else True, leave=False)
+        self.seen: set[str] = set()
+        self.unread: set[str] = set()
+
+    def read(self, videos: Iterable[str]) -> Iterator[tuple[int, np.ndarray]]:
+        """The number and the frames (frames, height, width, 3) of each that can be read."""
+        for number, video in enumerate(videos):
+            self.seen.add(video)
+            if video not in self.unread:
+                try:
+                    yield number, self.reader.read(video).frames
+                except SAMPLE_ERRORS as error:
+                    self.unread.add(video)
+                    self.say(f"violet predict: {error}", sys.stderr)
+            self.bar.update()
+
+    def say(self, line: str, file: Any = None) -> None:
+        """Prints a line, above the bar."""
+        with self.bar.external_write_mode(file=file or sys.stdout):
+            print(line, file=file or sys.stdout, flush=True)
+
+    def close(self) -> int:
+        """Ends the bar, tells how many could not be read, and gives the exit status: 1 where there were some."""
+        self.bar.close()
+        if self.unread:
+            told = f"{len(self.unread)} of {len(self.seen)} clips could not be read."
+            print(f"violet predict: {told}", file=sys.stderr)
+        return 1 if self.unread else 0
+
+
+def predict(arguments: PredictArguments) -> int:
+    """
+    Prints what the checkpoint says, a line each, or writes features into a file. A clip that cannot be read is named
+    on stderr and passed over.
+
+    Returns:
+        The exit status: 1 where clips could not be read.
+
+    Raises:
+        PredictError: for what this checkpoint cannot be asked, or not in this way: nothing was asked then.
+        HubError, GalleryError: for a model or a stored gallery that cannot be had.
+    """
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    name = find_request(arguments)
+    folder, holds = find_model(arguments.model)
+    check_request(name, arguments.model, holds)
+    if Path(folder, "config.json").is_file() and not Path(folder, "processor_config.json").is_file():
+        raise PredictError(
+            f"{arguments.model} holds no processor: there is no processor_config.json in it. Save the model's there, "
+            "by `processor.save_pretrained`."
+        )
+    if name == "features":
+        _check_features_file(Path(str(arguments.features)))
+    stored = arguments.gallery is not None and _is_stored(arguments.gallery)
+    clips = [] if stored else find_clips(arguments.gallery or arguments.video or ())
+    try:
+        pipe = pipeline(REQUESTS[name].task, model=folder)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[-1]  # behind transformers' tracebacks of each class that it tried
+        raise PredictError(f"{arguments.model} cannot be loaded: {reason}") from error
+    return {"search": search, "features": write_features}.get(name, answer)(pipe, clips, arguments)
+
+
+def answer(pipe: Any, videos: Sequence[str], arguments: PredictArguments) -> int:
+    """Questions, choices, blanks and captions: a line for each video and text, as soon as its batch is done."""
+    asked = _with_texts(videos, arguments)
+    best = arguments.top_k or 1
+    settings: dict[str, Any] = {"top_k": best}
+    if pipe.task == "video-captioning":
+        settings = {"num_return_sequences": best, "num_beams": best} if best > 1 else {}
+        settings |= {} if arguments.prompt is None else {"prompt": arguments.prompt}
+    _check_texts(pipe, asked, settings)
+    clips = _clips_of(pipe, asked)
+    for number, said in _ask(pipe, asked, clips, arguments, **settings):
+        one = asked[number]
+        clips.say(json.dumps(_as_json(one, said)) if arguments.json else _as_line(one, said))
+    return clips.close()
+
+
+def _with_texts(videos: Sequence[str], arguments: PredictArguments) -> list[dict[str, Any]]:
+    """An input for each video and its question or text."""
+    name = "text" if arguments.text is not None else "question"
+    texts = getattr(arguments, name)
+    if arguments.options is not None and texts is None:
+        texts = [""]
+    if texts is None:
+        return [{"video": video} for video in videos]
+    try:
+        asked = pair_up(list(videos), list(texts), name)
+    except ValueError as error:
+        raise PredictError(str(error)) from error
+    if arguments.options is not None:
+        asked = [{**one, "options": list(arguments.options)} for one in asked]
+    return asked
+
+
+def _check_texts(pipe: Any, asked: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> None:
+    """Refuses texts that cannot be asked before any video is read: about a black clip, and without the model."""
+    reading = pipe._sanitize_parameters(**settings)[0]
+    for one in {(one.get("question"), one.get("text")): one for one in asked}.values():
+        try:
+            pipe.preprocess({**one, "video": BLACK_CLIP}, **reading)
+        except ValueError as error:
+            raise PredictError(str(error)) from error
+
+
+def _clips_of(pipe: Any, asked: Sequence[Mapping[str, Any]]) -> Clips:
+    several = len({one["video"] for one in asked}) < len(asked)
+    return Clips(pipe.processor, len(asked), CACHE_BYTES if several else 0)
+
+
+def _ask(
+    pipe: Any, asked: Sequence[Mapping[str, Any]], clips: Clips, arguments: PredictArguments, **settings: Any
+) -> Iterator[tuple[int, Any]]:
+    """The number of each input whose video can be read, and what the pipeline says to it."""
+    waiting: deque[int] = deque()
+
+    def inputs() -> Iterator[dict[str, Any]]:
+        for number, frames in clips.read(one["video"] for one in asked):
+            waiting.append(number)
+            yield {**asked[number], "video": frames}
+
+    for said in pipe(inputs(), batch_size=arguments.batch_size, **settings):
+        yield waiting.popleft(), said
+
+
+def _as_json(one: Mapping[str, Any], said: Any) -> dict[str, Any]:
+    if "text" in one:
+        return {**one, "blanks": said if isinstance(said[0], list) else [said]}
+    if "question" in one:
+        return {**one, "answers": said}
+    return {**one, "captions": [caption["generated_text"] for caption in said]}
+
+
+def _as_line(one: Mapping[str, Any], said: Any) -> str:
+    if "text" in one:
+        blanks = said if isinstance(said[0], list) else [said]
+        told = "; ".join(_scored(words, "token_str") for words in blanks)
+    elif "question" in one:
+        told = _scored(said, "answer")
+    else:
+        told = "; ".join(caption["generated_text"] for caption in said)
+    return "  ".join(part for part in (one["video"], one.get("text") or one.get("question"), told) if part)
+
+
+def _scored(entries: Iterable[Mapping[str, Any]], name: str) -> str:
+    return ", ".join(f"{entry[name]} ({entry['score']:.0%})" for entry in entries)
+
+
+def _is_stored(gallery: Sequence[str]) -> bool:
+    return len(gallery) == 1 and Path(gallery[0], SETTINGS_FILE).is_file()
+
+
+def search(pipe: Any, videos: Sequence[str], arguments: PredictArguments) -> int:
+    """The videos that fit each text best, in a stored gallery or, without one, among clips that are encoded now."""
+    texts = list(arguments.text or ())
+    try:
+        for text in texts:
+            pipe.tokenize(text)
+    except ValueError as error:
+        raise PredictError(str(error)) from error
+    clips = Clips(pipe.processor, len(videos))
+    if arguments.gallery and not videos:
+        pipe.open(arguments.gallery[0])
+    frames: dict[str, np.ndarray] = {}
+
+    def add() -> None:
+        if frames:
+            pipe.add(list(frames.values()), names=list(frames), batch_size=arguments.batch_size)
+            frames.clear()
+
+    for number, of_clip in clips.read(videos):
+        frames[videos[number]] = of_clip
+        if len(frames) == CLIPS_ADDED_AT_ONCE:
+            add()
+    add()
+    found = pipe(texts, top_k=arguments.top_k or 5, batch_size=arguments.batch_size) if pipe.gallery else []
+    for text, of_text in zip(texts, found, strict=False):
+        best = [{"video": one["video"], "score": one["score"]} for one in of_text]
+        if arguments.json:
+            print(json.dumps({"text": text, "videos": best}))
+        else:
+            for one in best:
+                print(f"{text}  {one['video']}  {one['score']:.0%}")
+    return clips.close()
+
+
+def write_features(pipe: Any, videos: Sequence[str], arguments: PredictArguments) -> int:
+    """
+    A vector for each video, or for each video with its text, into a file that `numpy.load` reads, whole or not at all:
+    `features` (rows, width) float32; `videos` (rows,), their names; `texts` (rows,), where there are some.
+    """
+    asked = _with_texts(videos, arguments)
+    _check_texts(pipe, asked, {})
+    clips = _clips_of(pipe, asked)
+    kept, vectors = [], []
+    for number, vector in _ask(pipe, asked, clips, arguments):
+        kept.append(asked[number])
+        vectors.append(vector.float().numpy())
+    if kept:
+        columns = {"features": np.stack(vectors), "videos": np.array([one["video"] for one in kept])}
+        if arguments.text is not None:
+            columns["texts"] = np.array([one["text"] for one in kept])
+        path = Path(str(arguments.features))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with new_file(path) as file:
+            np.savez(file, allow_pickle=False, **columns)
+        shape = columns["features"].shape
+        told = {"file": str(path), "rows": shape[0], "width": shape[1]}
+        clips.say(json.dumps(told) if arguments.json else f"{path} holds {shape[0]} features of width {shape[1]}.")
+    return clips.close()
+
+
+def _check_features_file(path: Path) -> None:
+    if path.suffix != FEATURES_SUFFIX or path.is_dir():
+        raise PredictError(f"--features: {path} must be the name of a file that ends in {FEATURES_SUFFIX}.")
+
+
+def example_command(model: str, task: str, row: Mapping[str, Any]) -> str:
+    """The arguments of a `violet` command that asks a model what a row of its fine-tuning task is about."""
+    video = str(row["video"])
+    if task == "retrieval":
+        folder = str(Path(video).parent) if os.path.exists(video) else video
+        asked = ["--gallery", folder, "--text", str(row["caption"])]
+    else:
+        asked = ["--video", video]
+        for name in ("question", "text"):
+            if task != "captioning" and row.get(name):
+                asked += [f"--{name}", str(row[name])]
+        if task in ("masked-answer", "multiple-choice") and row.get("options"):
+            asked += ["--options", *map(str, row["options"])]
+    return shlex.join(["predict", "--model", str(model), *asked])
