@@ -1,6 +1,7 @@
 """The one door for weights of other code: every key of source and model is explained, or nothing is made."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -141,7 +142,8 @@ def convert_tensors(
     plan: ConversionPlan, weights: Weights, parts: tuple[str, ...] = ("",)
 ) -> tuple[dict[str, torch.Tensor], ConversionReport]:
     """
-    The model's tensors, in float32, and the report.
+    The model's tensors, in float32, and the report. What was converted is taken out of `weights`, so that no second
+    copy of a large file stays in memory.
 
     Args:
         parts: beginnings of our names (see `layouts`) of what is to be taken; everything by default.
@@ -153,7 +155,14 @@ def convert_tensors(
     report.skipped = {**weights.skipped, **plan.skipped}
     report.new = dict(plan.layout.new)
     by_name = {name: weights.tensors[source] for name, source in plan.names.items()}
+    for name, derived in plan.layout.derived.items():
+        if name in by_name:
+            expected, value = derived.value(by_name), by_name[name]
+            if value.dtype != expected.dtype or not torch.equal(value, expected):
+                report.unlike[plan.names[name]] = name
+                report.skipped[plan.names[name]] = f"{derived.why}; the source holds other numbers, which are not read"
     tensors: dict[str, torch.Tensor] = {}
+    uses = Counter(piece.theirs for piece in plan.layout.pieces)
     for piece in plan.layout.pieces:
         source, value = plan.names[piece.theirs], by_name[piece.theirs]
         if not value.is_floating_point():
@@ -170,16 +179,13 @@ def convert_tensors(
         tensors[piece.target] = piece.form.ours(value.detach().float(), piece.shape).clone(
             memory_format=torch.contiguous_format
         )
+        uses[piece.theirs] -= 1
+        if not uses[piece.theirs] and source not in report.unlike:
+            del by_name[piece.theirs], weights.tensors[source]
         report.used[source] = ", ".join(filter(None, [report.used.get(source), piece.target]))
         report.loaded[piece.target] = source
         if changes:
             report.changed[source] = ", ".join(changes)
-    for name, derived in plan.layout.derived.items():
-        if name in by_name:
-            expected, value = derived.value(by_name), by_name[name]
-            if value.dtype != expected.dtype or not torch.equal(value, expected):
-                report.unlike[plan.names[name]] = name
-                report.skipped[plan.names[name]] = f"{derived.why}; the source holds other numbers, which are not read"
     for source in report.used:
         report.skipped.pop(source, None)  # one key may be asked for in one place and not in another
     report.loaded = dict(sorted(report.loaded.items()))

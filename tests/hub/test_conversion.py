@@ -13,8 +13,9 @@ from violet.cli import main
 from violet.configuration import VioletConfig, named_configuration
 from violet.configuration.configuration_violet import IMAGENET_BLACK
 from violet.hub import ConversionError, export_original, from_original
-from violet.hub.conversion import KEPT_FILE, find_class
+from violet.hub.conversion import KEPT_FILE, convert_tensors, find_class, shapes_of
 from violet.hub.planning import plan_conversion
+from violet.hub.weight_files import read_weights
 from violet.modeling_violet import (
     VioletForCaptioning,
     VioletForMaskedLM,
@@ -302,6 +303,14 @@ def test_nothing_is_reshaped_in_silence(key, shape):
     weights[key] = torch.zeros(shape)
     with pytest.raises(ConversionError, match=repr(key).replace(".", r"\.")):
         from_original(weights)
+
+
+def test_what_was_converted_is_not_kept_twice():
+    weights = read_weights(original())
+    plan = plan_conversion(shapes_of(weights))
+    tensors, report = convert_tensors(plan, weights)
+    assert len(tensors) > 50 and not set(report.used) & set(weights.tensors)
+    assert set(report.skipped) - set(weights.skipped) == set(weights.tensors)
 
 
 def test_a_head_of_which_something_is_left_is_missed():

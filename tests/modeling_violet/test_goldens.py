@@ -4,7 +4,7 @@ import importlib.util
 import json
 import shutil
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -30,28 +30,30 @@ MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 
 
-class Formula:
+class Formula(Mapping):
     """
     The weights that the reference was run with: a formula of each original name and shape. Versions share most of
-    them, and drawing takes longer than reading: what was drawn is kept in files, out of memory.
+    them, and drawing takes longer than reading: each is drawn once, kept in a file, and read when it is asked for, so
+    that nobody holds them all.
     """
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, keys: dict[str, list[int]]):
+        self.folder, self.keys_and_shapes = folder, keys
 
-    def __call__(self, keys: dict[str, list[int]]) -> dict[str, torch.Tensor]:
-        return {
-            name: relative_position_index((8, 7, 7))
-            if name.endswith("relative_position_index")
-            else torch.from_numpy(self.fill(name, shape))
-            for name, shape in keys.items()
-        }
+    def __iter__(self):
+        return iter(self.keys_and_shapes)
 
-    def fill(self, name: str, shape: list[int]) -> np.ndarray:
+    def __len__(self) -> int:
+        return len(self.keys_and_shapes)
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        shape = self.keys_and_shapes[name]
+        if name.endswith("relative_position_index"):
+            return relative_position_index((8, 7, 7))
         file = self.folder / "-".join([name, *map(str, shape)])
         if not file.exists():
             drawn(name, shape).astype(np.float32).tofile(file)
-        return np.fromfile(file, np.float32).reshape(shape)
+        return torch.from_numpy(np.fromfile(file, np.float32).reshape(shape))
 
 
 def drawn(name: str, shape: list[int]) -> np.ndarray:
@@ -78,7 +80,7 @@ class Reference:
     kept: ClassVar[dict[tuple, Any]] = {}
     """The model that was asked for last, of either version: each takes a GB."""
 
-    def __init__(self, goldens: Path, version: str, seed: int, formula: Formula, free_memory: Callable[[], None]):
+    def __init__(self, goldens: Path, version: str, seed: int, formula: Path, free_memory: Callable[[], None]):
         spec = importlib.util.spec_from_file_location("golden_inputs", goldens / "inputs.py")
         self.inputs = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(self.inputs)
@@ -100,7 +102,7 @@ class Reference:
         keys = keys or self.keys
         if (model_class, str(keys)) not in self.kept:
             self.forget()
-            self.kept[model_class, str(keys)], report = from_original(self.formula(keys), model_class)
+            self.kept[model_class, str(keys)], report = from_original(Formula(self.formula, keys), model_class)
             assert not report.new
         return self.kept[model_class, str(keys)]
 
@@ -112,7 +114,8 @@ class Reference:
         """The model that `violet convert` makes of a `.pt` file; `violet export-original` must give the same back."""
         self.forget()
         source, converted, back = folder / "original.pt", folder / "model", folder / "back.pt"
-        torch.save(self.formula(keys), source)
+        weights = Formula(self.formula, keys)
+        torch.save(dict(weights), source)
         self.free_memory()
         assert main(["convert", str(source), str(converted), "--no_tokenizer"]) == 0
         report = json.loads((converted / "conversion_report.json").read_text())
@@ -122,8 +125,7 @@ class Reference:
         self.free_memory()
         exported = torch.load(back, weights_only=True, mmap=True)
         assert set(exported) == set(keys)
-        for name, shape in keys.items():
-            (value,) = self.formula({name: shape}).values()
+        for name, value in weights.items():
             assert exported[name].dtype == value.dtype and torch.equal(exported[name], value), name
         del exported
         model = model_class.from_pretrained(converted)
@@ -144,7 +146,7 @@ class Reference:
 @pytest.fixture(scope="module")
 def formula(tmp_path_factory):
     folder = tmp_path_factory.mktemp("formula")
-    yield Formula(folder)
+    yield folder
     Reference.kept.clear()
     shutil.rmtree(folder)
 
