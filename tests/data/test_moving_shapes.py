@@ -1,10 +1,7 @@
 """The built-in data set: its words are true of its decoded videos, and its folder is whole or absent."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
+import multiprocessing
 import time
 from collections import Counter
 from pathlib import Path
@@ -519,16 +516,16 @@ def test_impossible_settings_are_refused_before_anything_is_written(tmp_path, wr
 
 def test_a_killed_process_leaves_no_half_data_set(tmp_path):
     folder = tmp_path / "shapes"
-    script = f"from violet.data import moving_shapes; moving_shapes({str(folder)!r}, train=5000)"
-    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
+    process = multiprocessing.get_context("fork").Process(target=moving_shapes, args=(folder,), kwargs={"train": 5000})
+    process.start()
     try:
         deadline = time.monotonic() + 60
         while len(list(tmp_path.rglob("*.mp4"))) < 20:
-            assert process.poll() is None and time.monotonic() < deadline
+            assert process.is_alive() and time.monotonic() < deadline
             time.sleep(0.02)
     finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
     assert not folder.exists()
     (partial,) = tmp_path.iterdir()
     assert partial.name == ".shapes.partial"

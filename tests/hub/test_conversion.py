@@ -1,8 +1,8 @@
 """The door for the original VIOLET's weights, with a small state dict under the original's names."""
 
 import json
-import re
 import os
+import re
 
 import pytest
 import torch

@@ -50,13 +50,15 @@ class Formula:
     def fill(self, name: str, shape: list[int]) -> np.ndarray:
         file = self.folder / "-".join([name, *map(str, shape)])
         if not file.exists():
-            x = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape).astype(np.float32)
-            if len(shape) == 1 and name.endswith("weight"):
-                x = 1 + 0.1 * x
-            else:
-                x = (0.02 if len(shape) == 1 else 0.03) * x
-            x.astype(np.float32).tofile(file)
+            drawn(name, shape).astype(np.float32).tofile(file)
         return np.fromfile(file, np.float32).reshape(shape)
+
+
+def drawn(name: str, shape: list[int]) -> np.ndarray:
+    x = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape).astype(np.float32)
+    if len(shape) == 1:
+        return 1 + 0.1 * x if name.endswith("weight") else 0.02 * x
+    return 0.03 * x
 
 
 def thin(x: torch.Tensor) -> np.ndarray:
@@ -111,15 +113,19 @@ class Reference:
         self.forget()
         source, converted, back = folder / "original.pt", folder / "model", folder / "back.pt"
         torch.save(self.formula(keys), source)
+        self.free_memory()
         assert main(["convert", str(source), str(converted), "--no_tokenizer"]) == 0
-        assert main(["export-original", str(converted), str(back)]) == 0
-        weights, exported = self.formula(keys), torch.load(back, weights_only=True, mmap=True)
         report = json.loads((converted / "conversion_report.json").read_text())
-        assert set(report["used"]) | set(report["skipped"]) == set(weights) and not report["new"]
-        assert set(exported) == set(weights)
-        for name, value in weights.items():
+        assert set(report["used"]) | set(report["skipped"]) == set(keys) and not report["new"]
+        self.free_memory()
+        assert main(["export-original", str(converted), str(back)]) == 0
+        self.free_memory()
+        exported = torch.load(back, weights_only=True, mmap=True)
+        assert set(exported) == set(keys)
+        for name, shape in keys.items():
+            (value,) = self.formula({name: shape}).values()
             assert exported[name].dtype == value.dtype and torch.equal(exported[name], value), name
-        del weights, exported
+        del exported
         model = model_class.from_pretrained(converted)
         shutil.rmtree(folder)  # some GB, which pytest would keep
         return model

@@ -37,7 +37,7 @@ def table(tmp_path_factory, questions) -> Path:
 
 
 def finetune(table: Path, output: Path, *more: str) -> list[str]:
-    return [*VIOLET, "finetune", f"--train_file={table}", f"--output_dir={output}", *RECIPE, *more]
+    return ["finetune", f"--train_file={table}", f"--output_dir={output}", *RECIPE, *more]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -47,14 +47,16 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory, table) -> Path:
     output = tmp_path_factory.mktemp("runs") / "uninterrupted"
-    subprocess.run(finetune(table, output), check=True, capture_output=True)
+    assert main(finetune(table, output)) == 0
     return output
 
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_from_its_last_whole_checkpoint_to_the_same_weights(table, uninterrupted, tmp_path):
     output = tmp_path / "killed"
-    process = subprocess.Popen(finetune(table, output), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*VIOLET, *finetune(table, output)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         deadline = time.monotonic() + 120
         while not (output / "checkpoint-4" / "manifest.json").exists():
@@ -71,7 +73,7 @@ def test_a_killed_run_goes_on_from_its_last_whole_checkpoint_to_the_same_weights
     (torn / "model.safetensors").write_bytes(b"half")
     (torn / "manifest.json").unlink(missing_ok=True)
 
-    done = subprocess.run(finetune(table, output), check=True, capture_output=True, text=True)
+    done = subprocess.run([*VIOLET, *finetune(table, output)], check=True, capture_output=True, text=True)
     assert f"{torn} is not whole" in done.stderr
     state = json.loads((output / "checkpoint-8" / "trainer_state.json").read_text())
     assert state["global_step"] == 8
@@ -80,19 +82,16 @@ def test_a_killed_run_goes_on_from_its_last_whole_checkpoint_to_the_same_weights
 
 
 @pytest.mark.slow
-def test_a_run_leaves_one_whole_checkpoint_and_a_model_that_answers(uninterrupted, questions):
+def test_a_run_leaves_one_whole_checkpoint_and_a_model_that_answers(uninterrupted, questions, capsys):
     assert [folder.name for folder in uninterrupted.glob("checkpoint-*")] == ["checkpoint-8"]
     assert is_whole(uninterrupted / "checkpoint-8")
     assert not list(uninterrupted.rglob("*.partial"))
     metrics = json.loads((uninterrupted / "metrics.json").read_text())
     assert metrics["steps"] == 8 and metrics["settings"]["learning_rate"] == 1e-3
     row = questions["test"][0]
-    said = subprocess.run(
-        [*VIOLET, "predict", "--model", uninterrupted, "--video", row["video"], "--question", row["question"],
-         "what comes last?", "--top_k=3", "--json"],
-        check=True, capture_output=True, text=True,
-    ).stdout.splitlines()  # fmt: skip
-    answers = [json.loads(line) for line in said]
+    asked = ["--question", row["question"], "what comes last?", "--top_k=3", "--json"]
+    assert main(["predict", "--model", str(uninterrupted), "--video", row["video"], *asked]) == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [entry["question"] for entry in answers] == [row["question"], "what comes last?"]
     assert all(len(entry["answers"]) == 3 for entry in answers)
 
@@ -100,7 +99,7 @@ def test_a_run_leaves_one_whole_checkpoint_and_a_model_that_answers(uninterrupte
 @pytest.mark.slow
 def test_a_folder_with_another_run_is_refused_by_the_setting(table, uninterrupted, capfd):
     before = {path: path.stat().st_mtime_ns for path in uninterrupted.rglob("*")}
-    assert main(finetune(table, uninterrupted, "--learning_rate=5e-4")[len(VIOLET) :]) == 2
+    assert main(finetune(table, uninterrupted, "--learning_rate=5e-4")) == 2
     assert "learning_rate was 0.001 and is 0.0005" in capfd.readouterr().err
     assert before == {path: path.stat().st_mtime_ns for path in uninterrupted.rglob("*")}
 
@@ -114,7 +113,7 @@ def test_settings_may_stand_in_a_file(table, uninterrupted, tmp_path, capfd):
     lines += [f"train_file: {table}", f"validation_file: {table}", "eval_strategy: steps", "eval_steps: 3"]
     settings.write_text("\n".join(lines))
     output = tmp_path / "run"
-    subprocess.run([*VIOLET, "finetune", settings, f"--output_dir={output}"], check=True, capture_output=True)
+    assert main(["finetune", str(settings), f"--output_dir={output}"]) == 0
     expected, got = weights(uninterrupted), weights(output)
     assert all(torch.equal(expected[key], got[key]) for key in expected)
     assert "validation_accuracy" in json.loads((output / "metrics.json").read_text())
