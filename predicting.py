@@ -458,7 +458,7 @@ def write_features(pipe: Any, videos: Sequence[str], arguments: PredictArguments
         path = Path(str(arguments.features))
         path.parent.mkdir(parents=True, exist_ok=True)
         with new_file(path) as file:
-            np.savez(file, allow_pickle=False, **columns)
+            np.savez(file, **columns)  # type: ignore[arg-type]  # numpy 2.2's own setting
         shape = columns["features"].shape
         told = {"file": str(path), "rows": shape[0], "width": shape[1]}
         clips.say(json.dumps(told) if arguments.json else f"{path} holds {shape[0]} features of width {shape[1]}.")

@@ -562,12 +562,11 @@ def _decode_picture(file: Path | bytes, name: str, choose: _Choice) -> DecodedVi
 
 def _clock_of_picture(image: Any, fps: float | None) -> Clock:
     """The clock of an open GIF, animated WebP or PNG, or still picture."""
-    from PIL import ImageSequence
-
     ends = [0.0]
-    for frame in ImageSequence.Iterator(image):
-        frame.load()
-        ends.append(ends[-1] + frame.info.get("duration", 0) / 1000.0)
+    for number in range(getattr(image, "n_frames", 1)):
+        image.seek(number)
+        image.load()
+        ends.append(ends[-1] + image.info.get("duration", 0) / 1000.0)
     return Clock(np.asarray(ends[:-1]) if ends[-1] else np.full(len(ends) - 1, np.nan), ends[-1], fps)
 
 

@@ -143,8 +143,11 @@ def build_processor(arguments: ModelArguments, rows: Dataset, data: DataArgument
 def texts_of(rows: Dataset, columns: Iterable[str]) -> Iterable[str]:
     """Every text in these columns, as far as the rows have them; lists of texts are texts too."""
     for name in columns:
-        for value in rows[name] if name in rows.column_names else ():
-            yield from (str(text) for text in (value if isinstance(value, list) else [value]) if text)
+        if name not in rows.column_names:
+            continue
+        for batch in rows.select_columns(name).iter(batch_size=1000):  # row by row takes three times as long
+            for value in batch[name]:
+                yield from (str(text) for text in (value if isinstance(value, list) else [value]) if text)
 
 
 def build_model(

@@ -24,6 +24,8 @@ MOST_UNKNOWN = 1 / 3
 """Of the words that stand in a table, each as often as it does; beyond, a run is refused."""
 SHOWN = 5
 WORDS_AT_ONCE = 10_000
+CONTINUES = "##"
+"""How WordPiece marks a piece that continues a word."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class TableWords:
     """
     Attributes:
         counts: how often each word stands in the texts.
-        unknown: the like, of words that the tokenizer turns into [UNK], or has an [UNK] in.
+        unknown: the counts of words that the tokenizer turns into [UNK] or spells letter by letter.
     """
 
     counts: Counter[str]
@@ -39,13 +41,13 @@ class TableWords:
 
     @property
     def share(self) -> float:
-        """Of all words that stand there, those that are unknown: what the model does not get to read."""
+        """The unknown part of all words, each counted as often as it occurs."""
         return self.unknown.total() / max(1, self.counts.total())
 
     def __str__(self) -> str:
         return (
             f"The tokenizer does not know {len(self.unknown)} of the {len(self.counts)} different words of the "
-            f"training texts, {self.share:.1%} of all words there: it reads each of them as the same [UNK]. The "
+            f"training texts, {self.share:.1%} of all words there: it reads them as [UNK] or as single letters. The "
             f"commonest are {commonest(self.unknown)}."
         )
 
@@ -65,9 +67,17 @@ def table_words(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> Tab
         some = words[start : start + WORDS_AT_ONCE]
         ids = tokenizer(some, add_special_tokens=False)["input_ids"]
         unknown |= {
-            word: counts[word] for word, of_word in zip(some, ids, strict=True) if tokenizer.unk_token_id in of_word
+            word: counts[word]
+            for word, of_word in zip(some, ids, strict=True)
+            if tokenizer.unk_token_id in of_word or _is_spelled(tokenizer.convert_ids_to_tokens(of_word))
         }
     return TableWords(counts, unknown)
+
+
+def _is_spelled(tokens: list[str]) -> bool:
+    """Whether WordPiece has nothing but the letters of a word: j, ##k, ##x."""
+    first, *others = tokens or [""]
+    return len(first) == 1 and bool(others) and all(len(token) == 3 and token[:2] == CONTINUES for token in others)
 
 
 def check_words(

@@ -19,7 +19,7 @@ from violet.weights import pretrained
 
 UNKNOWN = "jacket"
 """No word, and in no pieces, of violet-tiny's."""
-KNOWN = ["a", "small", "red", "disc", "moves", "left", "and", "then", "stays"]
+KNOWN = ["a", "small", "red", "disc", "moves", "left", "right", "then", "stays"]
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +56,7 @@ def test_words_are_counted_with_their_repetitions_and_asked_about_once(tokenizer
 
     class Asked:
         all_special_tokens, unk_token_id = tokenizer.all_special_tokens, tokenizer.unk_token_id
+        convert_ids_to_tokens = staticmethod(tokenizer.convert_ids_to_tokens)
 
         def __call__(self, words, **settings):
             asked.extend(words)
@@ -71,6 +72,11 @@ def test_words_are_counted_with_their_repetitions_and_asked_about_once(tokenizer
     assert sorted(asked) == sorted(words.counts), "once a word, however often it stands there"
     assert "1 of the 7 different words" in str(words) and "20.0% of all words" in str(words)
     assert f"'{UNKNOWN}' (2000 times)" in str(words)
+
+
+def test_a_word_that_is_spelled_letter_by_letter_is_not_known(tokenizer):
+    assert tokenizer.tokenize("and lefts") == ["a", "##n", "##d", "left", "##s"], "no [UNK], and a piece of a word"
+    assert table_words(["a and lefts"], tokenizer).unknown == {"and": 1}
 
 
 def test_the_commonest_five_are_named(tokenizer):
