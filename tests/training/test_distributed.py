@@ -209,7 +209,8 @@ def assert_same_run(output, expected, initial):
             # Adam turns the rounding of gradients that should be 0 (keys' biases) into steps, which grow: 1.3e-4 after
             # two of them, on a processor without AVX-512.
             tolerance = 2e-2 if name == "gradient_norm" else 1e-4 if line["step"] == 1 else 1e-3
-            assert found[name] == pytest.approx(value, rel=tolerance), (line["step"], name)
+            one_in_eight = 0.126 if name.startswith("accuracy") and line["step"] > 1 else 0  # near a tie
+            assert found[name] == pytest.approx(value, rel=tolerance, abs=one_in_eight), (line["step"], name)
     steps = one[:STEPS]
     assert {"loss_vtm", "loss_mlm", "loss_vtc", "loss_mvm_pixel", "gradient_norm"} <= steps[0].keys()
     assert max(line["loss"] for line in steps) - min(line["loss"] for line in steps) > 0.05, "it is a curve"
