@@ -260,6 +260,40 @@ def test_unseen_pairs_are_in_every_clip_of_their_split_and_in_no_other(splits):
     assert not {pair for plan in map(pairs_of, range(3000)) for pair in plan} & set(UNSEEN_PAIRS)
 
 
+def looks_unseen(shape: str, rgb) -> bool:
+    """Whether a shape of that colour, named or not, could be taken for an unseen pair."""
+    distances = {name: np.linalg.norm(np.subtract(rgb, named)) for name, named in COLOURS.items()}
+    unseen = dict(UNSEEN_PAIRS).get(shape)
+    return unseen is not None and (min(distances, key=distances.get) == unseen or distances[unseen] < UNLIKE_UNSEEN)
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "pretrain"])
+def test_no_table_to_train_on_has_an_unseen_pair_in_its_words_or_its_videos(splits, split):
+    for clip in splits[split]:
+        for clause in clip["caption"].split(", then "):
+            words = set(clause.split())
+            assert not [pair for pair in UNSEEN_PAIRS if words >= set(pair)], clip["caption"]
+        frames, plan = decode(clip["video"]), plan_of(clip)
+        for subject in plan:
+            shown = frames[subject.frames.start : subject.frames.stop]
+            others = [around(other, margin=2 / 64) for other in plan if other is not subject]
+            if others and clip["kind"] == "together":
+                shown = np.where(others[0][..., None], 0, shown)
+            rgb = np.median(shown[bright(shown)], axis=0)
+            assert np.linalg.norm(rgb - subject.rgb) < 60, clip["id"]
+            assert nearest_colour(np.array([subject.rgb])) != dict(UNSEEN_PAIRS).get(subject.form), clip["id"]
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "pretrain"])
+def test_no_split_to_train_on_draws_what_could_be_taken_for_an_unseen_pair(split):
+    subjects = [subject for index in range(1200) for subject in plan_clip(11, split, index)]
+    assert not [s for s in subjects if looks_unseen(s.form, s.rgb)]
+    assert {(s.shape, s.colour) for s in subjects if s.shape and s.colour} == (
+        {(shape, colour) for shape in SHAPES for colour in COLOURS} - set(UNSEEN_PAIRS)
+    )
+    assert looks_unseen("disc", COLOURS["yellow"]) and not looks_unseen("disc", COLOURS["white"])
+
+
 def pairs_of(index: int) -> list[tuple[str, str]]:
     return [(subject.shape, subject.colour) for subject in plan_clip(0, "test", index)]
 
