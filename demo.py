@@ -119,6 +119,7 @@ def run_demo(output: Path, seed: int, dtype: str | None = None) -> int:
     """Runs the demo; returns 0, or 1 if something is broken: a file is missing, or nothing was learned."""
     started = time.monotonic()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()  # that the heads of pre-training are not used is no news
     dtype = dtype or preferred_dtype()
     settings = demo_settings(output, seed, dtype)
     leave_cores_to_workers(settings[2].dataloader_num_workers)

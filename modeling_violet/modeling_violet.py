@@ -74,7 +74,6 @@ class VioletPreTrainedModel(SavedWhole, PreTrainedModel):
     accepts_loss_kwargs = False  # the losses are means of their own: let the Trainer divide by the accumulated steps
     _supports_sdpa = True
     _no_split_modules = ["VideoSwinBlock", "PatchMerging", "FusionLayer", "VioletTextEmbeddings"]
-    _keys_to_ignore_on_load_unexpected = [r"^match_head\.", r"^mvm_heads\."]  # what pre-training leaves
     _can_record_outputs = {"hidden_states": FusionLayer, "attentions": FusionAttention}
 
     @torch.no_grad()
