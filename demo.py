@@ -126,7 +126,6 @@ def run_demo(output: Path, seed: int, dtype: str | None = None) -> int:
 
     print("1/4  Filling in blanks about a video with violet-tiny, the weights that come with the package", flush=True)
     fill_blanks(output / "clips", seed)
-    print(f"     ({time.monotonic() - started:.0f} s after the start)")
 
     why = "the fastest on this machine" if dtype == preferred_dtype() else "as asked for"
     print(f"2/4  Drawing {CLIPS:,} videos of moving shapes, and fine-tuning it to answer questions about them")
