@@ -16,7 +16,6 @@ import argparse
 import json
 import statistics
 import sys
-import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -46,7 +45,6 @@ def measures_of(output: Path, seed: int, steps: int) -> dict[str, float]:
     folder = output / f"{steps}-{seed}"
     file = folder / "measures.json"
     if not file.exists():
-        start = time.monotonic()
         model, data, training = demo_settings(folder, seed)
         training.max_steps = steps
         leave_cores_to_workers(training.dataloader_num_workers)
@@ -54,7 +52,7 @@ def measures_of(output: Path, seed: int, steps: int) -> dict[str, float]:
         rows = result.tables["test"]
         shuffled = result.task.evaluate(result.model, result.processor, rows, data, training, shuffle_frames=True)
         measures = result.metrics | {f"shuffled_{name}": value for name, value in shuffled.items()}
-        write_json(file, {**measures, "seconds": time.monotonic() - start})
+        write_json(file, measures)
     return json.loads(file.read_text())
 
 
@@ -85,8 +83,7 @@ def main() -> int:
         if options.json:
             write_json(options.json, {"steps": options.steps, "runs": runs})
     found = list(runs.values())
-    minutes = statistics.median(run["seconds"] for run in found) / 60
-    print(f"{options.steps} steps, seeds {', '.join(map(str, runs))}, {minutes:.0f} minutes each\n")
+    print(f"{options.steps} steps, seeds {', '.join(map(str, runs))}\n")
     print("| split | " + " | ".join(name.removeprefix("accuracy_").replace("_", " ") for name in MEASURES) + " |")
     print(f"|---|{'---|' * len(MEASURES)}")
     for split, prefix in SPLITS.items():
