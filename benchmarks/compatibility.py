@@ -50,7 +50,7 @@ def make_environment(row: str, folder: Path) -> Path:
     shutil.rmtree(environment, ignore_errors=True)
     python = environment / "bin" / "python"
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    subprocess.run([UV, "venv", "--quiet", "--python", sys.executable, environment], check=True)
+    subprocess.run([UV, "venv", "--quiet", "--seed", "--python", sys.executable, environment], check=True)
     if row == "constraints":
         pins = ROOT / "constraints.txt"
         wanted = ["--constraints", pins, "-e", f"{ROOT}[test]"]

@@ -7,7 +7,7 @@ import torch
 
 def cpu_has_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16 matrices in hardware: elsewhere it is slower than float32, not faster."""
-    capabilities = torch.cpu.get_capabilities()
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.10; float32 is right everywhere
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 

@@ -180,7 +180,8 @@ class VioletTrainer(Trainer):
         if self.args.push_to_hub and self._licence() is None:
             raise SettingsError("--license: missing, though the model is to be published; such as apache-2.0.")
         with explained(self.args.hub_model_id or Path(self.args.output_dir).name, None):
-            super().init_hf_repo(token, private)
+            # transformers 5.22 knows no `private` here.
+            super().init_hf_repo(token, **({} if private is None else {"private": private}))
 
     def _licence(self) -> str | None:
         """The one that was asked for, or that the run's card names already."""

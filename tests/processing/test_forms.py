@@ -168,7 +168,11 @@ def test_the_decoder_of_torchcodec_gives_the_frames_of_the_file(video_decoder, s
 
 def test_a_decoder_that_gives_floats_differs_by_its_own_conversion(video_decoder, clip):
     """torchcodec converts to float32 from YUV by itself; to uint8, as datasets asks it to, with FFmpeg's scaler."""
-    decoded = decode_video(video_decoder(clip, output_dtype=torch.float32)).frames
+    try:
+        decoder = video_decoder(clip, output_dtype=torch.float32)
+    except TypeError:
+        pytest.skip("this torchcodec gives uint8 only")
+    decoded = decode_video(decoder).frames
     assert 0 < np.abs(decoded.astype(int) - decode_video(clip).frames).max() <= 3
 
 

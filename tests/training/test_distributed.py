@@ -294,6 +294,7 @@ def finetuning(task: str, table: Path, model: Path, output: Path, batch_size: in
         *("finetune", f"--task={task}", f"--model={model}", f"--train_file={table}", f"--output_dir={output}"),
         *(f"--per_device_train_batch_size={batch_size}", "--max_steps=3", "--optim=sgd", "--learning_rate=0.1"),
         *("--questions_per_video=2", "--use_cpu=true", "--save_strategy=no", "--seed=3"),
+        "--allow_unknown_words=true",
     ]
 
 
