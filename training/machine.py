@@ -7,7 +7,9 @@ import torch
 
 def cpu_has_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16 matrices in hardware: elsewhere it is slower than float32, not faster."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.10; float32 is right everywhere
+    if not hasattr(torch.cpu, "get_capabilities"):  # torch 2.9 cannot tell
+        return False
+    capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
