@@ -43,6 +43,7 @@ def on_first(compute: Callable[[], Item]) -> Item:
         except Exception as error:  # noqa: BLE001 - passed on to all
             result[1] = error
     dist.broadcast_object_list(result)
+    dist.barrier()  # gloo's sender may go on, and end, before the others have received
     if result[1] is not None:
         raise result[1]
     return result[0]
