@@ -25,7 +25,7 @@ from .predicting import example_command
 from .processing import decode_video
 from .processing.video_processing_violet import evenly_spaced_indices
 from .training import DataArguments, FinetuningArguments, ModelArguments, finetune
-from .training.machine import cpu_has_bfloat16, leave_cores_to_workers
+from .training.machine import leave_cores_to_workers, preferred_dtype
 from .weights import pretrained
 
 STEPS = 900
@@ -34,12 +34,7 @@ SECONDS = 340
 """Time limit of the whole demo, a little below 6 minutes: a slow machine takes fewer steps."""
 LEAST_STEPS = 100
 EVALUATED_CLIPS = 2400
-"""Clips in the evaluation splits, the test split counted twice (its frames are shuffled once)."""
-
-
-def preferred_dtype() -> str:
-    """The number type that this machine computes fastest with."""
-    return "bfloat16" if torch.cuda.is_available() or cpu_has_bfloat16() else "float32"
+"""2,100 clips to evaluate (those of the test split twice: once with their frames shuffled), and a reserve."""
 
 
 def demo_settings(

@@ -13,6 +13,11 @@ def cpu_has_bfloat16() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
+def preferred_dtype() -> str:
+    """The number type that this machine computes fastest with."""
+    return "bfloat16" if torch.cuda.is_available() or cpu_has_bfloat16() else "float32"
+
+
 def preferred_kernel(bfloat16: bool, device: torch.device) -> str | None:
     """The attention kernel to ask for; None leaves it to transformers."""
     # With bfloat16 on a CPU, plain steps are faster than the fused kernel (docs/results.md).

@@ -34,7 +34,7 @@ from ..upstream import PREFIX_CHECKPOINT_DIR, checkpoint_activations
 from .arguments import SettingsError, set_frames
 from .ema import MovingAverage
 from .finetuning import begin_run, frames_from_scratch, is_hub_name
-from .machine import cpu_has_bfloat16, leave_cores_to_workers, preferred_kernel
+from .machine import leave_cores_to_workers, preferred_dtype, preferred_kernel
 from .masking import Masking, mask_attended
 from .optimization import learning_rate_factor, parameter_groups
 from .pretraining_data import CaptionedVideos, PretrainingBatches, PretrainingCollator, row_id
@@ -127,7 +127,7 @@ class Pretraining:
         self.output_dir = Path(recipe.output_dir)
         precision = recipe.mixed_precision
         if precision == "auto":
-            precision = "bf16" if torch.cuda.is_available() or cpu_has_bfloat16() else "no"
+            precision = "bf16" if preferred_dtype() == "bfloat16" else "no"
         set_seed(recipe.seed)
         self.accelerator = Accelerator(
             mixed_precision=precision,
