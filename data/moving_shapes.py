@@ -89,11 +89,11 @@ NAMELESS_FORMS = ("triangle", "diamond", "half")
 """Filled: an equal-sided triangle, a rhombus twice as long as wide, half a disc. Words call each "shape"."""
 SATURATION, VALUE = (0.0, 0.9), (0.7, 1.0)
 """The ranges of any colour; the least value is far brighter than the brightest background."""
-UNLIKE_UNSEEN, UNLIKE_EACH_OTHER = 60, 120
+UNLIKE_UNSEEN, UNLIKE_EACH_OTHER = 70, 120
 """The least RGB distance (of 0..255 a channel) from the colour of an UNSEEN pair, and between two shapes' colours."""
 SWEEP = np.deg2rad(75)
 FRAMES_PER_SECOND = 8
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 
 
 @dataclass(frozen=True)
@@ -174,14 +174,12 @@ def _draw_looks(generator: np.random.Generator, split: str, count: int) -> list[
 
 
 def _draw_any_colour(generator: np.random.Generator, shape: str) -> tuple[float, float, float]:
-    """RGB of 0..255, never one that could be taken for a colour that is unseen in this shape."""
-    unseen = {colour for other, colour in UNSEEN_PAIRS if other == shape}
+    """RGB of 0..255, clearly another than the colour that is unseen in this shape."""
+    unseen = [COLOURS[colour] for other, colour in UNSEEN_PAIRS if other == shape]
     while True:
         hue, saturation, value = generator.random(), generator.uniform(*SATURATION), generator.uniform(*VALUE)
         red, green, blue = (255 * channel for channel in colorsys.hsv_to_rgb(hue, saturation, value))
-        distances = {colour: math.dist((red, green, blue), rgb) for colour, rgb in COLOURS.items()}
-        nearest = min(distances, key=distances.__getitem__)
-        if nearest not in unseen and all(distances[colour] >= UNLIKE_UNSEEN for colour in unseen):
+        if all(math.dist((red, green, blue), rgb) >= UNLIKE_UNSEEN for rgb in unseen):
             return red, green, blue
 
 
@@ -377,15 +375,27 @@ def _words(generator: np.random.Generator, kind: str, subjects: list[Subject]) -
 
 
 def _wrong_caption(generator: np.random.Generator, subjects: list[Subject]) -> str:
-    """The caption with one word exchanged: for another of its kind, or with the other shape's."""
+    """
+    The caption with one word exchanged: for another of its kind, or with the other shape's. No exchange makes one of
+    the UNSEEN_PAIRS: a word that would is not taken, and two shapes exchange both words then.
+    """
+    does = "direction" if subjects[0].direction else "action"
+    kinds = ("shape", "colour") if len(subjects) == 2 else ("shape", "colour", does, does)
+    kind = _pick(generator, [kind for kind in kinds if getattr(subjects[0], kind)])
+
+    def is_unseen(subject: Subject, word: str) -> bool:
+        shape = word if kind == "shape" else subject.shape
+        colour = word if kind == "colour" else subject.colour
+        return (shape, colour) in UNSEEN_PAIRS and (shape, colour) != (subject.shape, subject.colour)
+
     if len(subjects) == 2:
-        kinds = [kind for kind in ("shape", "colour") if getattr(subjects[0], kind)]
-        kind = _pick(generator, kinds)
         words = [getattr(subject, kind) for subject in reversed(subjects)]
+        if any(map(is_unseen, subjects, words)):
+            kind, words = "name", [subject.name for subject in reversed(subjects)]
     else:
-        does = "direction" if subjects[0].direction else "action"
-        kind = _pick(generator, [kind for kind in ("shape", "colour", does, does) if getattr(subjects[0], kind)])
-        words = [_pick(generator, [word for word in WORDS[kind] if word != getattr(subjects[0], kind)])]
+        (subject,) = subjects
+        own = getattr(subject, kind)
+        words = [_pick(generator, [word for word in WORDS[kind] if word != own and not is_unseen(subject, word)])]
     clauses = [
         subject.clause.replace(getattr(subject, kind), word, 1) for subject, word in zip(subjects, words, strict=True)
     ]
@@ -459,8 +469,8 @@ def moving_shapes(
     - `pretrain` is for learning from captions.
 
     Of `train` and `pretrain`, two clips in five show shapes in any colour and name none ("a small disc moves left";
-    `colour` is ""; none of those could be taken for an UNSEEN pair), and three in ten forms without a name ("a small
-    red shape moves left"; `shape` is "").
+    `colour` is ""; none comes near the colour that is UNSEEN in its shape, see UNLIKE_UNSEEN), and three in ten forms
+    without a name ("a small red shape moves left"; `shape` is ""). No `wrong_caption` names an UNSEEN pair either.
 
     The folder is whole or absent: clips go to `.<name>.partial` beside it, which is renamed at the end and which the
     next call replaces when a process was killed half-way.
