@@ -43,7 +43,7 @@ _PUBLIC = {
     "build_model": "hub",
     "export_original": "hub",
     "from_original": "hub",
-    "pretrained": "weights",
+    "pretrained": "core.weights",
 }
 
 __all__ = ["__version__", "register", *_PUBLIC]
@@ -77,7 +77,7 @@ def register() -> None:
     from transformers.pipelines import PIPELINE_REGISTRY
 
     from . import configuration, modeling_violet, pipelines, processing
-    from .upstream import warn_if_untested
+    from .core.upstream import warn_if_untested
 
     warn_if_untested()
 

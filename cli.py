@@ -39,7 +39,7 @@ def finetune_command(argv: list[str]) -> int:
     register()
     from transformers import HfArgumentParser
 
-    from .predicting import example_command
+    from .commands.prediction import example_command
     from .training import DataArguments, FinetuningArguments, ModelArguments, SettingsError, finetune
     from .training.arguments import read_settings
 
@@ -328,7 +328,7 @@ def predict_command(argv: list[str]) -> int:
     from . import register
 
     register()
-    from .predicting import PredictArguments, predict
+    from .commands.prediction import PredictArguments, predict
 
     return explain_errors("predict", lambda: predict(PredictArguments(**vars(options))))
 
@@ -492,11 +492,11 @@ def read_overrides(command: str, argv: list[str]) -> dict[str, Any]:
 
 def explain_errors(command: str, run: Callable[[], int]) -> int:
     """Runs it; an error that its user can mend is printed in one line instead of a traceback, with status 2."""
+    from .commands.prediction import PredictError
     from .data import TableError
     from .data.loading import WorkerDiedError
     from .evaluation.searching import GalleryError
     from .hub import CardError, HubError, WeightsError
-    from .predicting import PredictError
     from .processing import VideoDecodeError
     from .training import SettingsError
 

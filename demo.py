@@ -14,19 +14,19 @@ from datasets import Dataset
 from transformers import TrainerCallback, get_scheduler, pipeline
 from transformers.utils import logging
 
+from .commands.prediction import example_command
+from .core.files import write_json
+from .core.weights import pretrained
 from .data import moving_shapes
 from .data.moving_shapes import QUESTION_TYPES
 from .evaluation.pictures import AnsweredClip, draw_answers
 from .evaluation.provenance import METRICS_FILE
-from .files import write_json
 from .hub import write_model_card
 from .hub.cards import CARD_FILE
-from .predicting import example_command
 from .processing import decode_video
 from .processing.video_processing_violet import evenly_spaced_indices
 from .training import DataArguments, FinetuningArguments, ModelArguments, finetune
 from .training.machine import leave_cores_to_workers, preferred_dtype
-from .weights import pretrained
 
 STEPS = 900
 CLIPS = 8000

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import torch
 
 from violet import VioletForCaptioning, named_configuration
-from violet.files import write_json
+from violet.core.files import write_json
 
 BAR = 0.6
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}

@@ -30,10 +30,10 @@ import psutil
 import torch
 from PIL import Image
 
+from violet.core.files import write_json
 from violet.data import ShardStream, TsvVideos, open_video, read_rows
 from violet.data.loading import ClipReader
 from violet.data.sharding import prepare_shards
-from violet.files import write_json
 from violet.processing import VioletVideoProcessor, decode_video
 from violet.training.collating import RAW_PIXELS
 from violet.training.sampling import DrawnRows, GroupedSampler

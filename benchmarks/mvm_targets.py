@@ -25,9 +25,9 @@ import torch
 from torch import nn
 
 from violet import VideoTextProcessor, VioletForPreTraining, VioletVideoProcessor, named_configuration
+from violet.core.files import write_json
 from violet.data.loading import ClipReader
 from violet.data.moving_shapes import draw_clip, moving_shapes
-from violet.files import write_json
 from violet.modeling_violet.mvm import LARGEST_FLOW, MVM_TARGETS, mvm_loss, start_at
 from violet.modeling_violet.teachers import Teacher
 from violet.processing import train_wordpiece_tokenizer

@@ -19,11 +19,11 @@ import torch
 from transformers import AutoProcessor
 
 from violet import VioletForRetrieval
+from violet.core.files import write_json
 from violet.data import moving_shapes
 from violet.evaluation.galleries import encode_gallery
 from violet.evaluation.retrieval import retrieval_measures
 from violet.evaluation.searching import rank_in_two_stages, score_all, score_pairs, shortlist_by_embeds
-from violet.files import write_json
 
 CLIPS = 8000
 SIZES = (5, 10, 20, 50, 100, 200)

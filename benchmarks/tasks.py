@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from transformers import AutoProcessor
 
+from violet.core.files import write_json
 from violet.data import moving_shapes
-from violet.files import write_json
 from violet.training import TASKS, DataArguments, FinetuningArguments
 
 CLIPS = 8000

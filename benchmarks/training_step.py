@@ -12,7 +12,7 @@ import time
 import torch
 
 from violet import VioletForQuestionAnswering, named_configuration
-from violet.files import write_json
+from violet.core.files import write_json
 
 CASES = [(kernel, precision) for precision in ("float32", "bfloat16") for kernel in ("sdpa", "eager")]
 

@@ -19,9 +19,9 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from violet.core.files import write_json
 from violet.data.moving_shapes import QUESTION_TYPES
 from violet.demo import STEPS, demo_settings
-from violet.files import write_json
 from violet.training import finetune
 from violet.training.machine import leave_cores_to_workers
 

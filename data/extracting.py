@@ -8,7 +8,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..files import new_folder, write_json, write_text
+from ..core.files import new_folder, write_json, write_text
 from ..processing.decoder_process import DecoderProcess
 from ..processing.video_processing_violet import evenly_spaced_indices
 from .folders import METADATA, PROGRESS

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..files import new_folder, write_json
+from ..core.files import new_folder, write_json
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict

@@ -15,7 +15,7 @@ from urllib.parse import quote, urlsplit
 
 import numpy as np
 
-from ..files import MANIFEST, new_file, sha256, write_json
+from ..core.files import MANIFEST, new_file, sha256, write_json
 from .folders import PROGRESS
 from .hub_rows import HUB
 from .parallel import in_parallel

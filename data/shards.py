@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ..files import MANIFEST
+from ..core.files import MANIFEST
 from ..processing.decoding import IMAGE_SUFFIXES, URL_TIMEOUT_SECONDS, natural_order
 from .name_index import NameIndex
 from .remote import RemoteFile, is_url

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..core.files import MANIFEST, seal, write_json, write_tensors
 from ..data import open_video
 from ..data.loading import SAMPLE_ERRORS
-from ..files import MANIFEST, seal, write_json, write_tensors
 from ..modeling_violet import VideoTokens
 from .provenance import settings_hash, weights_hash
 from .searching import GalleryError

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files import write_json, write_text
+from ..core.files import write_json, write_text
 from ..processing import VideoDecodeError
 from .measures import LEVEL, Evaluation
 from .pictures import film_strip

@@ -15,9 +15,9 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ..core.files import sha256, write_text
+from ..core.weights import FOLDER
 from ..evaluation.provenance import METRICS_FILE
-from ..files import sha256, write_text
-from ..weights import FOLDER
 from .saved_weights import SavedWeightsError, num_parameters, weight_files
 
 CARD_FILE = "README.md"

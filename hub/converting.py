@@ -9,7 +9,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from ..configuration import NAMED_CONFIGURATIONS, VioletConfig, VioletVisionConfig, named_configuration
-from ..files import new_file, new_folder, sha256, write_json, write_tensors
+from ..core.files import new_file, new_folder, sha256, write_json, write_tensors
 from ..processing import VideoTextProcessor, VioletVideoProcessor, special_tokens
 from .cards import CONVERSION_FILE
 from .conversion import (

@@ -23,9 +23,9 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import HFValidationError
 
+from ..core.files import sha256
+from ..core.upstream import convert_file_size_to_int
 from ..evaluation.provenance import METRICS_FILE
-from ..files import sha256
-from ..upstream import convert_file_size_to_int
 from .cards import (
     CARD_FILE,
     CONVERSION_FILE,
@@ -208,7 +208,7 @@ def staged(
             else:
                 stage.left_out[file.name + "/" * file.is_dir()] = why
         if with_code:
-            from ..shipped_code import add_code
+            from ..core.shipped_code import add_code
 
             add_code(stage.folder)
         if read_card(stage.folder / CARD_FILE)[0].license is None and license_name is None:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
+from ..core.files import new_folder, sha256, write_json, write_tensors
+from ..core.weights import FOLDER
 from ..evaluation.provenance import METRICS_FILE
-from ..files import new_folder, sha256, write_json, write_tensors
-from ..weights import FOLDER
 from .cards import CURVES_FILE, write_model_card
 from .saved_weights import WEIGHTS
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers import Cache
 
-from ..upstream import ALL_MASK_ATTENTION_FUNCTIONS, create_bidirectional_mask
+from ..core.upstream import ALL_MASK_ATTENTION_FUNCTIONS, create_bidirectional_mask
 
 ATTENTION_RULES = ("bidirectional", "sequence_to_sequence")
 

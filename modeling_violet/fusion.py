@@ -9,7 +9,7 @@ from torch import nn
 from transformers import Cache
 from transformers.activations import ACT2FN
 
-from ..upstream import ALL_ATTENTION_FUNCTIONS, GradientCheckpointingLayer
+from ..core.upstream import ALL_ATTENTION_FUNCTIONS, GradientCheckpointingLayer
 from .attention import build_attention_mask, eager_attention_forward
 
 

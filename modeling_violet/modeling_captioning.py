@@ -11,7 +11,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
 from ..configuration.configuration_violet import VioletConfig
-from ..upstream import CACHE_NAME, can_return_tuple, one_cache
+from ..core.upstream import CACHE_NAME, can_return_tuple, one_cache
 from .embeddings import VideoTokens
 from .heads import VioletMaskedLMHead
 from .losses import masked_cross_entropy

@@ -6,7 +6,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
 from ..configuration.configuration_violet import VioletConfig
-from ..upstream import can_return_tuple
+from ..core.upstream import can_return_tuple
 from .embeddings import VideoTokens
 from .heads import VioletClassificationHead
 from .losses import check_labels, first_of_each, gather_rows, masked_cross_entropy, retrieval_loss

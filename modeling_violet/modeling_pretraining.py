@@ -9,7 +9,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
 
 from ..configuration.configuration_violet import VioletConfig
-from ..upstream import can_return_tuple
+from ..core.upstream import can_return_tuple
 from .embeddings import VideoTokens
 from .fusion import record_received_attention
 from .heads import VioletClassificationHead, VioletMaskedLMHead

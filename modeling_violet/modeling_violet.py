@@ -11,8 +11,8 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
 
 from ..configuration.configuration_violet import VioletConfig
-from ..saving import SavedWhole
-from ..upstream import can_return_tuple, capture_outputs, one_cache
+from ..core.saving import SavedWhole
+from ..core.upstream import can_return_tuple, capture_outputs, one_cache
 from .embeddings import VideoTokens, VioletProjection, VioletTextEmbeddings, VioletVideoEncoder
 from .fusion import FusionAttention, FusionEncoder, FusionLayer, TokenGroup
 from .heads import VioletClassificationHead, VioletMaskedLMHead

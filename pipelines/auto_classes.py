@@ -6,6 +6,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from ..configuration import VioletConfig
+from ..core.upstream import _BaseAutoModelClass, _LazyAutoMapping
 from ..modeling_violet import (
     VioletForCaptioning,
     VioletForMaskedLM,
@@ -13,7 +14,6 @@ from ..modeling_violet import (
     VioletForQuestionAnswering,
     VioletForRetrieval,
 )
-from ..upstream import _BaseAutoModelClass, _LazyAutoMapping
 
 
 def _models(*classes: type[PreTrainedModel]) -> _LazyAutoMapping:

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from violet.files import is_whole, new_folder, save_into, seal, write_json, write_text
+from violet.core.files import is_whole, new_folder, save_into, seal, write_json, write_text
 
 
 def test_a_sealed_folder_is_whole_until_anything_in_it_changes(tmp_path):

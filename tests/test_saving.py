@@ -10,7 +10,8 @@ import pytest
 import torch
 from transformers import AutoProcessor
 
-from violet import VideoTextProcessor, VioletForQuestionAnswering, VioletVideoProcessor, files, named_configuration
+from violet import VideoTextProcessor, VioletForQuestionAnswering, VioletVideoProcessor, named_configuration
+from violet.core import files
 from violet.processing import train_wordpiece_tokenizer
 
 SMALL = {

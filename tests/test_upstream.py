@@ -12,7 +12,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.video_processing_utils import BaseVideoProcessor
 
 import violet
-from violet import upstream
+from violet.core import upstream
 
 REPLACED = {
     "generation: is the mode possible": (GenerationMixin._validate_generation_mode, "VioletForCaptioning"),

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForPreTraining, AutoProcessor
 
 import violet
-from violet.weights import FOLDER, pretrained_names
+from violet.core.weights import FOLDER, pretrained_names
 
 RECIPE = Path(__file__).parents[1] / "examples" / "violet-tiny.yaml"
 

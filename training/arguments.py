@@ -8,11 +8,11 @@ import torch
 from transformers import TrainingArguments
 
 from ..configuration import NAMED_CONFIGURATIONS
+from ..core.weights import pretrained_names
 from ..data import COLUMNS
 from ..data.loading import TIME_LIMIT_SECONDS
 from ..processing import VioletVideoProcessor
 from ..processing.video_processing_violet import FRAME_SAMPLINGS
-from ..weights import pretrained_names
 
 TASK_NAMES = tuple(COLUMNS)
 BAD_SAMPLES = ("raise", "skip")

@@ -7,12 +7,12 @@ from typing import Any
 from datasets import DatasetDict
 from transformers import AutoProcessor
 
+from ..core.files import write_json
 from ..data import rows_digest
 from ..data.benchmarks import Benchmark, check_benchmark
 from ..data.loading import ClipReader
 from ..evaluation.provenance import METRICS_FILE, run_provenance, weights_hash
 from ..evaluation.reporting import Report, write_report
-from ..files import write_json
 from ..hub import write_model_card
 from .arguments import DataArguments, FinetuningArguments, ModelArguments, SettingsError
 from .finetuning import card_facts, finetune, run_settings

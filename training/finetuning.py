@@ -21,17 +21,17 @@ from transformers import (
 
 from .._version import __version__
 from ..configuration import NAMED_CONFIGURATIONS, VioletConfig, named_configuration
+from ..core.files import save_into, write_json
+from ..core.weights import pretrained
 from ..data import moving_shapes, read_rows, rows_digest
 from ..data.hub_rows import HUB
 from ..data.loading import ClipReader
 from ..evaluation.provenance import METRICS_FILE, run_provenance
-from ..files import save_into, write_json
 from ..hub import write_model_card
 from ..hub.converting import load_tokenizer
 from ..modeling_violet import VioletPreTrainedModel
 from ..modeling_violet.heads import VioletClassificationHead
 from ..processing import VideoTextProcessor, VioletVideoProcessor, special_tokens, train_wordpiece_tokenizer
-from ..weights import pretrained
 from .arguments import DataArguments, FinetuningArguments, ModelArguments, SettingsError, set_frames
 from .collating import normalize_answer
 from .machine import preferred_kernel

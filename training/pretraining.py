@@ -19,18 +19,18 @@ from transformers import AutoProcessor, AutoTokenizer
 
 from .._version import __version__
 from ..configuration import named_configuration
+from ..core.files import save_into, seal, write_json, write_text
+from ..core.upstream import PREFIX_CHECKPOINT_DIR, checkpoint_activations
 from ..data import moving_shapes, read_original, read_rows
 from ..data.loading import ClipReader, FailedSamples, explained_workers
 from ..evaluation.pictures import draw_curves
 from ..evaluation.provenance import METRICS_FILE, run_provenance
-from ..files import save_into, seal, write_json, write_text
 from ..hub import write_model_card
 from ..modeling_violet import VioletForPreTraining
 from ..modeling_violet.modeling_pretraining import MVM_PREFIX
 from ..modeling_violet.mvm import start_at
 from ..modeling_violet.teachers import Teacher
 from ..processing import VideoTextProcessor, special_tokens, train_wordpiece_tokenizer
-from ..upstream import PREFIX_CHECKPOINT_DIR, checkpoint_activations
 from .arguments import SettingsError, set_frames
 from .ema import MovingAverage
 from .finetuning import begin_run, frames_from_scratch, is_hub_name

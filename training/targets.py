@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import torch
 from safetensors import SafetensorError, safe_open
 
+from ..core.files import write_json, write_tensors
 from ..data import read_pickle
-from ..files import write_json, write_tensors
 from ..modeling_violet.mvm import find_mvm_target
 from ..modeling_violet.teachers import Teacher
 from ..processing import VioletVideoProcessor

@@ -14,15 +14,15 @@ from huggingface_hub import HfApi
 from transformers import Trainer
 from transformers.trainer_utils import HubStrategy
 
+from ..core.files import is_whole, seal
+from ..core.upstream import PREFIX_CHECKPOINT_DIR, PushInProgress, rotate_checkpoints
 from ..data.loading import ClipReader, FailedSamples, explained_workers
 from ..data.sources import video_name
 from ..evaluation.answers import UNREAD
-from ..files import is_whole, seal
 from ..hub import Push, write_model_card
 from ..hub.cards import CARD_FILE, read_card
 from ..hub.publishing import explained, send, staged
 from ..processing import VioletVideoProcessor
-from ..upstream import PREFIX_CHECKPOINT_DIR, PushInProgress, rotate_checkpoints
 from .arguments import SettingsError
 from .collating import VideoTextCollator
 from .optimization import parameter_groups

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from violet.cli import main
+from violet.core.files import sha256
 from violet.data import TableError, open_video, prepare_frames, prepare_shards, read_rows
-from violet.files import sha256
 from violet.processing.decoding import decode_video
 from violet.processing.video_processing_violet import evenly_spaced_indices
 

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoProcessor
 
 from violet import VideoDecodeError, VioletForRetrieval
+from violet.core.weights import pretrained
 from violet.data import captioned, moving_shapes
 from violet.evaluation.galleries import StoredGallery, encode_gallery
 from violet.evaluation.retrieval import retrieval_metrics
@@ -24,7 +25,6 @@ from violet.evaluation.searching import (
     score_pairs,
     shortlist_by_embeds,
 )
-from violet.weights import pretrained
 
 CLIPS = {"train": 24, "validation": 4, "test": 8, "test_unseen": 0, "test_together": 0}
 FORK = multiprocessing.get_context("fork")

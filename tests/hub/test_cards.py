@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard
 import violet
 from violet import VideoTextProcessor, VioletVideoProcessor, named_configuration
 from violet.cli import main
-from violet.files import sha256
+from violet.core.files import sha256
 from violet.hub import CARDS, CardError, write_model_card
 from violet.hub.cards import SECTIONS
 from violet.processing import train_wordpiece_tokenizer

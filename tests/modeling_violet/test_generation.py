@@ -13,8 +13,8 @@ from transformers import DynamicCache, GenerationConfig
 from transformers.generation import BaseStreamer
 
 from violet.configuration import named_configuration
+from violet.core.upstream import CACHE_NAME
 from violet.modeling_violet import VioletForCaptioning, VioletForMaskedLM
-from violet.upstream import CACHE_NAME
 
 VOCABULARY, PLACES, TASKS = 40, 32, 4
 PADDING, START, END, MASK = 0, 2, 3, 4

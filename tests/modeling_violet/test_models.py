@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from violet.configuration import named_configuration
+from violet.core.upstream import checkpoint_activations
 from violet.modeling_violet import (
     VideoTokens,
     VioletForCaptioning,
@@ -36,7 +37,6 @@ from violet.modeling_violet import (
 from violet.modeling_violet.embeddings import interpolate_grid, interpolate_rows
 from violet.modeling_violet.losses import contrastive_loss
 from violet.modeling_violet.video_swin import VideoSwinAttention, relative_position_index
-from violet.upstream import checkpoint_activations
 
 LAYERS, PLACES, VOCABULARY, ANSWERS = 2, 16, 60, 5
 BLACK = (-0.5, 0.25, 2.0)

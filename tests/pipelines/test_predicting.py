@@ -15,7 +15,7 @@ from transformers import BertConfig, BertForMaskedLM, pipeline
 
 import violet
 from violet.cli import main
-from violet.predicting import REQUESTS, PredictError, find_clips
+from violet.commands.prediction import REQUESTS, PredictError, find_clips
 from violet.processing import decode_video
 
 QUESTION, SENTENCE = "what moves left?", "a red [MASK] moves"

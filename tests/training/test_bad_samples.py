@@ -10,6 +10,7 @@ from datasets import Dataset, concatenate_datasets
 from transformers import AutoProcessor
 
 from violet import QuestionCollator, VioletForQuestionAnswering, VioletTrainer
+from violet.core.weights import pretrained
 from violet.data.loading import ClipReader
 from violet.evaluation.answers import AnswerAccuracy, choose_answers
 from violet.modeling_violet.losses import IGNORE_INDEX
@@ -19,7 +20,6 @@ from violet.training.masking import Masking
 from violet.training.pretraining_data import CaptionedVideos, PretrainingBatches, PretrainingCollator
 from violet.training.sampling import DrawnRows, NumberedRows
 from violet.training.schedule import MixtureSchedule
-from violet.weights import pretrained
 
 
 @pytest.fixture(scope="module")

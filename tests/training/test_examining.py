@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import AutoProcessor
 
+from violet.core.weights import pretrained
 from violet.data import captioned, moving_shapes
 from violet.training import TASKS, DataArguments, FinetuningArguments
-from violet.weights import pretrained
 
 CLIPS = {"train": 24, "validation": 4, "test": 8, "test_unseen": 0, "test_together": 0}
 EXAMINE = """

@@ -23,8 +23,8 @@ from transformers import AutoModelForPreTraining, AutoProcessor
 
 from violet.cli import main
 from violet.configuration import named_configuration
+from violet.core.files import is_whole
 from violet.data import moving_shapes
-from violet.files import is_whole
 from violet.modeling_violet import VioletForPreTraining
 from violet.processing import VideoTextProcessor, VioletVideoProcessor, train_wordpiece_tokenizer
 from violet.training.arguments import SettingsError

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoProcessor
 
 from violet.cli import main
+from violet.core.weights import pretrained
 from violet.data import TableError, captioned, fill_in_the_blank, gallery, moving_shapes, multiple_choice, read_rows
 from violet.hub import CARDS
 from violet.modeling_violet import VioletForCaptioning, VioletForMaskedLM
@@ -23,7 +24,6 @@ from violet.training.collating import (
 )
 from violet.training.optimization import parameter_groups
 from violet.training.sampling import DrawnRows
-from violet.weights import pretrained
 
 CLIPS = {"train": 24, "validation": 4, "test": 8, "test_unseen": 0, "test_together": 0}
 

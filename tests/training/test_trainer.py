@@ -15,7 +15,7 @@ from transformers import AutoProcessor
 
 from violet import QuestionCollator, VioletForQuestionAnswering, VioletTrainer
 from violet.cli import main
-from violet.files import is_whole
+from violet.core.files import is_whole
 from violet.training import FinetuningArguments, last_whole_checkpoint
 
 VIOLET = [sys.executable, "-m", "violet.cli"]

@@ -10,12 +10,12 @@ from datasets import Dataset
 from transformers import AutoProcessor, BertTokenizer, PreTrainedTokenizerFast
 
 from violet.cli import main
+from violet.core.weights import pretrained
 from violet.data import moving_shapes
 from violet.modeling_violet import VioletForCaptioning, VioletForMaskedLM
 from violet.processing import train_wordpiece_tokenizer
 from violet.training import TASKS, SettingsError
 from violet.training.vocabulary import check_answers, check_words, exchange_vocabulary, table_words
-from violet.weights import pretrained
 
 UNKNOWN = "jacket"
 """No word, and in no pieces, of violet-tiny's."""

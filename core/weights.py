@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-FOLDER = Path(__file__).parent / "pretrained"
+FOLDER = Path(__file__).parents[1] / "pretrained"
 
 
 def pretrained_names() -> list[str]:

@@ -14,18 +14,19 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ._version import __version__
+from .._version import __version__
 from .files import write_json, write_text
 
-ROOT = Path(__file__).parent
-TRAVELLING = not (ROOT / "configuration").is_dir()
+HERE = Path(__file__).parent
+TRAVELLING = HERE.name != "core" or not (HERE.parent / "configuration").is_dir()
 """Whether this module came with a checkpoint, flattened, and is not in the package."""
+ROOT = HERE if TRAVELLING else HERE.parent
 ENTRY = "violet_code"
 JSON_FILES = ("config.json", "processor_config.json", "video_preprocessor_config.json", "tokenizer_config.json")
 """The files of a checkpoint that name its code …"""
 NAMING_CODE = ("auto_map", "custom_pipelines")
 """… and the keys."""
-CARRIED = ("configuration", "modeling_violet", "processing", "evaluation", "pipelines")
+CARRIED = ("core", "configuration", "modeling_violet", "processing", "evaluation", "pipelines")
 """The package's folders whose modules a checkpoint may carry."""
 STAYING = frozenset({"galleries"})
 """Modules of these folders that stay behind: a function that imports one says that it needs the package."""
@@ -216,5 +217,6 @@ def _file_of(folder: Path, node: ast.ImportFrom, name: str) -> Path:
 
 
 def _check_carried(file: Path, node: ast.ImportFrom) -> None:
-    if file.parent != ROOT and file.parent.name not in CARRIED or not file.is_file() or file.stem in STAYING:
+    part = file.relative_to(ROOT).parts[0]
+    if part not in (*CARRIED, "_version.py") or not file.is_file() or file.stem in STAYING:
         raise ValueError(f"`{ast.unparse(node)}` leads to {file}, which no checkpoint carries.")

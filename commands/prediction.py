@@ -16,19 +16,19 @@ from tqdm import tqdm
 from transformers import pipeline
 from transformers.utils import logging as transformers_logging
 
-from .data.folders import clip_paths
-from .data.loading import SAMPLE_ERRORS, ClipReader
-from .data.remote import is_url
-from .evaluation.galleries import SETTINGS_FILE
-from .files import new_file
-from .hub import HubError, WeightsError, pull
-from .hub.cards import REPO_NAME
-from .hub.converting import read_configuration
-from .pipelines.answering import OPEN_ENDED, WITH_OPTIONS
-from .pipelines.pairs import pair_up
-from .processing.decoding import IMAGE_SUFFIXES
-from .shipped_code import AUTO_CLASSES, TASKS
-from .weights import pretrained, pretrained_names
+from ..core.files import new_file
+from ..core.shipped_code import AUTO_CLASSES, TASKS
+from ..core.weights import pretrained, pretrained_names
+from ..data.folders import clip_paths
+from ..data.loading import SAMPLE_ERRORS, ClipReader
+from ..data.remote import is_url
+from ..evaluation.galleries import SETTINGS_FILE
+from ..hub import HubError, WeightsError, pull
+from ..hub.cards import REPO_NAME
+from ..hub.converting import read_configuration
+from ..pipelines.answering import OPEN_ENDED, WITH_OPTIONS
+from ..pipelines.pairs import pair_up
+from ..processing.decoding import IMAGE_SUFFIXES
 
 FEATURES_SUFFIX = ".npz"
 CACHE_BYTES = 256 * 2**20

@@ -1,0 +1,1 @@
+"""Sub-commands of `violet` that are more than a call."""
