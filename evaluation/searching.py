@@ -62,21 +62,7 @@ class MemoryGallery:
         return tokens.select(numbers.to(tokens.tokens.device))
 
 
-def join_videos(encoded: Sequence[VideoTokens]) -> VideoTokens:
-    """
-    Encoded videos one behind the other.
-
-    Raises:
-        ValueError: for videos whose grids differ: they had other sizes or other numbers of frames.
-    """
-    first = encoded[0]
-    shapes = sorted({(*one.grid, one.num_special_per_frame) for one in encoded})
-    if len(shapes) > 1:
-        raise ValueError(
-            f"Videos of unequal grids make no one gallery: (frames, rows, columns, special tokens) are {shapes}."
-        )
-    tokens, mask = torch.cat([one.tokens for one in encoded]), torch.cat([one.mask for one in encoded])
-    return VideoTokens(tokens, mask, first.grid, first.num_special_per_frame)
+join_videos = VideoTokens.join
 
 
 @torch.no_grad()
@@ -189,7 +175,7 @@ def score_pairs(
             inputs_embeds=words[rows],
             attention_mask=mask[rows],
             video_index=video_index.to(input_ids.device),
-            video_tokens=_on(gallery.select(different), input_ids.device),
+            video_tokens=gallery.select(different).to(input_ids.device),
         )
         logits = model.match_head(outputs.first_text_state())[:, 0] / model.config.match_temperature
         scores.append(logits.float().cpu().numpy())
@@ -215,7 +201,7 @@ def score_all(
     """
     parts = gallery.parts()
     scores = [
-        score_gallery(model, _on(parts[number](), input_ids.device), input_ids, attention_mask, pairs_per_pass)
+        score_gallery(model, parts[number]().to(input_ids.device), input_ids, attention_mask, pairs_per_pass)
         for number in own_share(len(parts))
     ]
     return torch.cat(gather([one.cpu() for one in scores]), 1)
@@ -231,7 +217,3 @@ def rank_in_two_stages(videos: int, candidates: torch.Tensor, scores: torch.Tens
     """
     behind = scores.new_full((len(scores), videos), float(scores.min()) - 1)
     return behind.scatter(1, candidates, scores)
-
-
-def _on(tokens: VideoTokens, device: torch.device) -> VideoTokens:
-    return VideoTokens(tokens.tokens.to(device), tokens.mask.to(device), tokens.grid, tokens.num_special_per_frame)

@@ -1,6 +1,5 @@
 """The networks and their losses: no file, data set or download is known here."""
 
-from .embeddings import VideoTokens
 from .modeling_captioning import VioletCaptioningOutput, VioletForCaptioning
 from .modeling_matching import VioletForMultipleChoice, VioletForRetrieval
 from .modeling_pretraining import VioletForPreTraining, VioletPreTrainingOutput
@@ -12,9 +11,11 @@ from .modeling_violet import (
     VioletPreTrainedModel,
     VioletTaskOutput,
 )
+from .tokens import Tokens, VideoTokens
 from .video_swin import VioletVisionModel
 
 __all__ = [
+    "Tokens",
     "VideoTokens",
     "VioletCaptioningOutput",
     "VioletForCaptioning",

@@ -1,48 +1,15 @@
 """What enters the fusion: video tokens and text tokens, and their projections into one space."""
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from .tokens import Tokens
 from .video_swin import VioletVisionModel
 
 NUM_BASES = 4
 """What is kept of a sequence's order where it is pooled, see `pool_in_order`."""
-
-
-@dataclass
-class VideoTokens:
-    """
-    An encoded video. Everything behind the encoder reads sizes from here, never from pixels.
-
-    Attributes:
-        tokens: (batch, L, width), frame by frame: `num_special_per_frame` special tokens, then the grid row by row.
-        mask: (batch, L), 1 for a token and 0 for padding.
-        grid: (frames, rows, columns) of the patches; L = frames * (num_special_per_frame + rows * columns).
-        num_special_per_frame: special tokens in front of each frame's patches.
-    """
-
-    tokens: torch.Tensor
-    mask: torch.Tensor
-    grid: tuple[int, int, int]
-    num_special_per_frame: int
-
-    def patches(self) -> torch.Tensor:
-        """The tokens on the grid, without the special ones: (batch, frames, rows, columns, width)."""
-        frames, rows, columns = self.grid
-        # (batch, L, width) -> (batch, frames, special + rows * columns, width)
-        by_frame = self.tokens.unflatten(1, (frames, -1))
-        return by_frame[:, :, self.num_special_per_frame :].unflatten(2, (rows, columns))
-
-    def select(self, index: torch.Tensor) -> "VideoTokens":
-        """The videos of that index (n,), in its order: a video may be taken several times, or not at all."""
-        return VideoTokens(self.tokens[index], self.mask[index], self.grid, self.num_special_per_frame)
-
-
-# What goes through torch.export, or is moved between devices, must say which of its parts are tensors.
-torch.export.register_dataclass(VideoTokens)
 
 
 def interpolate_rows(rows: torch.Tensor, length: int) -> torch.Tensor:
@@ -68,7 +35,7 @@ def interpolate_grid(table: torch.Tensor, rows: int, columns: int) -> torch.Tens
 
 
 class VioletVideoEncoder(nn.Module):
-    """Video Swin features + one special token a frame + positions in the frame and in time -> `VideoTokens`."""
+    """Video Swin features + one special token a frame + positions in the frame and in time -> `Tokens`."""
 
     def __init__(self, config):
         super().__init__()
@@ -101,7 +68,7 @@ class VioletVideoEncoder(nn.Module):
         pixels: torch.Tensor,
         bool_masked_pos: torch.Tensor | None = None,
         hidden_frame_order: torch.Tensor | None = None,
-    ) -> VideoTokens:
+    ) -> Tokens:
         """
         Args:
             pixels: (batch, frames, channels, height, width), normalised.
@@ -131,7 +98,7 @@ class VioletVideoEncoder(nn.Module):
         tokens = tokens + interpolate_grid(self.position_embeddings, rows, columns) + in_time.unsqueeze(2)
         tokens = self.norm(tokens.to(self.norm.weight.dtype)).flatten(1, 2)
         mask = torch.ones(tokens.shape[:2], dtype=torch.long, device=tokens.device)
-        return VideoTokens(tokens, mask, grid=(frames, rows, columns), num_special_per_frame=1)
+        return Tokens(tokens, mask, grid=(frames, rows, columns), num_special_per_frame=1)
 
 
 class VioletTextEmbeddings(nn.Module):
@@ -205,7 +172,7 @@ class VioletProjection(nn.Module):
         """Logarithm of the inverse of CLIP's initial temperature, 0.07."""
         return math.log(1 / 0.07)
 
-    def video(self, video: VideoTokens) -> torch.Tensor:
+    def video(self, video: Tokens) -> torch.Tensor:
         """-> (batch, projection_dim), of length 1"""
         frames = video.patches().mean((2, 3))  # (batch, frames, rows, columns, width) -> (batch, frames, width)
         pooled = pool_in_order(frames, frames.new_ones(frames.shape[:2]), NUM_BASES)

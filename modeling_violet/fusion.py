@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -11,15 +10,7 @@ from transformers.activations import ACT2FN
 
 from ..core.upstream import ALL_ATTENTION_FUNCTIONS, GradientCheckpointingLayer
 from .attention import build_attention_mask, eager_attention_forward
-
-
-class TokenGroup(NamedTuple):
-    """Tokens that enter the fusion together."""
-
-    states: torch.Tensor
-    """(batch, tokens, width)"""
-    mask: torch.Tensor
-    """(batch, tokens), 1 for a token and 0 for padding"""
+from .tokens import Tokens
 
 
 class FusionAttention(nn.Module):
@@ -89,7 +80,7 @@ class FusionEncoder(nn.Module):
 
     def forward(
         self,
-        groups: dict[str, TokenGroup],
+        groups: dict[str, Tokens],
         rule: str = "bidirectional",
         cache: Cache | None = None,
         past_mask: torch.Tensor | None = None,
@@ -106,8 +97,8 @@ class FusionEncoder(nn.Module):
         Returns:
             Each group's states (batch, tokens, width), by name and in the same order.
         """
-        lengths = [group.states.shape[1] for group in groups.values()]
-        states = torch.cat([group.states for group in groups.values()], dim=1)
+        lengths = [group.tokens.shape[1] for group in groups.values()]
+        states = torch.cat([group.tokens for group in groups.values()], dim=1)
         key_mask = torch.cat([group.mask for group in groups.values()], dim=1)
         context_length = sum(lengths[:-1])
         if past_mask is not None:

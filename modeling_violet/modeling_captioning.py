@@ -12,10 +12,10 @@ from transformers.utils import TransformersKwargs
 
 from ..configuration.configuration_violet import VioletConfig
 from ..core.upstream import CACHE_NAME, can_return_tuple, one_cache
-from .embeddings import VideoTokens
 from .heads import VioletMaskedLMHead
 from .losses import masked_cross_entropy
 from .modeling_violet import VioletModel, VioletPreTrainedModel, VioletTaskOutput
+from .tokens import Tokens
 
 
 @dataclass
@@ -71,7 +71,7 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
         task_ids: torch.Tensor | None = None,
         prompt_ids: torch.Tensor | None = None,
         prompt_attention_mask: torch.Tensor | None = None,
-        video_tokens: VideoTokens | None = None,
+        video_tokens: Tokens | None = None,
         labels: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         cache: Cache | None = None,
@@ -127,7 +127,7 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
         input_ids: torch.Tensor | None = None,
         *,
         pixel_values_videos: torch.Tensor | None = None,
-        video_tokens: VideoTokens | None = None,
+        video_tokens: Tokens | None = None,
         video_index: torch.Tensor | None = None,
         **kwargs: Any,
     ):

@@ -1,5 +1,7 @@
 """Models that score how well texts fit a video: multiple choice and retrieval."""
 
+from dataclasses import replace
+
 import torch
 import torch.distributed as dist
 from transformers.processing_utils import Unpack
@@ -7,10 +9,10 @@ from transformers.utils import TransformersKwargs
 
 from ..configuration.configuration_violet import VioletConfig
 from ..core.upstream import can_return_tuple
-from .embeddings import VideoTokens
 from .heads import VioletClassificationHead
 from .losses import check_labels, first_of_each, gather_rows, masked_cross_entropy, retrieval_loss
 from .modeling_violet import VioletModel, VioletPreTrainedModel, VioletTaskOutput
+from .tokens import Tokens
 
 
 class VioletForMultipleChoice(VioletPreTrainedModel):
@@ -32,7 +34,7 @@ class VioletForMultipleChoice(VioletPreTrainedModel):
         task_ids: torch.Tensor | None = None,
         prompt_ids: torch.Tensor | None = None,
         prompt_attention_mask: torch.Tensor | None = None,
-        video_tokens: VideoTokens | None = None,
+        video_tokens: Tokens | None = None,
         labels: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> VioletTaskOutput:
@@ -116,7 +118,7 @@ class VioletForRetrieval(VioletPreTrainedModel):
         task_ids: torch.Tensor | None = None,
         prompt_ids: torch.Tensor | None = None,
         prompt_attention_mask: torch.Tensor | None = None,
-        video_tokens: VideoTokens | None = None,
+        video_tokens: Tokens | None = None,
         labels: torch.Tensor | None = None,
         video_ids: torch.Tensor | None = None,
         pairs_per_pass: int = 256,
@@ -180,8 +182,8 @@ class VioletForRetrieval(VioletPreTrainedModel):
 
 
 def _videos_of_all_processes(
-    video_tokens: VideoTokens, labels: torch.Tensor, video_ids: torch.Tensor | None
-) -> tuple[VideoTokens, torch.Tensor]:
+    video_tokens: Tokens, labels: torch.Tensor, video_ids: torch.Tensor | None
+) -> tuple[Tokens, torch.Tensor]:
     """Every process's videos, each once, and the number that each text's video has among them."""
     check_labels(labels, len(video_tokens.tokens), ignored=False)
     ids = video_ids
@@ -189,9 +191,8 @@ def _videos_of_all_processes(
         ids = torch.arange(len(video_tokens.tokens), device=labels.device)
         ids = ids * dist.get_world_size() + dist.get_rank()
     known, first = first_of_each(gather_rows(ids))
-    tokens, mask = gather_rows(video_tokens.tokens), gather_rows(video_tokens.mask)
-    videos = VideoTokens(tokens, mask, video_tokens.grid, video_tokens.num_special_per_frame).select(first)
-    return videos, torch.searchsorted(known, ids[labels])
+    everyone = replace(video_tokens, tokens=gather_rows(video_tokens.tokens), mask=gather_rows(video_tokens.mask))
+    return everyone.select(first), torch.searchsorted(known, ids[labels])
 
 
 def _join(passes: list[tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:

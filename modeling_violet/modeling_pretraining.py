@@ -10,7 +10,6 @@ from transformers.utils import ModelOutput, TransformersKwargs
 
 from ..configuration.configuration_violet import VioletConfig
 from ..core.upstream import can_return_tuple
-from .embeddings import VideoTokens
 from .fusion import record_received_attention
 from .heads import VioletClassificationHead, VioletMaskedLMHead
 from .losses import IGNORE_INDEX, combine, masked_accuracy, masked_cross_entropy
@@ -183,9 +182,7 @@ class VioletForPreTraining(VioletPreTrainedModel):
                 output.match_logits = self._match(fused.first_text_state(), negatives, losses, accuracies)
             if "mlm" in weights:
                 output.mlm_logits = self._masked_words("mlm", fused.text_hidden_state[:batch], labels, output)
-            patches = VideoTokens(
-                fused.video_hidden_state[:batch], video.mask, video.grid, video.num_special_per_frame
-            ).patches()
+            patches = video.with_tokens(fused.video_hidden_state[:batch]).patches()
             output.mvm_predictions = {
                 name: predict_mvm(self.config, name, head, patches)
                 for name, head in self.mvm_heads.items()

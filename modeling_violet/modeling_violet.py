@@ -13,10 +13,11 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from ..configuration.configuration_violet import VioletConfig
 from ..core.saving import SavedWhole
 from ..core.upstream import can_return_tuple, capture_outputs, one_cache
-from .embeddings import VideoTokens, VioletProjection, VioletTextEmbeddings, VioletVideoEncoder
-from .fusion import FusionAttention, FusionEncoder, FusionLayer, TokenGroup
+from .embeddings import VioletProjection, VioletTextEmbeddings, VioletVideoEncoder
+from .fusion import FusionAttention, FusionEncoder, FusionLayer
 from .heads import VioletClassificationHead, VioletMaskedLMHead
 from .losses import contrastive_loss, first_of_each, gather_rows, masked_cross_entropy
+from .tokens import Tokens
 
 
 @dataclass
@@ -37,7 +38,7 @@ class VioletModelOutput(ModelOutput):
     video_hidden_state: torch.Tensor | None = None
     prompt_hidden_state: torch.Tensor | None = None
     text_hidden_state: torch.Tensor | None = None
-    video_tokens: VideoTokens | None = None
+    video_tokens: Tokens | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
 
@@ -128,7 +129,7 @@ class VioletModel(VioletPreTrainedModel):
         pixel_values_videos: torch.Tensor,
         bool_masked_pos: torch.Tensor | None = None,
         hidden_frame_order: torch.Tensor | None = None,
-    ) -> VideoTokens:
+    ) -> Tokens:
         """Videos (batch, frames, channels, height, width) as the tokens that enter the fusion."""
         return self.video_encoder(pixel_values_videos, bool_masked_pos, hidden_frame_order)
 
@@ -162,7 +163,7 @@ class VioletModel(VioletPreTrainedModel):
         return BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=pooled)
 
     def video_and_text_embeddings(
-        self, video: VideoTokens, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
+        self, video: Tokens, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Encoded videos and one text for each -> their embeddings before the fusion, (batch, projection_dim) each."""
         projection = self._need_projection()
@@ -209,7 +210,7 @@ class VioletModel(VioletPreTrainedModel):
 
     def caption_loss(
         self,
-        video: VideoTokens,
+        video: Tokens,
         caption_ids: torch.Tensor,
         caption_attention_mask: torch.Tensor | None = None,
         video_ids: torch.Tensor | None = None,
@@ -218,7 +219,7 @@ class VioletModel(VioletPreTrainedModel):
         videos, texts = self.video_and_text_embeddings(video, caption_ids, caption_attention_mask)
         return self.contrast(videos, texts, caption_ids, gather=self.training, video_ids=video_ids)[0]
 
-    def _prompt(self, task_ids, prompt_ids, prompt_attention_mask, batch: int) -> TokenGroup | None:
+    def _prompt(self, task_ids, prompt_ids, prompt_attention_mask, batch: int) -> Tokens | None:
         if task_ids is not None and prompt_ids is not None:
             raise ValueError("Give `task_ids` or `prompt_ids`, not both: each takes the place between video and text.")
         if task_ids is not None:
@@ -227,13 +228,13 @@ class VioletModel(VioletPreTrainedModel):
             if task_ids.shape not in ((1,), (batch,)):
                 raise ValueError(f"`task_ids` has shape {tuple(task_ids.shape)} for {batch} texts: one each, or one.")
             states = self.task_tokens[task_ids].unsqueeze(1).expand(batch, -1, -1)  # (batch, 1, width)
-            return TokenGroup(states, task_ids.new_ones(states.shape[:2]))
+            return Tokens(states, task_ids.new_ones(states.shape[:2]))
         if prompt_ids is not None:
             mask = torch.ones_like(prompt_ids) if prompt_attention_mask is None else prompt_attention_mask
             states = self.text_embeddings(prompt_ids)
             if len(prompt_ids) not in (1, batch):
                 raise ValueError(f"`prompt_ids` has {len(prompt_ids)} rows for {batch} texts: give one each, or one.")
-            return TokenGroup(states.expand(batch, -1, -1), mask.expand(batch, -1))
+            return Tokens(states.expand(batch, -1, -1), mask.expand(batch, -1))
         return None
 
     @capture_outputs(tie_last_hidden_states=False)
@@ -248,7 +249,7 @@ class VioletModel(VioletPreTrainedModel):
         prompt_attention_mask: torch.Tensor | None = None,
         bool_masked_pos: torch.Tensor | None = None,
         hidden_frame_order: torch.Tensor | None = None,
-        video_tokens: VideoTokens | None = None,
+        video_tokens: Tokens | None = None,
         attention_rule: str = "bidirectional",
         inputs_embeds: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
@@ -296,7 +297,7 @@ class VioletModel(VioletPreTrainedModel):
             raise ValueError(f"`video_index` has shape {tuple(video_index.shape)} for {texts} texts.")
 
         selected = video_tokens if video_index is None else video_tokens.select(video_index)
-        groups = {"video": TokenGroup(selected.tokens, selected.mask)}
+        groups = {"video": selected}
         prompt = self._prompt(task_ids, prompt_ids, prompt_attention_mask, batch=texts)
         if prompt is not None:
             groups["prompt"] = prompt
@@ -311,7 +312,7 @@ class VioletModel(VioletPreTrainedModel):
             groups = {}
         if attention_mask is None:
             attention_mask = words.new_ones(words.shape[:2], dtype=torch.long)
-        groups["text"] = TokenGroup(words, attention_mask)
+        groups["text"] = Tokens(words, attention_mask)
         states = self.fusion(groups, attention_rule, cache, past_mask, **kwargs)
         return VioletModelOutput(
             last_hidden_state=torch.cat(list(states.values()), dim=1),
@@ -349,7 +350,7 @@ class VioletForMaskedLM(VioletPreTrainedModel):
         prompt_attention_mask: torch.Tensor | None = None,
         bool_masked_pos: torch.Tensor | None = None,
         hidden_frame_order: torch.Tensor | None = None,
-        video_tokens: VideoTokens | None = None,
+        video_tokens: Tokens | None = None,
         attention_rule: str = "bidirectional",
         labels: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
@@ -400,7 +401,7 @@ class VioletForQuestionAnswering(VioletPreTrainedModel):
         task_ids: torch.Tensor | None = None,
         prompt_ids: torch.Tensor | None = None,
         prompt_attention_mask: torch.Tensor | None = None,
-        video_tokens: VideoTokens | None = None,
+        video_tokens: Tokens | None = None,
         labels: torch.Tensor | None = None,
         caption_ids: torch.Tensor | None = None,
         caption_attention_mask: torch.Tensor | None = None,

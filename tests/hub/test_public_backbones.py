@@ -16,8 +16,7 @@ from violet.cli import main
 from violet.configuration import NAMED_CONFIGURATIONS, VioletConfig, VioletVisionConfig
 from violet.data import moving_shapes, open_ended
 from violet.hub import ConversionError, build_model, from_original
-from violet.modeling_violet import VioletForMaskedLM, VioletForPreTraining, VioletModel, VioletVisionModel
-from violet.modeling_violet.fusion import TokenGroup
+from violet.modeling_violet import Tokens, VioletForMaskedLM, VioletForPreTraining, VioletModel, VioletVisionModel
 from violet.modeling_violet.video_swin import relative_position_index
 from violet.processing import train_wordpiece_tokenizer
 
@@ -194,7 +193,7 @@ def assert_reads_as_bert(model, network):
     ids = torch.arange(1, 21).view(2, 10)
     words = model.violet.text_embeddings(ids)
     torch.testing.assert_close(words, network.bert.embeddings(ids), rtol=0, atol=1e-5)
-    states = model.violet.fusion({"text": TokenGroup(words, torch.ones_like(ids))})["text"]
+    states = model.violet.fusion({"text": Tokens(words, torch.ones_like(ids))})["text"]
     expected = network(ids).logits
     assert expected.std() > 0.1
     torch.testing.assert_close(model.mlm_head(states), expected, rtol=0, atol=1e-4)

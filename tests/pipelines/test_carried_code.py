@@ -192,7 +192,7 @@ def later():
     assert (
         flat
         == """\
-from .embeddings import VideoTokens
+from .tokens import VideoTokens
 from .modeling_matching import VioletForRetrieval as Search  # two files
 from .questions import TokenIds, pad_texts
 
@@ -202,7 +202,7 @@ def later():
     return encode_gallery
 """
     )
-    assert {file.name for file in needed} == {"embeddings.py", "modeling_matching.py", "questions.py"}
+    assert {file.name for file in needed} == {"tokens.py", "modeling_matching.py", "questions.py"}
 
 
 @pytest.mark.parametrize(
