@@ -41,6 +41,7 @@ _PUBLIC = {
     "VioletTrainer": "training",
     "QuestionCollator": "training",
     "build_model": "hub",
+    "build_processor": "hub",
     "export_original": "hub",
     "from_original": "hub",
     "pretrained": "core.weights",

@@ -4,8 +4,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
-from transformers import GenerationConfig, PreTrainedConfig
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
+from transformers.configuration_utils import SubConfigSpec
 
 from ..core.shipped_code import without_code
 
@@ -91,9 +92,19 @@ class VioletVisionConfig(PreTrainedConfig):
         return self.embed_dim * 2 ** (len(self.depths) - 1)
 
     @property
+    def cell(self) -> tuple[int, int, int]:
+        """(frames, rows, columns) of pixels that become one cell of the last stage's grid."""
+        side = self.patch_size * 2 ** (len(self.depths) - 1)
+        return self.temporal_stride, side, side
+
+    @property
     def reduction(self) -> int:
-        """Pixels of a frame's side that become one cell of the last stage's grid."""
-        return self.patch_size * 2 ** (len(self.depths) - 1)
+        return self.cell[1]
+
+    def grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """The last stage's (steps, rows, columns) for clips of that size; every size is padded to whole cells."""
+        stride, side, _ = self.cell
+        return -(-frames // stride), -(-height // side), -(-width // side)
 
     def validate_architecture(self):
         """Refuses contradictions, naming the field."""
@@ -128,7 +139,9 @@ class VioletConfig(PreTrainedConfig):
     Configuration of a VIOLET model. The defaults are the shapes of the published VIOLETv2.
 
     Args:
-        vision_config (`dict` or [`VioletVisionConfig`]): the video encoder.
+        vision_config (`dict` or a configuration): the vision encoder, by its `model_type`: Video Swin
+            ([`VioletVisionConfig`], the default), or a model of pictures or videos of transformers, such as
+            `clip_vision_model` or `videomae`; see `modeling_violet.encoders`.
         fusion_norm (`str`): `"post"` (BERT, the published models) or `"pre"` (normalised before each sub-layer,
             easier to train from scratch).
         num_video_frames (`int`): frames that have a learned place in time; more are interpolated.
@@ -153,7 +166,7 @@ class VioletConfig(PreTrainedConfig):
     """
 
     model_type = "violet"
-    sub_configs_defaults = {"vision_config": VioletVisionConfig}
+    sub_configs_defaults = {"vision_config": SubConfigSpec(AutoConfig, VioletVisionConfig.model_type)}
 
     vision_config: dict | PreTrainedConfig | None = None
     vocab_size: int = 30522
@@ -190,6 +203,10 @@ class VioletConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         _refuse_unknown(self, kwargs)
+        vision, own = self.vision_config, VioletVisionConfig.model_type
+        if isinstance(vision, dict) and vision.get("model_type", own) == own:
+            # Not through AutoConfig's table, where another copy of this code may have put its class.
+            self.vision_config = VioletVisionConfig(**vision)
         super().__post_init__(**without_code(kwargs))
 
     def validate_architecture(self):
@@ -222,12 +239,14 @@ class VioletConfig(PreTrainedConfig):
             _refuse("num_task_tokens", f"must be 0 or more, got {self.num_task_tokens}.")
         if self.projection_dim is not None:
             _require_positive(self, "projection_dim")
-        channels = self.vision_config.num_channels
+        channels = getattr(self.vision_config, "num_channels", 3)
         if len(self.masked_patch_value) != channels:
             _refuse(
                 "masked_patch_value", f"must have {channels} numbers, one a channel, got {self.masked_patch_value}."
             )
 
+
+AutoConfig.register(VioletVisionConfig.model_type, VioletVisionConfig, exist_ok=True)
 
 NAMED_CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "violet-v1-base": {

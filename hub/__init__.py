@@ -4,7 +4,7 @@ from .cards import CARDS, CardError, write_model_card
 from .conversion import ConversionReport, export_original, from_original
 from .planning import ConversionError
 from .publishing import HubError, Push, pull, push
-from .starting_points import build_model
+from .starting_points import build_model, build_processor
 from .weight_files import WeightsError
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "HubError",
     "WeightsError",
     "build_model",
+    "build_processor",
     "export_original",
     "from_original",
     "pull",

@@ -119,13 +119,13 @@ def shapes_of(weights: Weights) -> dict[str, Shape]:
 
 def build(model_class: type[PreTrainedModel], config: Any, tensors: dict[str, torch.Tensor]) -> PreTrainedModel:
     """The model with these weights, in evaluation mode and float32; the others are freshly initialised."""
-    with _quiet():
+    with quietly():
         model = model_class.from_pretrained(None, config=config, state_dict=tensors, dtype=torch.float32)
     return model.eval()
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Without transformers' own report of new keys and its bars: ours says more."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
@@ -261,7 +261,7 @@ def load_model(source: str | os.PathLike) -> PreTrainedModel:
     """
     try:
         model_class = find_class((VioletConfig.from_pretrained(source).architectures or ["none"])[0])
-        with _quiet():
+        with quietly():
             return model_class.from_pretrained(source)
     except ConversionError:
         raise

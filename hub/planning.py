@@ -1,6 +1,7 @@
 """What a checkpoint must hold to become a model, and what will become of each key: from names and shapes alone."""
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,9 +22,9 @@ from ..modeling_violet import (
     VioletModel,
     VioletVisionModel,
 )
+from ..modeling_violet.encoders.video_swin import relative_position_index
 from ..modeling_violet.heads import VioletClassificationHead, VioletMaskedLMHead
 from ..modeling_violet.mvm import build_mvm_heads
-from ..modeling_violet.video_swin import relative_position_index
 from .layouts import (
     BACKBONE,
     BERT,
@@ -243,7 +244,7 @@ def _layout(
         if ours not in targets and theirs is not None and theirs not in claimed:
             pieces[ours] = Piece(ours, theirs, shape, kind.form(theirs), None)
     vision = json.loads(config_json)
-    window = tuple(vision.get("vision_config", vision)["window_size"])
+    window = tuple(vision.get("vision_config", vision).get("window_size", ()))  # only a Video Swin has windows
     return Layout(tuple(pieces.values()), derived_pieces(kind, pieces, window), new, window)
 
 
@@ -260,7 +261,7 @@ def derived_pieces(kind: Kind, pieces: Mapping[str, Piece], window: Shape) -> di
     """What follows from these pieces, by the kind's names."""
     derived: dict[str, Derived] = {}
     effective = (1, *window[1:]) if kind.of_pictures else window
-    tokens = effective[0] * effective[1] * effective[2]
+    tokens = math.prod(effective)
     for ours, piece in pieces.items():
         if ours.endswith("relative_position_bias_table"):
             name = piece.theirs.replace("bias_table", "index")

@@ -1,5 +1,6 @@
 """The networks and their losses: no file, data set or download is known here."""
 
+from .encoders import ENCODERS, VioletVisionModel
 from .modeling_captioning import VioletCaptioningOutput, VioletForCaptioning
 from .modeling_matching import VioletForMultipleChoice, VioletForRetrieval
 from .modeling_pretraining import VioletForPreTraining, VioletPreTrainingOutput
@@ -12,9 +13,9 @@ from .modeling_violet import (
     VioletTaskOutput,
 )
 from .tokens import Tokens, VideoTokens
-from .video_swin import VioletVisionModel
 
 __all__ = [
+    "ENCODERS",
     "Tokens",
     "VideoTokens",
     "VioletCaptioningOutput",

@@ -4,9 +4,10 @@ import math
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
+from .encoders import find_encoder
 from .tokens import Tokens
-from .video_swin import VioletVisionModel
 
 NUM_BASES = 4
 """What is kept of a sequence's order where it is pooled, see `pool_in_order`."""
@@ -35,13 +36,17 @@ def interpolate_grid(table: torch.Tensor, rows: int, columns: int) -> torch.Tens
 
 
 class VioletVideoEncoder(nn.Module):
-    """Video Swin features + one special token a frame + positions in the frame and in time -> `Tokens`."""
+    """
+    A vision encoder's states + one special token a step in time + positions in the frame and in time -> `Tokens`. The
+    encoder's weights have its own name among these: `swin` for Video Swin, `backbone` for others.
+    """
 
     def __init__(self, config):
         super().__init__()
         width, vision = config.hidden_size, config.vision_config
-        self.reduction = vision.reduction
-        self.swin = VioletVisionModel._from_config(vision)
+        self.encoder = find_encoder(vision)
+        self.add_module(self.encoder.key, self.encoder.build())
+        self._no_split_modules = self.vision_model._no_split_modules  # transformers collects them from direct children
         self.projection = nn.Linear(vision.hidden_size, width) if vision.hidden_size != width else nn.Identity()
         self.frame_token = nn.Parameter(torch.empty(width))
         self.position_embeddings = nn.Parameter(torch.empty(1 + config.video_grid_size**2, width))
@@ -51,17 +56,23 @@ class VioletVideoEncoder(nn.Module):
         self.norm = nn.LayerNorm(width, eps=1e-5)
         self.masked_patch_value = nn.Buffer(torch.tensor(config.masked_patch_value), persistent=False)
 
+    @property
+    def vision_model(self) -> PreTrainedModel:
+        """The vision encoder's model."""
+        return self._modules[self.encoder.key]  # type: ignore[return-value]
+
     def mask_patches(self, pixels: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
-        """Sets the patches (batch, frames, rows, columns) that are True to the configuration's value."""
-        rows, columns = (-(-side // self.reduction) for side in pixels.shape[3:])
-        if masked.shape != (*pixels.shape[:2], rows, columns):
-            raise ValueError(
-                f"`bool_masked_pos` has shape {tuple(masked.shape)}; these videos need "
-                f"{(*pixels.shape[:2], rows, columns)}."
-            )
-        masked = masked.bool().repeat_interleave(self.reduction, dim=2).repeat_interleave(self.reduction, dim=3)
-        masked = masked[:, :, : pixels.shape[3], : pixels.shape[4]].unsqueeze(2)  # -> (batch, frames, 1, H, W)
-        return torch.where(masked, self.masked_patch_value.to(pixels.dtype).view(-1, 1, 1), pixels)
+        """Sets the cells (batch, steps, rows, columns) that are True to the configuration's value."""
+        frames, height, width = pixels.shape[1], *pixels.shape[3:]
+        expected = (len(pixels), *self.encoder.grid(frames, height, width))
+        if masked.shape != expected:
+            raise ValueError(f"`bool_masked_pos` has shape {tuple(masked.shape)}; these videos need {expected}.")
+        masked = masked.bool()
+        for dim, pixels_of_cell in enumerate(self.encoder.cell, start=1):
+            masked = masked.repeat_interleave(pixels_of_cell, dim=dim)
+        _, steps, rows, columns = masked.shape  # cut to the video, or up to it where its edge is in no cell
+        masked = nn.functional.pad(masked, (0, width - columns, 0, height - rows, 0, frames - steps))
+        return torch.where(masked.unsqueeze(2), self.masked_patch_value.to(pixels.dtype).view(-1, 1, 1), pixels)
 
     def forward(
         self,
@@ -72,12 +83,13 @@ class VioletVideoEncoder(nn.Module):
         """
         Args:
             pixels: (batch, frames, channels, height, width), normalised.
-            bool_masked_pos: (batch, frames, rows, columns), True where the patch's pixels are hidden.
-            hidden_frame_order: (batch, frames), True where the frame's place in time is hidden.
+            bool_masked_pos: (batch, steps, rows, columns), True where the pixels of a cell of the encoder's grid are
+                hidden.
+            hidden_frame_order: (batch, steps), True where a step's place in time is hidden.
         """
         if bool_masked_pos is not None:
             pixels = self.mask_patches(pixels, bool_masked_pos)
-        features = self.projection(self.swin(pixels).last_hidden_state)
+        features = self.projection(self.encoder.features(self.vision_model, pixels))
         batch, frames, rows, columns, width = features.shape
         in_time = interpolate_rows(self.frame_embeddings, frames).unsqueeze(0)  # (1, frames, width)
         if hidden_frame_order is not None:

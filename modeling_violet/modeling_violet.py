@@ -74,7 +74,7 @@ class VioletPreTrainedModel(SavedWhole, PreTrainedModel):
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False  # the losses are means of their own: let the Trainer divide by the accumulated steps
     _supports_sdpa = True
-    _no_split_modules = ["VideoSwinBlock", "PatchMerging", "FusionLayer", "VioletTextEmbeddings"]
+    _no_split_modules = ["FusionLayer", "VioletTextEmbeddings"]  # and the encoder's own
     _can_record_outputs = {"hidden_states": FusionLayer, "attentions": FusionAttention}
 
     @torch.no_grad()

@@ -296,7 +296,7 @@ class VideoTeacher(FeatureTeacher):
 
     @classmethod
     def load_network(cls, source: str | PathLike) -> nn.Module:
-        from .video_swin import VioletVisionModel
+        from .encoders.video_swin import VioletVisionModel
 
         return VioletVisionModel.from_pretrained(source, dtype=torch.float32)
 

@@ -292,7 +292,7 @@ def finetune(
     kernel = model_arguments.attn_implementation or preferred_kernel(training.bf16, training.device)
     model = build_model(model_arguments, processor, tables["train"], data, kernel)
     if model_arguments.freeze_backbone:
-        model.violet.video_encoder.swin.requires_grad_(False)
+        model.violet.video_encoder.vision_model.requires_grad_(False)
     # The heads smooth their own targets: the Trainer's way knows one form of labels alone.
     model.config.label_smoothing, training.label_smoothing_factor = training.label_smoothing_factor, 0.0
     reader = ClipReader(processor.video_processor, data.frame_cache_mb * 2**20, data.decode_time_limit)

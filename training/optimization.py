@@ -5,8 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from ..modeling_violet import VioletModel, VioletVisionModel
-from ..modeling_violet.video_swin import PatchMerging, VideoSwinBlock
+from ..modeling_violet import VioletModel
 
 
 def parameter_groups(
@@ -31,14 +30,15 @@ def parameter_groups(
         id(module.weight) for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d | nn.Conv3d)
     }
     depths = layer_depths(model)
-    backbone = {id(parameter) for module in _backbones(model) for parameter in module.parameters()}
+    backbones = [base.video_encoder.vision_model for base in model.modules() if isinstance(base, VioletModel)]
+    in_backbone = {id(parameter) for module in backbones for parameter in module.parameters()}
     groups: dict[tuple[bool, float | None], dict[str, Any]] = {}
     for parameter in model.parameters():
         if not parameter.requires_grad:
             continue
         decays, rate = id(parameter) in decayed, learning_rate
         if rate is not None:
-            if backbone_learning_rate is not None and id(parameter) in backbone:
+            if backbone_learning_rate is not None and id(parameter) in in_backbone:
                 rate = backbone_learning_rate
             rate *= layer_decay ** depths.get(id(parameter), 0)
         group = groups.setdefault((decays, rate), {"params": [], "weight_decay": weight_decay if decays else 0.0})
@@ -46,10 +46,6 @@ def parameter_groups(
             group["lr"] = rate
         group["params"].append(parameter)
     return [group for _, group in sorted(groups.items(), key=lambda entry: not entry[0][0])]  # decaying ones first
-
-
-def _backbones(model: nn.Module) -> list[VioletVisionModel]:
-    return [module for module in model.modules() if isinstance(module, VioletVisionModel)]
 
 
 def layer_depths(model: nn.Module) -> dict[int, int]:
@@ -72,12 +68,14 @@ def layer_depths(model: nn.Module) -> dict[int, int]:
             put(base.fusion.norm, 0)
         if base.projection is not None:
             put(base.projection, 0)
-        swin = base.video_encoder.swin
-        blocks = [module for module in swin.modules() if isinstance(module, VideoSwinBlock | PatchMerging)]
+        vision_model = base.video_encoder.vision_model
+        blocks = base.video_encoder.encoder.layers(vision_model)
         for distance, block in enumerate(reversed(blocks)):
             put(block, depth + distance)
-        put(swin.norm, depth)
-        put(swin, depth + len(blocks))
+        behind = False  # parameters come in the order of the modules: in front of the blocks, theirs, behind them
+        for parameter in vision_model.parameters():
+            behind = behind or id(parameter) in depths
+            depths.setdefault(id(parameter), depth if behind else depth + len(blocks))
         put(base, depth)
     return depths
 

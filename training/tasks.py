@@ -94,7 +94,7 @@ def check_masked(row: Row) -> Row:
 
 def _collate_questions(processor, model, data, training: bool, **settings) -> VideoTextCollator:
     # A frozen backbone has nothing to learn from contrast.
-    learns = any(parameter.requires_grad for parameter in model.violet.video_encoder.swin.parameters())
+    learns = any(parameter.requires_grad for parameter in model.violet.video_encoder.vision_model.parameters())
     captions = training and learns and model.violet.projection is not None
     return QuestionCollator(processor, model.config.label2id, captions=captions, **settings)
 

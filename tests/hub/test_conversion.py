@@ -26,7 +26,7 @@ from violet.modeling_violet import (
     VioletModel,
     VioletVisionModel,
 )
-from violet.modeling_violet.video_swin import relative_position_index
+from violet.modeling_violet.encoders.video_swin import relative_position_index
 
 WIDTH, VOCABULARY, PLACES, FRAMES, SIDE, ANSWERS, TASKS = 64, 50, 12, 3, 2, 7, 10
 BIAS_ROWS = 15 * 13 * 13  # offsets in a window of (8, 7, 7)

@@ -17,7 +17,7 @@ from violet.configuration import NAMED_CONFIGURATIONS, VioletConfig, VioletVisio
 from violet.data import moving_shapes, open_ended
 from violet.hub import ConversionError, build_model, from_original
 from violet.modeling_violet import Tokens, VioletForMaskedLM, VioletForPreTraining, VioletModel, VioletVisionModel
-from violet.modeling_violet.video_swin import relative_position_index
+from violet.modeling_violet.encoders.video_swin import relative_position_index
 from violet.processing import train_wordpiece_tokenizer
 
 EMBED, DEPTHS, HEADS = 32, (2, 2), (1, 2)

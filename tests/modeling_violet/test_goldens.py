@@ -22,7 +22,7 @@ from violet.modeling_violet import (
     VioletForQuestionAnswering,
     VioletForRetrieval,
 )
-from violet.modeling_violet.video_swin import relative_position_index
+from violet.modeling_violet.encoders.video_swin import relative_position_index
 
 pytestmark = [pytest.mark.shared, pytest.mark.slow]
 

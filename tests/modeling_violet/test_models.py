@@ -35,8 +35,8 @@ from violet.modeling_violet import (
     VioletVisionModel,
 )
 from violet.modeling_violet.embeddings import interpolate_grid, interpolate_rows
+from violet.modeling_violet.encoders.video_swin import VideoSwinAttention, relative_position_index
 from violet.modeling_violet.losses import contrastive_loss
-from violet.modeling_violet.video_swin import VideoSwinAttention, relative_position_index
 
 LAYERS, PLACES, VOCABULARY, ANSWERS = 2, 16, 60, 5
 BLACK = (-0.5, 0.25, 2.0)

@@ -1,0 +1,102 @@
+"""The table of vision encoders, and what VIOLET asks of each."""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+
+from ...core.registry import Registry
+from ..tokens import Grid
+
+ENCODERS: Registry[type] = Registry(
+    "vision encoder",
+    __package__,
+    {
+        "violet_vision": "video_swin:VioletVisionModel",
+        "timesformer": "whole_clip:WholeClip",
+        "videomae": "whole_clip:WholeClip",
+        "vivit": "whole_clip:WholeClip",
+        "vjepa2": "whole_clip:WholeClip",
+    },
+)
+"""
+By the vision configuration's `model_type`: an `Encoder`, or a model that needs none, because its output and its
+configuration say what `Encoder` says. A picture model of transformers needs no line: it is a `FrameByFrame`.
+"""
+
+
+class Encoder:
+    """
+    How VIOLET builds and asks a vision model. This one serves models whose `forward` takes `pixel_values_videos`
+    (batch, frames, channels, height, width) and gives `last_hidden_state` (batch, steps, rows, columns, width), and
+    whose configuration has `hidden_size`, `cell` and `grid(frames, height, width)`, as `VioletVisionConfig`.
+
+    Attributes:
+        config: the vision configuration.
+        key: the name of the model's weights within those of the video encoder.
+        unused: parts of the model that its states on the grid do not pass through; they are not trained.
+    """
+
+    key = "backbone"
+    unused: tuple[str, ...] = ()
+
+    def __init__(self, config: PreTrainedConfig):
+        self.config: Any = config
+        part = ENCODERS.get(config.model_type)
+        if part is not None and issubclass(part, PreTrainedModel):
+            self.key = part.base_model_prefix or self.key
+
+    def build(self) -> PreTrainedModel:
+        """The model, freshly initialised."""
+        model = AutoModel.from_config(self.config)
+        for name, parameter in model.named_parameters():
+            if set(name.split(".")) & set(self.unused):
+                parameter.requires_grad_(False)
+        return model
+
+    @property
+    def cell(self) -> Grid:
+        """(frames, rows, columns) of pixels that one cell of the grid stands for."""
+        return self.config.cell
+
+    def grid(self, frames: int, height: int, width: int) -> Grid:
+        """
+        The grid (steps in time, rows, columns) of clips of that size.
+
+        Raises:
+            ValueError: for a clip that the model cannot take, with what it can.
+        """
+        return self.config.grid(frames, height, width)
+
+    def features(self, model: PreTrainedModel, pixels: torch.Tensor) -> torch.Tensor:
+        """(batch, frames, channels, height, width), normalised -> (batch, steps, rows, columns, hidden_size)"""
+        return model(pixels).last_hidden_state
+
+    def layers(self, model: PreTrainedModel) -> list[nn.Module]:
+        """The model's blocks from the first to the last, for learning rates by layer."""
+        blocks = set(model._no_split_modules or ())
+        return [module for module in model.modules() if type(module).__name__ in blocks]
+
+    def refuse(self, problem: str) -> ValueError:
+        """An error that names the encoder."""
+        return ValueError(f"The vision encoder {self.config.model_type!r} {problem}")
+
+
+def find_encoder(config: PreTrainedConfig) -> Encoder:
+    """
+    How to use the model of a vision configuration.
+
+    Raises:
+        ValueError: for a configuration of a model that is no vision encoder.
+    """
+    from .frame_by_frame import FrameByFrame
+
+    part = ENCODERS.get(config.model_type, FrameByFrame)
+    return part(config) if issubclass(part, Encoder) else Encoder(config)
+
+
+def accepts(model: nn.Module, argument: str) -> bool:
+    """Whether a model's `forward` has that argument by name."""
+    return argument in inspect.signature(model.forward).parameters

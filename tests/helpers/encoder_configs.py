@@ -1,0 +1,59 @@
+"""Small random models of transformers that can be vision encoders: eight, of pictures and of videos."""
+
+from typing import Any
+
+from violet import VioletConfig
+
+SIDE, FRAMES, PATCH = 32, 4, 16
+_SMALL: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+_VIT = {**_SMALL, "intermediate_size": 64, "image_size": SIDE, "patch_size": PATCH}
+ENCODER_CONFIGS: dict[str, dict[str, Any]] = {
+    "violet_vision": {
+        "embed_dim": 8,
+        "depths": (1, 1),
+        "num_heads": (1, 2),
+        "window_size": (2, 2, 2),
+        "patch_size": 8,
+        "drop_path_rate": 0.0,
+    },
+    "clip_vision_model": _VIT,
+    "siglip_vision_model": _VIT,
+    "dinov2": {**_SMALL, "image_size": SIDE, "patch_size": PATCH},
+    "vit": _VIT,
+    "videomae": {**_VIT, "num_frames": FRAMES, "tubelet_size": 2},
+    "vjepa2": {
+        **_SMALL,
+        "crop_size": SIDE,
+        "patch_size": PATCH,
+        "frames_per_clip": FRAMES,
+        "tubelet_size": 2,
+        "pred_hidden_size": 32,
+        "pred_num_attention_heads": 4,
+        "pred_num_hidden_layers": 1,
+    },
+    "timesformer": {**_VIT, "num_frames": FRAMES},
+}
+"""By `model_type`: cells of 16 x 16 pixels, and of 1 or 2 frames."""
+PICTURES = ("clip_vision_model", "siglip_vision_model", "dinov2", "vit")
+WHOLE_CLIPS = ("videomae", "vjepa2", "timesformer")
+
+
+def model_config(encoder: str, **changes: Any) -> VioletConfig:
+    """A small model with that vision encoder, of the vocabulary and sizes of violet-tiny's kind."""
+    return VioletConfig(
+        vision_config={"model_type": encoder, **ENCODER_CONFIGS[encoder]},
+        **{
+            **_SMALL,
+            "intermediate_size": 64,
+            "vocab_size": 128,
+            "bos_token_id": 2,
+            "eos_token_id": 3,
+            "mask_token_id": 4,
+            "num_video_frames": FRAMES,
+            "video_grid_size": 2,
+            "hidden_frame_order": False,
+            "projection_dim": 16,
+            "num_labels": 3,
+            **changes,
+        },
+    )
