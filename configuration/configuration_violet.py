@@ -142,6 +142,11 @@ class VioletConfig(PreTrainedConfig):
         vision_config (`dict` or a configuration): the vision encoder, by its `model_type`: Video Swin
             ([`VioletVisionConfig`], the default), or a model of pictures or videos of transformers, such as
             `clip_vision_model` or `videomae`; see `modeling_violet.encoders`.
+        text_config (`dict` or a configuration, *optional*): the text side, by its `model_type`, such as `bert` for a
+            BERT with its layers; see `modeling_violet.texts`. `None` is BERT's embedding layer (VIOLET), which the
+            fields here describe.
+        fusion_config (`dict` or a configuration, *optional*): the fusion, by its `model_type`; see
+            `modeling_violet.fusions`. `None` is BERT's encoder (VIOLET), which the fields here describe.
         fusion_norm (`str`): `"post"` (BERT, the published models) or `"pre"` (normalised before each sub-layer,
             easier to train from scratch).
         num_video_frames (`int`): frames that have a learned place in time; more are interpolated.
@@ -153,6 +158,7 @@ class VioletConfig(PreTrainedConfig):
         masked_patch_value (`list[float]`): what a masked patch's normalised pixels are set to, a channel.
             VIOLET masks to black, VIOLETv2 to the mean colour.
         projection_dim (`int`, *optional*): width of the embeddings before the fusion; `None` for no projection.
+        projection_type (`str`): how they are pooled, a name of `modeling_violet.projection.PROJECTIONS`.
         contrastive_weight (`float`): weight of the video-text contrastive loss where captions are given.
         mvm_targets (`dict[str, dict]`): what masked patches predict in pre-training: names of
             `modeling_violet.mvm.MVM_TARGETS`, each with the options of its head (`{}` for its defaults).
@@ -166,9 +172,15 @@ class VioletConfig(PreTrainedConfig):
     """
 
     model_type = "violet"
-    sub_configs_defaults = {"vision_config": SubConfigSpec(AutoConfig, VioletVisionConfig.model_type)}
+    sub_configs_defaults = {
+        "vision_config": SubConfigSpec(AutoConfig, VioletVisionConfig.model_type),
+        "text_config": SubConfigSpec(AutoConfig, "bert", optional=True),
+        "fusion_config": SubConfigSpec(AutoConfig, "bert", optional=True),
+    }
 
     vision_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    fusion_config: dict | PreTrainedConfig | None = None
     vocab_size: int = 30522
     hidden_size: int = 768
     num_hidden_layers: int = 12
@@ -191,6 +203,7 @@ class VioletConfig(PreTrainedConfig):
     masked_patch_value: list[float] | tuple[float, ...] = (0.0, 0.0, 0.0)
     classifier_dropout: float | int = 0.1
     projection_dim: int | None = None
+    projection_type: str = "in_order"
     contrastive_weight: float | int = 1.0
     mvm_targets: dict[str, dict[str, int | float]] | None = None
     match_temperature: float = 0.05

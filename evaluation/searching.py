@@ -160,8 +160,8 @@ def score_pairs(
     Returns:
         (texts, n) float32 on the CPU, as `score_gallery` gives them.
     """
-    words = model.violet.text_embeddings(input_ids)
     mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+    words = model.violet.text_embeddings(input_ids, mask)
     videos = candidates.cpu().flatten()
     texts = torch.arange(len(candidates)).repeat_interleave(candidates.shape[1])
     order = videos.argsort(stable=True)

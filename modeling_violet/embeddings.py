@@ -1,4 +1,4 @@
-"""What enters the fusion: video tokens and text tokens, and their projections into one space."""
+"""The video's side of the model: a vision encoder's states, with their places, as the tokens that enter the fusion."""
 
 import math
 
@@ -7,10 +7,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .encoders import find_encoder
+from .projection import NUM_BASES, pool_in_order
 from .tokens import Tokens
-
-NUM_BASES = 4
-"""What is kept of a sequence's order where it is pooled, see `pool_in_order`."""
 
 
 def interpolate_rows(rows: torch.Tensor, length: int) -> torch.Tensor:
@@ -111,86 +109,3 @@ class VioletVideoEncoder(nn.Module):
         tokens = self.norm(tokens.to(self.norm.weight.dtype)).flatten(1, 2)
         mask = torch.ones(tokens.shape[:2], dtype=torch.long, device=tokens.device)
         return Tokens(tokens, mask, grid=(frames, rows, columns), num_special_per_frame=1)
-
-
-class VioletTextEmbeddings(nn.Module):
-    """BERT's embedding layer: word + position + type, LayerNorm, dropout."""
-
-    def __init__(self, config):
-        super().__init__()
-        width = config.hidden_size
-        self.word_embeddings = nn.Embedding(config.vocab_size, width, padding_idx=config.pad_token_id)
-        self.position_embeddings = nn.Embedding(config.max_position_embeddings, width)
-        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, width)
-        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-
-    def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor | None = None) -> torch.Tensor:
-        """
-        Args:
-            input_ids: (batch, tokens).
-            position_ids: (batch, tokens), each token's place in its text; 0, 1, 2, … where it is not given.
-
-        Returns:
-            (batch, tokens, width); every token is of type 0.
-        """
-        length, most = input_ids.shape[1], self.position_embeddings.num_embeddings
-        if position_ids is None:
-            if length > most:
-                raise ValueError(
-                    f"A text of {length} tokens is longer than `max_position_embeddings` {most}: shorten it."
-                )
-            positions = self.position_embeddings.weight[:length]
-        else:
-            positions = self.position_embeddings(position_ids)
-        embeddings = self.word_embeddings(input_ids) + positions
-        return self.dropout(self.norm(embeddings + self.token_type_embeddings.weight[0]))
-
-
-def pool_in_order(states: torch.Tensor, mask: torch.Tensor, num_bases: int) -> torch.Tensor:
-    """
-    Pools a sequence so that its order is not lost: means weighted by the first `num_bases` cosines of the discrete
-    cosine transform over each sequence's own length. The first is the plain mean; n bases keep n steps exactly.
-
-    Args:
-        states: (batch, steps, width).
-        mask: (batch, steps), 1 for a step and 0 for padding behind it.
-
-    Returns:
-        (batch, num_bases * width)
-    """
-    mask = mask.to(torch.float32)
-    length = mask.sum(1, keepdim=True).clamp(min=1)
-    place = (mask.cumsum(1) - 0.5) / length  # (batch, steps), from 0 to 1
-    frequency = math.pi * torch.arange(num_bases, device=states.device)
-    weights = torch.cos(place.unsqueeze(1) * frequency[:, None]) * (mask / length).unsqueeze(1)
-    return torch.bmm(weights.to(states.dtype), states).flatten(1)  # (batch, bases, width) -> (batch, bases * width)
-
-
-class VioletProjection(nn.Module):
-    """
-    Video tokens and text tokens, before the fusion, into one space of unit vectors. Both keep order (of frames, of
-    words), see `pool_in_order`: after a plain mean, "left" and "right", "first" and "then" would look alike.
-    """
-
-    def __init__(self, config):
-        super().__init__()
-        self.video_projection = nn.Linear(NUM_BASES * config.hidden_size, config.projection_dim)
-        self.text_projection = nn.Linear(NUM_BASES * config.hidden_size, config.projection_dim)
-        self.logit_scale = nn.Parameter(torch.empty(1))  # FSDP shards no scalars
-
-    @staticmethod
-    def initial_logit_scale() -> float:
-        """Logarithm of the inverse of CLIP's initial temperature, 0.07."""
-        return math.log(1 / 0.07)
-
-    def video(self, video: Tokens) -> torch.Tensor:
-        """-> (batch, projection_dim), of length 1"""
-        frames = video.patches().mean((2, 3))  # (batch, frames, rows, columns, width) -> (batch, frames, width)
-        pooled = pool_in_order(frames, frames.new_ones(frames.shape[:2]), NUM_BASES)
-        return nn.functional.normalize(self.video_projection(pooled).float(), dim=-1)
-
-    def text(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """(batch, tokens, width), (batch, tokens) -> (batch, projection_dim), of length 1"""
-        pooled = pool_in_order(states, mask, NUM_BASES)
-        return nn.functional.normalize(self.text_projection(pooled).float(), dim=-1)

@@ -52,6 +52,7 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
     def __init__(self, config: VioletConfig):
         super().__init__(config)
         self.violet = VioletModel(config)
+        self.violet.check_rule("sequence_to_sequence", type(self).__name__)
         self.mlm_head = VioletMaskedLMHead(config)
         self.post_init()
 

@@ -150,7 +150,7 @@ class VioletForRetrieval(VioletPreTrainedModel):
         shared = self.training and dist.is_available() and dist.is_initialized()
         if shared and labels is not None:
             video_tokens, labels = _videos_of_all_processes(video_tokens, labels, video_ids)
-        words = self.violet.text_embeddings(input_ids)
+        words = self.violet.text_embeddings(input_ids, attention_mask)
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         texts, videos = len(input_ids), len(video_tokens.tokens)
         pairs = torch.arange(texts * videos, device=input_ids.device)

@@ -10,7 +10,7 @@ from transformers.utils import ModelOutput, TransformersKwargs
 
 from ..configuration.configuration_violet import VioletConfig
 from ..core.upstream import can_return_tuple
-from .fusion import record_received_attention
+from .fusions import record_received_attention
 from .heads import VioletClassificationHead, VioletMaskedLMHead
 from .losses import IGNORE_INDEX, combine, masked_accuracy, masked_cross_entropy
 from .modeling_violet import VioletModel, VioletPreTrainedModel

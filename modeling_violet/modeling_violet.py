@@ -13,10 +13,13 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from ..configuration.configuration_violet import VioletConfig
 from ..core.saving import SavedWhole
 from ..core.upstream import can_return_tuple, capture_outputs, one_cache
-from .embeddings import VioletProjection, VioletTextEmbeddings, VioletVideoEncoder
-from .fusion import FusionAttention, FusionEncoder, FusionLayer
+from .embeddings import VioletVideoEncoder
+from .fusions import build_fusion
+from .fusions.bert_fusion import FusionAttention, FusionLayer
 from .heads import VioletClassificationHead, VioletMaskedLMHead
 from .losses import contrastive_loss, first_of_each, gather_rows, masked_cross_entropy
+from .projection import VioletProjection, build_projection
+from .texts import build_text_side
 from .tokens import Tokens
 
 
@@ -102,10 +105,10 @@ class VioletPreTrainedModel(SavedWhole, PreTrainedModel):
             init.trunc_normal_(module.task_tokens, std=std)
 
     def get_input_embeddings(self) -> nn.Embedding:
-        return self.base_model.text_embeddings.word_embeddings
+        return self.base_model.text_embeddings.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Embedding):
-        self.base_model.text_embeddings.word_embeddings = value
+        self.base_model.text_embeddings.set_input_embeddings(value)
 
 
 class VioletModel(VioletPreTrainedModel):
@@ -116,12 +119,12 @@ class VioletModel(VioletPreTrainedModel):
     def __init__(self, config: VioletConfig):
         super().__init__(config)
         self.video_encoder = VioletVideoEncoder(config)
-        self.text_embeddings = VioletTextEmbeddings(config)
+        self.text_embeddings = build_text_side(config)
         self.task_tokens = (
             nn.Parameter(torch.empty(config.num_task_tokens, config.hidden_size)) if config.num_task_tokens else None
         )
-        self.projection = VioletProjection(config) if config.projection_dim is not None else None
-        self.fusion = FusionEncoder(config)
+        self.projection = build_projection(config)
+        self.fusion = build_fusion(config)
         self.post_init()
 
     def encode_videos(
@@ -132,6 +135,29 @@ class VioletModel(VioletPreTrainedModel):
     ) -> Tokens:
         """Videos (batch, frames, channels, height, width) as the tokens that enter the fusion."""
         return self.video_encoder(pixel_values_videos, bool_masked_pos, hidden_frame_order)
+
+    def check_rule(self, rule: str, reader: str) -> None:
+        """
+        Refuses a model whose parts cannot serve a rule of attention.
+
+        Args:
+            reader: what needs it, for the message.
+
+        Raises:
+            ValueError: names the setting that stands against it.
+        """
+        if rule not in self.fusion.rules:
+            fusion = self.config.fusion_config.model_type
+            raise ValueError(
+                f"{reader} needs the rule of attention {rule!r}, and `fusion_config.model_type` {fusion!r} serves "
+                f"{', '.join(self.fusion.rules)}."
+            )
+        if rule == "sequence_to_sequence" and self.text_embeddings.contextual:
+            text = self.config.text_config.model_type
+            raise ValueError(
+                f"{reader} needs words that do not know those behind them, and `text_config.model_type` {text!r} lets "
+                "each see all: leave `text_config` out."
+            )
 
     def _need_projection(self) -> VioletProjection:
         if self.projection is None:
@@ -157,8 +183,8 @@ class VioletModel(VioletPreTrainedModel):
         Texts before they meet a video: `last_hidden_state` (batch, X, width), BERT's embeddings (no context between
         the words), and `pooler_output` (batch, projection_dim), of length 1, where the configuration has a projection.
         """
-        states = self.text_embeddings(input_ids)
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        states = self.text_embeddings(input_ids, mask)
         pooled = None if self.projection is None else self.projection.text(states, mask)
         return BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=pooled)
 
@@ -231,7 +257,7 @@ class VioletModel(VioletPreTrainedModel):
             return Tokens(states, task_ids.new_ones(states.shape[:2]))
         if prompt_ids is not None:
             mask = torch.ones_like(prompt_ids) if prompt_attention_mask is None else prompt_attention_mask
-            states = self.text_embeddings(prompt_ids)
+            states = self.text_embeddings(prompt_ids, mask)
             if len(prompt_ids) not in (1, batch):
                 raise ValueError(f"`prompt_ids` has {len(prompt_ids)} rows for {batch} texts: give one each, or one.")
             return Tokens(states.expand(batch, -1, -1), mask.expand(batch, -1))
@@ -289,7 +315,9 @@ class VioletModel(VioletPreTrainedModel):
             raise ValueError("Give exactly one of `pixel_values_videos` and `video_tokens`.")
         elif bool_masked_pos is not None or hidden_frame_order is not None:
             raise ValueError("Encoded `video_tokens` cannot be masked: give `pixel_values_videos`.")
-        words = self.text_embeddings(input_ids, position_ids) if inputs_embeds is None else inputs_embeds
+        words = inputs_embeds
+        if input_ids is not None:
+            words = self.text_embeddings(input_ids, attention_mask, position_ids)
         videos, texts = video_tokens.tokens.shape[0], words.shape[0]
         if video_index is None and videos != texts:
             raise ValueError(f"{texts} texts and {videos} videos: say by `video_index` which belong together.")

@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ...core.registry import Registry
+from ..parts import build_part
 from ..tokens import Grid
 
 ENCODERS: Registry[type] = Registry(
@@ -50,11 +51,7 @@ class Encoder:
 
     def build(self) -> PreTrainedModel:
         """The model, freshly initialised."""
-        model = AutoModel.from_config(self.config)
-        for name, parameter in model.named_parameters():
-            if set(name.split(".")) & set(self.unused):
-                parameter.requires_grad_(False)
-        return model
+        return build_part(self.config, self.unused)
 
     @property
     def cell(self) -> Grid:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from violet.modeling_violet.embeddings import pool_in_order
 from violet.modeling_violet.losses import IGNORE_INDEX, contrastive_loss, masked_cross_entropy
+from violet.modeling_violet.projection import pool_in_order
 
 
 def by_hand(scores: list[list[float]], positives: list[list[int]]) -> float:

@@ -8,9 +8,10 @@ from torch import nn
 from transformers import Cache
 from transformers.activations import ACT2FN
 
-from ..core.upstream import ALL_ATTENTION_FUNCTIONS, GradientCheckpointingLayer
-from .attention import build_attention_mask, eager_attention_forward
-from .tokens import Tokens
+from ...core.upstream import ALL_ATTENTION_FUNCTIONS, GradientCheckpointingLayer
+from ..attention import build_attention_mask, eager_attention_forward
+from ..tokens import Tokens
+from .fusion import Fusion
 
 
 class FusionAttention(nn.Module):
@@ -67,8 +68,10 @@ class FusionLayer(GradientCheckpointingLayer):
         return self.output_norm(states + self.feed_forward(states))
 
 
-class FusionEncoder(nn.Module):
+class BertFusion(Fusion):
     """BERT's encoder over named token groups. It adds no positions: each group brings its own."""
+
+    rules = ("bidirectional", "sequence_to_sequence")
 
     def __init__(self, config):
         super().__init__()
@@ -86,17 +89,6 @@ class FusionEncoder(nn.Module):
         past_mask: torch.Tensor | None = None,
         **kwargs,
     ) -> dict[str, torch.Tensor]:
-        """
-        Args:
-            groups: in order; under the sequence-to-sequence rule the last one is the text that is written, and those
-                before it are what it is written about.
-            rule: see `attention.build_attention_mask`.
-            cache: the keys and values of tokens that came before these; those of these are added.
-            past_mask: (batch, tokens that came before), 1 where one may be seen.
-
-        Returns:
-            Each group's states (batch, tokens, width), by name and in the same order.
-        """
         lengths = [group.tokens.shape[1] for group in groups.values()]
         states = torch.cat([group.tokens for group in groups.values()], dim=1)
         key_mask = torch.cat([group.mask for group in groups.values()], dim=1)
@@ -124,7 +116,7 @@ class ReceivedAttention:
 
 
 @contextmanager
-def record_received_attention(fusion: FusionEncoder) -> Iterator[ReceivedAttention]:
+def record_received_attention(fusion: BertFusion) -> Iterator[ReceivedAttention]:
     """
     Within it, a pass through the fusion sums up the attention that each token receives: mean over heads, sum over
     layers and queries. No gradient, plain attention steps, and only one layer's weights in memory at a time.

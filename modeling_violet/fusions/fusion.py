@@ -1,0 +1,62 @@
+"""The table of fusions: networks over named groups of tokens (video, prompt, text)."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import Cache, PreTrainedConfig
+
+from ...core.registry import Registry
+from ..tokens import Tokens
+
+
+class Fusion(nn.Module):
+    """
+    What VIOLET asks of a fusion. It is built from the whole model's configuration, whose `fusion_config` holds its own
+    fields.
+
+    Attributes:
+        layers: its layers, from the first to the last.
+        norm: what stands behind the last layer, or None.
+        rules: the rules of attention that it serves, of `attention.RULES`.
+    """
+
+    layers: nn.ModuleList
+    norm: nn.Module | None
+    rules: tuple[str, ...] = ("bidirectional",)
+
+    def forward(
+        self,
+        groups: dict[str, Tokens],
+        rule: str = "bidirectional",
+        cache: Cache | None = None,
+        past_mask: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> dict[str, torch.Tensor]:
+        """
+        Args:
+            groups: in order; under the sequence-to-sequence rule the last one is the text that is written, and those
+                before it are what it is written about.
+            rule: who sees whom, one of `rules`.
+            cache: the keys and values of tokens that came before these; those of these are added.
+            past_mask: (batch, tokens that came before), 1 where one may be seen.
+
+        Returns:
+            Each group's states (batch, tokens, width), by name and in the same order.
+        """
+        raise NotImplementedError
+
+
+FUSIONS: Registry[type[Fusion]] = Registry("fusion", __package__, {"bert": "bert_fusion:BertFusion"})
+"""By the fusion configuration's `model_type`; without a configuration it is BERT's encoder, from VIOLET's own fields."""
+
+
+def build_fusion(config: PreTrainedConfig) -> Fusion:
+    """
+    The fusion of a configuration.
+
+    Raises:
+        ValueError: for an unknown `fusion_config.model_type`.
+    """
+    own: Any = getattr(config, "fusion_config", None)
+    return FUSIONS.find("bert" if own is None else own.model_type)(config)

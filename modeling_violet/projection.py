@@ -1,0 +1,72 @@
+"""Embeddings of videos and texts before the fusion, in one space: the table of projections."""
+
+import math
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig
+
+from ..core.registry import Registry
+from .tokens import Tokens
+
+NUM_BASES = 4
+"""What is kept of a sequence's order where it is pooled, see `pool_in_order`."""
+
+PROJECTIONS: Registry[type["VioletProjection"]] = Registry(
+    "projection", __package__, {"in_order": "projection:VioletProjection"}
+)
+"""By the configuration's `projection_type`."""
+
+
+def build_projection(config: PreTrainedConfig) -> "VioletProjection | None":
+    """The projection of a configuration; None where its `projection_dim` is None."""
+    return None if config.projection_dim is None else PROJECTIONS.find(config.projection_type)(config)
+
+
+def pool_in_order(states: torch.Tensor, mask: torch.Tensor, num_bases: int) -> torch.Tensor:
+    """
+    Pools a sequence so that its order is not lost: means weighted by the first `num_bases` cosines of the discrete
+    cosine transform over each sequence's own length. The first is the plain mean; n bases keep n steps exactly.
+
+    Args:
+        states: (batch, steps, width).
+        mask: (batch, steps), 1 for a step and 0 for padding behind it.
+
+    Returns:
+        (batch, num_bases * width)
+    """
+    mask = mask.to(torch.float32)
+    length = mask.sum(1, keepdim=True).clamp(min=1)
+    place = (mask.cumsum(1) - 0.5) / length  # (batch, steps), from 0 to 1
+    frequency = math.pi * torch.arange(num_bases, device=states.device)
+    weights = torch.cos(place.unsqueeze(1) * frequency[:, None]) * (mask / length).unsqueeze(1)
+    return torch.bmm(weights.to(states.dtype), states).flatten(1)  # (batch, bases, width) -> (batch, bases * width)
+
+
+class VioletProjection(nn.Module):
+    """
+    Video tokens and text tokens, before the fusion, into one space of unit vectors. Both keep order (of frames, of
+    words), see `pool_in_order`: after a plain mean, "left" and "right", "first" and "then" would look alike.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        self.video_projection = nn.Linear(NUM_BASES * config.hidden_size, config.projection_dim)
+        self.text_projection = nn.Linear(NUM_BASES * config.hidden_size, config.projection_dim)
+        self.logit_scale = nn.Parameter(torch.empty(1))  # FSDP shards no scalars
+
+    @staticmethod
+    def initial_logit_scale() -> float:
+        """Logarithm of the inverse of CLIP's initial temperature, 0.07."""
+        return math.log(1 / 0.07)
+
+    def video(self, video: Tokens) -> torch.Tensor:
+        """-> (batch, projection_dim), of length 1"""
+        frames = video.patches().mean((2, 3))  # (batch, frames, rows, columns, width) -> (batch, frames, width)
+        pooled = pool_in_order(frames, frames.new_ones(frames.shape[:2]), NUM_BASES)
+        return nn.functional.normalize(self.video_projection(pooled).float(), dim=-1)
+
+    def text(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """(batch, tokens, width), (batch, tokens) -> (batch, projection_dim), of length 1"""
+        pooled = pool_in_order(states, mask, NUM_BASES)
+        return nn.functional.normalize(self.text_projection(pooled).float(), dim=-1)

@@ -1,0 +1,65 @@
+"""The table of text sides: what turns words into the states that enter the fusion."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig
+
+from ...core.registry import Registry
+
+
+class TextSide(nn.Module):
+    """
+    What VIOLET asks of a text side. It is built from the whole model's configuration, whose `text_config` holds its
+    own fields.
+
+    Attributes:
+        contextual: whether a word's state depends on the other words. Then a text cannot be written word by word.
+        word_embeddings: the table of words, for those sides that have it as a part of their own.
+    """
+
+    contextual = False
+    word_embeddings: nn.Embedding
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """
+        Args:
+            input_ids: (batch, X).
+            attention_mask: (batch, X), 1 for a token and 0 for padding; all 1 where it is not given.
+            position_ids: (batch, X), each token's place in its text; 0, 1, 2, … where it is not given.
+
+        Returns:
+            (batch, X, width)
+        """
+        raise NotImplementedError
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The table of words."""
+        return self.word_embeddings
+
+    def set_input_embeddings(self, table: nn.Module) -> None:
+        """Takes another table of words."""
+        self.word_embeddings = table  # type: ignore[assignment]
+
+
+TEXTS: Registry[type[TextSide]] = Registry(
+    "text side", __package__, {"bert_embeddings": "bert_embeddings:VioletTextEmbeddings"}
+)
+"""
+By the text configuration's `model_type`; without a configuration it is BERT's embedding layer, from VIOLET's own
+fields. A text encoder of transformers needs no line: it is a `TextEncoder`.
+"""
+
+
+def build_text_side(config: PreTrainedConfig) -> TextSide:
+    """The text side of a configuration."""
+    from .text_encoder import TextEncoder
+
+    own: Any = getattr(config, "text_config", None)
+    return TEXTS["bert_embeddings"](config) if own is None else TEXTS.get(own.model_type, TextEncoder)(config)
