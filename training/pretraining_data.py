@@ -13,7 +13,7 @@ from ..processing import VideoTextProcessor
 from .collating import RAW_PIXELS, rows_after, unreadable
 from .masking import Masking, mask_words, sample_generator
 from .sampling import NumberedRows
-from .schedule import MixtureSchedule, StepPlan
+from .schedule import Schedule, StepPlan
 from .targets import StoredTargets
 
 
@@ -232,7 +232,7 @@ class PretrainingBatches(torch.utils.data.Dataset):
     def __init__(
         self,
         sources: Sequence[CaptionedVideos],
-        schedule: MixtureSchedule,
+        schedule: Schedule,
         collator: PretrainingCollator,
         batch_size: int,
         seed: int,
