@@ -16,8 +16,8 @@ from tqdm import tqdm
 from transformers import pipeline
 from transformers.utils import logging as transformers_logging
 
+from ..core.carried_code import AUTO_CLASSES, TASKS
 from ..core.files import new_file
-from ..core.shipped_code import AUTO_CLASSES, TASKS
 from ..core.weights import pretrained, pretrained_names
 from ..data.folders import clip_paths
 from ..data.loading import SAMPLE_ERRORS, ClipReader
@@ -25,7 +25,7 @@ from ..data.remote import is_url
 from ..evaluation.galleries import SETTINGS_FILE
 from ..hub import HubError, WeightsError, pull
 from ..hub.cards import REPO_NAME
-from ..hub.converting import read_configuration
+from ..hub.conversion import read_configuration
 from ..pipelines.answering import OPEN_ENDED, WITH_OPTIONS
 from ..pipelines.pairs import pair_up
 from ..processing.decoding import IMAGE_SUFFIXES

@@ -18,7 +18,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from ..core.files import sha256, write_text
 from ..core.weights import FOLDER
 from ..evaluation.provenance import METRICS_FILE
-from .saved_weights import SavedWeightsError, num_parameters, weight_files
+from .weight_files import WeightsError, num_parameters, weight_files
 
 CARD_FILE = "README.md"
 REPORT_FILE = "report.json"
@@ -259,7 +259,7 @@ def write_model_card(
         body = re.sub(f"^{re.escape(heading)}$", lambda _: f"# {name}", body, count=1, flags=re.MULTILINE)
     try:
         body = _fill_sections(body, {section: write(facts, model) for section, write in SECTIONS.items()})
-    except SavedWeightsError as error:
+    except WeightsError as error:
         raise CardError(str(error)) from error
     except ValueError as error:
         raise CardError(f"{file}: {error}") from error

@@ -28,7 +28,7 @@ from ..data.hub_rows import HUB
 from ..data.loading import ClipReader
 from ..evaluation.provenance import METRICS_FILE, run_provenance
 from ..hub import write_model_card
-from ..hub.converting import load_tokenizer
+from ..hub.conversion import load_tokenizer
 from ..modeling_violet import VioletPreTrainedModel
 from ..modeling_violet.heads import VioletClassificationHead
 from ..processing import VideoTextProcessor, VioletVideoProcessor, special_tokens, train_wordpiece_tokenizer
