@@ -17,8 +17,8 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from .. import modeling_violet
 from ..configuration import NAMED_CONFIGURATIONS, VioletConfig, VioletVisionConfig, named_configuration
+from ..core.catalogue import MODELS
 from ..core.files import new_file, new_folder, sha256, write_json, write_tensors
 from ..modeling_violet import VioletPreTrainedModel
 from ..processing import VideoTextProcessor, VioletVideoProcessor, special_tokens
@@ -284,10 +284,10 @@ def find_class(name: str) -> type[PreTrainedModel]:
     Raises:
         ConversionError: for a name that is none of ours.
     """
-    known = [entry for entry in modeling_violet.__all__ if entry.startswith("Violet") and not entry.endswith("Output")]
-    if name not in known:
-        raise ConversionError(f"No model class is named {name!r}; there are {', '.join(known)}.")
-    return getattr(modeling_violet, name)
+    try:
+        return MODELS.find(name)
+    except ValueError as error:
+        raise ConversionError(str(error)) from None
 
 
 def convert(
