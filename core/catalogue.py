@@ -159,7 +159,10 @@ MODELS: Registry[Any] = Registry(
     "model class", PACKAGE, {name: f"{known.module}:{name}" for name, known in MODEL_CLASSES.items()}
 )
 PIPELINES: Registry[Any] = Registry(
-    "pipeline", PACKAGE, {task: known.entry for task, known in PIPELINE_CLASSES.items()}, keys=("custom_pipelines",)
+    "pipeline",
+    PACKAGE,
+    {task: known.entry for task, known in PIPELINE_CLASSES.items()},
+    config_keys=("custom_pipelines",),
 )
 """By task, with those of `pipelines.auto_classes.add_pipeline`."""
 MODELS_OF_ADDED: dict[str, tuple[str, ...]] = {}
@@ -167,7 +170,11 @@ MODELS_OF_ADDED: dict[str, tuple[str, ...]] = {}
 AUTO_CLASSES: Registry[Any] = Registry(
     "Auto class",
     PACKAGE,
-    {task: known.auto_class for task, known in PIPELINE_CLASSES.items() if ":" in (known.auto_class or "")},
+    {
+        task: known.auto_class
+        for task, known in PIPELINE_CLASSES.items()
+        if known.auto_class and ":" in known.auto_class
+    },
 )
 """The package's own, by task."""
 
@@ -188,7 +195,8 @@ def tasks_of(model: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in (model, *MODEL_CLASSES[model].holds):
         added = [task for task, models in MODELS_OF_ADDED.items() if name in models]
-        found |= dict.fromkeys((*MODEL_CLASSES[name].pipelines, *added), name)
+        for task in (*MODEL_CLASSES[name].pipelines, *added):
+            found.setdefault(task, name)
     return found
 
 

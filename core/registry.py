@@ -42,15 +42,15 @@ class Registry(Mapping[str, Part], Generic[Part]):
             carries the code, all modules lie in one folder, and the same entry finds the same module there: of
             "folder.module" the last name.
         entries: name -> "module:Name".
-        keys: where a checkpoint's config.json names entries, such as "vision_config.model_type" (one name) or
+        config_keys: where a checkpoint's config.json names entries, such as "vision_config.model_type" (one name) or
             "mvm_targets" (the names are the keys there, or a list): the checkpoint carries the modules of these.
     """
 
     def __init__(
-        self, role: str, package: str, entries: Mapping[str, str] | None = None, keys: Sequence[str] = ()
+        self, role: str, package: str, entries: Mapping[str, str] | None = None, config_keys: Sequence[str] = ()
     ) -> None:
         self.role = role
-        self.keys = tuple(keys)
+        self.config_keys = tuple(config_keys)
         self._entries: dict[str, str | Part] = dict(entries or {})
         self._sources = {name: _source(package, entry) for name, entry in (entries or {}).items()}
 
@@ -104,9 +104,9 @@ class Registry(Mapping[str, Part], Generic[Part]):
         return part
 
     def used(self, config: Mapping[str, Any]) -> list[str]:
-        """The names of entries in the content of a config.json, see `keys`."""
+        """The names of entries in the content of a config.json, see `config_keys`."""
         found: dict[str, None] = {}
-        for key in self.keys:
+        for key in self.config_keys:
             value: Any = config
             for step in key.split("."):
                 value = value.get(step) if isinstance(value, Mapping) else None

@@ -109,7 +109,7 @@ def add_pipeline(task: str, pipeline_class: type[Pipeline], models: Iterable[str
     """
     names = tuple(models)
     for name in names:
-        MODELS.find(name)
+        MODELS.source(name)
     PIPELINES.add(task, pipeline_class)
     MODELS_OF_ADDED[task] = names
     if not TRAVELLING:  # else the checkpoint names it

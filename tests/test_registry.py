@@ -36,7 +36,7 @@ def test_an_entry_is_imported_when_it_is_asked_for(codecs):
     import encodings.latin_1
 
     assert codecs["latin"] is codecs.find("latin") is encodings.latin_1.Codec
-    assert list(codecs) == ["utf", "latin", "none"] and len(codecs) == 3 and "utf" in codecs
+    assert list(codecs) == list(codecs.keys()) == ["utf", "latin", "none"] and len(codecs) == 3 and "utf" in codecs
 
 
 def test_a_table_costs_no_import():
@@ -92,7 +92,7 @@ def test_a_part_that_no_import_makes_known_has_no_file(codecs, own_module, sourc
 
 
 def test_a_table_finds_its_names_in_a_configuration():
-    table = Registry("codec", "encodings", keys=("codec", "parts.codec", "targets", "list"))
+    table = Registry("codec", "encodings", config_keys=("codec", "parts.codec", "targets", "list"))
     assert table.used({"codec": "a", "parts": {"codec": "b"}, "targets": {"c": {}, "a": {}}, "list": ["d"]}) == [
         *("a", "b", "c", "d")
     ]
