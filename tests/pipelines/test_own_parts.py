@@ -15,7 +15,8 @@ from transformers import pipeline
 from violet.core.carried_code import add_code
 from violet.core.catalogue import MODELS_OF_ADDED, PIPELINES, tasks_of
 from violet.core.flat_modules import flatten
-from violet.core.registry import ROOT
+from violet.core.registry import ROOT, Registry
+from violet.modeling_violet import losses, modeling_pretraining
 from violet.pipelines.auto_classes import add_pipeline
 
 SHOP = {
@@ -139,6 +140,28 @@ def test_a_checkpoint_carries_the_parts_that_its_configuration_names_and_no_othe
     shutil.copytree(saved["VioletForRetrieval"], tmp_path / "retrieval")
     add_code(tmp_path / "retrieval")
     assert not {"colours.py", "mine.py"} & {file.name for file in (tmp_path / "retrieval").glob("*.py")}
+
+
+def test_a_table_of_the_package_is_asked_only_if_its_module_is_carried(saved, tmp_path, monkeypatch):
+    part = "modeling_pretraining:VioletForPreTraining"
+    known, unknown = (
+        Registry("toy", "violet.modeling_violet", {name: part}, config_keys=("fusion_norm",))
+        for name in ("pre", "post")
+    )
+    for number, (module, table, travels) in enumerate(
+        ((modeling_pretraining, known, False), (modeling_pretraining, unknown, False), (losses, known, True))
+    ):
+        folder = tmp_path / str(number)
+        shutil.copytree(saved["VioletForMaskedLM"], folder)
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "TOYS", table, raising=False)
+            add_code(folder)
+        assert (folder / "modeling_pretraining.py").exists() == travels
+        before = (folder / "violet_code.py").read_text().partition("from .video_captioning import")[0]
+        assert ("from .modeling_pretraining import" in before) == travels
+    monkeypatch.setattr(losses, "TOYS", unknown, raising=False)
+    with pytest.raises(ValueError, match="No toy is named 'pre'; there are post."):
+        add_code(folder)
 
 
 def test_their_pipeline_answers_the_same_where_neither_package_is_installed_and_when_saved_again(carrying, clips):
