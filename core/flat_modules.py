@@ -161,7 +161,7 @@ def flatten(source: str, folder: Path, home: Path | None = None) -> tuple[str, s
             raise ValueError(f"`{ast.unparse(node)}` must stand on a line of its own.")
         statements = []
         for file, imported in by_file.items():
-            if file.stem in STAYING and node.col_offset:
+            if file.stem in STAYING and file.is_relative_to(ROOT) and node.col_offset:
                 statements.append('raise ImportError("This needs the whole package: pip install violet-video")')
                 break
             _check_carried(file, node, home)
