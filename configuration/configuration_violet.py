@@ -8,7 +8,7 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.configuration_utils import SubConfigSpec
 
-from ..core.shipped_code import without_code
+from ..core.carried_code import without_code
 
 FUSION_NORMS = ("post", "pre")
 TASK_TOKENS = {"match": 0, "multiple-choice": 1, "open-ended": 2, "captioning": 3}

@@ -13,7 +13,7 @@ NUM_BASES = 4
 """What is kept of a sequence's order where it is pooled, see `pool_in_order`."""
 
 PROJECTIONS: Registry[type["VioletProjection"]] = Registry(
-    "projection", __package__, {"in_order": "projection:VioletProjection"}
+    "projection", __package__, {"in_order": "projection:VioletProjection"}, config_keys=("projection_type",)
 )
 """By the configuration's `projection_type`."""
 

@@ -16,11 +16,14 @@ ENCODERS: Registry[type] = Registry(
     __package__,
     {
         "violet_vision": "video_swin:VioletVisionModel",
+        "frame_by_frame": "frame_by_frame:FrameByFrame",
         "timesformer": "whole_clip:WholeClip",
         "videomae": "whole_clip:WholeClip",
         "vivit": "whole_clip:WholeClip",
         "vjepa2": "whole_clip:WholeClip",
     },
+    config_keys=("vision_config.model_type",),
+    default="frame_by_frame",
 )
 """
 By the vision configuration's `model_type`: an `Encoder`, or a model that needs none, because its output and its
@@ -45,8 +48,8 @@ class Encoder:
 
     def __init__(self, config: PreTrainedConfig):
         self.config: Any = config
-        part = ENCODERS.get(config.model_type)
-        if part is not None and issubclass(part, PreTrainedModel):
+        part = ENCODERS.find(config.model_type)
+        if issubclass(part, PreTrainedModel):
             self.key = part.base_model_prefix or self.key
 
     def build(self) -> PreTrainedModel:
@@ -88,9 +91,7 @@ def find_encoder(config: PreTrainedConfig) -> Encoder:
     Raises:
         ValueError: for a configuration of a model that is no vision encoder.
     """
-    from .frame_by_frame import FrameByFrame
-
-    part = ENCODERS.get(config.model_type, FrameByFrame)
+    part = ENCODERS.find(config.model_type)
     return part(config) if issubclass(part, Encoder) else Encoder(config)
 
 

@@ -47,8 +47,12 @@ class Fusion(nn.Module):
         raise NotImplementedError
 
 
-FUSIONS: Registry[type[Fusion]] = Registry("fusion", __package__, {"bert": "bert_fusion:BertFusion"})
-"""By the fusion configuration's `model_type`; without a configuration it is BERT's encoder, from VIOLET's own fields."""
+FUSIONS: Registry[type[Fusion]] = Registry(
+    "fusion", __package__, {"bert": "bert_fusion:BertFusion"}, config_keys=("fusion_config.model_type",)
+)
+"""
+By the fusion configuration's `model_type`; without a configuration it is BERT's encoder, from VIOLET's own fields.
+"""
 
 
 def build_fusion(config: PreTrainedConfig) -> Fusion:

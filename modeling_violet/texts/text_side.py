@@ -49,7 +49,11 @@ class TextSide(nn.Module):
 
 
 TEXTS: Registry[type[TextSide]] = Registry(
-    "text side", __package__, {"bert_embeddings": "bert_embeddings:VioletTextEmbeddings"}
+    "text side",
+    __package__,
+    {"text_encoder": "text_encoder:TextEncoder"},
+    config_keys=("text_config.model_type",),
+    default="text_encoder",
 )
 """
 By the text configuration's `model_type`; without a configuration it is BERT's embedding layer, from VIOLET's own
@@ -59,7 +63,7 @@ fields. A text encoder of transformers needs no line: it is a `TextEncoder`.
 
 def build_text_side(config: PreTrainedConfig) -> TextSide:
     """The text side of a configuration."""
-    from .text_encoder import TextEncoder
+    from .bert_embeddings import VioletTextEmbeddings
 
     own: Any = getattr(config, "text_config", None)
-    return TEXTS["bert_embeddings"](config) if own is None else TEXTS.get(own.model_type, TextEncoder)(config)
+    return VioletTextEmbeddings(config) if own is None else TEXTS.find(own.model_type)(config)

@@ -14,7 +14,9 @@ from transformers.dynamic_module_utils import get_imports, get_relative_import_f
 
 import violet
 from violet import VioletVisionModel, named_configuration
-from violet.core.shipped_code import NAMING_CODE, ROOT, add_code, flatten
+from violet.core.carried_code import NAMING_CODE, add_code
+from violet.core.flat_modules import flatten
+from violet.core.registry import ROOT
 
 ASKING = Path(__file__).with_name("asking.py")
 THERE = {"huggingface_hub", "numpy", "safetensors", "tokenizers", "torch", "torchvision", "transformers"}
@@ -167,7 +169,7 @@ def test_the_code_imports_only_itself_and_what_a_machine_without_the_package_has
 
 def test_only_what_is_needed_travels(carrying):
     sizes = {folder.name: sum(map(len, code_of(folder).values())) for folder in carrying.iterdir()}
-    assert sizes["backbone"] < 70_000 and max(sizes.values()) < 340_000
+    assert sizes["backbone"] < 70_000 and max(sizes.values()) < 350_000
     of_pretraining = {"modeling_pretraining.py", "mvm.py", "teachers.py", "hog.py"}
     assert of_pretraining <= set(code_of(carrying / "VioletForPreTraining"))
     assert not of_pretraining & set(code_of(carrying / "VioletForMaskedLM"))
