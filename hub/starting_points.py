@@ -124,6 +124,7 @@ def _encoder_weights(
 ) -> tuple[dict[str, torch.Tensor], ConversionReport]:
     """The weights of a model of transformers, by their names in ours."""
     encoder = find_encoder(config.vision_config)
+    unused = set(encoder.unused)
     with quietly():
         try:
             model, loading = AutoModel.from_pretrained(
@@ -131,19 +132,19 @@ def _encoder_weights(
             )
         except (OSError, ValueError, RuntimeError) as error:
             raise WeightsError(f"`vision` ({vision}): {first_line(error)}") from error
-    missing = [key for key in sorted(loading["missing_keys"]) if not set(key.split(".")) & set(encoder.unused)]
+    weights = {name: value for name, value in model.state_dict().items() if not set(name.split(".")) & unused}
+    missing = sorted(loading["missing_keys"] & weights.keys())
     if missing:
         raise ConversionError(
             f"`vision` ({vision}): the weights of {type(model).__name__} lack {missing[0]} ({len(missing)} in all)."
         )
     prefix = f"{'' if model_class is VioletModel else 'violet.'}video_encoder.{encoder.key}."
-    tensors = {prefix + name: value for name, value in model.state_dict().items()}
     report = ConversionReport(str(vision), type(model).__name__, model_class.__name__)
-    report.used = {name: prefix + name for name in model.state_dict()}
+    report.used = {name: prefix + name for name in weights}
     report.loaded = {target: name for name, target in report.used.items()}
     report.skipped = dict.fromkeys(sorted(loading["unexpected_keys"]), "no part of the vision model")
-    report.new = {prefix + name: "not in the source, and not used" for name in sorted(loading["missing_keys"])}
-    return tensors, report
+    report.skipped |= dict.fromkeys(sorted(model.state_dict().keys() - weights.keys()), "not read")
+    return {prefix + name: value for name, value in weights.items()}, report
 
 
 def build_processor(

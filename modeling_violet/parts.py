@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 
+from torch import nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 
@@ -10,10 +11,10 @@ def build_part(config: PreTrainedConfig, unused: Collection[str] = ()) -> PreTra
     The model of a configuration, freshly initialised.
 
     Args:
-        unused: names of its parts that nothing of ours reads; they keep their values and get no gradient.
+        unused: names of its modules that nothing of ours reads. They are left out: weights that never get a gradient
+            stop some ways of training over several processes.
     """
     model = AutoModel.from_config(config)
-    for name, parameter in model.named_parameters():
-        if set(name.split(".")) & set(unused):
-            parameter.requires_grad_(False)
+    for name in [name for name, _ in model.named_modules() if name.rpartition(".")[2] in unused]:
+        model.set_submodule(name, nn.Identity())
     return model

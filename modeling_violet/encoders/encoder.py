@@ -40,7 +40,7 @@ class Encoder:
     Attributes:
         config: the vision configuration.
         key: the name of the model's weights within those of the video encoder.
-        unused: parts of the model that its states on the grid do not pass through; they are not trained.
+        unused: modules of transformers' model that its states on the grid do not pass through; they are left out.
     """
 
     key = "backbone"
@@ -49,11 +49,14 @@ class Encoder:
     def __init__(self, config: PreTrainedConfig):
         self.config: Any = config
         part = ENCODERS.find(config.model_type)
-        if issubclass(part, PreTrainedModel):
-            self.key = part.base_model_prefix or self.key
+        self.model_class = part if issubclass(part, PreTrainedModel) else None
+        if self.model_class is not None:
+            self.key = self.model_class.base_model_prefix or self.key
 
     def build(self) -> PreTrainedModel:
         """The model, freshly initialised."""
+        if self.model_class is not None:  # no Auto class knows it where a checkpoint carries the code
+            return self.model_class._from_config(self.config)
         return build_part(self.config, self.unused)
 
     @property

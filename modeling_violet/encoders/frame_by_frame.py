@@ -14,7 +14,7 @@ class FrameByFrame(Encoder):
     pictures of another size than its own.
     """
 
-    unused = ("head", "mask_token", "pooler", "post_layernorm")
+    unused = ("head", "pooler", "post_layernorm")
 
     def __init__(self, config: PreTrainedConfig):
         super().__init__(config)

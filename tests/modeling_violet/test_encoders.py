@@ -4,7 +4,7 @@ import pytest
 import torch
 from encoder_configs import ENCODER_CONFIGS, FRAMES, PATCH, PICTURES, SIDE, WHOLE_CLIPS, model_config
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from violet import VioletConfig
@@ -190,7 +190,7 @@ class ConvNet(PreTrainedModel):
 
 
 AutoConfig.register("test_convnet", ConvNetConfig, exist_ok=True)
-AutoModel.register(ConvNetConfig, ConvNet, exist_ok=True)
+
 ENCODERS.add("test_convnet", ConvNet)
 
 
