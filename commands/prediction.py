@@ -472,15 +472,6 @@ def _check_features_file(path: Path) -> None:
 
 def example_command(model: str, task: str, row: Mapping[str, Any]) -> str:
     """The arguments of a `violet` command that asks a model what a row of its fine-tuning task is about."""
-    video = str(row["video"])
-    if task == "retrieval":
-        folder = str(Path(video).parent) if os.path.exists(video) else video
-        asked = ["--gallery", folder, "--text", str(row["caption"])]
-    else:
-        asked = ["--video", video]
-        for name in ("question", "text"):
-            if task != "captioning" and row.get(name):
-                asked += [f"--{name}", str(row[name])]
-        if task in ("masked-answer", "multiple-choice") and row.get("options"):
-            asked += ["--options", *map(str, row["options"])]
-    return shlex.join(["predict", "--model", str(model), *asked])
+    from ..training import tasks  # asking loads nothing of training
+
+    return shlex.join(["predict", "--model", str(model), *tasks.TASKS[task].ask(row)])

@@ -61,8 +61,9 @@ class Benchmark:
         dataset: whose videos they are: `{dataset}.tsv`, `{dataset}.pkl` or the folder `{dataset}/`.
         task: one of `violet.training.TASKS`.
         about: a sentence: what is asked of what.
-        splits: by name ("train", "val", "test"), the questions that the published split has, or for retrieval and
-            captioning its videos; `None` where that is not known.
+        splits: by name ("train", "val", "test"), how many `counted` the published split has; `None` where that is not
+            known.
+        counted: "questions" or "videos": what `splits` counts.
         split_note: which of the data set's splits these are, where there are several in use.
         texts: "sentences", each a row of its own, or "paragraph", all of a video's joined to one text.
         example: a row of the annotations as the file has it.
@@ -88,6 +89,7 @@ class Benchmark:
     num_answers: int | None = None
     num_options: int | None = None
     prompt: str = ""
+    counted: str = "questions"
 
     @property
     def annotations(self) -> str:
@@ -146,11 +148,11 @@ def check_benchmark(benchmark: Benchmark, folder: str | os.PathLike) -> Benchmar
                 check.problems.append(f"{error} {_layout(benchmark)}")
             continue
         check.tables[split] = rows
-        of_videos = benchmark.task in ("retrieval", "captioning")
-        found = len(set(rows["video"])) if of_videos else len(rows)
+        found = len(set(rows["video"])) if benchmark.counted == "videos" else len(rows)
         if published is not None and found != published:
-            unit = "videos" if of_videos else "questions"
-            check.notes.append(f"The split {split!r} has {found} {unit}; the published one has {published}.")
+            check.notes.append(
+                f"The split {split!r} has {found} {benchmark.counted}; the published one has {published}."
+            )
     return check
 
 
@@ -207,6 +209,7 @@ def _retrieval(dataset: str, about: str, name: str = "", **more: Any) -> Benchma
             "about": about,
             "example": {"video": "video7010", "caption": "a man is cooking"},
             "metrics": RECALLS,
+            "counted": "videos",
             "recipes": {"v2": Recipe(epochs=20, batch_size=8)},
             **more,
         }
@@ -257,6 +260,7 @@ def _captioning(dataset: str, about: str, **more: Any) -> Benchmark:
             "about": about,
             "example": {"video": "video7010", "caption": "a man is cooking"},
             "metrics": CAPTION_METRICS,
+            "counted": "videos",
             "recipes": {"default": Recipe(epochs=20, batch_size=8, text_length=50)},
             **more,
         }

@@ -1,9 +1,9 @@
 """Fine-tuning with the Trainer API: collators, order, checkpoints, recipes."""
 
 from .arguments import DataArguments, FinetuningArguments, ModelArguments, SettingsError
-from .collating import QuestionCollator
 from .finetuning import FinetuningResult, finetune
 from .tasks import TASKS, Task
+from .tasks.task_open_ended import QuestionCollator
 from .trainer import VioletTrainer, last_whole_checkpoint
 
 __all__ = [

@@ -15,15 +15,13 @@ from violet.hub import CARDS
 from violet.modeling_violet import VioletForCaptioning, VioletForMaskedLM
 from violet.processing import VideoTextProcessor, VioletVideoProcessor, train_wordpiece_tokenizer
 from violet.training import TASKS
-from violet.training.collating import (
-    BlankCollator,
-    CaptionCollator,
-    MaskedAnswerCollator,
-    MultipleChoiceCollator,
-    RetrievalCollator,
-)
 from violet.training.optimization import parameter_groups
 from violet.training.sampling import DrawnRows
+from violet.training.tasks.task_captioning import CaptionCollator
+from violet.training.tasks.task_fill_in_the_blank import BlankCollator
+from violet.training.tasks.task_masked_answer import MaskedAnswerCollator
+from violet.training.tasks.task_multiple_choice import MultipleChoiceCollator
+from violet.training.tasks.task_retrieval import RetrievalCollator
 
 CLIPS = {"train": 24, "validation": 4, "test": 8, "test_unseen": 0, "test_together": 0}
 
