@@ -22,6 +22,7 @@ _PUBLIC = {
     "VioletForPreTraining": "modeling_violet",
     "VioletForQuestionAnswering": "modeling_violet",
     "VioletForRetrieval": "modeling_violet",
+    "VioletForVideoClassification": "modeling_violet",
     "VioletModel": "modeling_violet",
     "VioletPreTrainedModel": "modeling_violet",
     "VioletVisionModel": "modeling_violet",
@@ -70,6 +71,7 @@ def register() -> None:
         AutoModelForMaskedLM,
         AutoModelForMultipleChoice,
         AutoModelForPreTraining,
+        AutoModelForVideoClassification,
         AutoModelForVisualQuestionAnswering,
         AutoProcessor,
         AutoVideoProcessor,
@@ -90,6 +92,7 @@ def register() -> None:
         (AutoModelForMaskedLM, modeling_violet.VioletForMaskedLM),
         (AutoModelForMultipleChoice, modeling_violet.VioletForMultipleChoice),
         (AutoModelForPreTraining, modeling_violet.VioletForPreTraining),
+        (AutoModelForVideoClassification, modeling_violet.VioletForVideoClassification),
         (AutoModelForVisualQuestionAnswering, modeling_violet.VioletForQuestionAnswering),
     ):
         auto_class.register(configuration.VioletConfig, model_class, exist_ok=True)

@@ -39,6 +39,7 @@ AUTO_CLASSES: Mapping[str, Mapping[str, str]] = {
         "AutoModelForMaskedLM": "VioletForMaskedLM",
         "AutoModelForMultipleChoice": "VioletForMultipleChoice",
         "AutoModelForPreTraining": "VioletForPreTraining",
+        "AutoModelForVideoClassification": "VioletForVideoClassification",
         "AutoModelForVisualQuestionAnswering": "VioletForQuestionAnswering",
         "AutoModelForZeroShotImageClassification": "VioletForRetrieval",
     },
@@ -74,8 +75,12 @@ TASKS: Mapping[str, Mapping[str, str]] = {
     },
     "VioletForQuestionAnswering": {"video-question-answering": "AutoModelForVisualQuestionAnswering"},
     "VioletForRetrieval": {"video-text-retrieval": "AutoModelForZeroShotImageClassification"},
+    "VioletForVideoClassification": {"video-classification": "AutoModelForVideoClassification"},
 }
-"""By the class that a checkpoint holds: its pipelines, and the Auto class through which each loads the model."""
+"""
+By the class that a checkpoint holds: its pipelines, and the Auto class through which each loads the model. Those that
+are not in `PIPELINES` are transformers' own.
+"""
 PROCESSORS = {"AutoProcessor": "VideoTextProcessor", "AutoVideoProcessor": "VioletVideoProcessor"}
 
 
@@ -125,6 +130,7 @@ def _name_model(config: dict[str, Any], file: Path) -> set[str]:
     config["custom_pipelines"] = {
         task: {"impl": f"{ENTRY}.{PIPELINES[task]}", "pt": [auto], "type": "multimodal"}
         for task, auto in tasks.items()
+        if task in PIPELINES
     }
     return {*carried.values(), *(PIPELINES.values() if tasks else ()), *(PROCESSORS.values() if tasks else ())}
 

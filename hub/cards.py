@@ -113,6 +113,14 @@ CARDS = {
         usage='write = {load}\nprint(write("clip.mp4"))',
         limits="It writes what its data describe, in their words, also of a video that shows something else.",
     ),
+    "VioletForVideoClassification": CardText(
+        pipeline_tag="video-classification",
+        task="video-classification",
+        what="A [VIOLET](https://arxiv.org/abs/2111.12681) model ({size}) that tells which of {answers} classes a "
+        "short video has: Video Swin and a BERT encoder over its tokens, without a text.",
+        usage='classify = {load}\nprint(classify("clip.mp4"))',
+        limits="It knows {answers} classes and nothing else, and gives one to a video that shows something else too.",
+    ),
     "VioletForPreTraining": CardText(
         pipeline_tag="fill-mask",
         task="video-fill-mask",

@@ -2,6 +2,7 @@
 
 from .embeddings import VideoTokens
 from .modeling_captioning import VioletCaptioningOutput, VioletForCaptioning
+from .modeling_classification import VioletForVideoClassification
 from .modeling_matching import VioletForMultipleChoice, VioletForRetrieval
 from .modeling_pretraining import VioletForPreTraining, VioletPreTrainingOutput
 from .modeling_violet import (
@@ -23,6 +24,7 @@ __all__ = [
     "VioletForPreTraining",
     "VioletForQuestionAnswering",
     "VioletForRetrieval",
+    "VioletForVideoClassification",
     "VioletModel",
     "VioletModelOutput",
     "VioletPreTrainedModel",
