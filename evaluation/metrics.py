@@ -26,8 +26,9 @@ class Score:
 class Metric:
     """
     Attributes:
-        reads: what it is computed from: "answers" (`answers.ChosenAnswers`), "ranks" (what `retrieval.query_ranks`
-            gives) or "captions" (`captions.WrittenCaptions`).
+        reads: what it is computed from: "answers" (`answers.ChosenAnswers`), "classes" (`classes.ClassPlaces`),
+            "label_sets" (`classes.LabelSets`), "ranks" (what `retrieval.query_ranks` gives) or "captions"
+            (`captions.WrittenCaptions`).
         compute: that -> its score; None where it means nothing for these samples.
         is_share: whether it lies from 0 to 1 and is shown in percent.
         title: its name in sentences.
@@ -47,6 +48,8 @@ METRICS: Registry[Metric] = Registry(
     {
         "accuracy": "answers:ACCURACY",
         "accuracy_top5": "answers:ACCURACY_TOP5",
+        "mean_class_accuracy": "classes:MEAN_CLASS_ACCURACY",
+        "mean_average_precision": "classes:MEAN_AVERAGE_PRECISION",
         "r1": "retrieval:R1",
         "r5": "retrieval:R5",
         "r10": "retrieval:R10",
