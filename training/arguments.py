@@ -70,7 +70,7 @@ class DataArguments:
             "task.json@split (see violet.data.read_rows), with the columns video, question, answer (open-ended, "
             "masked-answer; and caption, question_type); video, question, options, answer (multiple-choice; options "
             "as a list or as left|right); video, text with [MASK], answer (fill-in-the-blank); video, "
-            "caption (retrieval, captioning)."
+            "caption (retrieval, captioning); video, label (classification; several labels as a list or as a|b)."
         },
     )
     validation_file: str | None = field(default=None, metadata={"help": "The like, evaluated during training."})

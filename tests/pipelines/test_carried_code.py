@@ -98,7 +98,7 @@ def here(carrying, three) -> dict:
 
 def test_every_pipeline_answers_the_same_where_the_package_is_not_installed(elsewhere, here):
     assert elsewhere["answers"] == here
-    assert len(here) == 7 and all(answers for tasks in here.values() for answers in tasks.values())
+    assert len(here) == 8 and all(answers for tasks in here.values() for answers in tasks.values())
 
 
 def test_the_auto_classes_and_a_pipeline_without_a_task_find_what_the_folder_holds(elsewhere):

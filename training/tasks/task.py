@@ -148,5 +148,6 @@ TASKS: Registry[Task] = Registry(
         "fill-in-the-blank": "task_fill_in_the_blank:TASK",
         "retrieval": "task_retrieval:TASK",
         "captioning": "task_captioning:TASK",
+        "classification": "task_classification:TASK",
     },
 )
