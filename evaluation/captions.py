@@ -78,16 +78,16 @@ def caption_scores(
     scores: dict[str, Score] = {}
     left_out: dict[str, list[str]] = {}
     for name, metric in metrics_reading("captions").items():
-        missing = next((need for need in metric.needs if not captions.has(need)), None)
-        if missing is not None:
-            left_out.setdefault(missing, []).append(metric.title)
+        lacking = [need for need in metric.needs if not captions.has(need)]
+        if lacking:
+            left_out.setdefault(lacking[0], []).append(metric.title)
         elif (score := metric.compute(captions)) is not None:
             scores[name] = score
     notes = captions.notes() if "bleu_4" in scores else {}
-    for missing, titles in left_out.items():
+    for need, titles in left_out.items():
         *others, last = dict.fromkeys(titles)
-        notes["left out"] = f"{', '.join(others)}{' and ' if others else ''}{last}: {REMEDIES[missing]}"
-        if missing == PACKAGE:
+        notes["left out"] = f"{', '.join(others)}{' and ' if others else ''}{last}: {REMEDIES[need]}"
+        if need == PACKAGE:
             logger.warning("Left out: %s.", notes["left out"])
     return CaptionScores(
         {name: score.value for name, score in scores.items() if isinstance(score.value, Measure)},

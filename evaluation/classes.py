@@ -123,7 +123,9 @@ class ClassAccuracy:
         if labels.ndim == 2:
             measures = label_set_measures(logits, labels > 0)
         else:
-            measures = class_measures(class_places(logits, labels), [str(label) for label in labels], logits.shape[1])
+            measures = class_measures(
+                class_places(logits, labels).tolist(), [str(label) for label in labels], logits.shape[1]
+            )
         return {name: measure.value() for name, measure in measures.items()}
 
 

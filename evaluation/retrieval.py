@@ -70,7 +70,7 @@ def retrieval_measures(
         "text_to_video": (scores, targets, video_of_text.numpy()),
         "video_to_text": (scores.t()[asked], targets.t()[asked], None),
     }
-    measures = {}
+    measures: dict[str, Measure] = {}
     for way, (of_queries, theirs, units) in ways.items():
         found = query_ranks(of_queries, theirs)
         prefix = f"dual_softmax_{way}" if use_dual_softmax else way

@@ -59,9 +59,12 @@ class VioletForVideoClassification(VioletPreTrainedModel):
         Raises:
             ValueError: for labels of another shape than `problem_type` has.
         """
-        if (pixel_values_videos is None) == (video_tokens is None):
+        if video_tokens is None and pixel_values_videos is not None:
+            video = self.violet.encode_videos(pixel_values_videos)
+        elif video_tokens is not None and pixel_values_videos is None:
+            video = video_tokens
+        else:
             raise ValueError("Give exactly one of `pixel_values_videos` and `video_tokens`.")
-        video = self.violet.encode_videos(pixel_values_videos) if video_tokens is None else video_tokens
         states = self.violet.fusion({"video": TokenGroup(video.tokens, video.mask)}, **kwargs)["video"]
         fused = VideoTokens(states, video.mask, video.grid, video.num_special_per_frame)
         logits = self.classifier(fused.patches().mean((1, 2, 3)))  # (videos, frames, rows, columns, width) -> mean

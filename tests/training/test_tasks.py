@@ -1,11 +1,13 @@
 """Fine-tuning for each task: rows of tables, batches, learning rates, whole runs."""
 
+import dataclasses
 import json
 import shlex
 from pathlib import Path
 
 import pytest
 import torch
+from datasets import DatasetDict
 from transformers import AutoProcessor
 
 from violet.cli import main
@@ -14,7 +16,7 @@ from violet.data import TableError, captioned, fill_in_the_blank, gallery, movin
 from violet.hub import CARDS
 from violet.modeling_violet import VioletForCaptioning, VioletForMaskedLM, VioletForVideoClassification
 from violet.processing import VideoTextProcessor, VioletVideoProcessor, train_wordpiece_tokenizer
-from violet.training import TASKS, DataArguments, ModelArguments
+from violet.training import TASKS, DataArguments, FinetuningArguments, ModelArguments, SettingsError, finetune
 from violet.training.finetuning import build_model_and_processor
 from violet.training.optimization import parameter_groups
 from violet.training.sampling import DrawnRows
@@ -338,6 +340,29 @@ def test_the_same_labels_keep_their_head_and_others_start_a_new_one(clips, tmp_p
     other = rows.map(lambda row: {"label": [f"{row['label'][0]} now"]})
     new, _ = build_model_and_processor(again, other, DataArguments(task="classification"), None)
     assert new.classifier[3].weight.shape == head.shape and not torch.equal(new.classifier[3].weight, head)
+
+
+@pytest.mark.slow
+def test_a_task_from_outside_is_trained_and_measured(clips, tmp_path, monkeypatch):
+    """How many shapes there are: rows of its own, on the model and the measure of open-ended questions."""
+
+    def counted(dataset):
+        rows = [
+            {"video": clip["video"], "question": "how many?", "answer": str(len(clip["shapes"]))} for clip in dataset
+        ]
+        return dataset.from_list(rows)
+
+    monkeypatch.setattr(TASKS, "_entries", dict(TASKS._entries))
+    TASKS.add("counting", dataclasses.replace(TASKS["open-ended"], rows=counted, test_rows=counted))
+    training = FinetuningArguments(
+        output_dir=str(tmp_path), max_steps=1, per_device_train_batch_size=4, dataloader_num_workers=0
+    )
+    tables = DatasetDict({"train": counted(clips["train"]), "test": counted(clips["test"])})
+    result = finetune(ModelArguments(), DataArguments(task="counting"), training, tables)
+    assert set(result.model.config.id2label.values()) == set(tables["train"]["answer"]) and len(result.metrics) > 2
+    assert 0 <= result.metrics["accuracy"] <= 1
+    with pytest.raises(SettingsError, match="--task: 'counted' is unknown; known are open-ended, .*counting"):
+        DataArguments(task="counted")
 
 
 @pytest.mark.slow
