@@ -348,7 +348,7 @@ def test_a_task_from_outside_is_trained_and_measured(clips, tmp_path, monkeypatc
 
     def counted(dataset):
         rows = [
-            {"video": clip["video"], "question": "how many?", "answer": str(len(clip["shapes"]))} for clip in dataset
+            {"video": clip["video"], "question": "what is it?", "answer": str(len(clip["shapes"]))} for clip in dataset
         ]
         return dataset.from_list(rows)
 
