@@ -35,12 +35,6 @@ class VioletForVideoClassification(VioletPreTrainedModel):
         self.violet = VioletModel(config)
         self.classifier = VioletClassificationHead(config, config.num_labels)
         self.post_init()
-        # Nothing here reads a text: processes that train together would wait for gradients that never come.
-        self.violet.text_embeddings.requires_grad_(False)
-        if self.violet.projection is not None:
-            self.violet.projection.requires_grad_(False)
-        if self.violet.task_tokens is not None:
-            self.violet.task_tokens.requires_grad_(False)
 
     @capture_outputs(tie_last_hidden_states=False)
     def forward(

@@ -279,6 +279,9 @@ def finetune(
 
     kernel = model_arguments.attn_implementation or preferred_kernel(training.bf16, training.device)
     model = build_model(model_arguments, processor, tables["train"], data, kernel)
+    for part in (getattr(model.violet, name) for name in task.unused):
+        if part is not None:
+            part.requires_grad_(False)
     if model_arguments.freeze_backbone:
         model.violet.video_encoder.swin.requires_grad_(False)
     # The heads smooth their own targets: the Trainer's way knows one form of labels alone.

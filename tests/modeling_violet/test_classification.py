@@ -73,7 +73,6 @@ def test_everything_that_a_video_passes_learns_and_the_text_side_does_not(videos
     model = model_of(num_task_tokens=2).train()
     model(videos, labels=torch.tensor([0, 1, 2])).loss.backward()
     learned = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
-    assert learned == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     text_side = ("violet.text_embeddings.", "violet.projection.", "violet.task_tokens")
     assert {name for name, _ in model.named_parameters() if not name.startswith(text_side)} == learned
 

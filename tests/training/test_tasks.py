@@ -316,9 +316,13 @@ def test_videos_of_several_labels_are_learned_measured_and_asked(clips, tmp_path
     options += [f"--train_file={table}", f"--validation_file={table}", "--eval_strategy=steps", "--eval_steps=2"]
     assert main(["finetune", "--task=classification", f"--output_dir={output}", *options]) == 0
     metrics = json.loads((output / "metrics.json").read_text())
+    shipped = VioletForMaskedLM.from_pretrained(pretrained("violet-tiny")).violet
+    words_before = shipped.text_embeddings.word_embeddings.weight
     assert 0 < metrics["validation_mean_average_precision"] <= 1 and "validation_accuracy" not in metrics
     model = VioletForVideoClassification.from_pretrained(output)
     assert model.config.problem_type == "multi_label_classification"
+    assert torch.equal(model.violet.text_embeddings.word_embeddings.weight, words_before), "no text is read"
+    assert not torch.equal(model.violet.video_encoder.frame_token, shipped.video_encoder.frame_token)
     words = sorted({word for row in rows for word in row["label"][0].split()})
     assert list(model.config.id2label.values()) == words and len(words) > 3
     capsys.readouterr()
