@@ -122,6 +122,12 @@ REQUESTS: Mapping[str, Request] = {
         "a caption (--video CLIP and nothing else)",
         frozenset({"prompt"}),
     ),
+    "classes": Request(
+        "video-classification",
+        frozenset({"video"}),
+        "knows no classes",
+        "a class (--video CLIP and nothing else)",
+    ),
     "search": Request(
         "video-text-retrieval",
         frozenset({"gallery", "text"}),
@@ -138,17 +144,17 @@ REQUESTS: Mapping[str, Request] = {
 }
 
 
-def find_request(arguments: PredictArguments) -> str:
+def find_requests(arguments: PredictArguments) -> list[str]:
     """
-    The key of what is asked.
+    The keys of what may be asked so; the checkpoint decides between several.
 
     Raises:
         PredictError: where the arguments ask for nothing, or for two things.
     """
     given = arguments.given()
-    for name, request in REQUESTS.items():
-        if request.needs <= given <= request.needs | request.may_have:
-            return name
+    found = [name for name, request in REQUESTS.items() if request.needs <= given <= request.needs | request.may_have]
+    if found:
+        return found
     told = ", ".join(f"--{name}" for name in sorted(given)) or "nothing"
     ways = "; ".join(request.how for request in REQUESTS.values())
     raise PredictError(f"{told} together make no request. There are: {ways}.")
@@ -168,8 +174,10 @@ def abilities(holds: str) -> list[str]:
     return [name for name, request in REQUESTS.items() if able.get(name, request.task in loaded)]
 
 
-def check_request(name: str, model: str, holds: str) -> None:
+def check_request(names: Sequence[str], model: str, holds: str) -> str:
     """
+    The key of what is asked: that of these which a checkpoint of this class can be asked.
+
     Raises:
         PredictError: where a checkpoint of this class cannot be asked this; it says what it can be.
     """
@@ -177,9 +185,12 @@ def check_request(name: str, model: str, holds: str) -> None:
     if not able:
         known = ", ".join(filter(tasks_of, MODEL_CLASSES))
         raise PredictError(f"{model} holds {holds}, of which nothing can be asked: only of {known}.")
-    if name not in able:
-        ways = " or ".join(REQUESTS[other].how for other in able)
-        raise PredictError(f"{model} holds {holds}, which {REQUESTS[name].cannot}: ask it for {ways}.")
+    for name in names:
+        if name in able:
+            return name
+    cannot = " and ".join(REQUESTS[name].cannot for name in names)
+    ways = " or ".join(REQUESTS[other].how for other in able)
+    raise PredictError(f"{model} holds {holds}, which {cannot}: ask it for {ways}.")
 
 
 def find_model(model: str) -> tuple[str, str]:
@@ -248,6 +259,9 @@ class Clips:
     """
     The clips that are asked about, read one by one, with a bar on a terminal. One that cannot be read is named there,
     counted, and passed over.
+
+    Args:
+        processor: whatever has a `video_processor`.
     """
 
     def __init__(self, processor: Any, count: int, cache_bytes: int = 0):
@@ -296,9 +310,9 @@ def predict(arguments: PredictArguments) -> int:
     """
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
-    name = find_request(arguments)
+    names = find_requests(arguments)
     folder, holds = find_model(arguments.model)
-    check_request(name, arguments.model, holds)
+    name = check_request(names, arguments.model, holds)
     if Path(folder, "config.json").is_file() and not Path(folder, "processor_config.json").is_file():
         raise PredictError(
             f"{arguments.model} holds no processor: there is no processor_config.json in it. Save the model's there, "
@@ -313,7 +327,8 @@ def predict(arguments: PredictArguments) -> int:
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[-1]  # behind transformers' tracebacks of each class that it tried
         raise PredictError(f"{arguments.model} cannot be loaded: {reason}") from error
-    return {"search": search, "features": write_features}.get(name, answer)(pipe, clips, arguments)
+    ways = {"search": search, "features": write_features, "classes": classify}
+    return ways.get(name, answer)(pipe, clips, arguments)
 
 
 def answer(pipe: Any, videos: Sequence[str], arguments: PredictArguments) -> int:
@@ -329,6 +344,17 @@ def answer(pipe: Any, videos: Sequence[str], arguments: PredictArguments) -> int
     for number, said in _ask(pipe, asked, clips, arguments, **settings):
         one = asked[number]
         clips.say(json.dumps(_as_json(one, said)) if arguments.json else _as_line(one, said))
+    return clips.close()
+
+
+def classify(pipe: Any, videos: Sequence[str], arguments: PredictArguments) -> int:
+    """A line for each video with its classes. The pipeline is transformers' own, which makes no batches."""
+    clips = Clips(pipe, len(videos))
+    for number, frames in clips.read(videos):
+        said = pipe(frames, top_k=arguments.top_k or 1)
+        one = {"video": videos[number]}
+        told = json.dumps({**one, "classes": said}) if arguments.json else f"{one['video']}  {_scored(said, 'label')}"
+        clips.say(told)
     return clips.close()
 
 
@@ -473,15 +499,6 @@ def _check_features_file(path: Path) -> None:
 
 def example_command(model: str, task: str, row: Mapping[str, Any]) -> str:
     """The arguments of a `violet` command that asks a model what a row of its fine-tuning task is about."""
-    video = str(row["video"])
-    if task == "retrieval":
-        folder = str(Path(video).parent) if os.path.exists(video) else video
-        asked = ["--gallery", folder, "--text", str(row["caption"])]
-    else:
-        asked = ["--video", video]
-        for name in ("question", "text"):
-            if task != "captioning" and row.get(name):
-                asked += [f"--{name}", str(row[name])]
-        if task in ("masked-answer", "multiple-choice") and row.get("options"):
-            asked += ["--options", *map(str, row["options"])]
-    return shlex.join(["predict", "--model", str(model), *asked])
+    from ..training import tasks  # asking loads nothing of training
+
+    return shlex.join(["predict", "--model", str(model), *tasks.TASKS[task].ask(row)])

@@ -222,6 +222,13 @@ class VioletConfig(PreTrainedConfig):
             self.vision_config = VioletVisionConfig(**vision)
         super().__post_init__(**without_code(kwargs))
 
+    @property
+    def num_frames(self) -> None:
+        """
+        None: how many frames are taken of a video, the processor says. transformers' pipeline `video-classification`
+        asks the configuration, and hands the answer to the processor.
+        """
+
     def validate_architecture(self):
         """Refuses contradictions, naming the field."""
         super().validate_architecture()

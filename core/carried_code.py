@@ -86,6 +86,7 @@ def _name_model(config: dict[str, Any], file: Path) -> set[str]:
             "type": "multimodal",
         }
         for task, loaded_as in sorted(tasks.items())
+        if task in PIPELINES  # the others are transformers' own
     }
     asked_by = {class_name(PIPELINES, task) for task in PIPELINE_CLASSES} | _processors() if tasks else set()
     return {*carried.values(), *asked_by}

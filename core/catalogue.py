@@ -24,7 +24,8 @@ class ModelClass:
     Attributes:
         module: where it is defined, below the package.
         auto_class: the one of transformers' Auto classes that loads it.
-        pipelines: the tasks that its own head does; of several the first is what it is for.
+        pipelines: the tasks that its own head does; of several the first is what it is for. One that is not in
+            `PIPELINE_CLASSES` is transformers' own.
         holds: other classes of which it has all weights: a checkpoint of it is loaded as one of them for their tasks.
         answers, chooses: its way of answering open questions, and of choosing among options: names of classes in
             `pipelines.answering`.
@@ -84,6 +85,12 @@ MODEL_CLASSES: Mapping[str, ModelClass] = {
         "video-text-to-text",
         ("video-text-retrieval",),
         in_checkpoints_only=True,
+    ),
+    "VioletForVideoClassification": ModelClass(
+        "modeling_violet.modeling_classification",
+        "AutoModelForVideoClassification",
+        "video-classification",
+        ("video-classification",),
     ),
     "VioletForPreTraining": ModelClass(
         "modeling_violet.modeling_pretraining",
@@ -225,6 +232,7 @@ PUBLIC: Mapping[str, str] = {
     "VioletPreTrainedModel": f"{PACKAGE}.modeling_violet",
     "VioletTrainer": f"{PACKAGE}.training",
     "build_model": f"{PACKAGE}.hub",
+    "build_processor": f"{PACKAGE}.hub",
     "decode_video": f"{PACKAGE}.processing",
     "export_original": f"{PACKAGE}.hub",
     "from_original": f"{PACKAGE}.hub",

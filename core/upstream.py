@@ -25,6 +25,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 # takes the first class that loads, with a random head.
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
 
+# The names that the pipeline `video-classification` knows; others it loads all the same, with an error in the log.
+# Since 4.26.
+from transformers.models.auto.modeling_auto import MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES
+
 # What `trainer_utils` offers for checkpoints: their folders' name, and deleting the oldest. Since 5.0 as functions.
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
@@ -57,6 +61,7 @@ __all__ = [
     "convert_file_size_to_int",
     "create_bidirectional_mask",
     "group_videos_by_shape",
+    "name_video_classifier",
     "one_cache",
     "reorder_videos",
     "rotate_checkpoints",
@@ -80,6 +85,11 @@ def one_cache(cache, past_key_values):
     if cache is not None and past_key_values is not None:
         raise ValueError("Give `cache` or `past_key_values`, its name before transformers 5.24, not both.")
     return past_key_values if cache is None else cache
+
+
+def name_video_classifier(model_type: str, name: str) -> None:
+    """Lets transformers' pipeline `video-classification` know a model class by its name."""
+    MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES[model_type] = name
 
 
 def checkpoint_activations(model) -> None:

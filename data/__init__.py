@@ -6,6 +6,7 @@ from .composite import read_composite
 from .extracting import prepare_frames
 from .moving_shapes import (
     captioned,
+    classified,
     described,
     fill_in_the_blank,
     gallery,
@@ -32,6 +33,7 @@ __all__ = [
     "UnsafePickleError",
     "captioned",
     "check_benchmark",
+    "classified",
     "described",
     "fill_in_the_blank",
     "find_shards",

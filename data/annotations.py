@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .folders import clips_in
+from .class_annotations import ClassReader
+from .folders import clips_below, clips_in
 from .sources import open_pickle, open_tsv
 from .tables import Row, TableError, as_dataset, load_json
 
@@ -74,6 +75,23 @@ def original_rows(
     def rows() -> Iterator[Row]:
         return _task_rows(path, splits, split, tuple(columns), vocabulary)
 
+    located = _with_pictures(rows, found, path, split, pictures)
+    _warn_of_numbers(path, splits, split, vocabulary, columns)
+    return located
+
+
+def _with_pictures(
+    rows: Callable[[], Iterator[Row]], found: "_Pictures", path: Path, split: str, pictures: str | os.PathLike
+) -> Iterator[Row]:
+    """
+    The rows whose pictures are there, with `video`; warnings count the others.
+
+    Args:
+        rows: gives them with their `id`, each time it is called.
+
+    Raises:
+        TableError: if there are none, or none of them has pictures.
+    """
     # Twice, since a list of very many rows would fill more memory than all that stays of them.
     counts = Counter(row["id"] for row in rows())
     if not counts:
@@ -98,7 +116,6 @@ def original_rows(
             "%s: %d of %d have no row in %s, split %r; the first id is %r.",
             pictures, silent, found.count, path, split, first,
         )  # fmt: skip
-    _warn_of_numbers(path, splits, split, vocabulary, columns)
     located = ({**row, "video": found.reference(row["id"])} for row in rows())
     return (row for row in located if row["video"] is not None)
 
@@ -141,6 +158,35 @@ def _find_pictures(path: Path) -> _Pictures:
         )
     tsv = open_tsv(str(path))
     return _Pictures(tsv.iterate_ids, lambda name: f"{path}#{name}" if name in tsv else None, len(tsv))
+
+
+def class_rows(path: Path, pictures: Path, split: str, read: ClassReader) -> "Dataset":
+    """
+    One row for each clip of published annotations of classes whose pictures are there: `id`, `video`, `label`, a list.
+    The rest as of `read_original`.
+
+    Args:
+        pictures: a `.tsv`, a `.pkl`, or a folder of clips or frame folders, also in further folders.
+        read: of `class_annotations`.
+    """
+    found = _find_below(pictures) if pictures.is_dir() else _find_pictures(pictures)
+
+    def rows() -> Iterator[Row]:
+        for names, label in read(path, split):
+            name = next((name for name in names if found.reference(name) is not None), names[0])
+            yield {"id": name, "label": [label]}
+
+    return as_dataset(_with_pictures(rows, found, path, split, pictures), f"{path}@{split}")
+
+
+def _find_below(folder: Path) -> _Pictures:
+    clips = clips_below(folder.absolute())
+
+    def find(name: str) -> str | None:
+        return str(clips[name]) if name in clips else None
+
+    # No names: what no row asks for are the clips of the other splits, which lie in the same folder.
+    return _Pictures(lambda: iter(()), find, len(clips))
 
 
 def read_annotations(path: str | os.PathLike, split: str) -> Iterator[tuple[str, Row]]:

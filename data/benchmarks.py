@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .annotations import read_original
+from .annotations import class_rows, read_original
+from .class_annotations import ClassReader, activitynet, kinetics, moments, something_v1, something_v2
 from .rows import COLUMNS
 from .tables import TableError
 
@@ -57,12 +58,17 @@ def _v1(batch_size: int) -> Recipe:
 class Benchmark:
     """
     Attributes:
-        name: such as "msvd-qa"; its annotations lie in `txt_{name}.json`.
+        name: such as "msvd-qa"; its annotations lie in `txt_{name}.json`, if `files` names no others.
         dataset: whose videos they are: `{dataset}.tsv`, `{dataset}.pkl` or the folder `{dataset}/`.
         task: one of `violet.training.TASKS`.
         about: a sentence: what is asked of what.
-        splits: by name ("train", "val", "test"), the questions that the published split has, or for retrieval and
-            captioning its videos; `None` where that is not known.
+        splits: by name ("train", "val", "test"), how many `counted` the published split has; `None` where that is not
+            known.
+        files: split -> the file of its annotations as the data set's authors publish it, by the names that are in use;
+            without any it is the original's, with all splits.
+        read: what reads these files, of `class_annotations`.
+        layout: what these files look like, in words.
+        counted: "questions" or "videos": what `splits` counts.
         split_note: which of the data set's splits these are, where there are several in use.
         texts: "sentences", each a row of its own, or "paragraph", all of a video's joined to one text.
         example: a row of the annotations as the file has it.
@@ -88,10 +94,19 @@ class Benchmark:
     num_answers: int | None = None
     num_options: int | None = None
     prompt: str = ""
+    counted: str = "questions"
+    files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    read: ClassReader | None = None
+    layout: str = ""
 
     @property
     def annotations(self) -> str:
-        return f"txt_{self.name}.json"
+        return " and ".join(dict.fromkeys(names[0] for names in self.files.values())) or f"txt_{self.name}.json"
+
+    def find_annotations(self, folder: str | os.PathLike, split: str) -> Path:
+        """The file of a split: of the names in use the first that is there, or the first of all."""
+        paths = [Path(folder) / name for name in self.files.get(split, (self.annotations,))]
+        return next((path for path in paths if path.is_file()), paths[0])
 
     @property
     def pictures(self) -> tuple[str, ...]:
@@ -113,7 +128,10 @@ class Benchmark:
             raise TableError(" ".join(problems))
         pictures = self.find_pictures(folder)
         assert pictures is not None  # else it were among the problems
-        rows = read_original(Path(folder) / self.annotations, pictures, split, COLUMNS[self.task])
+        annotations = self.find_annotations(folder, split)
+        if self.read is not None:
+            return class_rows(annotations, pictures, split, self.read)
+        rows = read_original(annotations, pictures, split, COLUMNS[self.task])
         return _paragraphs(rows) if self.texts == "paragraph" else rows
 
 
@@ -146,18 +164,18 @@ def check_benchmark(benchmark: Benchmark, folder: str | os.PathLike) -> Benchmar
                 check.problems.append(f"{error} {_layout(benchmark)}")
             continue
         check.tables[split] = rows
-        of_videos = benchmark.task in ("retrieval", "captioning")
-        found = len(set(rows["video"])) if of_videos else len(rows)
+        found = len(set(rows["video"])) if benchmark.counted == "videos" else len(rows)
         if published is not None and found != published:
-            unit = "videos" if of_videos else "questions"
-            check.notes.append(f"The split {split!r} has {found} {unit}; the published one has {published}.")
+            check.notes.append(
+                f"The split {split!r} has {found} {benchmark.counted}; the published one has {published}."
+            )
     return check
 
 
 def _missing(benchmark: Benchmark, folder: Path) -> list[str]:
     problems = []
-    if not (folder / benchmark.annotations).is_file():
-        problems.append(f"{folder / benchmark.annotations}: missing. {_layout(benchmark)}")
+    files = dict.fromkeys(benchmark.find_annotations(folder, split) for split in benchmark.splits)
+    problems += [f"{file}: missing. {_layout(benchmark)}" for file in files if not file.is_file()]
     if benchmark.find_pictures(folder) is None:
         tsv, pickled, clips = benchmark.pictures
         name = benchmark.example["video"]
@@ -170,6 +188,8 @@ def _missing(benchmark: Benchmark, folder: Path) -> list[str]:
 
 
 def _layout(benchmark: Benchmark) -> str:
+    if benchmark.layout:
+        return benchmark.layout
     answers = ', and "vocab": [answer, …], of which `answer` is a number' if benchmark.num_answers else ""
     return (
         f'{benchmark.annotations} is a JSON object with the rows of "train", "val" (if there is one) and "test"'
@@ -207,6 +227,7 @@ def _retrieval(dataset: str, about: str, name: str = "", **more: Any) -> Benchma
             "about": about,
             "example": {"video": "video7010", "caption": "a man is cooking"},
             "metrics": RECALLS,
+            "counted": "videos",
             "recipes": {"v2": Recipe(epochs=20, batch_size=8)},
             **more,
         }
@@ -257,10 +278,64 @@ def _captioning(dataset: str, about: str, **more: Any) -> Benchmark:
             "about": about,
             "example": {"video": "video7010", "caption": "a man is cooking"},
             "metrics": CAPTION_METRICS,
+            "counted": "videos",
             "recipes": {"default": Recipe(epochs=20, batch_size=8, text_length=50)},
             **more,
         }
     )
+
+
+def _classification(name: str, dataset: str, about: str, **more: Any) -> Benchmark:
+    return Benchmark(
+        **{
+            "name": name,
+            "dataset": dataset,
+            "task": "classification",
+            "about": about,
+            "metrics": ("accuracy", "accuracy_top5", "mean_class_accuracy"),
+            "recipes": {"default": Recipe(epochs=20, batch_size=8, frames=8)},
+            "counted": "videos",
+            "split_note": "the test split is the data set's validation split, as is usual: the labels of its test "
+            "split are not published",
+            **more,
+        }
+    )
+
+
+def _kinetics(classes: int, **more: Any) -> Benchmark:
+    return _classification(
+        f"kinetics-{classes}",
+        f"kinetics{classes}",
+        f"What people do in ten seconds of a web video, of {classes} classes.",
+        splits={"train": None, "test": None},
+        example={"video": "0347ZoDXyP0_000095_000105", "label": "abseiling"},
+        files={"train": ("train.csv",), "test": ("val.csv", "validate.csv")},
+        read=kinetics,
+        layout="train.csv and val.csv (or validate.csv) are tables with a header: "
+        "label,youtube_id,time_start,time_end,split; a row: abseiling,0347ZoDXyP0,95,105,train",
+        **more,
+    )
+
+
+def _something(version: int, read: ClassReader, files: tuple[str, str], **more: Any) -> Benchmark:
+    name = f"something-something-v{version}"
+    return _classification(
+        name,
+        f"20bn-{name}",
+        "What a hand does with something, of 174 classes that differ in time.",
+        files={"train": (f"{name}-{files[0]}",), "test": (f"{name}-{files[1]}",)},
+        read=read,
+        **more,
+    )
+
+
+def _top(first: float, five: float | None = None) -> dict[str, float]:
+    return {"accuracy": first} | ({} if five is None else {"accuracy_top5": five})
+
+
+_UNIFORMER = "UniFormerV2-L/14, its MODEL_ZOO.md{}"
+"""… and what that file tells of it: side, frames x spatial crops x clips of a test."""
+_VATT = "VATT-L, its README"
 
 
 _DIGITS = "{question} [SEP] option 0: {option_0} [SEP] … [MASK]"
@@ -385,6 +460,66 @@ _ALL = (
         "msvd",
         "A sentence about a clip, measured against some 40 of people.",
         splits={"train": 1200, "val": 100, "test": 670},
+    ),
+    _kinetics(400, published={_UNIFORMER.format(", 336 px, 64x3x2"): _top(90.0), _VATT: _top(82.1, 95.5)}),
+    _kinetics(600, published={_UNIFORMER.format(", 336 px"): _top(90.1), _VATT: _top(83.6)}),
+    _kinetics(700, published={_UNIFORMER.format(", 336 px, 64x3x2"): _top(82.7), _VATT: _top(72.7)}),
+    _classification(
+        "moments-in-time",
+        "moments",
+        "What happens in three seconds, of 339 classes.",
+        splits={"train": 802264, "test": 33900},
+        example={"video": "clapping/clip_14", "label": "clapping"},
+        files={"train": ("trainingSet.csv",), "test": ("validationSet.csv",)},
+        read=moments,
+        layout="trainingSet.csv and validationSet.csv are tables without a header: clip, label, votes for it and "
+        "against it; a row: clapping/clip_14.mp4,clapping,4,0",
+        published={_UNIFORMER.format(", 336 px"): _top(47.8), _VATT: _top(41.1)},
+    ),
+    _something(
+        1,
+        something_v1,
+        ("train.csv", "validation.csv"),
+        splits={"train": 86017, "test": 11522},
+        example={"video": "100218", "label": "Something falling like a feather or paper"},
+        layout="the files are tables without a header: id;label; a row: "
+        "100218;Something falling like a feather or paper",
+        published={_UNIFORMER.format(", 32x3x1"): _top(62.7)},
+    ),
+    _something(
+        2,
+        something_v2,
+        ("train.json", "validation.json"),
+        splits={"train": 168913, "test": 24777},
+        example={"video": "78687", "label": "Holding something next to something"},
+        layout='the files are JSON lists; a row: {"id": "78687", "label": "holding potato next to vicks vaporub '
+        'bottle", "template": "Holding [something] next to [something]", "placeholders": ["potato", "vicks vaporub '
+        'bottle"]}',
+        published={_UNIFORMER.format(", 32x3x1"): _top(73.0)},
+    ),
+    _classification(
+        "activitynet",
+        "activitynet",
+        "What people do in a whole web video, of 200 classes.",
+        splits={"train": 10024, "test": 4926},
+        example={"video": "v_sJFgo9H6zNo", "label": "Fixing bicycle"},
+        files=dict.fromkeys(("train", "test"), ("activity_net.v1-3.min.json",)),
+        read=activitynet,
+        layout='activity_net.v1-3.min.json is a JSON object {"database": {id: video}}; a video: {"subset": '
+        '"training", "annotations": [{"segment": [0.3, 12.5], "label": "Fixing bicycle"}]}',
+        published={_UNIFORMER.format(""): _top(94.7)},
+    ),
+    _classification(
+        "hacs",
+        "hacs",
+        "What people do in a whole web video, of 200 classes: HACS Segments.",
+        splits={"train": 37613, "test": 5981},
+        example={"video": "v_sJFgo9H6zNo", "label": "Fixing bicycle"},
+        files=dict.fromkeys(("train", "test"), ("HACS_segments_v1.1.1.json",)),
+        read=activitynet,
+        layout='HACS_segments_v1.1.1.json is a JSON object {"database": {id: video}}; a video: {"subset": '
+        '"training", "annotations": [{"segment": [0.3, 12.5], "label": "Fixing bicycle"}]}',
+        published={_UNIFORMER.format(""): _top(95.5)},
     ),
 )
 BENCHMARKS: Mapping[str, Benchmark] = {benchmark.name: benchmark for benchmark in _ALL}

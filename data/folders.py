@@ -42,6 +42,30 @@ def clips_in(folder: Path) -> dict[str, Path]:
     return clips
 
 
+def clips_below(folder: Path) -> dict[str, Path]:
+    """
+    The clips of a folder and of the folders in it, however deep: by name without their suffix, if no other has it, and
+    by "parent/name". A folder of frames is a clip.
+
+    Raises:
+        TableError: if there is no such folder.
+    """
+    if not folder.is_dir():
+        raise TableError(f"{folder}: there is no such folder.")
+    clips: dict[str, Path | None] = {}
+    waiting = [folder]
+    while waiting:
+        parent = waiting.pop()
+        found = clip_paths(parent)
+        for path in found:
+            name = path.name if path.is_dir() else path.stem
+            clips[name] = path if name not in clips else None
+            clips[f"{parent.name}/{name}"] = path
+        known = set(found)
+        waiting += [path for path in parent.iterdir() if path.name[0] != "." and path.is_dir() and path not in known]
+    return {name: path for name, path in clips.items() if path is not None}
+
+
 def folder_rows(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """
     (number from 1, row) of a folder with `metadata.csv`, `.jsonl` or `.parquet`: its rows, whose `file_name` (or

@@ -605,6 +605,22 @@ def described(dataset: "Dataset") -> "Dataset":
     return captioned(dataset.select(named))
 
 
+def classified(dataset: "Dataset") -> "Dataset":
+    """
+    One row per clip of a single shape: `video`, `label`, a list with what the shape does ("moves left", "grows"),
+    `caption`, `id`.
+    """
+    from datasets import Dataset
+
+    rows = []
+    for clip in dataset:
+        if len(clip["shapes"]) == 1:
+            (shape,) = clip["shapes"]
+            label = " ".join(word for word in (shape["action"], shape["direction"]) if word)
+            rows.append({"video": clip["video"], "label": [label], "caption": clip["caption"], "id": clip["id"]})
+    return Dataset.from_list(rows)
+
+
 def _asked(dataset: "Dataset", column: str, *keys: str) -> "Dataset":
     """A row for each entry of a clip's `column`, with those of its keys."""
     from datasets import Dataset

@@ -28,6 +28,7 @@ COLUMNS = {
     "fill-in-the-blank": ("video", "text", "answer"),
     "retrieval": ("video", "caption"),
     "captioning": ("video", "caption"),
+    "classification": ("video", "label"),
 }
 """
 What a row of each task must have. One for open-ended questions may also have `caption` and `question_type`, one for

@@ -4,8 +4,9 @@ from pathlib import Path
 
 from .answers import AnswerAccuracy
 from .measures import Evaluation, Measure
+from .metrics import METRICS, Metric
 
-__all__ = ["AnswerAccuracy", "Evaluation", "Measure", "module_path"]
+__all__ = ["AnswerAccuracy", "Evaluation", "METRICS", "Measure", "Metric", "module_path"]
 
 
 def module_path(name: str) -> str:

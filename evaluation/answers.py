@@ -2,15 +2,18 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..modeling_violet import VideoTokens
+from ..modeling_violet import Tokens
 from ..modeling_violet.losses import IGNORE_INDEX
 from ..processing.questions import TokenIds, pad_texts
 from .measures import Measure
+from .metrics import Metric, Score, measures_of
 
 TOP = 5
 
@@ -35,15 +38,9 @@ def answer_measures(
             for intervals.
         num_answers: how many answers can be given to a question.
     """
-    place, units = np.asarray(places, float), None if videos is None else np.asarray(videos)
-
-    def share(right: np.ndarray, chosen: np.ndarray | slice = slice(None)) -> Measure:
-        return Measure(right[chosen].astype(float), units=None if units is None else units[chosen])
-
-    right = place <= 1
-    measures = {"accuracy": share(right)}
-    if num_answers is None or num_answers > TOP:
-        measures[f"accuracy_top{TOP}"] = share(place <= TOP)
+    units = None if videos is None else np.asarray(videos)
+    measures = measures_of("answers", ChosenAnswers(np.asarray(places, float), num_answers), units)
+    right = measures["accuracy"].values
     groups: dict[str, np.ndarray] = {}
     if question_types is not None:
         types = np.asarray(question_types)
@@ -52,8 +49,34 @@ def answer_measures(
         third = thirds_by_frequency(answers)
         names = ("frequent_answers", "less_frequent_answers", "rare_answers")
         groups |= {name: third == number for number, name in enumerate(names)}
-    measures |= {f"accuracy_{name}": share(right, chosen) for name, chosen in groups.items() if chosen.any()}
+    for name, chosen in groups.items():
+        if chosen.any():
+            measures[f"accuracy_{name}"] = Measure(right[chosen], units=None if units is None else units[chosen])
     return measures
+
+
+@dataclass(frozen=True)
+class ChosenAnswers:
+    """
+    What a metric of answers is computed from.
+
+    Attributes:
+        places: (rows,), where the right answer stands, from 1; infinite where it cannot be given.
+        num_answers: how many answers can be given to a question, if that is known.
+    """
+
+    places: np.ndarray
+    num_answers: int | None
+
+
+def _among_first(count: int, answers: ChosenAnswers) -> Score | None:
+    if answers.num_answers is not None and 1 < count >= answers.num_answers:
+        return None
+    return Score(Measure((answers.places <= count).astype(float)))
+
+
+ACCURACY = Metric("answers", partial(_among_first, 1), is_share=True)
+ACCURACY_TOP5 = Metric("answers", partial(_among_first, TOP), is_share=True)
 
 
 def thirds_by_frequency(answers: Sequence[str]) -> np.ndarray:
@@ -132,7 +155,7 @@ def choose_answers(logits, labels):
 @torch.no_grad()
 def answer_log_probabilities(
     model: Any,
-    video_tokens: VideoTokens,
+    video_tokens: Tokens,
     questions: Sequence[Mapping[int, TokenIds]],
     answers: Sequence[Sequence[TokenIds]],
     mask_token_id: int,

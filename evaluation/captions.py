@@ -4,18 +4,22 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 
 from .caption_tokens import has_java, own_words, ptb_words
 from .measures import Measure
+from .metrics import Metric, Score, metrics_reading
 
 logger = logging.getLogger(__name__)
 
 ORDERS = (1, 2, 3, 4)
 """n-grams up to four words count in BLEU and CIDEr."""
+PACKAGE, JAVA = "pycocoevalcap", "Java"
+REMEDIES = {PACKAGE: "pip install pycocoevalcap", JAVA: "it needs Java"}
+"""What is said of metrics that lack what they need."""
 
 
 @dataclass(frozen=True)
@@ -70,46 +74,101 @@ def caption_scores(
     if not all(references):
         missing = [number for number, captions in enumerate(references) if not captions]
         raise ValueError(f"{len(missing)} videos have no caption to compare with, the first is number {missing[0]}.")
-    exact = [float(_normal(one) in map(_normal, many)) for one, many in zip(written, references, strict=True)]
-    columns: dict[str, Any] = {"exact": exact}
-    measures = {"exact": Measure(np.array(exact))}
-    try:
-        from pycocoevalcap.cider.cider import Cider
-        from pycocoevalcap.rouge.rouge import Rouge
-    except ImportError:
-        note = "BLEU, ROUGE-L, CIDEr and METEOR: pip install pycocoevalcap"
-        logger.warning("Left out: %s.", note)
-        return CaptionScores(measures, {}, _by_video(columns), {"left out": note})
+    captions = WrittenCaptions(written, references, has_java() if java is None else java)
+    scores: dict[str, Score] = {}
+    left_out: dict[str, list[str]] = {}
+    for name, metric in metrics_reading("captions").items():
+        lacking = [need for need in metric.needs if not captions.has(need)]
+        if lacking:
+            left_out.setdefault(lacking[0], []).append(metric.title)
+        elif (score := metric.compute(captions)) is not None:
+            scores[name] = score
+    notes = captions.notes() if "bleu_4" in scores else {}
+    for need, titles in left_out.items():
+        *others, last = dict.fromkeys(titles)
+        notes["left out"] = f"{', '.join(others)}{' and ' if others else ''}{last}: {REMEDIES[need]}"
+        if need == PACKAGE:
+            logger.warning("Left out: %s.", notes["left out"])
+    return CaptionScores(
+        {name: score.value for name, score in scores.items() if isinstance(score.value, Measure)},
+        {name: score.value for name, score in scores.items() if not isinstance(score.value, Measure)},
+        _by_video({name: score.of_samples for name, score in scores.items() if score.of_samples is not None}),
+        notes,
+    )
 
-    java = has_java() if java is None else java
-    words_of = ptb_words if java else (lambda captions: [own_words(caption) for caption in captions])
-    notes = {"words": "PTBTokenizer of Stanford CoreNLP 3.4.1" if java else "violet.evaluation.caption_tokens"}
-    flat = words_of([*written, *(caption for captions in references for caption in captions)])
-    said, rest = flat[: len(written)], iter(flat[len(written) :])
-    right = [[next(rest) for _ in captions] for captions in references]
-    given = {number: [" ".join(words) for words in captions] for number, captions in enumerate(right)}
-    ours = {number: [" ".join(words)] for number, words in enumerate(said)}
 
-    counts = bleu_counts(ours, given)
-    columns["bleu_4"] = [float(bleu(4, np.ones((1, 1)), row[None])[0]) for row in counts]
-    measures |= {f"bleu_{order}": Measure(counts, partial(bleu, order)) for order in ORDERS}
-    shared = [order for order, right_ones in zip(ORDERS, counts[:, -len(ORDERS) :].sum(0), strict=True) if right_ones]
-    if len(shared) < len(ORDERS):
-        words = f"{len(shared) + 1} words in a row" if shared else "a word"
-        notes["bleu"] = f"0 from bleu_{len(shared) + 1} on: no caption has {words} in common with those of its video"
-    for name, values in (
-        ("rouge_l", Rouge().compute_score(given, ours)[1]),
-        ("cider_d", Cider().compute_score(given, ours)[1]),
-        ("cider", cider(said, right)),
-    ):
-        columns[name] = values
-        measures[name] = Measure(np.asarray(values))
-    numbers = {}
-    if java:
-        numbers["meteor"], columns["meteor"] = _meteor(given, ours)
-    else:
-        notes["left out"] = "METEOR: it needs Java"
-    return CaptionScores(measures, numbers, _by_video(columns), notes)
+@dataclass(frozen=True)
+class WrittenCaptions:
+    """
+    What a metric of captions is computed from.
+
+    Attributes:
+        written: a caption for each video.
+        references: the captions that people gave each video.
+        java: whether PTB's tokenizer and METEOR are used.
+    """
+
+    written: Sequence[str]
+    references: Sequence[Sequence[str]]
+    java: bool
+
+    def has(self, need: str) -> bool:
+        """Whether what a metric needs is there."""
+        return self.java if need == JAVA else self._has_package
+
+    @cached_property
+    def _has_package(self) -> bool:
+        try:
+            import pycocoevalcap.cider.cider
+            import pycocoevalcap.rouge.rouge  # noqa: F401
+        except ImportError:
+            return False
+        return True
+
+    @cached_property
+    def _words(self) -> list[list[str]]:
+        texts = [*self.written, *(caption for captions in self.references for caption in captions)]
+        return ptb_words(texts) if self.java else [own_words(caption) for caption in texts]
+
+    @cached_property
+    def said(self) -> list[list[str]]:
+        """The words of each video's caption."""
+        return self._words[: len(self.written)]
+
+    @cached_property
+    def right(self) -> list[list[list[str]]]:
+        """The words of each video's references."""
+        rest = iter(self._words[len(self.written) :])
+        return [[next(rest) for _ in captions] for captions in self.references]
+
+    @cached_property
+    def ours(self) -> dict[int, list[str]]:
+        """`said` as pycocoevalcap takes it."""
+        return {number: [" ".join(words)] for number, words in enumerate(self.said)}
+
+    @cached_property
+    def given(self) -> dict[int, list[str]]:
+        """`right` as pycocoevalcap takes it."""
+        return {number: [" ".join(words) for words in captions] for number, captions in enumerate(self.right)}
+
+    @cached_property
+    def bleu_counts(self) -> np.ndarray:
+        """See the function of that name."""
+        return bleu_counts(self.ours, self.given)
+
+    def notes(self) -> dict[str, str]:
+        """`words` and `bleu`, see `CaptionScores`."""
+        notes = {
+            "words": "PTBTokenizer of Stanford CoreNLP 3.4.1" if self.java else "violet.evaluation.caption_tokens"
+        }
+        right = self.bleu_counts[:, -len(ORDERS) :].sum(0)
+        shared = [order for order, right_ones in zip(ORDERS, right, strict=True) if right_ones]
+        if len(shared) < len(ORDERS):
+            words = f"{len(shared) + 1} words in a row" if shared else "a word"
+            notes["bleu"] = (
+                f"0 from bleu_{len(shared) + 1} on: no caption has {words} in common with those of its video"
+            )
+        return notes
 
 
 def _by_video(columns: dict[str, Any]) -> list[dict[str, float]]:
@@ -188,11 +247,52 @@ def _grams(words: Sequence[str], order: int) -> Counter:
     return Counter(zip(*(words[start:] for start in range(order)), strict=False))
 
 
-def _meteor(references: dict[int, list[str]], written: dict[int, list[str]]) -> tuple[float, list[float]]:
-    from pycocoevalcap.meteor.meteor import Meteor
-
-    return Meteor().compute_score(references, written)
-
-
 def _normal(caption: str) -> str:
     return " ".join(caption.lower().replace(",", " ,").split())
+
+
+def _each(values: Any) -> Score:
+    """A mean over videos."""
+    return Score(Measure(np.asarray(values)), values)
+
+
+def _exact(captions: WrittenCaptions) -> Score:
+    pairs = zip(captions.written, captions.references, strict=True)
+    return _each([float(_normal(one) in map(_normal, many)) for one, many in pairs])
+
+
+def _bleu(order: int, captions: WrittenCaptions) -> Score:
+    counts, of_samples = captions.bleu_counts, None
+    if order == ORDERS[-1]:
+        of_samples = [float(bleu(order, np.ones((1, 1)), row[None])[0]) for row in counts]
+    return Score(Measure(counts, partial(bleu, order)), of_samples)
+
+
+def _rouge_l(captions: WrittenCaptions) -> Score:
+    from pycocoevalcap.rouge.rouge import Rouge
+
+    return _each(Rouge().compute_score(captions.given, captions.ours)[1])
+
+
+def _cider_d(captions: WrittenCaptions) -> Score:
+    from pycocoevalcap.cider.cider import Cider
+
+    return _each(Cider().compute_score(captions.given, captions.ours)[1])
+
+
+def _meteor(captions: WrittenCaptions) -> Score:
+    from pycocoevalcap.meteor.meteor import Meteor
+
+    return Score(*Meteor().compute_score(captions.given, captions.ours))
+
+
+EXACT = Metric("captions", _exact, is_share=True)
+BLEU_1, BLEU_2, BLEU_3, BLEU_4 = (
+    Metric("captions", partial(_bleu, order), title="BLEU", needs=(PACKAGE,)) for order in ORDERS
+)
+ROUGE_L = Metric("captions", _rouge_l, title="ROUGE-L", needs=(PACKAGE,))
+CIDER_D = Metric("captions", _cider_d, title="CIDEr", needs=(PACKAGE,))
+CIDER = Metric(
+    "captions", lambda captions: _each(cider(captions.said, captions.right)), title="CIDEr", needs=(PACKAGE,)
+)
+METEOR = Metric("captions", _meteor, title="METEOR", needs=(PACKAGE, JAVA))

@@ -12,7 +12,7 @@ import torch
 from ..core.files import MANIFEST, seal, write_json, write_tensors
 from ..data import open_video
 from ..data.loading import SAMPLE_ERRORS
-from ..modeling_violet import VideoTokens
+from ..modeling_violet import Tokens
 from .provenance import settings_hash, weights_hash
 from .searching import GalleryError
 from .sharing import gather, on_first, own_share
@@ -70,19 +70,19 @@ class StoredGallery:
         self.embeds: torch.Tensor | None = torch.cat(embeds) if embeds else None
         self._starts = np.cumsum([0, *sizes])
 
-    def _tokens(self, tokens: torch.Tensor, mask: torch.Tensor) -> VideoTokens:
+    def _tokens(self, tokens: torch.Tensor, mask: torch.Tensor) -> Tokens:
         *grid, special = self._shape
-        return VideoTokens(tokens, mask, (grid[0], grid[1], grid[2]), special)
+        return Tokens(tokens, mask, (grid[0], grid[1], grid[2]), special)
 
-    def _part(self, number: int) -> VideoTokens:
+    def _part(self, number: int) -> Tokens:
         part = _open(self._files[number])
         return self._tokens(part.get_tensor("tokens"), part.get_tensor("mask"))
 
-    def parts(self) -> Sequence[Callable[[], VideoTokens]]:
+    def parts(self) -> Sequence[Callable[[], Tokens]]:
         filled = [number for number in range(len(self._files)) if self._starts[number] < self._starts[number + 1]]
         return [lambda number=number: self._part(number) for number in filled]  # type: ignore[misc]
 
-    def select(self, numbers: torch.Tensor) -> VideoTokens:
+    def select(self, numbers: torch.Tensor) -> Tokens:
         chosen = numbers.cpu().numpy()
         part_of = np.searchsorted(self._starts, chosen, side="right") - 1
         rows: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}

@@ -14,6 +14,7 @@ import numpy as np
 from ..core.files import write_json, write_text
 from ..processing import VideoDecodeError
 from .measures import LEVEL, Evaluation
+from .metrics import is_share
 from .pictures import film_strip
 from .provenance import software_versions
 
@@ -178,12 +179,7 @@ def _text(value: Any) -> str:
 
 def _number(name: str, value: float) -> str:
     """A share in percent, other numbers with four digits."""
-    return f"{100 * value:.1f} %" if _is_share(name) else f"{value:.4g}"
-
-
-def _is_share(name: str) -> bool:
-    last = name.removeprefix("dual_softmax_")
-    return last.startswith(("accuracy", "exact")) or last.endswith(("_r1", "_r5", "_r10"))
+    return f"{100 * value:.1f} %" if is_share(name) else f"{value:.4g}"
 
 
 def _title(name: str) -> str:
@@ -211,7 +207,7 @@ def _metrics_table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
     for name, metric in metrics.items():
         interval = " – ".join(_number(name, end) for end in metric["interval"]) if metric["interval"] else ""
         published = _number(name, metric["published"]) if metric["published"] is not None else ""
-        bar = _bar(metric) if _is_share(name) else ""
+        bar = _bar(metric) if is_share(name) else ""
         rows.append(
             f"<tr><td>{_title(name)}</td><td class=number>{_number(name, metric['value'])}</td>"
             f"<td class=number>{interval}</td><td class=number>{published}</td><td>{bar}</td></tr>"

@@ -1,11 +1,13 @@
 """What the order of the scores of every text against every video is worth."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 
-from .measures import Measure, median
+from .measures import Measure, mean, median
+from .metrics import Metric, Score, measures_of
 
 RECALL_AT = (1, 5, 10)
 
@@ -68,14 +70,11 @@ def retrieval_measures(
         "text_to_video": (scores, targets, video_of_text.numpy()),
         "video_to_text": (scores.t()[asked], targets.t()[asked], None),
     }
-    measures = {}
+    measures: dict[str, Measure] = {}
     for way, (of_queries, theirs, units) in ways.items():
         found = query_ranks(of_queries, theirs)
         prefix = f"dual_softmax_{way}" if use_dual_softmax else way
-        for count in RECALL_AT:
-            measures[f"{prefix}_r{count}"] = Measure(found[f"r{count}"], units=units)
-        measures[f"{prefix}_median_rank"] = Measure(found["rank"], median, units)
-        measures[f"{prefix}_mean_rank"] = Measure(found["rank"], units=units)
+        measures |= {f"{prefix}_{name}": one for name, one in measures_of("ranks", found, units).items()}
     return measures
 
 
@@ -110,3 +109,12 @@ def _query_ranks(scores: torch.Tensor, targets: torch.Tensor) -> dict[str, torch
             missed = torch.where(place >= ahead, missed * rivals_left / (rivals_left + found), missed)
         ranks[f"r{count}"] = 1 - missed
     return ranks
+
+
+def _of_queries(column: str, statistic: Callable[..., np.ndarray], found: dict[str, np.ndarray]) -> Score:
+    return Score(Measure(found[column], statistic))
+
+
+R1, R5, R10 = (Metric("ranks", partial(_of_queries, f"r{count}", mean), is_share=True) for count in RECALL_AT)
+MEDIAN_RANK = Metric("ranks", partial(_of_queries, "rank", median))
+MEAN_RANK = Metric("ranks", partial(_of_queries, "rank", mean))

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from ..modeling_violet import VideoTokens
+from ..modeling_violet import Tokens
 from .sharing import gather, own_share
 
 
@@ -33,11 +33,11 @@ class Gallery(Protocol):
     @property
     def embeds(self) -> torch.Tensor | None: ...
 
-    def parts(self) -> Sequence[Callable[[], VideoTokens]]:
+    def parts(self) -> Sequence[Callable[[], Tokens]]:
         """What gives the videos part by part, in order, so that not all of them must be in memory."""
         ...
 
-    def select(self, numbers: torch.Tensor) -> VideoTokens:
+    def select(self, numbers: torch.Tensor) -> Tokens:
         """The videos of these numbers, in their order."""
         ...
 
@@ -47,28 +47,25 @@ class MemoryGallery:
     """A `Gallery` in memory: `video_tokens` on the model's device, one row a video; `None` while there is none."""
 
     names: tuple[str, ...] = ()
-    video_tokens: VideoTokens | None = None
+    video_tokens: Tokens | None = None
     embeds: torch.Tensor | None = None
 
-    def _tokens(self) -> VideoTokens:
+    def _tokens(self) -> Tokens:
         assert self.video_tokens is not None  # nothing is searched in an empty gallery
         return self.video_tokens
 
-    def parts(self) -> Sequence[Callable[[], VideoTokens]]:
+    def parts(self) -> Sequence[Callable[[], Tokens]]:
         return [self._tokens]
 
-    def select(self, numbers: torch.Tensor) -> VideoTokens:
+    def select(self, numbers: torch.Tensor) -> Tokens:
         tokens = self._tokens()
         return tokens.select(numbers.to(tokens.tokens.device))
-
-
-join_videos = VideoTokens.join
 
 
 @torch.no_grad()
 def score_gallery(
     model: Any,
-    video_tokens: VideoTokens,
+    video_tokens: Tokens,
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor | None = None,
     pairs_per_pass: int = 256,

@@ -100,6 +100,14 @@ CARDS: Mapping[str, CardText] = {
         usage='write = {load}\nprint(write("clip.mp4"))',
         limits="It writes what its data describe, in their words, also of a video that shows something else.",
     ),
+    "VioletForVideoClassification": CardText(
+        pipeline_tag="video-classification",
+        task="video-classification",
+        what="A [VIOLET](https://arxiv.org/abs/2111.12681) model ({size}) that tells which of {answers} classes a "
+        "short video has: Video Swin and a BERT encoder over its tokens, without a text.",
+        usage='classify = {load}\nprint(classify("clip.mp4"))',
+        limits="It knows {answers} classes and nothing else, and gives one to a video that shows something else too.",
+    ),
     "VioletForPreTraining": CardText(
         what="A [VIOLET](https://arxiv.org/abs/2111.12681) model ({size}), pre-trained on videos and captions to be "
         "fine-tuned: Video Swin, BERT's text embeddings and a BERT fusion encoder. Without fine-tuning it fills "

@@ -2,6 +2,7 @@
 
 from .encoders import ENCODERS, VioletVisionModel
 from .modeling_captioning import VioletCaptioningOutput, VioletForCaptioning
+from .modeling_classification import VioletForVideoClassification
 from .modeling_matching import VioletForMultipleChoice, VioletForRetrieval
 from .modeling_pretraining import VioletForPreTraining, VioletPreTrainingOutput
 from .modeling_violet import (
@@ -12,12 +13,11 @@ from .modeling_violet import (
     VioletPreTrainedModel,
     VioletTaskOutput,
 )
-from .tokens import Tokens, VideoTokens
+from .tokens import Tokens
 
 __all__ = [
     "ENCODERS",
     "Tokens",
-    "VideoTokens",
     "VioletCaptioningOutput",
     "VioletForCaptioning",
     "VioletForMaskedLM",
@@ -25,6 +25,7 @@ __all__ = [
     "VioletForPreTraining",
     "VioletForQuestionAnswering",
     "VioletForRetrieval",
+    "VioletForVideoClassification",
     "VioletModel",
     "VioletModelOutput",
     "VioletPreTrainedModel",

@@ -69,6 +69,23 @@ def masked_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, label_smoot
     return average(total, valid.sum())
 
 
+def masked_binary_cross_entropy(
+    logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0
+) -> torch.Tensor:
+    """
+    Binary cross-entropy of each class by itself, averaged over the labels that are not `IGNORE_INDEX` (see `average`);
+    0 where all are.
+
+    Args:
+        logits, labels: of one shape; a label is 1, 0 or `IGNORE_INDEX`.
+        label_smoothing: how far each target is moved from 0 and 1 towards a half: by this part of the way.
+    """
+    valid = labels != IGNORE_INDEX
+    targets = torch.where(valid, labels, 0).float() * (1 - label_smoothing) + label_smoothing / 2
+    losses = nn.functional.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
+    return average(torch.where(valid, losses, 0.0).sum(), valid.sum())
+
+
 def masked_accuracy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """The share of right first choices among the labels that are not `IGNORE_INDEX`; shapes as above."""
     valid = labels != IGNORE_INDEX

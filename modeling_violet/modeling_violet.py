@@ -73,7 +73,7 @@ class VioletPreTrainedModel(SavedWhole, PreTrainedModel):
     config_class = VioletConfig
     base_model_prefix = "violet"
     main_input_name = "pixel_values_videos"
-    input_modalities = ("video", "text")
+    input_modalities: tuple[str, ...] = ("video", "text")
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False  # the losses are means of their own: let the Trainer divide by the accumulated steps
     _supports_sdpa = True

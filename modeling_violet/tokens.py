@@ -74,6 +74,3 @@ class Tokens:
 
 # What goes through torch.export, or is moved between devices, must say which of its parts are tensors.
 torch.export.register_dataclass(Tokens)
-
-VideoTokens = Tokens
-"""The tokens of videos: those that have a grid."""

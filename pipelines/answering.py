@@ -8,7 +8,7 @@ from torch import nn
 
 from ..core.catalogue import MODEL_CLASSES
 from ..evaluation.answers import answer_log_probabilities
-from ..modeling_violet import VideoTokens
+from ..modeling_violet import Tokens
 from ..processing.questions import (
     TokenIds,
     answer_tokens,
@@ -116,7 +116,7 @@ class ByMask(Way):
         scores[:, self.tokenizer.all_special_ids] = 0  # no answers
         return {"scores": scores}
 
-    def score_answers(self, video_tokens: VideoTokens, asked: Sequence[Asked]) -> torch.Tensor:
+    def score_answers(self, video_tokens: Tokens, asked: Sequence[Asked]) -> torch.Tensor:
         """(questions, answers of the one with most)"""
         mask = self.tokenizer.mask_token_id
         by_count = [{ids.count(mask): ids for ids in one.texts} for one in asked]

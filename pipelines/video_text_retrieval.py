@@ -9,11 +9,11 @@ import torch
 from ..evaluation.searching import (
     Gallery,
     MemoryGallery,
-    join_videos,
     score_all,
     score_pairs,
     shortlist_by_embeds,
 )
+from ..modeling_violet import Tokens
 from ..processing.decoding import describe_source, encoded_file
 from ..processing.questions import pad_texts
 from .pairs import NUMBER, Asked, VideoTextPipeline, check_top_k, in_batch, is_many
@@ -152,7 +152,7 @@ class VideoTextRetrievalPipeline(VideoTextPipeline):
             pixels = torch.cat([self.read_video(one) for one in inputs[start : start + size]])
             with self.device_placement(), torch.no_grad():
                 encoded.append(self.model.violet.encode_videos(pixels.to(self.device)))
-        tokens, projection = join_videos(encoded), self.model.violet.projection
+        tokens, projection = Tokens.join(encoded), self.model.violet.projection
         with self.device_placement(), torch.no_grad():
             embeds = None if projection is None else projection.video(tokens)
         return MemoryGallery((*gallery.names, *new), tokens, embeds)

@@ -124,6 +124,13 @@ def test_an_auto_class_loads_what_its_table_names(tmp_path):
     assert type(auto.from_pretrained(tmp_path)) is violet.VioletVisionModel
 
 
+def test_the_pipeline_of_videos_classes_knows_a_model_by_its_name():
+    from transformers.pipelines.video_classification import MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES as names
+
+    assert names is upstream.MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES
+    assert names["violet"] == "VioletForVideoClassification" and len(names) > 1
+
+
 def test_the_oldest_checkpoints_are_deleted(tmp_path):
     for step in (2, 10, 30):
         (tmp_path / f"{upstream.PREFIX_CHECKPOINT_DIR}-{step}").mkdir()

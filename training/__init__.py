@@ -2,9 +2,9 @@
 
 from .arguments import DataArguments, FinetuningArguments, ModelArguments, SettingsError
 from .checkpoints import last_whole_checkpoint
-from .collating import QuestionCollator
 from .finetuning import FinetuningResult, finetune
 from .tasks import TASKS, Task
+from .tasks.task_open_ended import QuestionCollator
 from .trainer import VioletTrainer
 
 __all__ = [

@@ -9,12 +9,12 @@ from transformers import TrainingArguments
 
 from ..configuration import NAMED_CONFIGURATIONS
 from ..core.weights import pretrained_names
-from ..data import COLUMNS
 from ..data.loading import TIME_LIMIT_SECONDS
 from ..processing import VioletVideoProcessor
 from ..processing.video_processing_violet import FRAME_SAMPLINGS
+from .tasks import TASKS
 
-TASK_NAMES = tuple(COLUMNS)
+TASK_NAMES = tuple(TASKS)
 BAD_SAMPLES = ("raise", "skip")
 FITS = ("pad", "center_crop", "random_crop")
 
@@ -70,7 +70,7 @@ class DataArguments:
             "task.json@split (see violet.data.read_rows), with the columns video, question, answer (open-ended, "
             "masked-answer; and caption, question_type); video, question, options, answer (multiple-choice; options "
             "as a list or as left|right); video, text with [MASK], answer (fill-in-the-blank); video, "
-            "caption (retrieval, captioning)."
+            "caption (retrieval, captioning); video, label (classification; several labels as a list or as a|b)."
         },
     )
     validation_file: str | None = field(default=None, metadata={"help": "The like, evaluated during training."})
@@ -122,15 +122,15 @@ class DataArguments:
     )
 
     def __post_init__(self):
-        if self.task not in TASK_NAMES:
-            raise SettingsError(f"--task: {self.task!r} is unknown; known are {', '.join(TASK_NAMES)}.")
+        if self.task not in TASKS:
+            raise SettingsError(f"--task: {self.task!r} is unknown; known are {', '.join(TASKS)}.")
         if not 0 < self.word_ratio <= 1:
             raise SettingsError(f"--word_ratio: must lie above 0, up to 1, got {self.word_ratio}.")
         if self.bad_samples not in BAD_SAMPLES:
             raise SettingsError(f"--bad_samples: {self.bad_samples!r} is unknown; use {', '.join(BAD_SAMPLES)}.")
         if not self.decode_time_limit > 0:
             raise SettingsError(f"--decode_time_limit: must be above 0 seconds, got {self.decode_time_limit}.")
-        if self.test_clips > 1 and self.task in ("retrieval", "captioning"):
+        if self.test_clips > 1 and not TASKS[self.task].chooses:
             raise SettingsError(f"--test_clips: {self.task} has no scores of answers to average; leave it at 1.")
         if self.train_file is None and (self.validation_file or self.test_file):
             raise SettingsError("--train_file: missing, though another file is given.")

@@ -68,8 +68,8 @@ def load_benchmark(benchmark: Benchmark, folder: str | Path, task: str | None = 
         SettingsError: where the folder does not hold it: every problem that `check_benchmark` found; for another task.
     """
     task = task or benchmark.task
-    asks = benchmark.task in ("open-ended", "multiple-choice", "fill-in-the-blank")
-    if task != benchmark.task and not (task == MASKED and asks):
+    renamed = TASKS[benchmark.task].masked_columns
+    if task != benchmark.task and not (task == MASKED and renamed is not None):
         raise SettingsError(f"--task: {benchmark.name} is no benchmark of {task!r}, but of {benchmark.task!r}.")
     found = check_benchmark(benchmark, folder)
     if found.problems:
@@ -78,8 +78,8 @@ def load_benchmark(benchmark: Benchmark, folder: str | Path, task: str | None = 
         logger.warning("%s: %s", benchmark.name, note)
     check, tables = TASKS[task].check, DatasetDict()
     for split, rows in found.tables.items():
-        if task == MASKED and benchmark.task == "fill-in-the-blank":
-            rows = rows.rename_column("text", "question")
+        if task != benchmark.task and renamed:
+            rows = rows.rename_columns(dict(renamed))
         try:
             tables["validation" if split == "val" else split] = rows if check is None else rows.map(check)
         except ValueError as error:

@@ -3,8 +3,7 @@
 import dataclasses
 import json
 import logging
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -31,7 +30,6 @@ from ..modeling_violet.heads import VioletClassificationHead
 from ..processing import VideoTextProcessor, special_tokens
 from .arguments import DataArguments, FinetuningArguments, ModelArguments, SettingsError, set_frames
 from .checkpoints import checkpoint_to_resume
-from .collating import normalize_answer
 from .machine import preferred_kernel
 from .runs import begin_run, end_run, is_hub_name, save_model
 from .scratch import processor_from_scratch
@@ -80,12 +78,6 @@ def load_tables(data: DataArguments) -> DatasetDict:
             if file is not None
         }
     )
-
-
-def answer_vocabulary(answers: Iterable[str], most: int) -> list[str]:
-    """The `most` frequent answers, normalised; the most frequent first, equals in alphabetical order."""
-    counts = Counter(normalize_answer(answer) for answer in answers)
-    return sorted(counts, key=lambda answer: (-counts[answer], answer))[:most]
 
 
 def source_of(arguments: ModelArguments) -> str:
@@ -140,21 +132,15 @@ def build_model(
     arguments: ModelArguments, processor: VideoTextProcessor, rows: Dataset, data: DataArguments, kernel: str | None
 ) -> VioletPreTrainedModel:
     """
-    From scratch where a named configuration is asked for, else from pretrained weights. The answers to open questions
-    are those of `rows`; pretrained weights keep their answer head where it has the very same ones, and start a new one
-    elsewhere. Where another tokenizer is asked for, see `exchange_vocabulary`.
+    From scratch where a named configuration is asked for, else from pretrained weights, with what the task sets in
+    their configuration. Pretrained weights keep their head of labels where it has the very same ones, and start a new
+    one elsewhere. Where another tokenizer is asked for, see `exchange_vocabulary`.
     """
     task, source = TASKS[data.task], "" if arguments.from_scratch else source_of(arguments)
-    changes: dict[str, Any] = {}
-    if data.task == "captioning":
-        changes["next_word_prediction"] = arguments.next_word_prediction
-    answers = before = None
-    if data.task == "open-ended":
-        answers = answer_vocabulary(rows["answer"], data.max_answers)
-        before = None if arguments.from_scratch else list(VioletConfig.from_pretrained(source).id2label.values())
-        answers = before if before is not None and set(before) == set(answers) else answers
-        changes["id2label"] = dict(enumerate(answers))
-        changes["label2id"] = {answer: number for number, answer in enumerate(answers)}
+    before = None
+    if task.label_head and not arguments.from_scratch:
+        before = list(VioletConfig.from_pretrained(source).id2label.values())
+    changes = task.configure(arguments, data, rows, before)
     if arguments.from_scratch:
         changes |= special_tokens(processor.tokenizer)
         config = named_configuration(arguments.model, vocab_size=len(processor.tokenizer), **changes)
@@ -162,10 +148,12 @@ def build_model(
     own = processor.tokenizer if arguments.tokenizer is None else AutoProcessor.from_pretrained(source).tokenizer
     changes |= special_tokens(own)
     model = task.model_class.from_pretrained(
-        source, attn_implementation=kernel, ignore_mismatched_sizes=data.task == "open-ended", **changes
+        source, attn_implementation=kernel, ignore_mismatched_sizes=bool(task.label_head), **changes
     )
-    if answers is not None and before != answers:  # a head of the same size would be loaded all the same
-        model.answer_head = VioletClassificationHead(model.config, len(answers)).apply(model._init_weights)
+    if task.label_head and before != list(changes["id2label"].values()):
+        # A head of the same size would be loaded all the same.
+        head = VioletClassificationHead(model.config, len(changes["id2label"])).apply(model._init_weights)
+        setattr(model, task.label_head, head)
     if own.get_vocab() != processor.tokenizer.get_vocab():
         kept = exchange_vocabulary(model, own, processor.tokenizer)
         logger.warning(
@@ -239,6 +227,9 @@ def finetune(
     set_seed(training.seed)
     kernel = model_arguments.attn_implementation or preferred_kernel(training.bf16, training.device)
     model = build_model(model_arguments, processor, tables["train"], data, kernel)
+    for part in (getattr(model.violet, name) for name in task.unused):
+        if part is not None:
+            part.requires_grad_(False)
     if model_arguments.freeze_backbone:
         model.violet.video_encoder.vision_model.requires_grad_(False)
     trainer = build_trainer(model, processor, tables, data, training, callbacks)
@@ -305,8 +296,6 @@ def build_trainer(
     reader = ClipReader(processor.video_processor, data.frame_cache_mb * 2**20, data.decode_time_limit)
     skip = data.bad_samples == "skip"
     collator = task.collate(processor, model, data, training=True, reader=reader, name_videos=True, skip_bad=skip)
-    if data.task == "open-ended":
-        warn_of_unknown_answers(tables["train"]["answer"], model.config.label2id)
 
     patience = training.early_stopping_patience
     trainer = VioletTrainer(
@@ -337,11 +326,3 @@ def card_facts(model: ModelArguments, data: DataArguments, tables: DatasetDict) 
         "dataset": source.removeprefix(HUB).split("@")[0].split(":")[0] if source.startswith(HUB) else None,
         "example": {name: row[name] for name in TASKS[data.task].columns if name != "video"},
     }
-
-
-def warn_of_unknown_answers(answers: Iterable[str], label2id: Mapping[str, int]) -> None:
-    unknown = sum(normalize_answer(answer) not in label2id for answer in answers)
-    if unknown:
-        logger.warning(
-            "%d training rows have an answer outside the %d most frequent: no loss.", unknown, len(label2id)
-        )

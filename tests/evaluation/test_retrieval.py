@@ -7,7 +7,8 @@ import torch
 
 from violet import VioletForRetrieval, named_configuration
 from violet.evaluation.retrieval import dual_softmax, query_ranks, retrieval_measures, retrieval_metrics
-from violet.evaluation.searching import join_videos, score_gallery
+from violet.evaluation.searching import score_gallery
+from violet.modeling_violet import Tokens
 
 
 def expected_metrics(scores, video_of_text):
@@ -139,7 +140,7 @@ def gallery():
 def test_the_scores_are_the_models_whatever_is_scored_at_a_time(model, gallery, pairs_per_pass):
     pixels, input_ids, attention_mask = gallery
     with torch.no_grad():
-        videos = join_videos([model.violet.encode_videos(part) for part in pixels.split(2)])
+        videos = Tokens.join([model.violet.encode_videos(part) for part in pixels.split(2)])
         expected = model(pixel_values_videos=pixels, input_ids=input_ids, attention_mask=attention_mask).logits
     scores = score_gallery(model, videos, input_ids, attention_mask, pairs_per_pass)
     assert scores.shape == (3, 5) and scores.std() > 1e-3 and not scores.requires_grad
@@ -161,6 +162,6 @@ def test_a_video_and_a_text_are_encoded_once(model, gallery, monkeypatch):
 def test_videos_of_unequal_grids_make_no_gallery(model):
     encoded = [model.violet.encode_videos(torch.zeros(1, frames, 3, 32, 32)) for frames in (2, 3)]
     with pytest.raises(ValueError, match="unequal grids"):
-        join_videos(encoded)
+        Tokens.join(encoded)
     with pytest.raises(ValueError, match="pairs_per_pass"):
         score_gallery(model, encoded[0], torch.ones(1, 3, dtype=torch.long), pairs_per_pass=0)

@@ -24,7 +24,7 @@ from transformers import (
 from violet.configuration import named_configuration
 from violet.core.upstream import checkpoint_activations
 from violet.modeling_violet import (
-    VideoTokens,
+    Tokens,
     VioletForCaptioning,
     VioletForMaskedLM,
     VioletForMultipleChoice,
@@ -578,7 +578,7 @@ def test_video_tokens_given_back_are_the_same_as_encoding_again(model_class):
 
 @torch.no_grad()
 def test_selected_videos_come_in_the_order_of_the_index():
-    tokens = VideoTokens(torch.randn(3, 8, 5), torch.ones(3, 8), grid=(2, 1, 3), num_special_per_frame=1)
+    tokens = Tokens(torch.randn(3, 8, 5), torch.ones(3, 8), grid=(2, 1, 3), num_special_per_frame=1)
     chosen = tokens.select(torch.tensor([2, 2, 0]))
     assert torch.equal(chosen.tokens, torch.stack([tokens.tokens[2], tokens.tokens[2], tokens.tokens[0]]))
     assert chosen.mask.shape == (3, 8) and chosen.grid == (2, 1, 3)
@@ -591,7 +591,7 @@ def test_patches_are_the_tokens_without_the_special_ones():
     for frame in range(frames):
         places.append([frame, -1])
         places.extend([frame, 10 * row + column] for row in range(rows) for column in range(columns))
-    tokens = VideoTokens(torch.tensor([places]), torch.ones(1, 14), (frames, rows, columns), num_special_per_frame=1)
+    tokens = Tokens(torch.tensor([places]), torch.ones(1, 14), (frames, rows, columns), num_special_per_frame=1)
     for frame in range(frames):
         for row in range(rows):
             for column in range(columns):

@@ -47,6 +47,7 @@ ASKED: dict[str, dict[str, Callable[[Any, list[str]], Any]]] = {
     "VioletForRetrieval": {
         "video-text-retrieval": lambda pipe, clips: pipe(["a red disc", "a blue square grows"], videos=clips),
     },
+    "VioletForVideoClassification": {"video-classification": lambda pipe, clips: pipe(clips)},
 }
 """By the class that a checkpoint holds: its tasks, and something to ask for each."""
 

@@ -47,7 +47,8 @@ def saved(save_model) -> dict[str, str]:
     """Folders by the name of their model class."""
     names = ("Model", "ForPreTraining", "ForQuestionAnswering", "ForMaskedLM", "ForCaptioning")
     return {
-        f"Violet{name}": str(save_model(f"Violet{name}")) for name in (*names, "ForMultipleChoice", "ForRetrieval")
+        f"Violet{name}": str(save_model(f"Violet{name}"))
+        for name in (*names, "ForMultipleChoice", "ForRetrieval", "ForVideoClassification")
     }
 
 

@@ -100,7 +100,7 @@ def here(carrying, three) -> dict:
 
 def test_every_pipeline_answers_the_same_where_the_package_is_not_installed(elsewhere, here):
     assert elsewhere["answers"] == here
-    assert len(here) == 7 and all(answers for tasks in here.values() for answers in tasks.values())
+    assert len(here) == 8 and all(answers for tasks in here.values() for answers in tasks.values())
 
 
 def test_the_auto_classes_and_a_pipeline_without_a_task_find_what_the_folder_holds(elsewhere):
@@ -179,7 +179,7 @@ def test_only_what_is_needed_travels(carrying):
 
 def test_an_import_is_flattened_through_the_folders_that_pass_names_on():
     source = """\
-from ..modeling_violet import VideoTokens, VioletForRetrieval as Search  # two files
+from ..modeling_violet import Tokens, VioletForRetrieval as Search  # two files
 from ..processing.questions import (
     TokenIds,
     pad_texts,
@@ -194,7 +194,7 @@ def later():
     assert (
         flat
         == """\
-from .tokens import VideoTokens
+from .tokens import Tokens
 from .modeling_matching import VioletForRetrieval as Search  # two files
 from .questions import TokenIds, pad_texts
 

@@ -67,10 +67,14 @@ def models(tmp_path_factory):
     return folders
 
 
-def examine(task, folder, rows, **settings):
-    training = FinetuningArguments(
+def training_of(folder) -> FinetuningArguments:
+    return FinetuningArguments(
         output_dir=folder, per_device_eval_batch_size=4, dataloader_num_workers=0, use_cpu=True, report_to=[]
     )
+
+
+def examine(task, folder, rows, **settings):
+    training = training_of(folder)
     model, processor = TASKS[task].model_class.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
     return TASKS[task].examine(model, processor, rows, DataArguments(task=task, **settings), training)
 
@@ -109,6 +113,33 @@ def test_chosen_answers_are_the_models_own_and_rows_keep_their_order(task, clips
     assert len(found.measures["accuracy"].interval()) == 2
 
 
+def test_classes_are_measured_by_the_models_scores_and_an_unknown_one_is_never_right(clips, models):
+    rows = TASKS["classification"].rows(clips).to_list()[:6]
+    known = sorted({label for row in rows[1:] for label in row["label"]} - set(rows[0]["label"]))
+    changes = {"id2label": dict(enumerate(known)), "label2id": {label: number for number, label in enumerate(known)}}
+    source = TASKS["classification"].model_class.from_pretrained
+    torch.manual_seed(0)
+    model = source(models["classification"], ignore_mismatched_sizes=True, **changes).eval()
+    processor, training = (
+        AutoProcessor.from_pretrained(models["classification"]),
+        training_of(models["classification"]),
+    )
+    data = DataArguments(task="classification")
+    found = TASKS["classification"].examine(model, processor, clips.from_list(rows), data, training)
+    with torch.no_grad():
+        videos = processor(videos=[row["video"] for row in rows], return_tensors="pt")
+        probabilities = model(**videos).logits.softmax(-1)
+    for row, sample, scores in zip(rows, found.samples, probabilities, strict=True):
+        (label,) = row["label"]
+        assert sample["truth"] == label and sample["prediction"] == known[int(scores.argmax())]
+        assert sample["right"] == (sample["prediction"] == label)
+        expected = scores[known.index(label)].item() if label in known else 0.0
+        assert sample["score"] == pytest.approx(expected, abs=1e-5)
+    assert found.samples[0]["score"] == 0 and not found.samples[0]["right"]
+    assert found.metrics["accuracy"] == sum(sample["right"] for sample in found.samples) / 6
+    assert {"loss", "mean_class_accuracy"} <= found.metrics.keys()
+
+
 def with_some_wrong(rows, clips):
     """Every third row has the caption of the next clip, so that the search errs."""
     captions = [clips[(number + (number % 3 == 2)) % len(rows)]["caption"] for number in range(len(rows))]
@@ -142,7 +173,8 @@ def test_a_video_of_several_captions_gets_one_that_is_compared_with_all(clips, m
 def test_two_processes_find_what_one_does_whatever_the_remainder(clips, models, tmp_path):
     """Rows by twos, threes and single ones: no row is counted twice, none is lost, and one process may have none."""
     parts, counts_of = {}, {"open-ended": (13, 1), "retrieval": (9, 1), "captioning": (7, 2)}
-    for task, counts in (counts_of | {"multiple-choice": (8,), "fill-in-the-blank": (7,)}).items():
+    counts_of |= {"multiple-choice": (8,), "fill-in-the-blank": (7,), "classification": (7,)}
+    for task, counts in counts_of.items():
         for count in counts:
             rows = (captioned if task == "captioning" else TASKS[task].rows)(clips).to_list()[:count]
             if task in ("retrieval", "captioning") and count > 2:

@@ -1,29 +1,31 @@
 """Fine-tuning for each task: rows of tables, batches, learning rates, whole runs."""
 
+import dataclasses
 import json
 import shlex
 from pathlib import Path
 
 import pytest
 import torch
+from datasets import DatasetDict
 from transformers import AutoProcessor
 
 from violet.cli import main
 from violet.core.catalogue import tasks_of
 from violet.core.weights import pretrained
 from violet.data import TableError, captioned, fill_in_the_blank, gallery, moving_shapes, multiple_choice, read_rows
-from violet.modeling_violet import VioletForCaptioning, VioletForMaskedLM
+from violet.modeling_violet import VioletForCaptioning, VioletForMaskedLM, VioletForVideoClassification
 from violet.processing import VideoTextProcessor, VioletVideoProcessor, train_wordpiece_tokenizer
-from violet.training import TASKS
-from violet.training.collating import (
-    BlankCollator,
-    CaptionCollator,
-    MaskedAnswerCollator,
-    MultipleChoiceCollator,
-    RetrievalCollator,
-)
+from violet.training import TASKS, DataArguments, FinetuningArguments, ModelArguments, SettingsError, finetune
+from violet.training.finetuning import build_model_and_processor
 from violet.training.optimization import parameter_groups
 from violet.training.sampling import DrawnRows
+from violet.training.tasks.task_captioning import CaptionCollator
+from violet.training.tasks.task_classification import ClassificationCollator
+from violet.training.tasks.task_fill_in_the_blank import BlankCollator
+from violet.training.tasks.task_masked_answer import MaskedAnswerCollator
+from violet.training.tasks.task_multiple_choice import MultipleChoiceCollator
+from violet.training.tasks.task_retrieval import RetrievalCollator
 
 CLIPS = {"train": 24, "validation": 4, "test": 8, "test_unseen": 0, "test_together": 0}
 
@@ -74,6 +76,7 @@ def test_options_may_be_a_list_or_divided_by_bars_and_the_answer_one_of_them_or_
         ("masked-answer", {"question": "[MASK] [MASK]", "answer": "a"}, r"row 1: column 'question' has 2 \[MASK\]s"),
         ("masked-answer", {"question": "?", "options": ["a", "b"], "answer": 2}, r"row 1: column 'answer' is '2'"),
         ("captioning", {"text": "a disc"}, r"row 1: column 'caption' is missing"),
+        ("classification", {"label": "run||jump"}, r"row 1: column 'label' is 'run\|\|jump': a label is empty"),
     ],
 )
 def test_a_row_that_cannot_be_used_is_named(video, tmp_path, task, row, complaint):
@@ -90,7 +93,8 @@ def test_the_built_in_rows_have_the_columns_of_their_task(clips):
     for name, task in TASKS.items():
         rows = task.rows(clips["test"])
         assert set(task.columns) <= set(rows.column_names), name
-        assert set(rows["video"]) == set(clips["test"]["video"]), name
+        shown = [clip for clip in clips["test"] if name != "classification" or len(clip["shapes"]) == 1]
+        assert set(rows["video"]) == {clip["video"] for clip in shown}, name
 
 
 def test_a_gallery_has_no_caption_twice_and_pairs_that_differ_in_motion_alone(shapes_folder):
@@ -220,6 +224,28 @@ def test_the_rows_of_a_video_draw_its_frames_alike_and_anew_in_each_epoch():
     assert DrawnRows(moved, 1)[0, 0]["video_draw"] == draws[0][19], "wherever the row stands"
 
 
+def test_labels_are_written_as_one_several_or_a_list(video, tmp_path):
+    table = tmp_path / "a.csv"
+    table.write_text(f"video,label\n{video},moves left\n{video},run | jump|run\n{video},7\n")
+    assert rows_of(table, "classification")["label"] == [["moves left"], ["run", "jump"], ["7"]]
+    table = tmp_path / "a.jsonl"
+    table.write_text(json.dumps({"video": video, "label": ["a", "b"]}))
+    assert rows_of(table, "classification")[0]["label"] == ["a", "b"]
+
+
+def test_labels_are_numbers_of_known_ones(processor, clips):
+    videos = [clip["video"] for clip in clips["train"]][:2]
+    rows = [
+        {"video": video, "label": label}
+        for video, label in zip(videos * 2, (["a"], ["b", "c"], ["d"], ["a", "d"]), strict=True)
+    ]
+    known = {"c": 0, "a": 1, "b": 2}
+    batch = ClassificationCollator(processor, known, several=True)(rows)
+    assert batch["labels"].tolist() == [[0, 1, 0], [1, 0, 1], [0, 0, 0], [0, 1, 0]]
+    assert batch["video_index"].tolist() == [0, 1, 0, 1] and len(batch["pixel_values_videos"]) == 2
+    assert ClassificationCollator(processor, known)(rows)["labels"].tolist() == [1, 2, -100, 1]
+
+
 # --- learning rates ---
 
 
@@ -279,6 +305,68 @@ def test_every_task_runs_from_the_shipped_weights_to_a_model_with_its_card(task,
     assert command[:2] == ["violet", "predict"]
     assert main(command[1:]) == 0
     assert capsys.readouterr().out.strip(), "what a run names at its end works when pasted"
+
+
+@pytest.mark.slow
+def test_videos_of_several_labels_are_learned_measured_and_asked(clips, tmp_path, capsys):
+    rows = TASKS["classification"].rows(clips["train"]).to_list()
+    table, output = tmp_path / "train.jsonl", tmp_path / "run"
+    table.write_text("\n".join(json.dumps({**row, "label": row["label"][0].split()}) for row in rows))
+    options = ["--max_steps=2", "--per_device_train_batch_size=4", "--dataloader_num_workers=0", "--test_clips=2"]
+    options += [f"--train_file={table}", f"--validation_file={table}", "--eval_strategy=steps", "--eval_steps=2"]
+    assert main(["finetune", "--task=classification", f"--output_dir={output}", *options]) == 0
+    metrics = json.loads((output / "metrics.json").read_text())
+    shipped = VioletForMaskedLM.from_pretrained(pretrained("violet-tiny")).violet
+    words_before = shipped.text_embeddings.word_embeddings.weight
+    assert 0 < metrics["validation_mean_average_precision"] <= 1 and "validation_accuracy" not in metrics
+    model = VioletForVideoClassification.from_pretrained(output)
+    assert model.config.problem_type == "multi_label_classification"
+    assert torch.equal(model.violet.text_embeddings.word_embeddings.weight, words_before), "no text is read"
+    assert not torch.equal(model.violet.video_encoder.frame_token, shipped.video_encoder.frame_token)
+    words = sorted({word for row in rows for word in row["label"][0].split()})
+    assert list(model.config.id2label.values()) == words and len(words) > 3
+    capsys.readouterr()
+    assert main(["predict", "--model", str(output), "--video", rows[0]["video"], "--json", "--top_k=3"]) == 0
+    said = json.loads(capsys.readouterr().out)["classes"]
+    assert len(said) == 3 and {one["label"] for one in said} <= set(words)
+
+
+@pytest.mark.slow
+def test_the_same_labels_keep_their_head_and_others_start_a_new_one(clips, tmp_path):
+    rows = TASKS["classification"].rows(clips["train"])
+    first, processor = build_model_and_processor(ModelArguments(), rows, DataArguments(task="classification"), None)
+    head = first.classifier[3].weight.detach().clone()
+    first.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    again = ModelArguments(model=str(tmp_path))
+    same, _ = build_model_and_processor(again, rows, DataArguments(task="classification"), None)
+    assert torch.equal(same.classifier[3].weight, head)
+    other = rows.map(lambda row: {"label": [f"{row['label'][0]} now"]})
+    new, _ = build_model_and_processor(again, other, DataArguments(task="classification"), None)
+    assert new.classifier[3].weight.shape == head.shape and not torch.equal(new.classifier[3].weight, head)
+
+
+@pytest.mark.slow
+def test_a_task_from_outside_is_trained_and_measured(clips, tmp_path, monkeypatch):
+    """How many shapes there are: rows of its own, on the model and the measure of open-ended questions."""
+
+    def counted(dataset):
+        rows = [
+            {"video": clip["video"], "question": "what is it?", "answer": str(len(clip["shapes"]))} for clip in dataset
+        ]
+        return dataset.from_list(rows)
+
+    monkeypatch.setattr(TASKS, "_entries", dict(TASKS._entries))
+    TASKS.add("counting", dataclasses.replace(TASKS["open-ended"], rows=counted, test_rows=counted))
+    training = FinetuningArguments(
+        output_dir=str(tmp_path), max_steps=1, per_device_train_batch_size=4, dataloader_num_workers=0
+    )
+    tables = DatasetDict({"train": counted(clips["train"]), "test": counted(clips["test"])})
+    result = finetune(ModelArguments(), DataArguments(task="counting"), training, tables)
+    assert set(result.model.config.id2label.values()) == set(tables["train"]["answer"]) and len(result.metrics) > 2
+    assert 0 <= result.metrics["accuracy"] <= 1
+    with pytest.raises(SettingsError, match="--task: 'counted' is unknown; known are open-ended, .*counting"):
+        DataArguments(task="counted")
 
 
 @pytest.mark.slow

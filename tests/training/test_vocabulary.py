@@ -252,4 +252,5 @@ def test_the_built_in_clips_have_no_word_that_violet_tiny_lacks(tokenizer, shape
     for name, task in TASKS.items():
         rows = task.rows(clips["train"])
         texts = [str(text) for column in task.reads if column in rows.column_names for text in rows[column]]
-        assert table_words(texts, tokenizer).counts and not table_words(texts, tokenizer).unknown, name
+        words = table_words(texts, tokenizer)
+        assert bool(words.counts) == bool(task.reads) and not words.unknown, name

@@ -1,0 +1,88 @@
+"""The class of a video: which of the configuration's labels it has, without any text."""
+
+import torch
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
+
+from ..configuration.configuration_violet import VioletConfig
+from ..core.upstream import capture_outputs, name_video_classifier
+from .heads import VioletClassificationHead
+from .losses import masked_binary_cross_entropy, masked_cross_entropy
+from .modeling_violet import VioletModel, VioletPreTrainedModel, VioletTaskOutput
+from .tokens import Tokens
+
+ONE_LABEL, SEVERAL_LABELS = "single_label_classification", "multi_label_classification"
+
+
+class VioletForVideoClassification(VioletPreTrainedModel):
+    """
+    Tells which of the configuration's `id2label` a video has.
+
+    The video's tokens pass the fusion by themselves, without a text; a head reads the mean of its patches. The
+    configuration's `problem_type` is "single_label_classification", or "multi_label_classification" for videos that
+    may have several labels or none; where it is not set, the first labels decide, as in transformers.
+    """
+
+    input_modalities = ("video",)
+
+    def __init__(self, config: VioletConfig):
+        super().__init__(config)
+        if config.problem_type not in (None, ONE_LABEL, SEVERAL_LABELS):
+            raise ValueError(
+                f"`problem_type`: {config.problem_type!r} is no classification; use {ONE_LABEL} or {SEVERAL_LABELS}."
+            )
+        self.violet = VioletModel(config)
+        self.classifier = VioletClassificationHead(config, config.num_labels)
+        self.post_init()
+
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        pixel_values_videos: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        video_index: torch.Tensor | None = None,
+        video_tokens: Tokens | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> VioletTaskOutput:
+        r"""
+        Args:
+            pixel_values_videos: (videos, frames, channels, height, width), normalised by the processor.
+            labels: (videos,), the label's number, −100 for "none of them"; with several labels (videos, labels), 1 for
+                each that the video has and 0 for the others, −100 where that is not known.
+            video_index: (rows,), the video of each row of `labels`, where a video has several rows; `logits` then have
+                a row for each of them.
+            video_tokens: videos encoded earlier, in place of `pixel_values_videos`.
+
+        `logits` are (videos, labels).
+
+        Raises:
+            ValueError: for labels of another shape than `problem_type` has.
+        """
+        if video_tokens is None and pixel_values_videos is not None:
+            video = self.violet.encode_videos(pixel_values_videos)
+        elif video_tokens is not None and pixel_values_videos is None:
+            video = video_tokens
+        else:
+            raise ValueError("Give exactly one of `pixel_values_videos` and `video_tokens`.")
+        fused = video.with_tokens(self.violet.fusion({"video": video}, **kwargs)["video"])
+        logits = self.classifier(fused.patches().mean((1, 2, 3)))  # (videos, frames, rows, columns, width) -> mean
+        if video_index is not None:
+            logits = logits[video_index]
+        loss = None if labels is None else self._loss(logits, labels)
+        return VioletTaskOutput(loss=loss, logits=logits)
+
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        if self.config.problem_type is None:
+            self.config.problem_type = ONE_LABEL if labels.dim() == 1 else SEVERAL_LABELS
+        several = self.config.problem_type == SEVERAL_LABELS
+        wanted = logits.shape if several else logits.shape[:1]
+        if labels.shape != wanted:
+            raise ValueError(
+                f"`labels` has shape {tuple(labels.shape)}; {self.config.problem_type} needs {tuple(wanted)}."
+            )
+        if several:
+            return masked_binary_cross_entropy(logits, labels, self.config.label_smoothing)
+        return masked_cross_entropy(logits, labels, self.config.label_smoothing)
+
+
+name_video_classifier(VioletConfig.model_type, VioletForVideoClassification.__name__)
