@@ -142,7 +142,9 @@ class VioletConfig(PreTrainedConfig):
         projection_dim (`int`, *optional*): width of the embeddings before the fusion; `None` for no projection.
         contrastive_weight (`float`): weight of the video-text contrastive loss where captions are given.
         mvm_targets (`dict[str, dict]`): what masked patches predict in pre-training: names of
-            `modeling_violet.mvm.MVM_TARGETS`, each with the options of its head (`{}` for its defaults).
+            `masked_vision.MVM_TARGETS`, each with the options of its head (`{}` for its defaults).
+        objectives (`dict[str, dict]`): pre-training objectives beyond those that every model has: names of
+            `objective.OBJECTIVES`, each with its options (`{}` for its defaults).
         match_temperature (`float`): what match scores are divided by before their softmax.
         retrieval_directions (`int`): 1 for a loss over the texts of each video (VIOLET), 2 for both ways (VIOLETv2).
         label_smoothing (`float`): the part of each target that the tasks' losses spread over all classes.
@@ -180,6 +182,7 @@ class VioletConfig(PreTrainedConfig):
     projection_dim: int | None = None
     contrastive_weight: float | int = 1.0
     mvm_targets: dict[str, dict[str, int | float]] | None = None
+    objectives: dict[str, dict[str, Any]] | None = None
     match_temperature: float = 0.05
     retrieval_directions: int = 2
     label_smoothing: float | int = 0.0

@@ -10,6 +10,7 @@ This module travels too: a model that was loaded from such a checkpoint saves an
 
 import ast
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -156,13 +157,29 @@ def _sources(names: Iterable[str]) -> dict[str, str]:
         if taken.setdefault(file.name, file) != file:
             raise ValueError(f"{taken[file.name]} and {file} cannot lie in one folder: rename one of them.")
         if file.name not in sources:
-            sources[file.name], further = flatten(file.read_text(encoding="utf-8"), file.parent)
+            source = file.read_text(encoding="utf-8")
+            sources[file.name], further = flatten(source, file.parent)
             needed |= further
+            for module, part in _parts_of_tables(source):  # imported by the entry, or transformers would not copy them
+                needed.add(file.parent / f"{module}.py")
+                entry += f"\nfrom .{module} import {part}"
     sources[f"{ENTRY}.py"] = (
         f'"""The code of violet-video {__version__} that this checkpoint needs: its classes."""\n\n'
         f"{entry}\n\n__all__ = {list(names)}\n"
     )
     return dict(sorted(sources.items()))
+
+
+def _parts_of_tables(source: str) -> list[tuple[str, str]]:
+    """(module, name) of each "module:name" that stands in a `Registry(…)` of this source."""
+    tables = [
+        node
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Registry"
+    ]
+    texts = [node.value for table in tables for node in ast.walk(table) if isinstance(node, ast.Constant)]
+    found = [re.fullmatch(r"(\w+):(\w+)", text) for text in texts if isinstance(text, str)]
+    return [(match[1], match[2]) for match in found if match is not None]
 
 
 def _part(name: str) -> str:

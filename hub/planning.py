@@ -22,7 +22,7 @@ from ..modeling_violet import (
     VioletVisionModel,
 )
 from ..modeling_violet.heads import VioletClassificationHead, VioletMaskedLMHead
-from ..modeling_violet.mvm import build_mvm_heads
+from ..modeling_violet.objectives.masked_vision import build_mvm_heads
 from ..modeling_violet.video_swin import relative_position_index
 from .layouts import (
     BACKBONE,

@@ -27,9 +27,8 @@ from ..evaluation.pictures import draw_curves
 from ..evaluation.provenance import METRICS_FILE, run_provenance
 from ..hub import write_model_card
 from ..modeling_violet import VioletForPreTraining
-from ..modeling_violet.modeling_pretraining import MVM_PREFIX
-from ..modeling_violet.mvm import start_at
-from ..modeling_violet.teachers import Teacher
+from ..modeling_violet.objectives.masked_vision import start_at
+from ..modeling_violet.objectives.teachers import Teacher
 from ..processing import VideoTextProcessor, special_tokens, train_wordpiece_tokenizer
 from .arguments import SettingsError, set_frames
 from .ema import MovingAverage
@@ -260,7 +259,7 @@ class Pretraining:
 
     @torch.no_grad()
     def measure_targets(self, steps: int = 4) -> None:
-        """Lets each head start at its target's best constant, and notes where that lies (`mvm.start_at`)."""
+        """Lets each head start at its target's best constant, and notes where that lies (`start_at`)."""
         data = PretrainingBatches(  # whole batches, so that every process measures the same
             self.training.sources,
             self.training.schedule,
@@ -317,20 +316,18 @@ class Pretraining:
             if "attended" in batch:
                 mask_token = self.processor.tokenizer.mask_token_id
                 changed = mask_attended(batch, output.received_attention, self.masking.patch_ratio, mask_token)
-        wanted = [name.removeprefix(MVM_PREFIX) for name in objectives if name.startswith(MVM_PREFIX)]
+        named = self.accelerator.unwrap_model(self.model).find_objectives(objectives)
+        read = {name for one in named for name in (*one.needs, *one.takes)}
+        wanted = [target for one in named for target in one.targets]
         masked = changed["bool_masked_pos"]
-        if not wanted:
-            changed["bool_masked_pos"] = None
+        if "bool_masked_pos" not in read:
+            del changed["bool_masked_pos"]
+        if self.recipe.hard_negatives:
+            batch["num_hard_negatives"] = self.recipe.num_negatives
+        given = {name: batch[name] for name in read.difference(inputs, changed) if name in batch}
         with self.accelerator.autocast():
             output = self.model(
-                **inputs,
-                **changed,
-                negative_index=batch["negative_index"] if "vtm" in objectives else None,
-                wrong_ids=batch.get("wrong_ids"),
-                wrong_attention_mask=batch.get("wrong_attention_mask"),
-                num_hard_negatives=self.recipe.num_negatives if self.recipe.hard_negatives else None,
-                mvm_targets=self.targets(wanted, batch),
-                objectives=objectives,
+                **inputs, **changed, **given, mvm_targets=self.targets(wanted, batch), objectives=objectives
             )
         if not torch.isfinite(output.loss):
             raise FloatingPointError(
@@ -341,7 +338,7 @@ class Pretraining:
         values |= {f"loss_{name}": value for name, value in output.losses.items()}
         values |= {f"accuracy_{name}": value for name, value in output.accuracies.items()}
         values["masked_words"] = words.sum()
-        if wanted:
+        if "bool_masked_pos" in read:
             values |= {"masked_patches": masked.sum(), "patches": torch.tensor(masked.numel())}
         return output, {name: value.detach().float() for name, value in values.items()}
 

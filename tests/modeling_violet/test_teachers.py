@@ -18,8 +18,8 @@ from transformers import (
 )
 
 from violet.configuration import VioletConfig, VioletVisionConfig
-from violet.modeling_violet.hog import hog_picture
-from violet.modeling_violet.mvm import MVM_TARGETS, build_mvm_heads, mvm_loss
+from violet.modeling_violet.objectives.hog import hog_picture
+from violet.modeling_violet.objectives.masked_vision import MVM_TARGETS, build_mvm_heads, mvm_loss
 from violet.modeling_violet.video_swin import VioletVisionModel
 
 GRID = (3, 2, 2)
