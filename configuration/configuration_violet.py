@@ -195,6 +195,10 @@ class VioletConfig(PreTrainedConfig):
         _refuse_unknown(self, kwargs)
         super().__post_init__(**without_code(kwargs))
 
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, without `objectives` if there are none: such models are saved as they always were."""
+        return {name: value for name, value in super().to_dict().items() if name != "objectives" or value is not None}
+
     def validate_architecture(self):
         """Refuses contradictions, naming the field."""
         super().validate_architecture()

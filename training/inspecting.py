@@ -208,8 +208,9 @@ def paint(
     name: str, target: torch.Tensor, prediction: torch.Tensor, processor: VideoTextProcessor
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """
-    One clip's target and prediction, in the layout of `vision_targets`, as pictures (height, width, 3) of 0 to 1, a frame each
-    (for optical flow a pair of frames). Both are painted alike: by the target's own range, components or colours.
+    One clip's target and prediction, in the layout of `vision_targets`, as pictures (height, width, 3) of 0 to 1, one
+    for each frame (for optical flow: pair of frames). Both are painted alike: by the target's own range, components or
+    colours.
     """
     if name == "vq":
         return colour_words(target), colour_words(prediction.argmax(-1))

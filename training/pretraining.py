@@ -225,6 +225,7 @@ class Pretraining:
             reduction=reduction,
             reader=self.reader,
             skip_bad=recipe.bad_samples == "skip",
+            options={name: one.options for name, one in self.model.objectives.items()},
         )
         side = recipe.image_size or processor.video_processor.size.height
         share = {"rank": self.accelerator.process_index, "world_size": self.accelerator.num_processes}
@@ -318,7 +319,7 @@ class Pretraining:
                 changed = mask_attended(batch, output.received_attention, self.masking.patch_ratio, mask_token)
         named = self.accelerator.unwrap_model(self.model).find_objectives(objectives)
         read = {name for one in named for name in (*one.needs, *one.takes)}
-        wanted = [target for one in named for target in one.targets]
+        wanted = list(dict.fromkeys(target for one in named for target in one.targets))
         masked = changed["bool_masked_pos"]
         if "bool_masked_pos" not in read:
             del changed["bool_masked_pos"]

@@ -2,8 +2,8 @@
 The table of pre-training objectives, and what each of them says of itself.
 
 A further objective is one file with an `Objective`, and `OBJECTIVES.add("name", ItsClass)`. A model has it if its
-configuration's `objectives` names it. What it needs of a batch beyond a masked clip with its caption is prepared by its
-twin in `training/preparations`.
+configuration's `objectives` names it. What it needs of a batch beyond a masked clip with its caption is prepared by a
+function of the same name in `training/preparations`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
