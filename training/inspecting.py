@@ -118,8 +118,8 @@ def masked_clip(
     grid = (mask.shape[1], mask.shape[2], mask.shape[3])
     targets = {name: teacher(pixels, grid) for name, teacher in teachers.items()}
     names = ("pixel_values_videos", "input_ids", "attention_mask", "labels", "bool_masked_pos")
-    shown = [name for name, one in model.objectives.items() if one.targets and set(one.targets) <= set(targets)]
-    objectives = dict.fromkeys(["mlm", *shown], 1.0)
+    asked = [name for name, one in model.objectives.items() if one.targets and set(one.targets) <= set(targets)]
+    objectives = dict.fromkeys(["mlm", *asked], 1.0)
     output = model(**{name: batch[name] for name in names}, mvm_targets=targets, objectives=objectives)
 
     frames = as_pictures(pixels[0], processor)

@@ -28,6 +28,7 @@ from ..evaluation.provenance import METRICS_FILE, run_provenance
 from ..hub import write_model_card
 from ..modeling_violet import VioletForPreTraining
 from ..modeling_violet.objectives.masked_vision import start_at
+from ..modeling_violet.objectives.objective import BUILT_IN, OBJECTIVES
 from ..modeling_violet.objectives.teachers import Teacher
 from ..processing import VideoTextProcessor, special_tokens, train_wordpiece_tokenizer
 from .arguments import SettingsError, set_frames
@@ -153,6 +154,8 @@ class Pretraining:
         self.settings = json.loads(json.dumps({"violet": __version__, **dataclasses.asdict(recipe)}))
         for name in ("bad_samples", "decode_time_limit"):  # a run that a bad sample stopped may go on
             del self.settings[name]
+        if not recipe.objective_options:  # runs from before there were any may go on
+            del self.settings["objective_options"]
         self.failed_samples = FailedSamples(self.output_dir)
         with self.accelerator.main_process_first():  # the others find drawn videos there
             self.tables = [load_dataset(dataset) for dataset in recipe.datasets]
@@ -188,6 +191,8 @@ class Pretraining:
             for name, token in special_tokens(tokenizer).items():
                 setattr(configuration, name, token)
             configuration.mvm_targets = heads
+            own = [name for name in recipe.all_objectives() if name in OBJECTIVES and name not in BUILT_IN]
+            configuration.objectives = {name: recipe.objective_options.get(name, {}) for name in own} or None
             model = VioletForPreTraining._from_config(configuration, attn_implementation=kernel)
         else:
             self.processor = AutoProcessor.from_pretrained(recipe.model)

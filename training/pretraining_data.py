@@ -127,6 +127,7 @@ class PretrainingCollator:
             rows=rows,
             names=[row_id(row) for row in rows],
             epochs=epochs,
+            pixel_values_videos=pixels["pixel_values_videos"],
             input_ids=words["input_ids"],
             attention_mask=words["attention_mask"],
             frame_indices=[indices for _, indices in clips],

@@ -52,6 +52,7 @@ class Samples:
         rows: one for each sample, with `video` and `caption`.
         names: what each row is called in messages and stored targets.
         epochs: how often each row was seen before.
+        pixel_values_videos: (batch, frames, 3, height, width), uint8, with no patch masked.
         input_ids, attention_mask: (batch, X), the captions, with no word masked.
         frame_indices: the numbers of the frames taken of each video.
         grid: (frames, rows, columns) of the patches.
@@ -66,6 +67,7 @@ class Samples:
     rows: Sequence[Mapping[str, Any]]
     names: Sequence[str]
     epochs: Sequence[int]
+    pixel_values_videos: torch.Tensor
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
     frame_indices: Sequence[Sequence[int]]
@@ -114,7 +116,7 @@ def prepare(samples: Samples, options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: if two preparations give the same entry.
     """
-    kinds = (kind_of(name) for name in samples.plan.objectives)
+    kinds = (kind_of(name) or name for name in samples.plan.objectives)
     prepared: dict[str, Any] = {}
     for name in dict.fromkeys([*ALWAYS, *(kind for kind in kinds if kind in PREPARATIONS)]):
         entries = PREPARATIONS.find(name)(samples, options.get(name))
