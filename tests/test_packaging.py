@@ -32,7 +32,7 @@ def test_the_wheel_holds_every_module_the_licence_and_no_tests(tmp_path):
         metadata = archive.read(next(name for name in names if name.endswith("METADATA"))).decode()
     ours = {
         str(Path("violet") / path.relative_to(ROOT))
-        for folder in [ROOT, *(init.parent for init in ROOT.glob("*/__init__.py"))]
+        for folder in [ROOT, *(init.parent for depth in ("*", "*/*") for init in ROOT.glob(f"{depth}/__init__.py"))]
         for path in folder.glob("*.py")
     }
     assert len(ours) > 30
