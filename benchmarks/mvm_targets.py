@@ -32,11 +32,12 @@ from violet.modeling_violet.objectives.masked_vision import MVM_TARGETS, mvm_los
 from violet.modeling_violet.objectives.teachers import Teacher
 from violet.modeling_violet.objectives.vision_targets import LARGEST_FLOW
 from violet.processing import train_wordpiece_tokenizer
+from violet.training.learning_rates import learning_rate_factor
 from violet.training.machine import cpu_has_bfloat16, preferred_kernel
 from violet.training.masking import Masking
-from violet.training.optimization import learning_rate_factor, parameter_groups
+from violet.training.mixture import MixtureSchedule
+from violet.training.optimization import parameter_groups
 from violet.training.pretraining_data import CaptionedVideos, PretrainingBatches, PretrainingCollator
-from violet.training.schedule import MixtureSchedule
 
 SIDE, FRAMES = 64, 4
 BATCH = 32

@@ -1,10 +1,11 @@
 """Fine-tuning with the Trainer API: collators, order, checkpoints, recipes."""
 
 from .arguments import DataArguments, FinetuningArguments, ModelArguments, SettingsError
+from .checkpoints import last_whole_checkpoint
 from .collating import QuestionCollator
 from .finetuning import FinetuningResult, finetune
 from .tasks import TASKS, Task
-from .trainer import VioletTrainer, last_whole_checkpoint
+from .trainer import VioletTrainer
 
 __all__ = [
     "DataArguments",

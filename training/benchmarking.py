@@ -7,15 +7,15 @@ from typing import Any
 from datasets import DatasetDict
 from transformers import AutoProcessor
 
-from ..core.files import write_json
 from ..data import rows_digest
 from ..data.benchmarks import Benchmark, check_benchmark
 from ..data.loading import ClipReader
-from ..evaluation.provenance import METRICS_FILE, run_provenance, weights_hash
+from ..evaluation.provenance import weights_hash
 from ..evaluation.reporting import Report, write_report
 from ..hub import write_model_card
 from .arguments import DataArguments, FinetuningArguments, ModelArguments, SettingsError
 from .finetuning import card_facts, finetune, run_settings
+from .runs import write_metrics
 from .tasks import TASKS
 
 logger = logging.getLogger(__name__)
@@ -149,9 +149,7 @@ def run_benchmark(
         output = Path(str(training.output_dir))
         write_report(output, report, lambda video: reader.read(video).frames)
         facts = card_facts(model_arguments, data, tables) if train else {}
-        provenance = run_provenance({**tables, "test": test}, **facts)
-        measured = {"settings": dict(report.settings), "provenance": provenance}
-        write_json(output / METRICS_FILE, evaluation.metrics | measured)
+        write_metrics(output, evaluation.metrics, report.settings, {**tables, "test": test}, **facts)
         if train:
             write_model_card(output, license_name=training.license)
     return report

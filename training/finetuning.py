@@ -3,10 +3,10 @@
 import dataclasses
 import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,30 +21,26 @@ from transformers import (
 
 from .._version import __version__
 from ..configuration import NAMED_CONFIGURATIONS, VioletConfig, named_configuration
-from ..core.files import save_into, write_json
 from ..core.weights import pretrained
 from ..data import moving_shapes, read_rows, rows_digest
 from ..data.hub_rows import HUB
 from ..data.loading import ClipReader
-from ..evaluation.provenance import METRICS_FILE, run_provenance
-from ..hub import write_model_card
 from ..hub.converting import load_tokenizer
 from ..modeling_violet import VioletPreTrainedModel
 from ..modeling_violet.heads import VioletClassificationHead
-from ..processing import VideoTextProcessor, VioletVideoProcessor, special_tokens, train_wordpiece_tokenizer
+from ..processing import VideoTextProcessor, special_tokens
 from .arguments import DataArguments, FinetuningArguments, ModelArguments, SettingsError, set_frames
+from .checkpoints import checkpoint_to_resume
 from .collating import normalize_answer
 from .machine import preferred_kernel
+from .runs import begin_run, end_run, is_hub_name, save_model
+from .scratch import processor_from_scratch
 from .tasks import TASKS, Task
-from .trainer import VioletTrainer, last_whole_checkpoint
+from .trainer import VioletTrainer
 from .vocabulary import check_answers, check_tokenizer, check_words, exchange_vocabulary
 
 logger = logging.getLogger(__name__)
 
-FRAMES_FROM_SCRATCH = {"violet-tiny": (64, 4), "violet-v1-base": (224, 5), "violet-v2-base": (224, 5)}
-"""Side in pixels and number of frames that a named configuration is trained with."""
-
-RUN_FILE = "run.json"
 DECISIVE = (
     "seed",
     "learning_rate",
@@ -92,15 +88,6 @@ def answer_vocabulary(answers: Iterable[str], most: int) -> list[str]:
     return sorted(counts, key=lambda answer: (-counts[answer], answer))[:most]
 
 
-def frames_from_scratch(
-    model: str, image_size: int | None = None, num_frames: int | None = None
-) -> VioletVideoProcessor:
-    """What a named configuration starts from scratch with, where side and number of frames are not asked for."""
-    side, frames = FRAMES_FROM_SCRATCH[model]
-    side, frames = image_size or side, num_frames or frames
-    return VioletVideoProcessor(size={"height": side, "width": side}, num_frames=frames)
-
-
 def source_of(arguments: ModelArguments) -> str:
     """Where `from_pretrained` finds the weights to start from."""
     return pretrained(arguments.model) if arguments.model in NAMED_CONFIGURATIONS else arguments.model
@@ -119,11 +106,10 @@ def build_processor(arguments: ModelArguments, rows: Dataset, data: DataArgument
     if tokenizer is not None:
         check_tokenizer(tokenizer, str(arguments.tokenizer))
     if arguments.from_scratch:
-        if tokenizer is None:
-            texts = [*texts_of(rows, task.texts), task.words]
-            tokenizer = train_wordpiece_tokenizer(texts, named_configuration(arguments.model).vocab_size)
-        frames = frames_from_scratch(arguments.model, arguments.image_size, arguments.num_frames)
-        processor = VideoTextProcessor(tokenizer, frames)
+        texts = chain(texts_of(rows, task.texts), [task.words])
+        processor = processor_from_scratch(
+            arguments.model, tokenizer, texts, arguments.image_size, arguments.num_frames
+        )
     else:
         processor = AutoProcessor.from_pretrained(source_of(arguments))
         if tokenizer is not None:
@@ -213,30 +199,6 @@ def run_settings(
     return json.loads(json.dumps(settings))
 
 
-def begin_run(output_dir: Path, settings: dict[str, Any]) -> None:
-    """
-    Writes the run's settings into its folder, or compares them with those that are there.
-
-    Raises:
-        SettingsError: where the folder holds a run with other settings; it names them.
-    """
-    file = output_dir / RUN_FILE
-    if not file.exists():
-        write_json(file, settings)
-        return
-    before = json.loads(file.read_text())
-    other = [
-        f"{name} was {before.get(name)!r} and is {settings.get(name)!r}"
-        for name in sorted({*before, *settings})
-        if before.get(name) != settings.get(name)
-    ]
-    if other:
-        raise SettingsError(
-            f"{output_dir} holds a run with other settings: {'; '.join(other)}. "
-            "Give another output folder, or the same settings to go on with that run."
-        )
-
-
 @dataclass
 class FinetuningResult:
     """What a run leaves, beside the files in its folder."""
@@ -271,28 +233,73 @@ def finetune(
         SettingsError: where the folder holds a run with other settings, a table or video cannot be used, or the
             tokenizer does not know its words (see `vocabulary`).
     """
-    output_dir = Path(str(training.output_dir))
-    task = TASKS[data.task]
+    output_dir, task = Path(str(training.output_dir)), TASKS[data.task]
     with training.main_process_first(local=False):  # one process draws the clips and writes the settings
-        given, tables = tables, load_tables(data) if tables is None else tables
-        validation = tables.get("validation")
-        if validation is None and training.eval_strategy != "no":
-            raise SettingsError("--validation_file: missing, though evaluation during training is asked for.")
-        settings = run_settings(model_arguments, data, training, tables)
-        if given is not None:
-            settings |= {f"{split}_sha256": rows_digest(rows, folders=False) for split, rows in given.items()}
-        processor = build_processor(model_arguments, tables["train"], data)
-        first = training.process_index == 0
-        texts = texts_of(tables["train"], task.reads)
-        check_words(texts, processor.tokenizer, data.allow_unknown_words, log=first)
-        check_answers(task, tables["train"], processor.tokenizer, log=first)
-        begin_run(output_dir, settings)
+        tables, processor, settings = prepare_run(model_arguments, data, training, tables)
     set_seed(training.seed)
-
     kernel = model_arguments.attn_implementation or preferred_kernel(training.bf16, training.device)
     model = build_model(model_arguments, processor, tables["train"], data, kernel)
     if model_arguments.freeze_backbone:
         model.violet.video_encoder.swin.requires_grad_(False)
+    trainer = build_trainer(model, processor, tables, data, training, callbacks)
+    trainer.train(resume_from_checkpoint=checkpoint_to_resume(output_dir, trainer.accelerator, trainer.failed_samples))
+
+    metrics: dict[str, float] = {"steps": trainer.state.global_step}
+    for split in [name for name in tables if name != "train"]:
+        prefix = "" if split == "test" else f"{split}_"
+        found = task.evaluate(model, processor, tables[split], data, training)
+        metrics |= {prefix + name: value for name, value in found.items()}
+    trainer.accelerator.wait_for_everyone()
+    metrics |= trainer.failed_samples.metrics()
+    if trainer.is_world_process_zero():
+        save_model(output_dir, model, processor)
+        facts = card_facts(model_arguments, data, tables)
+        end_run(output_dir, metrics, settings, tables, training.license, **facts)
+    if training.push_to_hub:
+        trainer.push_to_hub()
+    return FinetuningResult(task, model, processor, tables, metrics, settings)
+
+
+def prepare_run(
+    model_arguments: ModelArguments,
+    data: DataArguments,
+    training: FinetuningArguments,
+    given: DatasetDict | None = None,
+) -> tuple[DatasetDict, VideoTextProcessor, dict[str, Any]]:
+    """
+    (tables, processor, settings) of a run: checked, and with the settings written into its folder.
+
+    Args:
+        given: tables in place of those that `data` names.
+
+    Raises:
+        SettingsError: see `finetune`.
+    """
+    task, first = TASKS[data.task], training.process_index == 0
+    tables = load_tables(data) if given is None else given
+    if tables.get("validation") is None and training.eval_strategy != "no":
+        raise SettingsError("--validation_file: missing, though evaluation during training is asked for.")
+    settings = run_settings(model_arguments, data, training, tables)
+    if given is not None:
+        settings |= {f"{split}_sha256": rows_digest(rows, folders=False) for split, rows in given.items()}
+    processor = build_processor(model_arguments, tables["train"], data)
+    texts = texts_of(tables["train"], task.reads)
+    check_words(texts, processor.tokenizer, data.allow_unknown_words, log=first)
+    check_answers(task, tables["train"], processor.tokenizer, log=first)
+    begin_run(Path(str(training.output_dir)), settings)
+    return tables, processor, settings
+
+
+def build_trainer(
+    model: VioletPreTrainedModel,
+    processor: VideoTextProcessor,
+    tables: DatasetDict,
+    data: DataArguments,
+    training: FinetuningArguments,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> VioletTrainer:
+    """The Trainer of a run with the task's collator and metrics; further callbacks silence the Trainer's own log."""
+    task, validation = TASKS[data.task], tables.get("validation")
     # The heads smooth their own targets: the Trainer's way knows one form of labels alone.
     model.config.label_smoothing, training.label_smoothing_factor = training.label_smoothing_factor, 0.0
     reader = ClipReader(processor.video_processor, data.frame_cache_mb * 2**20, data.decode_time_limit)
@@ -318,32 +325,7 @@ def finetune(
     )
     if callbacks:
         trainer.remove_callback(PrinterCallback)
-    checkpoint = last_whole_checkpoint(output_dir)
-    if checkpoint is None and trainer.is_world_process_zero():
-        trainer.failed_samples.forget()
-    trainer.accelerator.wait_for_everyone()
-    trainer.train(resume_from_checkpoint=checkpoint)
-
-    metrics: dict[str, float] = {"steps": trainer.state.global_step}
-    for split in [name for name in tables if name != "train"]:
-        prefix = "" if split == "test" else f"{split}_"
-        found = task.evaluate(model, processor, tables[split], data, training)
-        metrics |= {prefix + name: value for name, value in found.items()}
-    trainer.accelerator.wait_for_everyone()
-    metrics |= trainer.failed_samples.metrics()
-
-    def write(folder: Path) -> None:
-        model.save_pretrained(folder)
-        processor.save_pretrained(folder)
-
-    if trainer.is_world_process_zero():
-        save_into(output_dir, write)
-        provenance = run_provenance(tables, **card_facts(model_arguments, data, tables))
-        write_json(output_dir / METRICS_FILE, metrics | {"settings": settings, "provenance": provenance})
-        write_model_card(output_dir, license_name=training.license)
-    if training.push_to_hub:
-        trainer.push_to_hub()
-    return FinetuningResult(task, model, processor, tables, metrics, settings)
+    return trainer
 
 
 def card_facts(model: ModelArguments, data: DataArguments, tables: DatasetDict) -> dict[str, Any]:
@@ -355,11 +337,6 @@ def card_facts(model: ModelArguments, data: DataArguments, tables: DatasetDict) 
         "dataset": source.removeprefix(HUB).split("@")[0].split(":")[0] if source.startswith(HUB) else None,
         "example": {name: row[name] for name in TASKS[data.task].columns if name != "video"},
     }
-
-
-def is_hub_name(model: str) -> bool:
-    """Whether `from_pretrained` would look on the Hub for it."""
-    return model not in NAMED_CONFIGURATIONS and not os.path.isdir(model)
 
 
 def warn_of_unknown_answers(answers: Iterable[str], label2id: Mapping[str, int]) -> None:

@@ -1,6 +1,5 @@
-"""What the optimiser is told: which parameters decay, and the learning rate of each step."""
+"""Parameter groups of the optimiser: which parameters decay, and the learning rate of each layer."""
 
-import math
 from typing import Any
 
 from torch import nn
@@ -80,17 +79,3 @@ def layer_depths(model: nn.Module) -> dict[int, int]:
         put(swin, depth + len(blocks))
         put(base, depth)
     return depths
-
-
-def learning_rate_factor(schedule: str, step: int, max_steps: int, warmup: float) -> float:
-    """
-    The share of the peak learning rate that step `step`, from 0, takes: it rises linearly over the first `warmup` of
-    the steps, then stays (`constant`), or falls to 0 at the end on a line (`linear`) or half a cosine (`cosine`).
-    """
-    warmup_steps = round(warmup * max_steps)
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    if schedule == "constant":
-        return 1.0
-    progress = (step - warmup_steps) / max(1, max_steps - warmup_steps)
-    return 1 - progress if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))

@@ -15,11 +15,11 @@ from ..data.loading import ClipReader, explained_workers
 from ..processing import VioletVideoProcessor
 from .arguments import SettingsError, set_frames
 from .collating import RAW_PIXELS
-from .finetuning import frames_from_scratch
+from .dataset_sources import load_dataset
 from .machine import leave_cores_to_workers
-from .pretraining import load_dataset
 from .pretraining_data import row_id
 from .recipe import DatasetRecipe, PretrainingRecipe
+from .scratch import frames_from_scratch
 from .targets import load_teacher, target_settings, write_targets
 
 

@@ -14,7 +14,7 @@ from .collating import RAW_PIXELS, rows_after, unreadable
 from .masking import Masking, sample_generator
 from .preparations.preparation import BatchSettings, Samples, prepare
 from .sampling import NumberedRows
-from .schedule import MixtureSchedule, StepPlan
+from .schedule import Schedule, StepPlan
 from .targets import StoredTargets
 
 
@@ -190,7 +190,7 @@ class PretrainingBatches(torch.utils.data.Dataset):
     def __init__(
         self,
         sources: Sequence[CaptionedVideos],
-        schedule: MixtureSchedule,
+        schedule: Schedule,
         collator: PretrainingCollator,
         batch_size: int,
         seed: int,

@@ -1,16 +1,26 @@
 """Settings of a pre-training run: one YAML file, read into dataclasses that refuse contradictions."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from ..configuration import NAMED_CONFIGURATIONS
+from ..core.registry import Registry
 from ..data.loading import TIME_LIMIT_SECONDS
 from .arguments import BAD_SAMPLES, SettingsError, check_frames, read_settings
+from .learning_rates import LEARNING_RATES
 
-SOURCES = ("moving_shapes", "table", "tsv")
-LEARNING_RATES = ("constant", "linear", "cosine")
+SOURCES: Registry[Callable[["DatasetRecipe"], Any]] = Registry(
+    "source of a data set",
+    __package__,
+    {
+        "moving_shapes": "dataset_sources:drawn_videos",
+        "table": "dataset_sources:tables_of_rows",
+        "tsv": "dataset_sources:original_files",
+    },
+)
+"""Each is a function: `DatasetRecipe` -> (training rows, validation rows or None), with the columns video, caption."""
 SET_KEYS = ("share", "start")
 PRECISIONS = ("auto", "no", "bf16", "fp16")
 

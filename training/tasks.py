@@ -225,10 +225,7 @@ def _batches(model, collator: VideoTextCollator, rows: Dataset, training: Traini
         failed_samples.add(inputs.pop("failed", []))
         clips = inputs.pop("test_clips", 1)
         unread = inputs.pop("unread", torch.zeros(len(of_batch) * clips, dtype=torch.bool))
-        inputs = {name: value.to(model.device) for name, value in inputs.items()}
-        frames = collator.processor.video_processor
-        inputs["pixel_values_videos"] = frames.normalize_pixels(inputs["pixel_values_videos"])
-        yield _Batch(of_batch, ~unread[::clips], clips, inputs)
+        yield _Batch(of_batch, ~unread[::clips], clips, collator.processor.to_device(inputs, model.device))
 
 
 def _precision(model, training: TrainingArguments) -> torch.autocast:

@@ -1,8 +1,6 @@
 """The Trainer of transformers, with whole checkpoints, an order that resumes, and no step on a broken loss."""
 
 import logging
-import math
-import os
 import shutil
 from concurrent.futures import Future
 from contextlib import ExitStack
@@ -14,17 +12,18 @@ from huggingface_hub import HfApi
 from transformers import Trainer
 from transformers.trainer_utils import HubStrategy
 
-from ..core.files import is_whole, seal
-from ..core.upstream import PREFIX_CHECKPOINT_DIR, PushInProgress, rotate_checkpoints
+from ..core.upstream import PushInProgress
 from ..data.loading import ClipReader, FailedSamples, explained_workers
 from ..data.sources import video_name
 from ..evaluation.answers import UNREAD
 from ..hub import Push, write_model_card
 from ..hub.cards import CARD_FILE, read_card
 from ..hub.publishing import explained, send, staged
-from ..processing import VioletVideoProcessor
+from ..processing import VideoTextProcessor
 from .arguments import SettingsError
+from .checkpoints import checkpoint_folder, seal_checkpoint
 from .collating import VideoTextCollator
+from .guards import check_finite
 from .optimization import parameter_groups
 from .sampling import DrawnRows, GroupedSampler, NumberedRows
 
@@ -43,7 +42,7 @@ class VioletTrainer(Trainer):
     - Weight decay spares biases, norms and tables, and the backbone and lower layers may have learning rates of their
       own, see `optimization.parameter_groups`.
     - A checkpoint is sealed by a manifest when it is whole, and older ones are deleted only then;
-      `last_whole_checkpoint` passes over what a killed process left.
+      `checkpoints.last_whole_checkpoint` passes over what a killed process left.
     - Samples that the collator could not read (`VideoTextCollator`, `skip_bad`) are counted in `failed_samples`, and
       have no part in the metrics. A worker that dies is reported with the sample that it held.
     - Several test clips of a row (`test_clips`) are averaged: their logits, before the answer is chosen.
@@ -78,9 +77,9 @@ class VioletTrainer(Trainer):
         self.failed_samples = FailedSamples(str(self.args.output_dir))
         rows: Any = self.train_dataset
         self.train_dataset: Any = None if rows is None else DrawnRows(rows, self.data_seed)
-        self._frames: VioletVideoProcessor | None = None
+        self._processor: VideoTextProcessor | None = None
         if isinstance(self.data_collator, VideoTextCollator):
-            self._frames = self.data_collator.processor.video_processor
+            self._processor = self.data_collator.processor
             self.data_collator.spare_rows = None if rows is None else NumberedRows(rows)
             self.data_collator.raw_pixels = True
 
@@ -135,9 +134,7 @@ class VioletTrainer(Trainer):
         self._videos += inputs.pop("videos", [])
         self.failed_samples.add(inputs.pop("failed", []))
         inputs = super()._prepare_inputs(inputs)
-        if self._frames is not None:
-            inputs["pixel_values_videos"] = self._frames.normalize_pixels(inputs["pixel_values_videos"])
-        return inputs
+        return inputs if self._processor is None else self._processor.to_device(inputs, self.args.device)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         unread, clips = inputs.pop("unread", None), inputs.pop("test_clips", 1)
@@ -152,22 +149,16 @@ class VioletTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
-        if model.training and not torch.isfinite(loss):
-            raise self._not_applied("loss", loss.item())
+        if model.training:
+            check_finite(f"loss of step {self.state.global_step + 1}", loss, self._videos)
         return (loss, outputs) if return_outputs else loss
 
     def _get_grad_norm(self, model, grad_norm=None):
         norm = super()._get_grad_norm(model, grad_norm)
-        if self.accelerator.scaler is None and not math.isfinite(norm):  # a scaler skips such steps by itself
-            raise self._not_applied("gradient", float(norm))
+        if self.accelerator.scaler is None:  # a scaler skips steps whose gradients overflow, by itself
+            check_finite(f"gradient of step {self.state.global_step + 1}", norm, self._videos)
         self._videos = []
         return norm
-
-    def _not_applied(self, what: str, value: float) -> FloatingPointError:
-        return FloatingPointError(
-            f"The {what} of step {self.state.global_step + 1} is {value}; it was not applied. Its videos: "
-            f"{', '.join(self._videos)}. Look at them, or lower the learning rate."
-        )
 
     # --- publishing ---
 
@@ -265,30 +256,10 @@ class VioletTrainer(Trainer):
         finally:
             self.args.save_total_limit = limit
         if self.args.should_save:
-            folder = self._get_output_dir(trial)
-            seal(Path(folder) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
-            rotate_checkpoints(
-                output_dir=folder,
-                save_total_limit=limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=True,
-            )
+            folder = checkpoint_folder(self._get_output_dir(trial), self.state.global_step)
+            seal_checkpoint(folder, limit, self.state.best_model_checkpoint)
 
 
 def _tell_failure(job: "Future[Push]") -> None:
     if job.exception() is not None:
         logger.warning("A checkpoint could not be published: %s", job.exception())
-
-
-def last_whole_checkpoint(output_dir: str | os.PathLike) -> str | None:
-    """The newest checkpoint folder that is whole; what is not is named in the log and passed over."""
-    folders = [
-        folder
-        for folder in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
-        if folder.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-").isdigit()
-    ]
-    for folder in sorted(folders, key=lambda folder: int(folder.name.split("-")[-1]), reverse=True):
-        if is_whole(folder):
-            return str(folder)
-        logger.warning("%s is not whole (its writing was cut short, or it was changed): not resumed from.", folder)
-    return None

@@ -30,6 +30,22 @@ def frames():
     return np.random.default_rng(0).integers(0, 256, (5, 20, 30, 3), dtype=np.uint8)
 
 
+def test_a_batch_goes_to_the_device_and_raw_pictures_are_normalised_there(processor, frames):
+    expected = processor(videos=[frames], text="what moves?")
+    raw = processor(videos=[frames], text="what moves?", do_rescale=False, do_normalize=False)
+    assert raw["pixel_values_videos"].dtype == torch.uint8
+    batch = {**raw, "ids": ["a"], "mvm_targets": {"vq": torch.ones(2)}, "objectives": {"mlm": 1.0}}
+    moved = processor.to_device(batch, "meta")
+    assert {moved[name].device.type for name in raw} | {moved["mvm_targets"]["vq"].device.type} == {"meta"}
+    assert moved["pixel_values_videos"].dtype == torch.float32
+    assert moved["ids"] == ["a"] and moved["objectives"] == {"mlm": 1.0}
+    here = processor.to_device(batch, "cpu")
+    assert all(torch.equal(here[name], expected[name]) for name in expected)
+    again = processor.to_device(here, torch.device("cpu"))
+    assert again["pixel_values_videos"] is here["pixel_values_videos"], "what is normalised stays as it is"
+    assert sorted(processor.to_device({"labels": torch.ones(1)}, "cpu")) == ["labels"]
+
+
 def test_text_and_videos_give_the_three_inputs_of_the_model(processor, frames):
     inputs = processor(text=["what moves?", "the red disc moves left"], videos=[frames, frames])
     assert sorted(inputs) == ["attention_mask", "input_ids", "pixel_values_videos"]

@@ -17,9 +17,9 @@ from violet.modeling_violet.losses import IGNORE_INDEX
 from violet.processing import VideoDecodeError
 from violet.training import TASKS, DataArguments, FinetuningArguments, ModelArguments, finetune, last_whole_checkpoint
 from violet.training.masking import Masking
+from violet.training.mixture import MixtureSchedule
 from violet.training.pretraining_data import CaptionedVideos, PretrainingBatches, PretrainingCollator
 from violet.training.sampling import DrawnRows, NumberedRows
-from violet.training.schedule import MixtureSchedule
 
 
 @pytest.fixture(scope="module")

@@ -49,7 +49,7 @@ from accelerate.state import PartialState
 from accelerate.utils import FullyShardedDataParallelPlugin
 
 from violet import cli
-from violet.training import pretraining
+from violet.training import building
 
 
 class Sharding(Accelerator):
@@ -65,7 +65,7 @@ class Sharding(Accelerator):
         return super().clip_grad_norm_(parameters, *arguments)
 
 
-pretraining.Accelerator = Sharding
+building.Accelerator = Sharding
 sys.exit(cli.main(sys.argv[1:]))
 """
 

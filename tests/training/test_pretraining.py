@@ -29,7 +29,8 @@ from violet.modeling_violet import VioletForPreTraining
 from violet.processing import VideoTextProcessor, VioletVideoProcessor, train_wordpiece_tokenizer
 from violet.training.arguments import SettingsError
 from violet.training.ema import MovingAverage
-from violet.training.optimization import learning_rate_factor, parameter_groups
+from violet.training.learning_rates import learning_rate_factor
+from violet.training.optimization import parameter_groups
 from violet.training.pretraining import Pretraining, pretrain
 from violet.training.recipe import PretrainingRecipe, read_recipe
 

@@ -9,8 +9,8 @@ from violet.data.loading import ClipReader
 from violet.modeling_violet.losses import IGNORE_INDEX
 from violet.processing import VideoTextProcessor, VioletVideoProcessor, train_wordpiece_tokenizer
 from violet.training.masking import Masking
+from violet.training.mixture import BLOCK, MixtureSchedule
 from violet.training.pretraining_data import CaptionedVideos, PretrainingBatches, PretrainingCollator
-from violet.training.schedule import BLOCK, MixtureSchedule
 
 SIDE, GROUP, BATCH = 32, 4, 8
 KINDS = {"random": 1.0, "block": 1.0, "attended": 1.0}

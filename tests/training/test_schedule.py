@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from violet.training.schedule import BLOCK, MixtureSchedule
+from violet.training.mixture import BLOCK, MixtureSchedule
 
 WEIGHTS = (5.0, 2.0, 1.0)
 SIZES = ((4, 64), (1, 64), (4, 32))

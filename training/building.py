@@ -1,0 +1,269 @@
+"""What a pre-training run is built from, one function a part: accelerator, processor, model, optimiser, batches."""
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import DistributedType
+from datasets import Dataset
+from transformers import AutoProcessor, AutoTokenizer
+
+from ..configuration import VioletConfig, named_configuration
+from ..core.upstream import checkpoint_activations
+from ..data.loading import ClipReader
+from ..modeling_violet import VioletForPreTraining
+from ..modeling_violet.objectives.masked_vision import start_at
+from ..modeling_violet.objectives.objective import BUILT_IN, OBJECTIVES
+from ..modeling_violet.objectives.teachers import Teacher
+from ..processing import VideoTextProcessor, VioletVideoProcessor, special_tokens
+from .arguments import SettingsError, set_frames
+from .dataset_sources import Splits
+from .machine import preferred_dtype, preferred_kernel
+from .masking import Masking
+from .optimization import parameter_groups
+from .pretraining_data import CaptionedVideos, PretrainingBatches, PretrainingCollator, row_id
+from .recipe import DatasetRecipe, PretrainingRecipe
+from .schedule import SCHEDULES
+from .scratch import processor_from_scratch
+from .targets import load_teacher, open_targets, target_settings
+
+logger = logging.getLogger(__name__)
+
+SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
+SCHEDULE = "mixture"
+"""The entry of `SCHEDULES` that every run has: no recipe can ask for another one yet."""
+
+
+def precision_of(recipe: PretrainingRecipe) -> str:
+    """accelerate's name of the number type that the recipe asks for."""
+    if recipe.mixed_precision != "auto":
+        return recipe.mixed_precision
+    return "bf16" if preferred_dtype() == "bfloat16" else "no"
+
+
+def build_accelerator(recipe: PretrainingRecipe) -> Accelerator:
+    """
+    The processes of the run, joined.
+
+    Raises:
+        SettingsError: if the processes do not work together, or shard weights of which an average is to be kept.
+    """
+    accelerator = Accelerator(
+        mixed_precision=precision_of(recipe),
+        gradient_accumulation_steps=recipe.gradient_accumulation_steps,
+        log_with=recipe.trackers or None,
+        project_dir=recipe.output_dir,
+        cpu=not torch.accelerator.is_available(),
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != processes:
+        raise SettingsError(
+            f"{processes} processes were started, and accelerate made {accelerator.num_processes} of them "
+            "work together: the others would train models of their own. Start them by one of "
+            "examples/accelerate_*.yaml."
+        )
+    deepspeed = getattr(accelerator.state, "deepspeed_plugin", None)
+    if deepspeed is not None:  # it cannot see this from a data loader, which it is not given
+        deepspeed.deepspeed_config["train_micro_batch_size_per_gpu"] = recipe.batch_size // processes
+    if recipe.ema_decay is not None and accelerator.distributed_type in SHARDED:
+        raise SettingsError("`ema_decay`: no average is kept of weights that are sharded over processes.")
+    return accelerator
+
+
+def words_with_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """All words that come with the rows: captions, and the questions and answers of drawn videos."""
+    for row in rows:
+        yield row["caption"]
+        for question in row.get("questions") or ():
+            yield question["question"]
+            yield question["answer"]
+
+
+def build_processor(recipe: PretrainingRecipe, tables: Sequence[Splits]) -> VideoTextProcessor:
+    """The pretrained model's; from scratch a new one, if need be with a vocabulary that is trained on the rows."""
+    if recipe.from_scratch:
+        tokenizer = None if recipe.tokenizer is None else AutoTokenizer.from_pretrained(recipe.tokenizer)
+        texts = (text for train, _ in tables for text in words_with_rows(train))
+        processor = processor_from_scratch(recipe.model, tokenizer, texts, recipe.image_size)
+        processor.max_length = recipe.max_text_length
+    else:
+        processor = AutoProcessor.from_pretrained(recipe.model)
+    set_frames(processor.video_processor, recipe.fit, recipe.frame_sampling)
+    return processor
+
+
+def build_teachers(
+    recipe: PretrainingRecipe, frames: VioletVideoProcessor, device: torch.device
+) -> dict[str, Teacher]:
+    """The frozen networks of the recipe's MVM targets; a target whose values every data set has stored needs none."""
+    stored = [set(dataset.targets) for dataset in recipe.datasets]
+    live = [name for name in recipe.mvm_targets if not all(name in names for names in stored)]
+    return {name: load_teacher(name, recipe.mvm_targets[name], frames).to(device) for name in live}
+
+
+def configuration_from_scratch(
+    recipe: PretrainingRecipe, processor: VideoTextProcessor, teachers: Mapping[str, Teacher]
+) -> VioletConfig:
+    """The named configuration with the processor's vocabulary, the recipe's MVM heads and its objectives."""
+    configuration = named_configuration(recipe.model)
+    heads = {
+        name: {key: value for key, value in options.items() if key != "teacher"}
+        | (dict(teachers[name].head_options) if name in teachers else {})
+        for name, options in recipe.mvm_targets.items()
+    }
+    configuration.vocab_size = max(configuration.vocab_size, len(processor.tokenizer))
+    for name, token in special_tokens(processor.tokenizer).items():
+        setattr(configuration, name, token)
+    configuration.mvm_targets = heads
+    own = [name for name in recipe.all_objectives() if name in OBJECTIVES and name not in BUILT_IN]
+    configuration.objectives = {name: recipe.objective_options.get(name, {}) for name in own} or None
+    return configuration
+
+
+def build_model(
+    recipe: PretrainingRecipe, processor: VideoTextProcessor, teachers: Mapping[str, Teacher], device: torch.device
+) -> VioletForPreTraining:
+    """
+    The model, on the CPU; what no objective of the recipe trains is frozen.
+
+    Args:
+        device: where it will compute, which decides the attention kernel.
+
+    Raises:
+        SettingsError: for objectives that the model does not have.
+    """
+    kernel = preferred_kernel(precision_of(recipe) == "bf16", device)
+    if recipe.from_scratch:
+        configuration = configuration_from_scratch(recipe, processor, teachers)
+        model = VioletForPreTraining._from_config(configuration, attn_implementation=kernel)
+    else:
+        model = VioletForPreTraining.from_pretrained(recipe.model, attn_implementation=kernel)
+    unknown = sorted(set(recipe.all_objectives()) - set(model.objective_names()))
+    if unknown:
+        raise SettingsError(
+            f"`objectives`: the model has no {', '.join(unknown)}; it has {', '.join(model.objective_names())}."
+        )
+    model.freeze_unused(recipe.all_objectives())
+    if recipe.gradient_checkpointing:
+        checkpoint_activations(model)
+    return model
+
+
+def build_optimizer(recipe: PretrainingRecipe, model: VioletForPreTraining) -> torch.optim.Optimizer:
+    """AdamW, as VIOLET has it."""
+    groups = parameter_groups(model, recipe.weight_decay)
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98))
+
+
+def build_collator(
+    recipe: PretrainingRecipe, processor: VideoTextProcessor, reader: ClipReader, model: VioletForPreTraining
+) -> PretrainingCollator:
+    """What makes a batch of rows for that model."""
+    return PretrainingCollator(
+        processor,
+        Masking(recipe.masks, recipe.patch_ratio, recipe.word_ratio),
+        num_negatives=recipe.num_negatives,
+        group_size=recipe.group_size,
+        hard_negatives=recipe.hard_negatives,
+        seed=recipe.seed,
+        reduction=model.config.vision_config.reduction,
+        reader=reader,
+        skip_bad=recipe.bad_samples == "skip",
+        options={name: one.options for name, one in model.objectives.items()},
+    )
+
+
+def build_source(
+    recipe: PretrainingRecipe, dataset: DatasetRecipe, rows: Dataset, frames: VioletVideoProcessor, reduction: int
+) -> CaptionedVideos:
+    """One data set of the mixture, with the MVM targets that are stored for its rows."""
+    names = [row_id(row) for row in rows] if dataset.targets else []
+    stored = {
+        name: open_targets(path, target_settings(recipe, dataset, name, frames, reduction), names)
+        for name, path in dataset.targets.items()
+    }
+    weight = float(len(rows)) if dataset.weight is None else dataset.weight
+    return CaptionedVideos(dataset.name, rows, dataset.num_frames or frames.num_frames, weight, stored)
+
+
+def build_batches(
+    recipe: PretrainingRecipe,
+    sources: Sequence[CaptionedVideos],
+    objectives: Sequence[tuple[float, int, Mapping[str, float]]],
+    collator: PretrainingCollator,
+    accelerator: Accelerator,
+) -> PretrainingBatches:
+    """
+    This process's share of the batch of every step.
+
+    Args:
+        objectives: sets of them, see `PretrainingRecipe.objective_sets`.
+
+    Raises:
+        SettingsError: if the processes cannot share the batch in whole groups.
+    """
+    side = recipe.image_size or collator.processor.video_processor.size.height
+    sizes = [(source.num_frames, side) for source in sources]
+    schedule = SCHEDULES.find(SCHEDULE)([source.weight for source in sources], sizes, objectives, recipe.seed)
+    share = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
+    try:
+        return PretrainingBatches(sources, schedule, collator, recipe.batch_size, recipe.seed, **share)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+
+
+def build_data(
+    recipe: PretrainingRecipe, tables: Sequence[Splits], collator: PretrainingCollator, accelerator: Accelerator
+) -> tuple[PretrainingBatches, dict[str, list[PretrainingBatches]]]:
+    """
+    The mixture for training, and by data set the batches of its validation rows: for each set of objectives once.
+
+    Raises:
+        SettingsError: if stored targets do not fit the run, or the processes cannot share a batch.
+    """
+    frames, reduction = collator.processor.video_processor, collator.reduction
+    pairs = list(zip(recipe.datasets, tables, strict=True))
+    sources = [build_source(recipe, dataset, rows, frames, reduction) for dataset, (rows, _) in pairs]
+    training = build_batches(recipe, sources, recipe.objective_sets(), collator, accelerator)
+    held_out = [
+        build_source(recipe, dataset, rows, frames, reduction) for dataset, (_, rows) in pairs if rows is not None
+    ]
+    validation = {
+        source.name: [
+            build_batches(recipe, [source], [(1.0, 0, objectives)], collator, accelerator)
+            for _, _, objectives in recipe.objective_sets()
+        ]
+        for source in held_out
+    }
+    return training, validation
+
+
+@torch.no_grad()
+def start_heads(
+    model: VioletForPreTraining,
+    training: PretrainingBatches,
+    targets: Callable[[Iterable[str], Mapping[str, Any]], Mapping[str, torch.Tensor]],
+    steps: int = 4,
+) -> None:
+    """
+    Lets each MVM head start at its target's best constant, and notes where that lies (`start_at`).
+
+    Args:
+        targets: (names, batch) -> the MVM targets of these names.
+        steps: number of batches that the targets are taken from.
+    """
+    data = PretrainingBatches(  # whole batches, so that every process measures the same
+        training.sources, training.schedule, training.collator, training.batch_size, training.seed
+    )
+    found: dict[str, list[torch.Tensor]] = {}
+    for step in range(steps):
+        batch = data[step]
+        for name in model.mvm_heads:
+            found.setdefault(name, []).append(targets([name], batch)[name].cpu())
+    for name, values in found.items():
+        start_at(model.config, name, model.mvm_heads[name], values)
+        logger.info("%s: %s", name, model.config.mvm_targets[name])

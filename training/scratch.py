@@ -1,0 +1,40 @@
+"""What a named configuration starts from scratch with: its frames, its tokenizer, its processor."""
+
+from collections.abc import Iterable
+
+from transformers import PreTrainedTokenizerBase
+
+from ..configuration import named_configuration
+from ..processing import VideoTextProcessor, VioletVideoProcessor, train_wordpiece_tokenizer
+
+FRAMES_FROM_SCRATCH = {"violet-tiny": (64, 4), "violet-v1-base": (224, 5), "violet-v2-base": (224, 5)}
+"""Side in pixels and number of frames that a named configuration is trained with."""
+
+
+def frames_from_scratch(
+    model: str, image_size: int | None = None, num_frames: int | None = None
+) -> VioletVideoProcessor:
+    """What a named configuration starts from scratch with, where side and number of frames are not asked for."""
+    side, frames = FRAMES_FROM_SCRATCH[model]
+    side, frames = image_size or side, num_frames or frames
+    return VioletVideoProcessor(size={"height": side, "width": side}, num_frames=frames)
+
+
+def processor_from_scratch(
+    model: str,
+    tokenizer: PreTrainedTokenizerBase | None,
+    texts: Iterable[str],
+    image_size: int | None = None,
+    num_frames: int | None = None,
+) -> VideoTextProcessor:
+    """
+    The processor of a named configuration that starts from scratch.
+
+    Args:
+        tokenizer: by default a WordPiece vocabulary of the configuration's size is trained on the texts.
+        texts: read only if no tokenizer is given.
+        image_size, num_frames: side in pixels and number of frames; by default the configuration's.
+    """
+    if tokenizer is None:
+        tokenizer = train_wordpiece_tokenizer(texts, named_configuration(model).vocab_size)
+    return VideoTextProcessor(tokenizer, frames_from_scratch(model, image_size, num_frames))
