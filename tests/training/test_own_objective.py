@@ -16,11 +16,11 @@ from violet.modeling_violet.losses import masked_accuracy, masked_cross_entropy
 from violet.modeling_violet.objectives.objective import OBJECTIVES, Objective, Outcome
 from violet.processing import VideoTextProcessor, VioletVideoProcessor, train_wordpiece_tokenizer
 from violet.training.masking import Masking
+from violet.training.mixture import MixtureSchedule
 from violet.training.preparations.preparation import PREPARATIONS
 from violet.training.pretraining import pretrain
 from violet.training.pretraining_data import CaptionedVideos, PretrainingBatches, PretrainingCollator
 from violet.training.recipe import read_recipe
-from violet.training.schedule import MixtureSchedule
 
 FRAMES, SIDE = 4, 32
 SETS = [(1.0, 0, {"mlm": 1.0, "reversal": 0.5}), (1.0, 0, {"mlm": 1.0})]
