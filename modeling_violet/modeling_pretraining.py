@@ -172,9 +172,7 @@ class VioletForPreTraining(VioletPreTrainedModel):
             objectives = {name: 1.0 for name, one in self.objectives.items() if one.is_asked_for(inputs)}
         named = self.find_objectives(objectives)
         for objective in named:
-            missing = objective.missing(inputs)
-            if missing is not None:
-                raise ValueError(f"The objective {objective.name!r} needs `{missing}`.")
+            objective.require(inputs)
         passes = Passes(self, inputs, {name for one in named for name in one.needs}, kwargs)
         outcomes = {objective.name: objective.loss(passes) for objective in named}
         losses = {name: outcome.loss for name, outcome in outcomes.items()}

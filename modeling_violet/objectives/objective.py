@@ -101,6 +101,15 @@ class Objective:
         """The first input that it needs and that is not given."""
         return next((name for name in self.needs if inputs.get(name) is None), None)
 
+    def require(self, inputs: Mapping[str, Any]) -> None:
+        """
+        Raises:
+            ValueError: if an input that it needs is missing, with its name.
+        """
+        missing = self.missing(inputs)
+        if missing is not None:
+            raise ValueError(f"The objective {self.name!r} needs `{missing}`.")
+
     def loss(self, passes: Passes) -> Outcome:
         """Its loss on a batch, and what was predicted."""
         raise NotImplementedError
@@ -151,7 +160,7 @@ def kind_of(name: str) -> str | None:
 def why_absent(name: str) -> str:
     """Why a model has not the objective of that name."""
     kind = kind_of(name)
-    if kind is None or OBJECTIVES[kind].family and kind == name:
+    if kind is None or (kind == name and OBJECTIVES[kind].family):
         known = (f"{kind}_…" if OBJECTIVES[kind].family else kind for kind in OBJECTIVES)
         return f"{name!r} is unknown, there are {', '.join(known)}"
     return f"{name!r} needs {OBJECTIVES[kind].requirement}"
