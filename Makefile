@@ -5,7 +5,7 @@ CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: setup demo test proofs check compat constraints tiny-weights benchmarks standalone
+.PHONY: setup demo test proofs check compat constraints tiny-weights measurements standalone
 setup: .venv/.installed
 
 .venv/.installed: setup.cfg pyproject.toml constraints.txt
@@ -20,18 +20,18 @@ demo: setup
 # The weights that come with the package, about an hour: goes on where it was stopped.
 tiny-weights: setup
 	$(BIN)/violet pretrain examples/violet-tiny.yaml --resume
-	$(BIN)/python -m violet.hub.shipping outputs/violet-tiny examples/violet-tiny.yaml
+	$(BIN)/python tools/ship_weights.py outputs/violet-tiny examples/violet-tiny.yaml
 
 # What docs/results.md says of pre-training (every MVM target, and what each objective is worth) and of the demo. Some
 # hours; the last one fails where a median misses its bar.
-benchmarks: setup
-	$(BIN)/python benchmarks/mvm_targets.py --json outputs/mvm_targets.json
-	$(BIN)/python benchmarks/pretraining_value.py
-	$(BIN)/python benchmarks/unseen_pairs.py --json outputs/unseen_pairs.json
+measurements: setup
+	$(BIN)/python measurements/mvm_targets.py --json outputs/mvm_targets.json
+	$(BIN)/python measurements/pretraining_value.py
+	$(BIN)/python measurements/unseen_pairs.py --json outputs/unseen_pairs.json
 
 # Checkpoints that carry their code, asked in a fresh virtual environment without this package: a few minutes.
 standalone: setup
-	$(BIN)/python benchmarks/standalone.py
+	$(BIN)/python measurements/standalone.py
 
 # A worker for each core, at most four: each loads torch and transformers, and holds up to 3 GB.
 test: setup
@@ -45,7 +45,7 @@ proofs: setup
 # The whole suite with the lowest releases that setup.cfg allows, with constraints.txt, and with the newest there are:
 # three environments and docs/compatibility.md. Half an hour, and some 20 GB.
 compat: setup
-	$(BIN)/python benchmarks/compatibility.py
+	$(BIN)/python measurements/compatibility.py
 
 # The newest releases within setup.cfg's range, written down for `make setup`.
 constraints: setup

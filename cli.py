@@ -354,7 +354,7 @@ def convert_command(argv: list[str]) -> int:
     from . import register
 
     register()
-    from .hub.converting import convert
+    from .hub.conversion import convert
 
     def run() -> int:
         name = None if options.no_tokenizer else options.tokenizer
@@ -378,7 +378,7 @@ def export_original_command(argv: list[str]) -> int:
     from . import register
 
     register()
-    from .hub.converting import export
+    from .hub.conversion import export
 
     def run() -> int:
         print(f"{options.output} holds {len(export(options.model, options.output))} keys of the original.")

@@ -16,8 +16,8 @@ from tqdm import tqdm
 from transformers import pipeline
 from transformers.utils import logging as transformers_logging
 
+from ..core.catalogue import MODEL_CLASSES, tasks_of
 from ..core.files import new_file
-from ..core.shipped_code import AUTO_CLASSES, TASKS
 from ..core.weights import pretrained, pretrained_names
 from ..data.folders import clip_paths
 from ..data.loading import SAMPLE_ERRORS, ClipReader
@@ -25,7 +25,7 @@ from ..data.remote import is_url
 from ..evaluation.galleries import SETTINGS_FILE
 from ..hub import HubError, WeightsError, pull
 from ..hub.cards import REPO_NAME
-from ..hub.converting import read_configuration
+from ..hub.conversion import read_configuration
 from ..pipelines.answering import OPEN_ENDED, WITH_OPTIONS
 from ..pipelines.pairs import pair_up
 from ..processing.decoding import IMAGE_SUFFIXES
@@ -156,9 +156,9 @@ def find_request(arguments: PredictArguments) -> str:
 
 def abilities(holds: str) -> list[str]:
     """What a checkpoint of this model class can be asked: keys of `REQUESTS`; none for a class that is not ours."""
-    if holds not in TASKS:
+    loaded = tasks_of(holds)
+    if not loaded:
         return []
-    loaded = {task: AUTO_CLASSES["violet"][auto] for task, auto in TASKS[holds].items()}
     answering = loaded.get("video-question-answering")
     able = {
         "question": answering in OPEN_ENDED,
@@ -175,7 +175,8 @@ def check_request(name: str, model: str, holds: str) -> None:
     """
     able = abilities(holds)
     if not able:
-        raise PredictError(f"{model} holds {holds}, of which nothing can be asked: only of {', '.join(TASKS)}.")
+        known = ", ".join(filter(tasks_of, MODEL_CLASSES))
+        raise PredictError(f"{model} holds {holds}, of which nothing can be asked: only of {known}.")
     if name not in able:
         ways = " or ".join(REQUESTS[other].how for other in able)
         raise PredictError(f"{model} holds {holds}, which {REQUESTS[name].cannot}: ask it for {ways}.")

@@ -7,7 +7,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import GenerationConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 
-from ..core.shipped_code import without_code
+from ..core.carried_code import without_code
 
 FUSION_NORMS = ("post", "pre")
 TASK_TOKENS = {"match": 0, "multiple-choice": 1, "open-ended": 2, "captioning": 3}

@@ -15,10 +15,11 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ..core.catalogue import MODEL_CLASSES, tasks_of
 from ..core.files import sha256, write_text
 from ..core.weights import FOLDER
 from ..evaluation.provenance import METRICS_FILE
-from .saved_weights import SavedWeightsError, num_parameters, weight_files
+from .weight_files import WeightsError, num_parameters, weight_files
 
 CARD_FILE = "README.md"
 REPORT_FILE = "report.json"
@@ -42,8 +43,6 @@ class CardText:
     What a kind of model says of itself.
 
     Attributes:
-        pipeline_tag: the nearest of the Hub's own tasks.
-        task: the name of its pipeline here; "" where it has none.
         what: a sentence; `{size}` and `{answers}` are filled in.
         usage: code behind the imports; `{load}`, `{model}`, `{text}` and `{options}` are filled in.
         text: what the code asks where the folder holds no example.
@@ -52,8 +51,6 @@ class CardText:
         imported: from transformers.
     """
 
-    pipeline_tag: str
-    task: str
     what: str
     usage: str
     limits: str
@@ -62,10 +59,8 @@ class CardText:
     imported: str = "pipeline"
 
 
-CARDS = {
+CARDS: Mapping[str, CardText] = {
     "VioletForQuestionAnswering": CardText(
-        pipeline_tag="visual-question-answering",
-        task="video-question-answering",
         what="A [VIOLET](https://arxiv.org/abs/2111.12681) model ({size}) that answers questions about short videos: "
         "Video Swin, BERT's text embeddings and a BERT fusion encoder, with a classifier over {answers} answers.",
         usage='answer = {load}\nprint(answer("clip.mp4", {text}))',
@@ -75,8 +70,6 @@ CARDS = {
         columns=("question",),
     ),
     "VioletForMultipleChoice": CardText(
-        pipeline_tag="visual-question-answering",
-        task="video-question-answering",
         what="A [VIOLET](https://arxiv.org/abs/2111.12681) model ({size}) that chooses one of several answers to a "
         "question about a short video: it scores each of them behind the question, beside the video.",
         usage='choose = {load}\nprint(choose("clip.mp4", {text}, options={options}))',
@@ -85,8 +78,6 @@ CARDS = {
         columns=("question",),
     ),
     "VioletForMaskedLM": CardText(
-        pipeline_tag="fill-mask",
-        task="video-fill-mask",
         what="A [VIOLET](https://arxiv.org/abs/2111.12681) model ({size}) that fills the blanks of sentences about "
         "short videos with words of its vocabulary.",
         usage='fill = {load}\nprint(fill("clip.mp4", {text}))',
@@ -95,8 +86,6 @@ CARDS = {
         columns=("text",),
     ),
     "VioletForRetrieval": CardText(
-        pipeline_tag="video-text-to-text",
-        task="video-text-retrieval",
         what="A [VIOLET](https://arxiv.org/abs/2111.12681) model ({size}) that says how well a text fits a short "
         "video, to find videos by texts and texts by videos. Each video and each text is encoded once; every pair "
         "then passes the fusion.",
@@ -106,16 +95,12 @@ CARDS = {
         columns=("caption",),
     ),
     "VioletForCaptioning": CardText(
-        pipeline_tag="video-text-to-text",
-        task="video-captioning",
         what="A [VIOLET](https://arxiv.org/abs/2111.12681) model ({size}) that writes captions of short videos, word "
         "by word.",
         usage='write = {load}\nprint(write("clip.mp4"))',
         limits="It writes what its data describe, in their words, also of a video that shows something else.",
     ),
     "VioletForPreTraining": CardText(
-        pipeline_tag="fill-mask",
-        task="video-fill-mask",
         what="A [VIOLET](https://arxiv.org/abs/2111.12681) model ({size}), pre-trained on videos and captions to be "
         "fine-tuned: Video Swin, BERT's text embeddings and a BERT fusion encoder. Without fine-tuning it fills "
         "blanks in captions and compares videos with captions.",
@@ -125,16 +110,12 @@ CARDS = {
         columns=("text",),
     ),
     "VioletModel": CardText(
-        pipeline_tag="feature-extraction",
-        task="video-feature-extraction",
         what="A [VIOLET](https://arxiv.org/abs/2111.12681) model ({size}) without a head: features of short videos, "
         "or of videos and texts together.",
         usage='describe = {load}\nprint(describe("clip.mp4").shape)',
         limits="Its features are made to be trained further; what they tell by themselves was not measured.",
     ),
     "VioletVisionModel": CardText(
-        pipeline_tag="feature-extraction",
-        task="",
         what="The video encoder of [VIOLET](https://arxiv.org/abs/2111.12681) models ({size}): a Video Swin "
         "Transformer without a head.",
         usage="model = AutoModel.from_pretrained({model})\nframes = AutoVideoProcessor.from_pretrained({model})\n"
@@ -143,7 +124,7 @@ CARDS = {
         imported="AutoModel, AutoVideoProcessor",
     ),
 }
-"""What a model says of itself, by its class."""
+"""What a model says of itself, by its class: one for each of `MODEL_CLASSES`."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +133,7 @@ class Facts:
     What a model's folder tells.
 
     Attributes:
+        name: of the class that it holds.
         kind: its entry of `CARDS`.
         config, processor: config.json, and processor_config.json where there is one.
         results: the metrics of metrics.json by name, without `NOT_RESULTS`.
@@ -162,6 +144,7 @@ class Facts:
     """
 
     folder: Path
+    name: str
     kind: CardText
     config: Mapping[str, Any]
     processor: Mapping[str, Any]
@@ -171,6 +154,16 @@ class Facts:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     report: Mapping[str, Any] = field(default_factory=dict)
     conversion: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def tag(self) -> str:
+        """The nearest of the Hub's own tasks."""
+        return MODEL_CLASSES[self.name].tag
+
+    @property
+    def task(self) -> str | None:
+        """Of its first pipeline; None if it has none."""
+        return next(iter(tasks_of(self.name)), None)
 
     @property
     def benchmark(self) -> str | None:
@@ -197,6 +190,7 @@ def read_facts(folder: Path) -> Facts:
     settings, provenance = metrics.pop("settings", {}), metrics.pop("provenance", {})
     return Facts(
         folder,
+        name,
         CARDS[name],
         config,
         _read_json(folder / "processor_config.json") or _read_json(folder / "video_preprocessor_config.json"),
@@ -259,7 +253,7 @@ def write_model_card(
         body = re.sub(f"^{re.escape(heading)}$", lambda _: f"# {name}", body, count=1, flags=re.MULTILINE)
     try:
         body = _fill_sections(body, {section: write(facts, model) for section, write in SECTIONS.items()})
-    except SavedWeightsError as error:
+    except WeightsError as error:
         raise CardError(str(error)) from error
     except ValueError as error:
         raise CardError(f"{file}: {error}") from error
@@ -290,9 +284,9 @@ def _fill_metadata(data: ModelCardData, facts: Facts, name: str, license_name: s
     Sets what follows from the facts. Other keys and tags stay, and results but those that the text so far, `told`, has
     in its table: these were made from the folder as it was.
     """
-    data.library_name, data.pipeline_tag = "transformers", facts.kind.pipeline_tag
+    data.library_name, data.pipeline_tag = "transformers", facts.tag
     data.license = license_name or data.license
-    wanted = [tag for tag in ("violet", facts.kind.task) if tag]
+    wanted = [tag for tag in ("violet", facts.task) if tag]
     data.tags = [*(data.tags or []), *(tag for tag in wanted if tag not in (data.tags or []))]
     data.base_model = facts.provenance.get("base_model") or data.base_model
     data.datasets = facts.provenance.get("dataset") or data.datasets
@@ -319,8 +313,8 @@ def evaluation_results(facts: Facts) -> list[EvalResult]:
         dataset, label, split, metric = _place(facts, key)
         found.append(
             EvalResult(
-                task_type=facts.kind.pipeline_tag,
-                task_name=facts.kind.task or None,
+                task_type=facts.tag,
+                task_name=facts.task,
                 dataset_type=dataset,
                 dataset_name=label,
                 dataset_split=split,
@@ -424,7 +418,7 @@ def _usage(facts: Facts, model: str | None) -> str:
         named = _quoted(str(facts.folder) if model is None else model)
     carried = "auto_map" in facts.config
     named += ", trust_remote_code=True" * carried
-    load = f'pipeline("{kind.task}", model={named})'
+    load = f'pipeline("{facts.task}", model={named})'
     options = ", ".join(_quoted(option) for option in example.get("options", ("left", "right")))
     code = kind.usage.format(load=load, model=named, text=_quoted(text), options=f"[{options}]")
     imports = f"from transformers import {kind.imported}"

@@ -37,8 +37,7 @@ from .cards import (
     read_facts,
     write_model_card,
 )
-from .saved_weights import INDEX, SavedWeightsError, reshard, weight_files
-from .weight_files import first_line
+from .weight_files import INDEX, WeightsError, first_line, reshard, weight_files
 
 logger = logging.getLogger(__name__)
 
@@ -208,7 +207,7 @@ def staged(
             else:
                 stage.left_out[file.name + "/" * file.is_dir()] = why
         if with_code:
-            from ..core.shipped_code import add_code
+            from ..core.carried_code import add_code
 
             add_code(stage.folder)
         if read_card(stage.folder / CARD_FILE)[0].license is None and license_name is None:
@@ -225,7 +224,7 @@ def _weights(folder: Path, stage: Staged, most_bytes: int) -> set[str]:
     """Puts the weights into the staged folder; the names of the files that are dealt with."""
     try:
         files = weight_files(folder)
-    except SavedWeightsError as error:
+    except WeightsError as error:
         pickled = [file.name for file in sorted(folder.iterdir()) if _matches(file.name, PICKLES)]
         hint = f" {', '.join(pickled)}: pickles are not published; `violet convert` makes safetensors." * bool(pickled)
         raise HubError(f"{error}{hint}") from error

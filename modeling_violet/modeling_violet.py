@@ -11,8 +11,8 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
 
 from ..configuration.configuration_violet import VioletConfig
-from ..core.saving import SavedWhole
 from ..core.upstream import can_return_tuple, capture_outputs, one_cache
+from ..core.whole_folders import SavedWhole
 from .embeddings import VideoTokens, VioletProjection, VioletTextEmbeddings, VioletVideoEncoder
 from .fusion import FusionAttention, FusionEncoder, FusionLayer, TokenGroup
 from .heads import VioletClassificationHead, VioletMaskedLMHead

@@ -16,8 +16,8 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
 from ..configuration.configuration_violet import VioletVisionConfig
-from ..core.saving import SavedWhole
 from ..core.upstream import ALL_ATTENTION_FUNCTIONS, GradientCheckpointingLayer, capture_outputs
+from ..core.whole_folders import SavedWhole
 from .attention import eager_attention_forward
 
 Size = tuple[int, int, int]

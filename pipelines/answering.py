@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..core.catalogue import MODEL_CLASSES
 from ..evaluation.answers import answer_log_probabilities
 from ..modeling_violet import VideoTokens
 from ..processing.questions import (
@@ -29,6 +30,9 @@ class Way:
     Args:
         pipe: the pipeline, which has model and processor.
     """
+
+    scores_given = False
+    """Whether it scores answers that come with an open question."""
 
     def __init__(self, pipe: VideoTextPipeline):
         self.pipe = pipe
@@ -91,6 +95,8 @@ class ByMask(Way):
     given answers of any number of tokens, each with the geometric mean of its tokens' probabilities, read at as many
     [MASK]s.
     """
+
+    scores_given = True
 
     def ask(self, question, names, mask_place):
         tokens = [answer_tokens(self.tokenizer, name) for name in names]
@@ -161,12 +167,14 @@ class ByWriting(Way):
         return self.tokenizer.decode(outputs["sequences"][0, number], skip_special_tokens=True)
 
 
+_WAYS = {way.__name__: way for way in (ByClassifier, ByMatch, ByMask, ByNumber, ByWriting)}
 OPEN_ENDED: Mapping[str, type[Way]] = {
-    "VioletForQuestionAnswering": ByClassifier,
-    "VioletForMaskedLM": ByMask,
-    "VioletForCaptioning": ByWriting,
+    name: _WAYS[known.answers] for name, known in MODEL_CLASSES.items() if known.answers
 }
-WITH_OPTIONS: Mapping[str, type[Way]] = {"VioletForMultipleChoice": ByMatch, "VioletForMaskedLM": ByNumber}
+WITH_OPTIONS: Mapping[str, type[Way]] = {
+    name: _WAYS[known.chooses] for name, known in MODEL_CLASSES.items() if known.chooses
+}
+"""By the model's class, see `core.catalogue`."""
 
 
 def model_name(model: Any) -> str:
@@ -193,6 +201,8 @@ def find_way(model: Any, with_options: bool, with_answers: bool) -> type[Way]:
         raise ValueError(f"{name} takes no `options`; models that choose are {', '.join(WITH_OPTIONS)}.")
     if not with_options and name not in OPEN_ENDED:
         raise ValueError(f"{name} chooses between options, and there are none: pipe(video, question, options=[...]).")
-    if with_answers and name != "VioletForMaskedLM":
-        raise ValueError(f"{name} takes no `answers`; VioletForMaskedLM scores given ones.")
-    return (WITH_OPTIONS if with_options else OPEN_ENDED)[name]
+    way = (WITH_OPTIONS if with_options else OPEN_ENDED)[name]
+    if with_answers and not way.scores_given:
+        able = ", ".join(name for name, way in OPEN_ENDED.items() if way.scores_given)
+        raise ValueError(f"{name} takes no `answers`; {able} scores given ones.")
+    return way

@@ -1,25 +1,26 @@
-"""Auto classes for the pipelines' tasks: of the models that can do a task, the one that a checkpoint holds."""
+"""
+Auto classes for the pipelines' tasks: of the models that can do a task, the one that a checkpoint holds. And what
+makes pipelines known to transformers: the package's, and one of your own.
+"""
 
 from collections import OrderedDict
+from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
-from transformers import PreTrainedModel
+import transformers
+from transformers.pipelines import PIPELINE_REGISTRY, Pipeline
 
 from ..configuration import VioletConfig
+from ..core.catalogue import AUTO_CLASSES, MODELS, MODELS_OF_ADDED, PIPELINE_CLASSES, PIPELINES, models_of
+from ..core.registry import TRAVELLING
 from ..core.upstream import _BaseAutoModelClass, _LazyAutoMapping
-from ..modeling_violet import (
-    VioletForCaptioning,
-    VioletForMaskedLM,
-    VioletForMultipleChoice,
-    VioletForQuestionAnswering,
-    VioletForRetrieval,
-)
 
 
-def _models(*classes: type[PreTrainedModel]) -> _LazyAutoMapping:
-    """The class that a checkpoint's `architectures` names, else the first of these."""
+def _models(task: str) -> _LazyAutoMapping:
+    """The class that a checkpoint's `architectures` names, else the first that has the task."""
     mapping = _LazyAutoMapping(OrderedDict(), OrderedDict())
-    mapping.register(VioletConfig, classes)
+    mapping.register(VioletConfig, tuple(MODELS[name] for name in models_of(task)))
     return mapping
 
 
@@ -49,26 +50,68 @@ class _AutoModelOfTask(_BaseAutoModelClass):
 
 
 class AutoModelForVideoQuestionAnswering(_AutoModelOfTask):
-    """Whatever answers questions: by a classifier, at a [MASK], by a choice, in writing. From pre-training: [MASK]."""
+    """Loads a checkpoint that answers questions, in whichever way; one of pre-training as `VioletForMaskedLM`."""
 
-    _model_mapping = _models(
-        VioletForMaskedLM, VioletForQuestionAnswering, VioletForMultipleChoice, VioletForCaptioning
-    )
+    _model_mapping = _models("video-question-answering")
 
 
 class AutoModelForVideoCaptioning(_AutoModelOfTask):
-    """Whatever writes captions."""
+    """Loads a checkpoint that writes captions."""
 
-    _model_mapping = _models(VioletForCaptioning)
+    _model_mapping = _models("video-captioning")
 
 
 class AutoModelForVideoFillMask(_AutoModelOfTask):
-    """Whatever fills in a [MASK] beside a video."""
+    """Loads a checkpoint that fills in a [MASK] beside a video."""
 
-    _model_mapping = _models(VioletForMaskedLM)
+    _model_mapping = _models("video-fill-mask")
 
 
 class AutoModelForVideoTextRetrieval(_AutoModelOfTask):
-    """Whatever scores texts against videos."""
+    """Loads a checkpoint that scores texts against videos."""
 
-    _model_mapping = _models(VioletForRetrieval)
+    _model_mapping = _models("video-text-retrieval")
+
+
+@cache
+def auto_class(task: str) -> type:
+    """The Auto class that loads the models of a task's pipeline."""
+    name = PIPELINE_CLASSES[task].auto_class if task in PIPELINE_CLASSES else None
+    if task in AUTO_CLASSES:
+        return AUTO_CLASSES[task]
+    if name is not None:
+        return getattr(transformers, name)
+    name = "AutoModelFor" + "".join(word.capitalize() for word in task.split("-"))
+    return type(name, (_AutoModelOfTask,), {"_model_mapping": _models(task)})
+
+
+def register_pipelines() -> None:
+    """Makes every pipeline of the catalogue known to `transformers.pipeline`; doing it twice is harmless."""
+    for task in PIPELINES:
+        if task not in PIPELINE_REGISTRY.get_supported_tasks():
+            PIPELINE_REGISTRY.register_pipeline(
+                task, pipeline_class=PIPELINES[task], pt_model=auto_class(task), type="multimodal"
+            )
+
+
+def add_pipeline(task: str, pipeline_class: type[Pipeline], models: Iterable[str]) -> type[Pipeline]:
+    """
+    Makes a pipeline of your own known to `transformers.pipeline`, and gives its class back. Checkpoints of these model
+    classes list it, and carry its file if they carry their code: call this at the end of that file.
+
+    Args:
+        task: its name for `pipeline`.
+        pipeline_class: best a `VideoTextPipeline`.
+        models: the names of the model classes that it asks, such as "VioletForMaskedLM".
+
+    Raises:
+        ValueError: for a task that another pipeline has, or an unknown model class.
+    """
+    names = tuple(models)
+    for name in names:
+        MODELS.source(name)
+    PIPELINES.add(task, pipeline_class)
+    MODELS_OF_ADDED[task] = names
+    if not TRAVELLING:  # else the checkpoint names it
+        register_pipelines()
+    return pipeline_class

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from .answering import ByWriting, Way, find_way, model_name
+from .answering import OPEN_ENDED, ByWriting, Way, find_way, model_name
 from .pairs import VideoTextPipeline, check_top_k, in_batch, need, pair_up
 from .writing import check_special_tokens, default_length
 
@@ -44,7 +44,7 @@ class VideoQuestionAnsweringPipeline(VideoTextPipeline):
 
     @property
     def writes(self) -> bool:
-        return model_name(self.model) == "VioletForCaptioning"
+        return OPEN_ENDED.get(model_name(self.model)) is ByWriting
 
     def __call__(
         self, videos: Any, question: str | list[str] | None = None, options: Sequence | None = None, **kwargs: Any

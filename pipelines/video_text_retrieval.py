@@ -68,7 +68,7 @@ class VideoTextRetrievalPipeline(VideoTextPipeline):
         Raises:
             GalleryError: for a folder without a whole gallery, or with one of other videos, weights or frames.
         """
-        from ..evaluation.galleries import StoredGallery, encode_gallery  # no checkpoint carries it, see shipped_code
+        from ..evaluation.galleries import StoredGallery, encode_gallery  # no checkpoint carries it, see carried_code
 
         if videos is None:
             self._gallery = StoredGallery(folder, self.model, self.processor)

@@ -9,7 +9,7 @@ from transformers import BertTokenizer, PreTrainedTokenizerBase
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin, TextKwargs
 
-from ..core.saving import SavedWhole
+from ..core.whole_folders import SavedWhole
 from .video_processing_violet import as_one_frame, name_of, split_into_pictures
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")

@@ -20,9 +20,9 @@ from transformers.processing_utils import Unpack, VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
-from ..core.saving import SavedWhole
-from ..core.shipped_code import without_code
+from ..core.carried_code import without_code
 from ..core.upstream import group_videos_by_shape, reorder_videos
+from ..core.whole_folders import SavedWhole
 from .decoding import (
     BACKENDS,
     TIME_TOLERANCE,

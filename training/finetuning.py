@@ -25,7 +25,7 @@ from ..core.weights import pretrained
 from ..data import moving_shapes, read_rows, rows_digest
 from ..data.hub_rows import HUB
 from ..data.loading import ClipReader
-from ..hub.converting import load_tokenizer
+from ..hub.conversion import load_tokenizer
 from ..modeling_violet import VioletPreTrainedModel
 from ..modeling_violet.heads import VioletClassificationHead
 from ..processing import VideoTextProcessor, special_tokens

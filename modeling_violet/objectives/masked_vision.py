@@ -48,10 +48,6 @@ class MVMTarget:
     options: Mapping[str, int | float] = field(default_factory=dict)
     constant: Callable[[Sequence[torch.Tensor], int], torch.Tensor] | None = None
 
-    def __post_init__(self):
-        # `Registry.file` asks a part for its module: a target is an object of this class, made in another file.
-        object.__setattr__(self, "__module__", self.build_head.__module__)
-
 
 MVM_TARGETS: Registry[MVMTarget] = Registry(
     "target of masked visual modelling",
@@ -66,6 +62,7 @@ MVM_TARGETS: Registry[MVMTarget] = Registry(
         "2d_feature": "vision_targets:IMAGE_FEATURE",
         "2d_clip_feature": "vision_targets:CLIP_FEATURE",
     },
+    config_keys=("mvm_targets",),
 )
 
 

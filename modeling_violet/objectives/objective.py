@@ -115,6 +115,8 @@ class Objective:
         raise NotImplementedError
 
 
+BUILT_IN = ("vtc", "vtm", "mlm", "mvm", "smtm")
+"""Those that need no entry in the configuration's `objectives`, in the order in which their losses are computed."""
 OBJECTIVES: Registry[type[Objective]] = Registry(
     "objective",
     __package__,
@@ -125,9 +127,9 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
         "mvm": "masked_vision:MaskedVision",
         "smtm": "masked_words:WrittenWords",
     },
+    config_keys=("objectives",),
+    always=BUILT_IN,
 )
-BUILT_IN = ("vtc", "vtm", "mlm", "mvm", "smtm")
-"""Those that need no entry in the configuration's `objectives`, in the order in which their losses are computed."""
 
 
 def objectives_of(config: VioletConfig) -> dict[str, Objective]:

@@ -15,7 +15,7 @@ import pytest
 from violet.cli import main
 from violet.core.files import sha256
 from violet.hub import HubError, push, write_model_card
-from violet.hub.saved_weights import weight_files
+from violet.hub.weight_files import weight_files
 
 from .local_hub import ClientFailure, HubClient, LocalHub, Repository
 
@@ -392,7 +392,7 @@ sys.meta_path.insert(0, Refusing())
 
 
 def test_code_goes_along_and_the_cards_code_runs_without_the_package(folder, hub, client, shapes_folder, tmp_path):
-    pytest.importorskip("violet.core.shipped_code")
+    pytest.importorskip("violet.core.carried_code")
     before = contents(folder)
     client.run(PUSH, folder=folder, repo="people/code", options={"with_code": True})
     assert contents(folder) == before

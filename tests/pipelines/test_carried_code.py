@@ -14,7 +14,9 @@ from transformers.dynamic_module_utils import get_imports, get_relative_import_f
 
 import violet
 from violet import VioletVisionModel, named_configuration
-from violet.core.shipped_code import NAMING_CODE, ROOT, add_code, flatten
+from violet.core.carried_code import NAMING_CODE, add_code
+from violet.core.flat_modules import flatten
+from violet.core.registry import ROOT
 
 ASKING = Path(__file__).with_name("asking.py")
 THERE = {"huggingface_hub", "numpy", "safetensors", "tokenizers", "torch", "torchvision", "transformers"}

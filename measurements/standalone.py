@@ -1,6 +1,6 @@
 """Checkpoints that carry their code, in a virtual environment without this package.
 
-    python benchmarks/standalone.py [--folder outputs/standalone] [--clips FOLDER]
+    python measurements/standalone.py [--folder outputs/standalone] [--clips FOLDER]
 
 Makes an environment with transformers, torch, torchvision, av and pillow, of the versions that are installed here
 (about three minutes and 7 GB), saves a model of each class with its code, starting from the shipped violet-tiny with

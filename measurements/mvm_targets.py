@@ -1,7 +1,7 @@
 """
 Learns each target of masked visual modelling alone, and says how far the error on hidden patches falls.
 
-    python benchmarks/mvm_targets.py [--target NAME] [--seconds 150 | --steps 600] [--json rows.json]
+    python measurements/mvm_targets.py [--target NAME] [--seconds 150 | --steps 600] [--json rows.json]
 
 For each target a violet-tiny is trained from scratch on drawn clips, by the training code that `violet pretrain` uses,
 and measured on the hidden patches of clips that it never saw. `constant` is the error of the best prediction that is

@@ -1,6 +1,6 @@
 """The whole test suite in three environments: the lowest releases that setup.cfg allows, constraints.txt, the newest.
 
-    python benchmarks/compatibility.py [--folder outputs/compatibility] [--rows lowest constraints newest]
+    python measurements/compatibility.py [--folder outputs/compatibility] [--rows lowest constraints newest]
 
 uv resolves and makes each environment (some 7 GB, and up to five minutes for the downloads). `newest` ignores the
 floors and ceilings of setup.cfg. The output of each run of pytest is in FOLDER/NAME.log; docs/compatibility.md has a

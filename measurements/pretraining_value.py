@@ -2,7 +2,7 @@
 Is pre-training worth it, and which objective is? Fine-tunes on a tenth of the questions from random weights, from the
 shipped ones, and from short pre-trainings that each leave one objective out; prints medians over seeds.
 
-    python benchmarks/pretraining_value.py [--seeds 0 1 2] [--variants scratch shipped all no_mvm …]
+    python measurements/pretraining_value.py [--seeds 0 1 2] [--variants scratch shipped all no_mvm …]
 
 Each run goes into its own folder below `--output`; what is there is not run again.
 """

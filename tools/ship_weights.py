@@ -1,5 +1,5 @@
 """
-`python -m violet.hub.shipping MODEL RECIPE`: puts a pre-trained model among the weights that come with the
+`python tools/ship_weights.py MODEL RECIPE`: puts a pre-trained model among the weights that come with the
 package, under its folder's name, in half precision, with its processor, its curves, its metrics and a card that names
 the recipe by its hash.
 """
@@ -11,11 +11,11 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from ..core.files import new_folder, sha256, write_json, write_tensors
-from ..core.weights import FOLDER
-from ..evaluation.provenance import METRICS_FILE
-from .cards import CURVES_FILE, write_model_card
-from .saved_weights import WEIGHTS
+from violet.core.files import new_folder, sha256, write_json, write_tensors
+from violet.core.weights import FOLDER
+from violet.evaluation.provenance import METRICS_FILE
+from violet.hub.cards import CURVES_FILE, write_model_card
+from violet.hub.weight_files import WEIGHTS
 
 COPIED = ("config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json", CURVES_FILE)
 EXAMPLE = "a small red disc moves [MASK]"

@@ -1,8 +1,8 @@
 """
 What a shortlist costs and saves: the built-in clips as one gallery on disk, searched exhaustively and in two stages,
-with shortlists of several sizes, by a violet-tiny that was fine-tuned for retrieval (see benchmarks/tasks.py).
+with shortlists of several sizes, by a violet-tiny that was fine-tuned for retrieval (see measurements/tasks.py).
 
-    python benchmarks/retrieval.py --model outputs/tasks/retrieval-0 [--shapes outputs/tasks/moving_shapes]
+    python measurements/retrieval.py --model outputs/tasks/retrieval-0 [--shapes outputs/tasks/moving_shapes]
         [--videos 1000] [--texts 300] [--json rows.json]
 
 Prints, for each size, R@1, R@5 and R@10 of texts that look for their video, what they lose against the exhaustive

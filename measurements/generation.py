@@ -2,7 +2,7 @@
 Times captioning at the published size: one encoder pass of two clips, and the decoding of 20 words about them, with a
 key-value cache and by recomputing everything at every word.
 
-    python benchmarks/generation.py [--words 20] [--rounds 3] [--threads 1] [--clock wall] [--json rows.json]
+    python measurements/generation.py [--words 20] [--rounds 3] [--threads 1] [--clock wall] [--json rows.json]
 
 What is compared takes turns, so that it shares whatever else the machine does; medians count. The baseline is the
 encoder pass: decoding is to cost at most 0.6 of it. The weights are random, which changes no time. On a machine that

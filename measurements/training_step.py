@@ -1,7 +1,7 @@
 """
 Times a training step of violet-tiny by attention kernel and precision, in turn and in one process.
 
-    python benchmarks/training_step.py [--steps 10] [--rounds 3] [--output rows.json]
+    python measurements/training_step.py [--steps 10] [--rounds 3] [--output rows.json]
 """
 
 import argparse

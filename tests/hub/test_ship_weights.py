@@ -1,22 +1,35 @@
 """A pre-trained model becomes weights of the package."""
 
 import hashlib
+import importlib.util
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from violet import VioletForPreTraining, named_configuration
-from violet.hub import cards, shipping
+from violet.hub import cards
+
+SCRIPT = Path(__file__).parents[2] / "tools" / "ship_weights.py"
+
+
+@pytest.fixture(scope="module")
+def script():
+    """The maintainer's script, which is no part of the package."""
+    spec = importlib.util.spec_from_file_location("ship_weights", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture
-def model(tmp_path, model_folder, monkeypatch):
-    """A finished pre-training's folder, as far as shipping reads it."""
+def model(tmp_path, model_folder, monkeypatch, script):
+    """A finished pre-training's folder, as far as the script reads it."""
     from transformers import AutoProcessor
 
-    for module in (shipping, cards):
+    for module in (script, cards):
         monkeypatch.setattr(module, "FOLDER", tmp_path / "package")
     folder = tmp_path / "violet-mini"
     torch.manual_seed(0)
@@ -29,10 +42,10 @@ def model(tmp_path, model_folder, monkeypatch):
     return folder
 
 
-def test_half_precision_with_a_card_that_names_recipe_and_results(model, tmp_path):
+def test_half_precision_with_a_card_that_names_recipe_and_results(model, script, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("max_steps: 7\n")
-    folder = shipping.ship(model, recipe)
+    folder = script.ship(model, recipe)
     assert folder == tmp_path / "package" / "violet-mini"
     before, after = load_file(model / "model.safetensors"), load_file(folder / "model.safetensors")
     assert set(before) == set(after)
@@ -43,14 +56,14 @@ def test_half_precision_with_a_card_that_names_recipe_and_results(model, tmp_pat
     assert 'violet.pretrained("violet-mini")' in card and "license: apache-2.0" in card
     assert "| recipe | recipe.yaml |" in card and hashlib.sha256(recipe.read_bytes()).hexdigest() in card
     assert hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest() in card
-    shipping.ship(model, recipe)  # over what is there
+    script.ship(model, recipe)  # over what is there
     assert sorted(path.name for path in folder.parent.iterdir()) == ["violet-mini"]
 
 
-def test_weights_too_heavy_for_a_package_are_refused(model, tmp_path, monkeypatch):
+def test_weights_too_heavy_for_a_package_are_refused(model, script, tmp_path, monkeypatch):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("max_steps: 7\n")
-    monkeypatch.setattr(shipping, "MOST_BYTES", 1000)
+    monkeypatch.setattr(script, "MOST_BYTES", 1000)
     with pytest.raises(ValueError, match="violet-mini would add .* at most 1,000"):
-        shipping.ship(model, recipe)
+        script.ship(model, recipe)
     assert not (tmp_path / "package" / "violet-mini").exists()

@@ -1,6 +1,7 @@
 """What loading costs beside decoding, and what memory it takes as a table grows.
 
-    python benchmarks/loading.py [--clips FOLDER] [--tsv FILE] [--rows 1000 100000] [--repeats 5] [--output rows.json]
+    python measurements/loading.py [--clips FOLDER] [--tsv FILE] [--rows 1000 100000] [--repeats 5]
+                                   [--output rows.json]
 
 Speed: batches of ten clips that a data loader's worker hands over, against decoding and resizing in one process, in
 turns. The worker decodes files in a process of its own, which can be killed. Pictures are uint8 in both, as in

@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from .carried_code import JSON_FILES, TRAVELLING, add_code
 from .files import save_into
-from .shipped_code import JSON_FILES, TRAVELLING, add_code
 
 
 class SavedWhole:
@@ -22,7 +22,7 @@ class SavedWhole:
         - The files take the place of older ones all at once, see `files.save_into`; shards of older weights go.
         - Weights are safetensors, and nothing else.
         - `with_code` puts the code beside them that is needed where this package is not installed, see
-          `shipped_code.add_code`. A model that was loaded from such a folder, without the package, always does so.
+          `carried_code.add_code`. A model that was loaded from such a folder, without the package, always does so.
 
         Raises:
             ValueError: for `safe_serialization=False`.

@@ -1,6 +1,6 @@
 """Time the video backends on a folder of clips.
 
-    python benchmarks/decoding.py --clips FOLDER [--frames 5] [--repeats 5] [--output rows.json]
+    python measurements/decoding.py --clips FOLDER [--frames 5] [--repeats 5] [--output rows.json]
 
 Backends take turns on every clip, in an order that changes from repeat to repeat, so that they share whatever else
 the machine does. A row's seconds are for one clip, the median over clips and repeats; the first backend is the

@@ -4,7 +4,8 @@ it on new clips: as they are, with the frames of each shuffled, on pairs of shap
 shows (`unseen pairs`), and where both shapes are in sight all the time. Prints medians over the seeds, and how far
 they lie apart.
 
-    python benchmarks/unseen_pairs.py [--seeds 11 12 13] [--steps N] [--output outputs/unseen_pairs] [--json rows.json]
+    python measurements/unseen_pairs.py [--seeds 11 12 13] [--steps N] [--output outputs/unseen_pairs]
+                                        [--json rows.json]
 
 A seed decides both what is drawn and the training; those of the demo (0) and of the shipped weights (2026) are no
 test. Each run goes into its own folder below `--output`: what is there is not run again, and a run that was stopped

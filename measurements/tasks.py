@@ -3,7 +3,7 @@ Fine-tunes the shipped violet-tiny for each task on the built-in data, and measu
 the frames of each in another order, and after training on videos and texts that do not belong together; beside them,
 what the words alone are worth (`prior`).
 
-    python benchmarks/tasks.py [--task NAME …] [--seed 0] [--output outputs/tasks] [--json rows.json]
+    python measurements/tasks.py [--task NAME …] [--seed 0] [--output outputs/tasks] [--json rows.json]
 
 Each run goes into its own folder below `--output`; what is there is not run again. The bars are those of
 docs/results.md; a task that misses one is marked, and the status is 1 then.
