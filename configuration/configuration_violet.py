@@ -161,7 +161,9 @@ class VioletConfig(PreTrainedConfig):
         projection_type (`str`): how they are pooled, a name of `modeling_violet.projection.PROJECTIONS`.
         contrastive_weight (`float`): weight of the video-text contrastive loss where captions are given.
         mvm_targets (`dict[str, dict]`): what masked patches predict in pre-training: names of
-            `modeling_violet.mvm.MVM_TARGETS`, each with the options of its head (`{}` for its defaults).
+            `masked_vision.MVM_TARGETS`, each with the options of its head (`{}` for its defaults).
+        objectives (`dict[str, dict]`): pre-training objectives beyond those that every model has: names of
+            `objective.OBJECTIVES`, each with its options (`{}` for its defaults).
         match_temperature (`float`): what match scores are divided by before their softmax.
         retrieval_directions (`int`): 1 for a loss over the texts of each video (VIOLET), 2 for both ways (VIOLETv2).
         label_smoothing (`float`): the part of each target that the tasks' losses spread over all classes.
@@ -206,6 +208,7 @@ class VioletConfig(PreTrainedConfig):
     projection_type: str = "in_order"
     contrastive_weight: float | int = 1.0
     mvm_targets: dict[str, dict[str, int | float]] | None = None
+    objectives: dict[str, dict[str, Any]] | None = None
     match_temperature: float = 0.05
     retrieval_directions: int = 2
     label_smoothing: float | int = 0.0
@@ -228,6 +231,13 @@ class VioletConfig(PreTrainedConfig):
         None: how many frames are taken of a video, the processor says. transformers' pipeline `video-classification`
         asks the configuration, and hands the answer to the processor.
         """
+        return None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, without those of other parts that have their defaults: VIOLETs are saved as they always were."""
+        unused = {"text_config": None, "fusion_config": None, "projection_type": "in_order", "objectives": None}
+        fields = super().to_dict().items()
+        return {name: value for name, value in fields if name not in unused or value != unused[name]}
 
     def validate_architecture(self):
         """Refuses contradictions, naming the field."""

@@ -45,6 +45,7 @@ class Registry(Mapping[str, Part], Generic[Part]):
         config_keys: where a checkpoint's config.json names entries, such as "vision_config.model_type" (one name) or
             "mvm_targets" (the names are the keys there, or a list): the checkpoint carries the modules of these.
         default: the entry that every name stands for which the table has not; without it such a name is refused.
+        always: entries that a checkpoint carries whatever its config.json names.
     """
 
     def __init__(
@@ -54,9 +55,11 @@ class Registry(Mapping[str, Part], Generic[Part]):
         entries: Mapping[str, str] | None = None,
         config_keys: Sequence[str] = (),
         default: str | None = None,
+        always: Sequence[str] = (),
     ) -> None:
         self.role = role
         self.default = default
+        self.always = tuple(always)
         self.config_keys = tuple(config_keys)
         self._entries: dict[str, str | Part] = dict(entries or {})
         self._sources = {name: _source(package, entry) for name, entry in (entries or {}).items()}
@@ -112,8 +115,8 @@ class Registry(Mapping[str, Part], Generic[Part]):
         return part
 
     def used(self, config: Mapping[str, Any]) -> list[str]:
-        """The names of entries in the content of a config.json, see `config_keys`."""
-        found: dict[str, None] = {}
+        """The entries that a checkpoint with this config.json needs, see `config_keys` and `always`."""
+        found: dict[str, None] = dict.fromkeys(self.always)
         for key in self.config_keys:
             value: Any = config
             for step in key.split("."):

@@ -24,7 +24,7 @@ from ..modeling_violet import (
 )
 from ..modeling_violet.encoders.video_swin import relative_position_index
 from ..modeling_violet.heads import VioletClassificationHead, VioletMaskedLMHead
-from ..modeling_violet.mvm import build_mvm_heads
+from ..modeling_violet.objectives.masked_vision import build_mvm_heads
 from .layouts import (
     BACKBONE,
     BERT,

@@ -28,8 +28,9 @@ from violet import VideoTextProcessor, VioletForPreTraining, VioletVideoProcesso
 from violet.core.files import write_json
 from violet.data.loading import ClipReader
 from violet.data.moving_shapes import draw_clip, moving_shapes
-from violet.modeling_violet.mvm import LARGEST_FLOW, MVM_TARGETS, mvm_loss, start_at
-from violet.modeling_violet.teachers import Teacher
+from violet.modeling_violet.objectives.masked_vision import MVM_TARGETS, mvm_loss, start_at
+from violet.modeling_violet.objectives.teachers import Teacher
+from violet.modeling_violet.objectives.vision_targets import LARGEST_FLOW
 from violet.processing import train_wordpiece_tokenizer
 from violet.training.learning_rates import learning_rate_factor
 from violet.training.machine import cpu_has_bfloat16, preferred_kernel

@@ -226,7 +226,7 @@ def masked_l1_as_published(
     Args:
         prediction, target: of one shape.
         mask: boolean, of the same number of dimensions, 1 along the channels.
-        divisor: a number a target, see `mvm`.
+        divisor: a number a target, see `objectives.vision_targets`.
     """
     total = _absolute_difference(prediction, target, mask.expand_as(target))
     return average(total, mask.sum() + 1e-5) / divisor

@@ -1,7 +1,8 @@
 """`VioletForPreTraining`: matching, masked words, masked visual modelling and contrast in one pass."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,11 +13,11 @@ from ..configuration.configuration_violet import VioletConfig
 from ..core.upstream import can_return_tuple
 from .fusions import record_received_attention
 from .heads import VioletClassificationHead, VioletMaskedLMHead
-from .losses import IGNORE_INDEX, combine, masked_accuracy, masked_cross_entropy
+from .losses import combine
 from .modeling_violet import VioletModel, VioletPreTrainedModel
-from .mvm import build_mvm_heads, mvm_loss, predict_mvm
-
-MVM_PREFIX = "mvm_"
+from .objectives.masked_vision import build_mvm_heads
+from .objectives.objective import Objective, objectives_of, why_absent
+from .objectives.passes import Passes, unread_parameters
 
 
 @dataclass
@@ -25,11 +26,12 @@ class VioletPreTrainingOutput(ModelOutput):
     Attributes:
         loss: (), the weighted sum of `losses`.
         losses: each objective's loss (), by name, before its weight.
-        accuracies: (), by name: of matching (`vtm`), masked words (`mlm`, `smtm`), contrast (`vtc`, video to text),
-            and of the masked ids of `mvm_vq`.
+        accuracies: (), by name: of matching (`vtm`), masked words (`mlm`, `smtm`) and contrast (`vtc`, video to text).
         mlm_logits: (batch, X, vocabulary).
         match_logits: (batch, 1 + negatives), the video's own text first, before the temperature.
-        mvm_predictions: what each target's head predicts, by target, in the target's layout (see `mvm`).
+        mvm_predictions: what each target's head predicts, by target, in the target's layout (see
+            `vision_targets`).
+        predictions: what the heads of other objectives predict, by objective.
         received_attention: (batch, L_v + X), in a pass that asks for it alone.
         hidden_states, attentions: where asked for, of the fusion under the bidirectional rule, a row a pair: each
             video with its own text, then with its negatives.
@@ -41,6 +43,7 @@ class VioletPreTrainingOutput(ModelOutput):
     mlm_logits: torch.Tensor | None = None
     match_logits: torch.Tensor | None = None
     mvm_predictions: dict[str, torch.Tensor] | None = None
+    predictions: dict[str, Any] | None = None
     received_attention: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
@@ -55,6 +58,7 @@ class VioletForPreTraining(VioletPreTrainedModel):
     - `mlm`, masked words; `smtm`, the same words under the sequence-to-sequence mask.
     - `mvm_TARGET`, masked visual modelling, for each of the configuration's `mvm_targets`.
     - `vtc`, video-text contrast before the fusion, over the videos and texts of all processes.
+    - any other of `objectives.objective.OBJECTIVES` that the configuration's `objectives` names.
 
     The pass of a video with its own text serves matching, masked words and masked visual modelling alike.
     """
@@ -65,6 +69,9 @@ class VioletForPreTraining(VioletPreTrainedModel):
         self.match_head = VioletClassificationHead(config, 1)
         self.mlm_head = VioletMaskedLMHead(config)
         self.mvm_heads = build_mvm_heads(config)
+        self.objectives = objectives_of(config)
+        heads = {name: objective.build_head(config) for name, objective in self.objectives.items()}
+        self.objective_heads = nn.ModuleDict({name: head for name, head in heads.items() if head is not None})
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Linear:
@@ -75,27 +82,32 @@ class VioletForPreTraining(VioletPreTrainedModel):
 
     def objective_names(self) -> list[str]:
         """All objectives that this model can be trained with."""
-        contrast = [] if self.violet.projection is None else ["vtc"]
-        return ["vtm", "mlm", "smtm", *contrast, *(MVM_PREFIX + name for name in self.mvm_heads)]
+        return list(self.objectives)
 
-    def freeze_unused(self, objectives: Iterable[str]) -> None:
+    def find_objectives(self, names: Collection[str]) -> list[Objective]:
+        """
+        The objectives of these names, in the order in which they are computed.
+
+        Raises:
+            ValueError: for one that this model does not have, with those that it has and with what it lacks.
+        """
+        unknown = [name for name in names if name not in self.objectives]
+        if unknown:
+            raise ValueError(
+                f"This model has no objective {', '.join(map(repr, unknown))}; it has "
+                f"{', '.join(self.objectives)} ({'; '.join(map(why_absent, unknown))})."
+            )
+        return [objective for name, objective in self.objectives.items() if name in names]
+
+    def freeze_unused(self, objectives: Collection[str]) -> None:
         """
         Parameters that none of these objectives trains keep their value and get no gradient. Some ways to train over
         several processes (FSDP) cannot save an optimiser with parameters that never had one.
         """
-        objectives = set(objectives)
-        used: dict[nn.Module | None, bool] = {
-            self.match_head: "vtm" in objectives,
-            self.mlm_head: bool(objectives & {"mlm", "smtm"}),
-            self.violet.projection: "vtc" in objectives,
-            **{head: MVM_PREFIX + name in objectives for name, head in self.mvm_heads.items()},
-        }
-        for module, is_used in used.items():
-            if module is not None and not is_used:
-                module.requires_grad_(False)
-        for parameter in (self.violet.task_tokens, self.violet.video_encoder.hidden_order_embedding):
-            if parameter is not None:
-                parameter.requires_grad_(False)
+        used = {parameter for one in self.find_objectives(objectives) for parameter in one.trained(self)}
+        own = {parameter for one in self.objectives.values() for parameter in one.trained(self)}
+        for parameter in own.union(unread_parameters(self.violet)) - used:
+            parameter.requires_grad_(False)
 
     @can_return_tuple
     def forward(
@@ -129,6 +141,7 @@ class VioletForPreTraining(VioletPreTrainedModel):
             mvm_targets: what the masked patches show, by target, as its teacher gives it (see `teachers`).
             objectives: weights by objective; those that are not named are not computed. By default 1 for `vtm`, `mlm`,
                 `vtc` and every MVM target, as far as their inputs are given.
+            kwargs: what other objectives need, and transformers' own arguments.
             only_received_attention: return nothing but `received_attention`: for each place of the video and of the
                 text the attention that it receives, mean over heads, summed over layers and queries.
 
@@ -141,123 +154,41 @@ class VioletForPreTraining(VioletPreTrainedModel):
             with record_received_attention(self.violet.fusion) as received:
                 self.violet(pixel_values_videos, input_ids, attention_mask, **kwargs)
             return VioletPreTrainingOutput(received_attention=received.total)
-        mvm_targets = mvm_targets or {}
-        weights = self._default_objectives(labels, negative_index, mvm_targets) if objectives is None else objectives
-        self._check_objectives(weights, labels, bool_masked_pos, negative_index, mvm_targets)
-
-        batch = len(input_ids)
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        words = input_ids if labels is None else torch.where(labels == IGNORE_INDEX, input_ids, labels)
-        video = self.violet.encode_videos(pixel_values_videos, bool_masked_pos)
-        losses: dict[str, torch.Tensor] = {}
-        accuracies: dict[str, torch.Tensor] = {}
-        output = VioletPreTrainingOutput(losses=losses, accuracies=accuracies)
-
-        negatives = negative_index if "vtm" in weights else None
-        if "vtc" in weights or num_hard_negatives is not None:
-            videos, texts = self.violet.video_and_text_embeddings(video, words, mask)
-            if "vtc" in weights:
-                others = None
-                if wrong_ids is not None:
-                    others = self.violet.get_text_features(wrong_ids, wrong_attention_mask).pooler_output
-                losses["vtc"], accuracies["vtc"] = self.violet.contrast(videos, texts, words, True, others)
-            if negatives is not None and num_hard_negatives is not None:
-                negatives = hardest(negatives, videos, texts, num_hard_negatives)
-
-        text_index = video_index = torch.arange(batch, device=input_ids.device)  # the own pairs, then the others
-        if negatives is not None:
-            text_index = torch.cat([text_index, negatives.clamp(min=0).flatten()])
-            video_index = torch.cat([video_index, video_index.repeat_interleave(negatives.shape[1])])
-        needs_fusion = any(name not in ("vtc", "smtm") for name in weights)
-        if needs_fusion:
-            fused = self.violet(
-                video_tokens=video,
-                input_ids=input_ids[text_index],
-                attention_mask=mask[text_index],
-                video_index=video_index,
-                **kwargs,
-            )
-            output.hidden_states, output.attentions = fused.hidden_states, fused.attentions
-            if negatives is not None:
-                output.match_logits = self._match(fused.first_text_state(), negatives, losses, accuracies)
-            if "mlm" in weights:
-                output.mlm_logits = self._masked_words("mlm", fused.text_hidden_state[:batch], labels, output)
-            patches = video.with_tokens(fused.video_hidden_state[:batch]).patches()
-            output.mvm_predictions = {
-                name: predict_mvm(self.config, name, head, patches)
-                for name, head in self.mvm_heads.items()
-                if MVM_PREFIX + name in weights
-            }
-            for name, prediction in output.mvm_predictions.items():
-                assert bool_masked_pos is not None  # `_check_objectives` saw to it
-                losses[MVM_PREFIX + name] = mvm_loss(name, prediction, mvm_targets[name], bool_masked_pos)
-        if "smtm" in weights:
-            written = self.violet(
-                video_tokens=video,
-                input_ids=input_ids,
-                attention_mask=mask,
-                attention_rule="sequence_to_sequence",
-                **kwargs,
-            )
-            self._masked_words("smtm", written.text_hidden_state, labels, output)
-        output.loss = combine(losses, weights)
-        return output
-
-    def _default_objectives(self, labels, negative_index, mvm_targets) -> dict[str, float]:
-        there = {"vtm": negative_index is not None, "mlm": labels is not None, "vtc": True, "smtm": False}
-        there |= {MVM_PREFIX + name: name in mvm_targets for name in self.mvm_heads}
-        return {name: 1.0 for name in self.objective_names() if there[name]}
-
-    def _check_objectives(self, weights, labels, bool_masked_pos, negative_index, mvm_targets):
-        unknown = [name for name in weights if name not in self.objective_names()]
-        if unknown:
-            raise ValueError(
-                f"This model has no objective {', '.join(map(repr, unknown))}; it has "
-                f"{', '.join(self.objective_names())} (`vtc` needs the configuration's `projection_dim`, an MVM "
-                "target its `mvm_targets`)."
-            )
-        needs = {"vtm": ("negative_index", negative_index), "mlm": ("labels", labels), "smtm": ("labels", labels)}
-        for name in weights:
-            argument, value = needs.get(name, ("", True))
-            if name.startswith(MVM_PREFIX):
-                target = name.removeprefix(MVM_PREFIX)
-                argument, value = f"mvm_targets[{target!r}]", mvm_targets.get(target)
-                if bool_masked_pos is None:
-                    argument, value = "bool_masked_pos", None
-            if value is None:
-                raise ValueError(f"The objective {name!r} needs `{argument}`.")
-
-    def _match(self, states, negatives, losses, accuracies) -> torch.Tensor:
-        """states (batch * (1 + K), width), the own pairs first -> logits (batch, 1 + K); fills the loss in"""
-        scores = self.match_head(states)[:, 0]
-        own, other = scores[: len(negatives)], scores[len(negatives) :].view(negatives.shape)
-        logits = torch.cat([own[:, None], other], dim=1)
-        absent = torch.cat([torch.zeros_like(negatives[:, :1]), negatives], dim=1) < 0
-        scaled = (logits.float() / self.config.match_temperature).masked_fill(absent, float("-inf"))
-        alone = absent[:, 1:].all(dim=1)  # nothing to tell the text from: no loss, no accuracy
-        target = torch.zeros(len(logits), dtype=torch.long, device=logits.device).masked_fill(alone, IGNORE_INDEX)
-        losses["vtm"] = masked_cross_entropy(scaled, target)
-        accuracies["vtm"] = masked_accuracy(scaled, target)
-        return logits
-
-    def _masked_words(self, name, states, labels, output) -> torch.Tensor:
-        logits = self.mlm_head(states)
-        output.losses[name] = masked_cross_entropy(logits, labels)
-        output.accuracies[name] = masked_accuracy(logits, labels)
-        return logits
+        inputs: dict[str, Any] = {
+            "pixel_values_videos": pixel_values_videos,
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "labels": labels,
+            "bool_masked_pos": bool_masked_pos,
+            "negative_index": negative_index,
+            "num_hard_negatives": num_hard_negatives,
+            "wrong_ids": wrong_ids,
+            "wrong_attention_mask": wrong_attention_mask,
+            "mvm_targets": mvm_targets or {},
+        }
+        own = {name for one in self.objectives.values() for name in (*one.needs, *one.takes)}
+        inputs |= {name: kwargs.pop(name) for name in own.intersection(kwargs)}
+        if objectives is None:
+            objectives = {name: 1.0 for name, one in self.objectives.items() if one.is_asked_for(inputs)}
+        named = self.find_objectives(objectives)
+        for objective in named:
+            objective.require(inputs)
+        passes = Passes(self, inputs, {name for one in named for name in one.needs}, kwargs)
+        outcomes = {objective.name: objective.loss(passes) for objective in named}
+        losses = {name: outcome.loss for name, outcome in outcomes.items()}
+        return VioletPreTrainingOutput(
+            loss=combine(losses, objectives),
+            losses=losses,
+            accuracies={name: one.accuracy for name, one in outcomes.items() if one.accuracy is not None},
+            **merged(outcome.outputs for outcome in outcomes.values()),
+            **passes.recorded(),
+        )
 
 
-def hardest(candidates: torch.Tensor, videos: torch.Tensor, texts: torch.Tensor, most: int) -> torch.Tensor:
-    """
-    Of each video's candidate texts, those whose embedding is nearest to its own.
-
-    Args:
-        candidates: (batch, K), rows of `texts`, −1 for none.
-        videos, texts: (batch, width), of length 1.
-
-    Returns:
-        (batch, at most `most`), the nearest first, −1 behind them where there are fewer.
-    """
-    scores = (videos @ texts.t()).detach().gather(1, candidates.clamp(min=0)).masked_fill(candidates < 0, -2.0)
-    best = scores.topk(min(most, candidates.shape[1]), dim=1).indices
-    return candidates.gather(1, best)
+def merged(outputs: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The fields of all objectives; a dictionary that several of them give is one of all their entries."""
+    fields: dict[str, Any] = {}
+    for output in outputs:
+        for name, value in output.items():
+            fields[name] = {**fields.get(name, {}), **value} if isinstance(value, dict) else value
+    return fields

@@ -15,8 +15,9 @@ from ..configuration import VioletConfig, named_configuration
 from ..core.upstream import checkpoint_activations
 from ..data.loading import ClipReader
 from ..modeling_violet import VioletForPreTraining
-from ..modeling_violet.mvm import start_at
-from ..modeling_violet.teachers import Teacher
+from ..modeling_violet.objectives.masked_vision import start_at
+from ..modeling_violet.objectives.objective import BUILT_IN, OBJECTIVES
+from ..modeling_violet.objectives.teachers import Teacher
 from ..processing import VideoTextProcessor, VioletVideoProcessor, special_tokens
 from .arguments import SettingsError, set_frames
 from .dataset_sources import Splits
@@ -107,7 +108,7 @@ def build_teachers(
 def configuration_from_scratch(
     recipe: PretrainingRecipe, processor: VideoTextProcessor, teachers: Mapping[str, Teacher]
 ) -> VioletConfig:
-    """The named configuration with the processor's vocabulary and the heads of the recipe's MVM targets."""
+    """The named configuration with the processor's vocabulary, the recipe's MVM heads and its objectives."""
     configuration = named_configuration(recipe.model)
     heads = {
         name: {key: value for key, value in options.items() if key != "teacher"}
@@ -118,6 +119,8 @@ def configuration_from_scratch(
     for name, token in special_tokens(processor.tokenizer).items():
         setattr(configuration, name, token)
     configuration.mvm_targets = heads
+    own = [name for name in recipe.all_objectives() if name in OBJECTIVES and name not in BUILT_IN]
+    configuration.objectives = {name: recipe.objective_options.get(name, {}) for name in own} or None
     return configuration
 
 
@@ -157,14 +160,9 @@ def build_optimizer(recipe: PretrainingRecipe, model: VioletForPreTraining) -> t
 
 
 def build_collator(
-    recipe: PretrainingRecipe, processor: VideoTextProcessor, reader: ClipReader, reduction: int
+    recipe: PretrainingRecipe, processor: VideoTextProcessor, reader: ClipReader, model: VioletForPreTraining
 ) -> PretrainingCollator:
-    """
-    What makes a batch of rows.
-
-    Args:
-        reduction: side of a patch in pixels, the vision configuration's.
-    """
+    """What makes a batch of rows for that model."""
     return PretrainingCollator(
         processor,
         Masking(recipe.masks, recipe.patch_ratio, recipe.word_ratio),
@@ -172,9 +170,10 @@ def build_collator(
         group_size=recipe.group_size,
         hard_negatives=recipe.hard_negatives,
         seed=recipe.seed,
-        reduction=reduction,
+        reduction=model.config.vision_config.reduction,
         reader=reader,
         skip_bad=recipe.bad_samples == "skip",
+        options={name: one.options for name, one in model.objectives.items()},
     )
 
 
@@ -251,7 +250,7 @@ def start_heads(
     steps: int = 4,
 ) -> None:
     """
-    Lets each MVM head start at its target's best constant, and notes where that lies (`mvm.start_at`).
+    Lets each MVM head start at its target's best constant, and notes where that lies (`start_at`).
 
     Args:
         targets: (names, batch) -> the MVM targets of these names.

@@ -14,9 +14,8 @@ from transformers import AutoModelForPreTraining, AutoProcessor
 
 from ..evaluation.pictures import MaskedClip, PictureRow, draw_masking
 from ..modeling_violet import VioletForPreTraining
-from ..modeling_violet.modeling_pretraining import MVM_PREFIX
-from ..modeling_violet.mvm import find_mvm_target, mvm_loss
-from ..modeling_violet.teachers import PixelTeacher, Teacher
+from ..modeling_violet.objectives.masked_vision import MVM_TARGETS, mvm_loss
+from ..modeling_violet.objectives.teachers import PixelTeacher, Teacher
 from ..processing import VideoTextProcessor
 from .arguments import SettingsError
 from .masking import MASK_KINDS, Masking, mask_attended
@@ -89,7 +88,7 @@ def load_known_teachers(
         raise SettingsError(f"--teacher: the model has no target {', '.join(unknown)}; it has {has}.")
     teachers = {}
     for name in model.mvm_heads:
-        teacher = find_mvm_target(name).teacher
+        teacher = MVM_TARGETS.find(name).teacher
         source = sources.get(name)
         if source is None and not issubclass(teacher, PixelTeacher):
             usual = teacher.default_source or "FOLDER"
@@ -119,7 +118,8 @@ def masked_clip(
     grid = (mask.shape[1], mask.shape[2], mask.shape[3])
     targets = {name: teacher(pixels, grid) for name, teacher in teachers.items()}
     names = ("pixel_values_videos", "input_ids", "attention_mask", "labels", "bool_masked_pos")
-    objectives = dict.fromkeys(["mlm", *(MVM_PREFIX + name for name in targets)], 1.0)
+    asked = [name for name, one in model.objectives.items() if one.targets and set(one.targets) <= set(targets)]
+    objectives = dict.fromkeys(["mlm", *asked], 1.0)
     output = model(**{name: batch[name] for name in names}, mvm_targets=targets, objectives=objectives)
 
     frames = as_pictures(pixels[0], processor)
@@ -208,8 +208,9 @@ def paint(
     name: str, target: torch.Tensor, prediction: torch.Tensor, processor: VideoTextProcessor
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """
-    One clip's target and prediction, in the layout of `mvm`, as pictures (height, width, 3) of 0 to 1, a frame each
-    (for optical flow a pair of frames). Both are painted alike: by the target's own range, components or colours.
+    One clip's target and prediction, in the layout of `vision_targets`, as pictures (height, width, 3) of 0 to 1, one
+    for each frame (for optical flow: pair of frames). Both are painted alike: by the target's own range, components or
+    colours.
     """
     if name == "vq":
         return colour_words(target), colour_words(prediction.argmax(-1))

@@ -19,7 +19,6 @@ from ..data.loading import ClipReader, FailedSamples, explained_workers
 from ..evaluation.pictures import draw_curves
 from ..hub.cards import CURVES_FILE
 from ..modeling_violet import VioletForPreTraining
-from ..modeling_violet.modeling_pretraining import MVM_PREFIX
 from ..processing import VideoTextProcessor
 from .arguments import SettingsError
 from .building import (
@@ -85,6 +84,8 @@ def run_settings(recipe: PretrainingRecipe) -> dict[str, Any]:
     settings = {"violet": __version__, **dataclasses.asdict(recipe)}
     for name in ("bad_samples", "decode_time_limit"):  # a run that a bad sample stopped may go on
         del settings[name]
+    if not recipe.objective_options:  # runs from before there were any may go on
+        del settings["objective_options"]
     return json.loads(json.dumps(settings))
 
 
@@ -111,8 +112,7 @@ class Pretraining:
         self.model = build_model(recipe, self.processor, self.teachers, device)
         self.optimizer = build_optimizer(recipe, self.model)
         self.reader = ClipReader(frames, recipe.frame_cache_mb * 2**20, recipe.decode_time_limit)
-        reduction = self.model.config.vision_config.reduction
-        collator = build_collator(recipe, self.processor, self.reader, reduction)
+        collator = build_collator(recipe, self.processor, self.reader, self.model)
         self.training, self.validation = build_data(recipe, self.tables, collator, self.accelerator)
         if recipe.from_scratch:
             start_heads(self.model, self.training, self.targets)
@@ -155,20 +155,18 @@ class Pretraining:
             if "attended" in batch:
                 mask_token = self.processor.tokenizer.mask_token_id
                 changed = mask_attended(batch, output.received_attention, self.recipe.patch_ratio, mask_token)
-        wanted = [name.removeprefix(MVM_PREFIX) for name in objectives if name.startswith(MVM_PREFIX)]
+        named = self.accelerator.unwrap_model(self.model).find_objectives(objectives)
+        read = {name for one in named for name in (*one.needs, *one.takes)}
+        wanted = list(dict.fromkeys(target for one in named for target in one.targets))
         masked = changed["bool_masked_pos"]
-        if not wanted:
-            changed["bool_masked_pos"] = None
+        if "bool_masked_pos" not in read:
+            del changed["bool_masked_pos"]
+        if self.recipe.hard_negatives:
+            batch["num_hard_negatives"] = self.recipe.num_negatives
+        given = {name: batch[name] for name in read.difference(inputs, changed) if name in batch}
         with self.accelerator.autocast():
             output = self.model(
-                **inputs,
-                **changed,
-                negative_index=batch["negative_index"] if "vtm" in objectives else None,
-                wrong_ids=batch.get("wrong_ids"),
-                wrong_attention_mask=batch.get("wrong_attention_mask"),
-                num_hard_negatives=self.recipe.num_negatives if self.recipe.hard_negatives else None,
-                mvm_targets=self.targets(wanted, batch),
-                objectives=objectives,
+                **inputs, **changed, **given, mvm_targets=self.targets(wanted, batch), objectives=objectives
             )
         check_finite("loss", output.loss, names)
         words = changed["labels"] >= 0
@@ -176,7 +174,7 @@ class Pretraining:
         values |= {f"loss_{name}": value for name, value in output.losses.items()}
         values |= {f"accuracy_{name}": value for name, value in output.accuracies.items()}
         values["masked_words"] = words.sum()
-        if wanted:
+        if "bool_masked_pos" in read:
             values |= {"masked_patches": masked.sum(), "patches": torch.tensor(masked.numel())}
         return output, {name: value.detach().float() for name, value in values.items()}
 

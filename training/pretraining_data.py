@@ -11,7 +11,8 @@ from datasets import Dataset
 from ..data.loading import SAMPLE_ERRORS, Clip, ClipReader, FailedSample
 from ..processing import VideoTextProcessor
 from .collating import RAW_PIXELS, rows_after, unreadable
-from .masking import Masking, mask_words, sample_generator
+from .masking import Masking, sample_generator
+from .preparations.preparation import BatchSettings, Samples, prepare
 from .sampling import NumberedRows
 from .schedule import Schedule, StepPlan
 from .targets import StoredTargets
@@ -63,6 +64,7 @@ class PretrainingCollator:
         reader: of the videos; by default one that keeps nothing.
         skip_bad: leave out a row whose video cannot be read, instead of raising what is wrong. A batch that loses all
             its rows takes the next one of the data set that can be read.
+        options: of the model's objectives, by name, for what is prepared for them.
     """
 
     def __init__(
@@ -76,13 +78,15 @@ class PretrainingCollator:
         reduction: int = 32,
         reader: ClipReader | None = None,
         skip_bad: bool = False,
+        options: Mapping[str, Any] | None = None,
     ):
         self.reduction = reduction
         self.processor = processor
-        self.masking = masking
         self.group_size = group_size
-        self.num_candidates = group_size - 1 if hard_negatives else num_negatives
         self.seed = seed
+        candidates = group_size - 1 if hard_negatives else num_negatives
+        self.settings = BatchSettings(processor, masking, candidates, group_size, seed)
+        self.options = options or {}
         self.reader = ClipReader(processor.video_processor) if reader is None else reader
         self.skip_bad = skip_bad
 
@@ -95,10 +99,9 @@ class PretrainingCollator:
             epochs: how often each row was seen before, which with the row decides its masks.
 
         Returns:
-            `VioletForPreTraining.forward`'s inputs (pictures still as uint8, for `normalize_pixels` on the device;
-            `mvm_targets` as far as they are stored), `ids` (the rows' names),
-            and, where a row is masked by attention, what `masking.mask_attended` needs. `failed`, a list of
-            `FailedSample`, where rows were left out.
+            What the step's objectives need (see `preparations`), `pixel_values_videos` (still as uint8, for
+            `normalize_pixels` on the device) and `ids` (the rows' names); `failed`, a list of `FailedSample`, if rows
+            were left out.
         """
         draws = [
             int(torch.randint(2**31, (), generator=sample_generator(self.seed, epoch, f"{source.name}/{row_id(row)}")))
@@ -110,55 +113,30 @@ class PretrainingCollator:
         if not kept:
             rows, found = self._spare(source, rows[-1], plan, draws[-1])
             epochs, draws, kept = epochs[-1:], draws[-1:], [0]
-        negatives = self._negatives(source, rows, kept, plan)
+        planned = [(row_id(row), row["caption"]) for row in rows]
         rows, epochs = [rows[number] for number in kept], [epochs[number] for number in kept]
-        draws = [draws[number] for number in kept]
         clips = [clip for clip in found if clip is not None]
-        generators = [
-            sample_generator(self.seed, epoch, f"{source.name}/{row_id(row)}/{row['caption']}")
-            for row, epoch in zip(rows, epochs, strict=True)
-        ]
         size = {"height": plan.image_size, "width": plan.image_size}
-        frames = [frames for frames, _ in clips]
+        frames, draws = [frames for frames, _ in clips], [draws[number] for number in kept]
         pixels = self.processor(videos=frames, do_sample_frames=False, size=size, draws=draws, **RAW_PIXELS)
-        batch: dict[str, Any] = {"ids": [row_id(row) for row in rows], **pixels}
-
         words = self.processor(text=[row["caption"] for row in rows])
-        ids = words["input_ids"]
-        special = torch.tensor(self.processor.tokenizer.all_special_ids)
-        maskable = ~torch.isin(ids, special)
-        kinds = [self.masking.draw_kind(generator) for generator in generators]
-        grid = self._grid(plan)
-        drawn = zip(kinds, generators, maskable, strict=True)
-        masks = [
-            (
-                self.masking.draw_patches(kind, grid, own),
-                # a sample by attention draws none: its noise, drawn next, must not depend on the batch's longest text
-                torch.zeros_like(may_hide) if kind == "attended" else self.masking.draw_words(may_hide, own),
-            )
-            for kind, own, may_hide in drawn
-        ]
-        batch["bool_masked_pos"] = torch.stack([patches for patches, _ in masks])
-        hidden = torch.stack([words for _, words in masks])
-        batch["attention_mask"] = words["attention_mask"]
-        attended = torch.tensor([kind == "attended" for kind in kinds])
-        if attended.any():
-            places = grid[0] * grid[1] * grid[2] + ids.shape[1]
-            batch["attended"], batch["maskable_words"] = attended, maskable
-            noise = torch.stack([torch.rand(places, generator=generator) for generator in generators])
-            batch["mask_noise"] = noise.clamp(min=1e-7)
-        mask_token = self.processor.tokenizer.mask_token_id
-        batch["input_ids"], batch["labels"] = mask_words(ids, hidden, mask_token)
-        batch["negative_index"] = negatives
-        if all(row.get("wrong_caption") for row in rows):
-            wrong = self.processor(text=[row["wrong_caption"] for row in rows])
-            batch["wrong_ids"], batch["wrong_attention_mask"] = wrong["input_ids"], wrong["attention_mask"]
-        batch["mvm_targets"] = {
-            name: torch.stack(
-                [stored.read(row_id(row), indices) for row, (_, indices) in zip(rows, clips, strict=True)]
-            )
-            for name, stored in source.stored_targets.items()
-        }
+        samples = Samples(
+            settings=self.settings,
+            plan=plan,
+            dataset=source.name,
+            rows=rows,
+            names=[row_id(row) for row in rows],
+            epochs=epochs,
+            pixel_values_videos=pixels["pixel_values_videos"],
+            input_ids=words["input_ids"],
+            attention_mask=words["attention_mask"],
+            frame_indices=[indices for _, indices in clips],
+            grid=self._grid(plan),
+            stored_targets=source.stored_targets,
+            planned=planned,
+            kept=kept,
+        )
+        batch = {"ids": samples.names, **pixels, **prepare(samples, self.options)}
         if failed:
             batch["failed"] = failed
         return batch
@@ -194,26 +172,6 @@ class PretrainingCollator:
     def _grid(self, plan: StepPlan) -> tuple[int, int, int]:
         side = -(-plan.image_size // self.reduction)
         return plan.num_frames, side, side
-
-    def _negatives(
-        self, source: CaptionedVideos, rows: Sequence[Mapping[str, Any]], kept: Sequence[int], plan: StepPlan
-    ) -> torch.Tensor:
-        """(kept, candidates): places among `kept` of rows of the same group with other words, −1 where there are no
-        more. The draws do not depend on what is kept."""
-        captions = [row["caption"] for row in rows]
-        place = {row: number for number, row in enumerate(kept)}
-        negatives = torch.full((len(kept), self.num_candidates), -1)
-        for start in range(0, len(rows), self.group_size):
-            group = range(start, min(start + self.group_size, len(rows)))
-            name = f"{source.name}/negatives/{row_id(rows[start])}"
-            generator = sample_generator(self.seed, plan.position, name)
-            for row in group:
-                order = [group[i] for i in torch.randperm(len(group), generator=generator).tolist()]
-                others = [place[i] for i in order if i in place and captions[i] != captions[row]]
-                if row in place:
-                    others = others[: self.num_candidates]
-                    negatives[place[row], : len(others)] = torch.tensor(others, dtype=torch.long)
-        return negatives
 
 
 class PretrainingBatches(torch.utils.data.Dataset):

@@ -85,6 +85,7 @@ class PretrainingRecipe:
         tokenizer: from scratch: a folder or Hub name; by default a small vocabulary is trained on the data's texts.
         objectives: weights by objective (see `VioletForPreTraining`); or a list of such sets, of which one is drawn
             for each step in proportion to its `share`, out of those whose `start` (a share of `max_steps`) has come.
+        objective_options: from scratch: options of objectives that are not built in, by objective.
         mvm_targets: options of each target's head, by target, and under `teacher` the teacher's Hub name or folder.
         masks: probability of each kind of mask, see `masking.Masking`.
         patch_ratio, word_ratio: shares that are hidden.
@@ -122,6 +123,7 @@ class PretrainingRecipe:
     model: str = "violet-tiny"
     tokenizer: str | None = None
     objectives: dict[str, float] | list[dict[str, float]] = field(default_factory=lambda: {"vtm": 1.0, "mlm": 1.0})
+    objective_options: dict[str, dict[str, Any]] = field(default_factory=dict)
     mvm_targets: dict[str, dict[str, Any]] = field(default_factory=dict)
     masks: dict[str, float] = field(default_factory=lambda: {"random": 0.5, "block": 0.5})
     patch_ratio: float = 0.3
@@ -185,6 +187,9 @@ class PretrainingRecipe:
             raise SettingsError("`objectives`: a set names no objective with a weight.")
         if min(start for _, start, _ in self.objective_sets()) > 0:
             raise SettingsError("`objectives`: one of the sets must start at 0.")
+        unused = sorted(set(self.objective_options) - set(self.all_objectives()))
+        if unused:
+            raise SettingsError(f"`objective_options`: {', '.join(unused)} is not among `objectives`.")
         if self.save_steps % self.logging_steps:
             raise SettingsError(
                 f"`save_steps` {self.save_steps} must be a multiple of `logging_steps` {self.logging_steps}: a line "

@@ -11,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 
 from ..core.files import write_json, write_tensors
 from ..data import read_pickle
-from ..modeling_violet.mvm import find_mvm_target
-from ..modeling_violet.teachers import Teacher
+from ..modeling_violet.objectives.masked_vision import MVM_TARGETS
+from ..modeling_violet.objectives.teachers import Teacher
 from ..processing import VioletVideoProcessor
 from .arguments import SettingsError
 from .recipe import DatasetRecipe, PretrainingRecipe
@@ -99,7 +99,7 @@ def target_settings(
     source, side = options.get("teacher"), dict(frames.size)["height"]
     return {
         "target": target,
-        "teacher": find_mvm_target(target).teacher.default_source if source is None else str(source),
+        "teacher": MVM_TARGETS.find(target).teacher.default_source if source is None else str(source),
         "per_cell": options.get("per_cell"),
         "num_frames": dataset.num_frames or frames.num_frames,
         "image_size": recipe.image_size or side,
@@ -125,7 +125,7 @@ def load_teacher(target: str, options: Mapping[str, Any], frames: VioletVideoPro
     """
     more = {"per_cell": options["per_cell"]} if "per_cell" in options else {}
     try:
-        teacher = find_mvm_target(target).teacher
+        teacher = MVM_TARGETS.find(target).teacher
         return teacher.load(
             options.get("teacher"), student_mean=frames.image_mean, student_std=frames.image_std, **more
         )

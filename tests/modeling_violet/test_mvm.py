@@ -11,17 +11,17 @@ from torch import nn
 
 from violet.configuration import VioletConfig, VioletVisionConfig
 from violet.hub import from_original
-from violet.modeling_violet import mvm
-from violet.modeling_violet.mvm import (
+from violet.modeling_violet import VioletForPreTraining
+from violet.modeling_violet.objectives import vision_targets
+from violet.modeling_violet.objectives.masked_vision import (
     MVM_TARGETS,
     MVMTarget,
     build_mvm_heads,
     mvm_loss,
     predict_mvm,
-    register_mvm_target,
     start_at,
 )
-from violet.modeling_violet.teachers import Teacher, VideoTeacher
+from violet.modeling_violet.objectives.teachers import Teacher, VideoTeacher
 
 EIGHT = ("pixel", "hog", "depth", "optical_flow", "vq", "3d_feature", "2d_feature", "2d_clip_feature")
 SMALL = {
@@ -337,7 +337,9 @@ def test_wrong_losses_are_refused_by_name():
         mvm_loss("vq", torch.zeros(2, 3, 2, 3, 11), random_target("vq"), mask)
 
 
-def test_a_ninth_target_needs_one_registration():
+def test_a_ninth_target_is_added_to_the_table(monkeypatch):
+    monkeypatch.setattr(MVM_TARGETS, "_entries", dict(MVM_TARGETS._entries))
+
     class Brightness(Teacher):
         def target(self, pixel_values_videos, grid):
             return nn.functional.adaptive_avg_pool3d(pixel_values_videos.transpose(1, 2), grid).mean(1)
@@ -348,18 +350,25 @@ def test_a_ninth_target_needs_one_registration():
     def loss(prediction, target, bool_masked_pos, reduction="mean"):
         return ((prediction[..., 0] - target)[bool_masked_pos] ** 2).mean()
 
-    ninth = MVMTarget("brightness", head, loss, Brightness, {"depth": 4})
-    assert register_mvm_target(ninth) is ninth
-    try:
-        with pytest.raises(ValueError, match="'brightness' already"):
-            register_mvm_target(ninth)
-        heads = build_mvm_heads(small_config({"brightness": {}, "pixel": {}}))
-        target = MVM_TARGETS["brightness"].teacher()(torch.rand(2, 3, 3, 16, 24), (3, 2, 3))
-        value = mvm_loss("brightness", heads["brightness"](random_patches()), target, some_mask())
-        value.backward()
-        assert all(parameter.grad.abs().sum() > 0 for parameter in heads["brightness"].parameters())
-    finally:
-        del MVM_TARGETS["brightness"]
+    ninth = MVMTarget(head, loss, Brightness, {"depth": 4})
+    assert MVM_TARGETS.add("brightness", ninth) is ninth
+    with pytest.raises(ValueError, match="'brightness' already"):
+        MVM_TARGETS.add("brightness", MVMTarget(head, loss, VideoTeacher))
+    with pytest.raises(ValueError, match="'pixel' already"):
+        MVM_TARGETS.add("pixel", ninth)
+
+    config = small_config({"brightness": {"depth": 3}, "pixel": {}})
+    model = VioletForPreTraining(config)
+    assert model.mvm_heads["brightness"][0].out_features == 3
+    assert [name for name in model.objectives if name.startswith("mvm")] == ["mvm_brightness", "mvm_pixel"]
+    pixels = torch.rand(2, FRAMES, 3, 2 * SIDE, 3 * SIDE)
+    target = MVM_TARGETS["brightness"].teacher()(pixels, (3, 2, 3))
+    given = {"input_ids": torch.tensor([[101, 9, 102]] * 2), "bool_masked_pos": some_mask()}
+    output = model(pixels, **given, mvm_targets={"brightness": target}, objectives={"mvm_brightness": 2.0})
+    prediction = output.mvm_predictions["brightness"]
+    assert output.loss.item() == pytest.approx(2 * loss(prediction, target, some_mask()).item())
+    output.loss.backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in model.mvm_heads["brightness"].parameters())
 
 
 class MVMReference:
@@ -449,7 +458,7 @@ def test_flow_loss_of_the_published_code(reference, monkeypatch):
     batch, pairs = reference.batch, reference.frames - 1
     flow = 20 * reference.draw(706, batch, pairs, 2, reference.height, reference.width, normal=True)
     flow[0, 0, 0, 0, 0] = 77
-    monkeypatch.setattr(mvm, "LARGEST_FLOW", 90.0)
+    monkeypatch.setattr(vision_targets, "LARGEST_FLOW", 90.0)
     value = reference.loss("optical_flow", flow, {"projection": "decoder_flow.0"})
     reference.expect("optical_flow_with_pair_0_dropped", value)
 

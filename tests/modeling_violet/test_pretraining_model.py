@@ -13,7 +13,7 @@ from violet.configuration import named_configuration
 from violet.configuration.configuration_violet import IMAGENET_BLACK
 from violet.modeling_violet import VioletForMaskedLM, VioletForPreTraining, VioletForQuestionAnswering, fusion
 from violet.modeling_violet.losses import IGNORE_INDEX, contrastive_loss
-from violet.modeling_violet.modeling_pretraining import hardest
+from violet.modeling_violet.objectives.passes import hardest
 
 BATCH, FRAMES, GRID, SIDE = 4, 2, 4, 8
 VOCABULARY, MASK, ABSENT = 60, 4, -1

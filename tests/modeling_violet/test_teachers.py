@@ -19,8 +19,8 @@ from transformers import (
 
 from violet.configuration import VioletConfig, VioletVisionConfig
 from violet.modeling_violet.encoders.video_swin import VioletVisionModel
-from violet.modeling_violet.hog import hog_picture
-from violet.modeling_violet.mvm import MVM_TARGETS, build_mvm_heads, mvm_loss
+from violet.modeling_violet.objectives.hog import hog_picture
+from violet.modeling_violet.objectives.masked_vision import MVM_TARGETS, build_mvm_heads, mvm_loss
 
 GRID = (3, 2, 2)
 IMAGENET = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)

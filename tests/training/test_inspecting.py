@@ -6,7 +6,7 @@ import torch
 
 from violet import VideoTextProcessor, VioletForPreTraining, VioletVideoProcessor, named_configuration
 from violet.evaluation.pictures import MaskedClip, PictureRow, draw_masking
-from violet.modeling_violet.mvm import MVM_TARGETS
+from violet.modeling_violet.objectives.masked_vision import MVM_TARGETS
 from violet.processing import train_wordpiece_tokenizer
 from violet.training import SettingsError
 from violet.training.inspecting import (

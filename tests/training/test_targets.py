@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from violet.data import moving_shapes
-from violet.modeling_violet.mvm import MVM_TARGETS
+from violet.modeling_violet.objectives.masked_vision import MVM_TARGETS
 from violet.training import SettingsError
 from violet.training.preparing import PreparedTargets, prepare_targets
 from violet.training.pretraining import pretrain

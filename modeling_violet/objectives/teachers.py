@@ -120,7 +120,7 @@ class Teacher(nn.Module):
             grid: (T, h, w), the student's patches.
 
         Returns:
-            the target in the layout of its `mvm` loss, float32 (int64 for visual words).
+            the target in the layout of its loss (see `vision_targets`), float32 (int64 for visual words).
         """
         if grid[0] != pixel_values_videos.shape[1]:
             raise ValueError(f"`grid` has {grid[0]} frames and the videos {pixel_values_videos.shape[1]}.")
@@ -296,7 +296,7 @@ class VideoTeacher(FeatureTeacher):
 
     @classmethod
     def load_network(cls, source: str | PathLike) -> nn.Module:
-        from .encoders.video_swin import VioletVisionModel
+        from ..encoders.video_swin import VioletVisionModel
 
         return VioletVisionModel.from_pretrained(source, dtype=torch.float32)
 

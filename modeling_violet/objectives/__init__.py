@@ -1,0 +1,1 @@
+"""What pre-training trains: one file for each objective, found by its name in `objective.OBJECTIVES`."""

@@ -1,0 +1,34 @@
+"""Video-text contrast (`vtc`): embeddings before the fusion, over the videos and texts of all processes."""
+
+from collections.abc import Iterator
+from typing import Any, Self
+
+from torch import nn
+
+from ...configuration.configuration_violet import VioletConfig
+from .objective import Objective, Outcome
+from .passes import Passes
+
+
+class Contrast(Objective):
+    """Tells each video's unmasked text from the others' and from texts that are true of no video, and the reverse."""
+
+    requirement = "the configuration's `projection_dim`"
+    takes = ("wrong_ids", "wrong_attention_mask")
+
+    @classmethod
+    def of(cls, name: str, config: VioletConfig) -> Iterator[Self]:
+        if config.projection_dim is not None:
+            yield cls(name, config)
+
+    def trained(self, model: Any) -> Iterator[nn.Parameter]:
+        return model.violet.projection.parameters()
+
+    def loss(self, passes: Passes) -> Outcome:
+        videos, texts = passes.embeddings
+        wrong = passes.inputs["wrong_ids"]
+        others = None
+        if wrong is not None:
+            others = passes.violet.get_text_features(wrong, passes.inputs["wrong_attention_mask"]).pooler_output
+        loss, accuracy = passes.violet.contrast(videos, texts, passes.words, gather=True, others=others)
+        return Outcome(loss, accuracy)

@@ -1,0 +1,189 @@
+"""
+Masked visual modelling (`mvm_TARGET`): what masked patches show, predicted by one head for each target.
+
+A further target is one file with an `MVMTarget`, and `MVM_TARGETS.add("name", target)`. Shapes below: (B, T) videos
+and frames, (h, w) the grid of patches, D the model's width.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from ...configuration.configuration_violet import VioletConfig
+from ...core.registry import Registry
+from .objective import Objective, Outcome
+from .passes import Passes
+from .teachers import Teacher
+
+REDUCTIONS = ("mean", "original")
+MEASURE: dict[str, int | float] = {"shift": 0.0, "scale": 1.0}
+"""
+Where a target's values lie and how far they spread. Pre-training from scratch measures both: a head that starts far
+from its target drags the whole fusion towards a constant, which forgets the video, and does not come back.
+"""
+
+
+@dataclass(frozen=True)
+class MVMTarget:
+    """
+    What masked patches predict.
+
+    Attributes:
+        build_head: (config, options) -> a module from the fusion's patches (B, T, h, w, D) to the prediction.
+        loss: (prediction, target, bool_masked_pos, reduction) -> (). `bool_masked_pos` is (B, T, h, w), True where a
+            patch was hidden; `reduction` one of `REDUCTIONS`.
+        teacher: the class whose `load` gives the frozen network that makes the target.
+        options: the head's options and their defaults: sizes, whole numbers of 1 or more; and for targets that are
+            numbers `MEASURE`: the prediction is `shift` + `scale` times what the head gives.
+        constant: (some targets, the head's outputs) -> (channels,), the best prediction that is the same everywhere:
+            where an untrained head starts. `None`: it starts as it is made.
+    """
+
+    build_head: Callable[[VioletConfig, Mapping[str, Any]], nn.Module]
+    loss: Callable[..., torch.Tensor]
+    teacher: type[Teacher]
+    options: Mapping[str, int | float] = field(default_factory=dict)
+    constant: Callable[[Sequence[torch.Tensor], int], torch.Tensor] | None = None
+
+
+MVM_TARGETS: Registry[MVMTarget] = Registry(
+    "target of masked visual modelling",
+    __package__,
+    {
+        "pixel": "vision_targets:PIXEL",
+        "hog": "vision_targets:HOG",
+        "depth": "vision_targets:DEPTH",
+        "optical_flow": "vision_targets:OPTICAL_FLOW",
+        "vq": "vision_targets:VISUAL_WORDS",
+        "3d_feature": "vision_targets:VIDEO_FEATURE",
+        "2d_feature": "vision_targets:IMAGE_FEATURE",
+        "2d_clip_feature": "vision_targets:CLIP_FEATURE",
+    },
+    config_keys=("mvm_targets",),
+)
+
+
+class MaskedVision(Objective):
+    """Predicts what the masked patches of a video show, for one of the configuration's `mvm_targets`."""
+
+    family = True
+    requirement = "its target among the configuration's `mvm_targets`"
+    needs = ("bool_masked_pos",)
+
+    def __init__(self, name: str, config: VioletConfig, target: str):
+        super().__init__(name, config)
+        self.targets = (target,)
+
+    @classmethod
+    def of(cls, name: str, config: VioletConfig) -> Iterator[Self]:
+        for target in sorted(config.mvm_targets or {}):  # as a saved configuration has them
+            yield cls(f"{name}_{target}", config, target)
+
+    def trained(self, model: Any) -> Iterator[nn.Parameter]:
+        return model.mvm_heads[self.targets[0]].parameters()
+
+    def is_asked_for(self, inputs: Mapping[str, Any]) -> bool:
+        return self.targets[0] in inputs["mvm_targets"]
+
+    def missing(self, inputs: Mapping[str, Any]) -> str | None:
+        target = None if self.is_asked_for(inputs) else f"mvm_targets[{self.targets[0]!r}]"
+        return super().missing(inputs) or target
+
+    def loss(self, passes: Passes) -> Outcome:
+        (target,), model, inputs = self.targets, passes.model, passes.inputs
+        prediction = predict_mvm(model.config, target, model.mvm_heads[target], passes.patches)
+        loss = mvm_loss(target, prediction, inputs["mvm_targets"][target], inputs["bool_masked_pos"])
+        return Outcome(loss, outputs={"mvm_predictions": {target: prediction}})
+
+
+def build_mvm_heads(config: VioletConfig) -> nn.ModuleDict:
+    """
+    The heads of `config.mvm_targets`, by name.
+
+    Raises:
+        ValueError: for an unknown target, an option that its head has not, or a value that makes no sense.
+    """
+    heads = nn.ModuleDict()
+    for name, options in sorted((config.mvm_targets or {}).items()):  # as a saved configuration has them
+        target = MVM_TARGETS.find(name)
+        unknown = sorted(set(options) - set(target.options))
+        if unknown:
+            known = ", ".join(target.options) or "none"
+            raise ValueError(f"The head of {name!r} has no option {', '.join(unknown)}; it has: {known}.")
+        options = {**target.options, **options}
+        for option, value in options.items():
+            if option not in MEASURE and value < 1:
+                raise ValueError(f"The head of {name!r}: `{option}` must be 1 or more, got {value}.")
+            if option == "scale" and value <= 0:
+                raise ValueError(f"The head of {name!r}: `scale` must be above 0, got {value}.")
+        heads[name] = target.build_head(config, options)
+    return heads
+
+
+def predict_mvm(config: VioletConfig, name: str, head: nn.Module, patches: torch.Tensor) -> torch.Tensor:
+    """The fusion's patches (B, T, h, w, D) -> what the target's head predicts, in the target's layout and units."""
+    prediction = head(patches)
+    if "scale" not in MVM_TARGETS.find(name).options:
+        return prediction
+    options = {**MEASURE, **(config.mvm_targets or {}).get(name, {})}
+    return options["shift"] + options["scale"] * prediction.float()
+
+
+def measure(target: torch.Tensor) -> dict[str, float]:
+    """A target's `MEASURE`: the median of its values, and their mean distance from it (a constant's least L1)."""
+    values = target.float().flatten()
+    shift = values.median()
+    return {"shift": shift.item(), "scale": max((values - shift).abs().mean().item(), 1e-6)}
+
+
+@torch.no_grad()
+def start_at(config: VioletConfig, name: str, head: nn.Module, targets: Sequence[torch.Tensor]) -> None:
+    """
+    Measures a target, and lets its untrained head predict the best constant, whatever the fusion gives it. Features'
+    channels differ far more in where they lie than the one `shift` can say.
+
+    Args:
+        config: the target's `MEASURE` is noted there, unless it has one already.
+        head: the target's. Its last linear layer is set, whose outputs are the channels, or places within each.
+        targets: some of what the teacher gives, in the target's layout; videos may differ in frames and sides.
+    """
+    assert config.mvm_targets is not None  # the head was built from it
+    target, options = MVM_TARGETS.find(name), config.mvm_targets[name]
+    if "scale" in target.options and not set(MEASURE) & set(options):
+        options.update(measure(torch.cat([values.flatten() for values in targets])))
+    if target.constant is None:
+        return
+    last = [module for module in head.modules() if isinstance(module, nn.Linear)][-1]
+    start = target.constant(targets, len(last.bias))
+    if "scale" in target.options:
+        measured = {**MEASURE, **options}
+        start = (start - measured["shift"]) / measured["scale"]
+    nn.init.zeros_(last.weight)
+    last.bias.copy_(start.repeat_interleave(len(last.bias) // len(start)))
+
+
+def mvm_loss(
+    name: str,
+    prediction: torch.Tensor,
+    target: torch.Tensor,
+    bool_masked_pos: torch.Tensor,
+    reduction: str = "mean",
+) -> torch.Tensor:
+    """
+    The loss of that target over the masked patches alone; 0 where there is none.
+
+    Args:
+        prediction: what the target's head gave.
+        target: what its teacher gave.
+        bool_masked_pos: (B, T, h, w), True where a patch was hidden.
+        reduction: `"mean"`, over masked places and channels, or `"original"`, as VIOLETv2's code has it.
+
+    Raises:
+        ValueError: for an unknown name or reduction, or shapes that do not fit one another.
+    """
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"`reduction` {reduction!r} is unknown; known are {', '.join(REDUCTIONS)}.")
+    return MVM_TARGETS.find(name).loss(prediction, target, bool_masked_pos.bool(), reduction=reduction)

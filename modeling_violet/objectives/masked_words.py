@@ -1,0 +1,45 @@
+"""Masked words: beside the video under the bidirectional rule (`mlm`), and written left to right (`smtm`)."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from ...configuration.configuration_violet import VioletConfig
+from ..losses import masked_accuracy, masked_cross_entropy
+from .objective import Objective, Outcome
+from .passes import Passes
+
+
+class MaskedWords(Objective):
+    """Predicts the masked words of a video's own text from the words on both sides."""
+
+    needs = ("labels",)
+
+    @classmethod
+    def of(cls, name: str, config: VioletConfig) -> Iterator[Self]:
+        yield cls(name, config)
+
+    def trained(self, model: Any) -> Iterator[nn.Parameter]:
+        return model.mlm_head.parameters()
+
+    def loss(self, passes: Passes) -> Outcome:
+        logits = passes.model.mlm_head(passes.text_states)
+        return Outcome(*word_loss(logits, passes), {"mlm_logits": logits})
+
+
+class WrittenWords(MaskedWords):
+    """Predicts the same words from those before them: a pass of its own, under the sequence-to-sequence rule."""
+
+    def is_asked_for(self, inputs: Mapping[str, Any]) -> bool:
+        return False  # a second pass is computed only if the objective is named
+
+    def loss(self, passes: Passes) -> Outcome:
+        return Outcome(*word_loss(passes.model.mlm_head(passes.written.text_hidden_state), passes))
+
+
+def word_loss(logits: torch.Tensor, passes: Passes) -> tuple[torch.Tensor, torch.Tensor]:
+    """(batch, X, vocabulary) -> the cross-entropy of the masked words, and the share that is right."""
+    labels = passes.inputs["labels"]
+    return masked_cross_entropy(logits, labels), masked_accuracy(logits, labels)

@@ -1,0 +1,143 @@
+"""The passes through a model that several objectives share, each computed once, if one of them asks for it."""
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..losses import IGNORE_INDEX
+from ..tokens import Tokens
+
+
+def once(compute: Callable[[Any], Any]) -> property:
+    """A property that is computed when it is first read. `functools.cached_property` has a lock: no graph holds it."""
+    name = compute.__name__
+
+    def read(self: Any) -> Any:
+        if name not in self.computed:
+            self.computed[name] = compute(self)
+        return self.computed[name]
+
+    return property(read, doc=compute.__doc__)
+
+
+class Passes:
+    """
+    One batch on its way through a model.
+
+    Args:
+        model: a `VioletForPreTraining`.
+        inputs: the arguments of its `forward` by name, `None` if not given.
+        needs: the inputs that the objectives of this batch need. Negatives are fused if they are among them.
+        options: transformers' own arguments, for each pass through the fusion.
+    """
+
+    def __init__(self, model: Any, inputs: Mapping[str, Any], needs: Collection[str], options: Mapping[str, Any]):
+        self.model = model
+        self.violet = model.violet
+        self.inputs = inputs
+        self.computed: dict[str, Any] = {}
+        self._needs = needs
+        self._options = options
+
+    @property
+    def batch_size(self) -> int:
+        return len(self.inputs["input_ids"])
+
+    @once
+    def attention_mask(self) -> torch.Tensor:
+        """(batch, X), 1 for a token and 0 for padding."""
+        given = self.inputs["attention_mask"]
+        return torch.ones_like(self.inputs["input_ids"]) if given is None else given
+
+    @once
+    def words(self) -> torch.Tensor:
+        """(batch, X), the captions as they were before masking."""
+        ids, labels = self.inputs["input_ids"], self.inputs["labels"]
+        return ids if labels is None else torch.where(labels == IGNORE_INDEX, ids, labels)
+
+    @once
+    def video(self) -> Tokens:
+        """The masked videos, encoded."""
+        return self.violet.encode_videos(self.inputs["pixel_values_videos"], self.inputs["bool_masked_pos"])
+
+    @once
+    def embeddings(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Videos and unmasked captions before the fusion, (batch, projection_dim) each, of length 1."""
+        return self.violet.video_and_text_embeddings(self.video, self.words, self.attention_mask)
+
+    @once
+    def negatives(self) -> torch.Tensor | None:
+        """(batch, K), for each video the rows of the texts that it is fused with beside its own; −1 for none."""
+        candidates = self.inputs["negative_index"] if "negative_index" in self._needs else None
+        most = self.inputs["num_hard_negatives"]
+        if candidates is None or most is None:
+            return candidates
+        videos, texts = self.embeddings
+        return hardest(candidates, videos, texts, most)
+
+    @once
+    def fused(self) -> Any:
+        """The fusion of each video with its own masked text, a row each, and then with its negatives, K rows each."""
+        negatives, ids = self.negatives, self.inputs["input_ids"]
+        text_index = video_index = torch.arange(self.batch_size, device=ids.device)
+        if negatives is not None:
+            text_index = torch.cat([text_index, negatives.clamp(min=0).flatten()])
+            video_index = torch.cat([video_index, video_index.repeat_interleave(negatives.shape[1])])
+        return self.violet(
+            video_tokens=self.video,
+            input_ids=ids[text_index],
+            attention_mask=self.attention_mask[text_index],
+            video_index=video_index,
+            **self._options,
+        )
+
+    @property
+    def text_states(self) -> torch.Tensor:
+        """(batch, X, width), the states of each video's own masked text."""
+        return self.fused.text_hidden_state[: self.batch_size]
+
+    @once
+    def patches(self) -> torch.Tensor:
+        """(batch, frames, rows, columns, width), the states of each video beside its own text, on its grid."""
+        return self.video.with_tokens(self.fused.video_hidden_state[: self.batch_size]).patches()
+
+    @once
+    def written(self) -> Any:
+        """The fusion of each video with its own masked text under the sequence-to-sequence rule."""
+        return self.violet(
+            video_tokens=self.video,
+            input_ids=self.inputs["input_ids"],
+            attention_mask=self.attention_mask,
+            attention_rule="sequence_to_sequence",
+            **self._options,
+        )
+
+    def recorded(self) -> dict[str, Any]:
+        """`hidden_states` and `attentions` of `fused`, if that pass was needed and they were asked for."""
+        if "fused" not in self.computed:
+            return {}
+        return {"hidden_states": self.fused.hidden_states, "attentions": self.fused.attentions}
+
+
+def unread_parameters(violet: Any) -> list[nn.Parameter]:
+    """The parameters of a `VioletModel` that no pass reads: task tokens, and what stands for a hidden frame order."""
+    optional = (violet.task_tokens, violet.video_encoder.hidden_order_embedding)
+    return [parameter for parameter in optional if parameter is not None]
+
+
+def hardest(candidates: torch.Tensor, videos: torch.Tensor, texts: torch.Tensor, most: int) -> torch.Tensor:
+    """
+    Of each video's candidate texts, those whose embedding is nearest to its own.
+
+    Args:
+        candidates: (batch, K), rows of `texts`, −1 for none.
+        videos, texts: (batch, width), of length 1.
+
+    Returns:
+        (batch, at most `most`), the nearest first, −1 behind them if there are fewer.
+    """
+    scores = (videos @ texts.t()).detach().gather(1, candidates.clamp(min=0)).masked_fill(candidates < 0, -2.0)
+    best = scores.topk(min(most, candidates.shape[1]), dim=1).indices
+    return candidates.gather(1, best)

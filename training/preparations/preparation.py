@@ -1,0 +1,127 @@
+"""
+The table of what is prepared for each objective, and what it is prepared from.
+
+A preparation is a function of `Samples` and the objective's options, and returns entries of the batch, a row for each
+sample. The model's objective reads them if its `needs` or `takes` names them. A further one is one file and
+`PREPARATIONS.add("name", function)`, under the name of its objective in `OBJECTIVES`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ...core.registry import Registry
+from ...modeling_violet.objectives.objective import kind_of
+from ...processing import VideoTextProcessor
+from ..masking import Masking, sample_generator
+from ..schedule import StepPlan
+from ..targets import StoredTargets
+
+
+@dataclass(frozen=True)
+class BatchSettings:
+    """
+    How a run makes its batches.
+
+    Attributes:
+        processor: makes tensors of videos and captions.
+        masking: how samples are masked.
+        num_candidates: texts that a video is told apart from, at most.
+        group_size: rows of a group, out of which those texts are drawn.
+        seed: decides all draws.
+    """
+
+    processor: VideoTextProcessor
+    masking: Masking
+    num_candidates: int
+    group_size: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Samples:
+    """
+    The rows of a batch whose videos were read.
+
+    Attributes:
+        settings: how the run makes its batches.
+        plan: what its step is.
+        dataset: the data set's name.
+        rows: one for each sample, with `video` and `caption`.
+        names: what each row is called in messages and stored targets.
+        epochs: how often each row was seen before.
+        pixel_values_videos: (batch, frames, 3, height, width), uint8, with no patch masked.
+        input_ids, attention_mask: (batch, X), the captions, with no word masked.
+        frame_indices: the numbers of the frames taken of each video.
+        grid: (frames, rows, columns) of the patches.
+        stored_targets: MVM targets computed beforehand, by target.
+        planned: names of all rows of the step, those left out included, with their captions.
+        kept: the places of `rows` among them.
+    """
+
+    settings: BatchSettings
+    plan: StepPlan
+    dataset: str
+    rows: Sequence[Mapping[str, Any]]
+    names: Sequence[str]
+    epochs: Sequence[int]
+    pixel_values_videos: torch.Tensor
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    frame_indices: Sequence[Sequence[int]]
+    grid: tuple[int, int, int]
+    stored_targets: Mapping[str, StoredTargets]
+    planned: Sequence[tuple[str, str]]
+    kept: Sequence[int]
+
+    def generators(self, purpose: str = "") -> list[torch.Generator]:
+        """
+        A generator for each sample, which neither workers, processes nor other samples can change.
+
+        Args:
+            purpose: what it draws, the objective's name: the draws of two purposes are independent. The built-in masks
+                have none.
+        """
+        end = f"/{purpose}" if purpose else ""
+        return [
+            sample_generator(self.settings.seed, epoch, f"{self.dataset}/{name}/{row['caption']}{end}")
+            for row, name, epoch in zip(self.rows, self.names, self.epochs, strict=True)
+        ]
+
+
+Preparation = Callable[[Samples, Any], dict[str, Any]]
+PREPARATIONS: Registry[Preparation] = Registry(
+    "preparation",
+    __package__,
+    {
+        "mlm": "prepare_masked_words:prepare_masks",
+        "vtm": "prepare_matching:prepare_negatives",
+        "vtc": "prepare_contrast:prepare_wrong_captions",
+        "mvm": "prepare_masked_vision:prepare_stored_targets",
+    },
+)
+ALWAYS = ("mlm", "vtm", "vtc", "mvm")
+"""What every batch holds, whatever its step trains; the others are prepared in the steps that name their objective."""
+
+
+def prepare(samples: Samples, options: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    What the objectives of the samples' step need.
+
+    Args:
+        options: those of each objective, by name.
+
+    Raises:
+        ValueError: if two preparations give the same entry.
+    """
+    kinds = (kind_of(name) or name for name in samples.plan.objectives)
+    prepared: dict[str, Any] = {}
+    for name in dict.fromkeys([*ALWAYS, *(kind for kind in kinds if kind in PREPARATIONS)]):
+        entries = PREPARATIONS.find(name)(samples, options.get(name))
+        taken = sorted(set(entries) & set(prepared))
+        if taken:
+            raise ValueError(f"The preparation of {name!r} gives {', '.join(taken)}, which the batch has already.")
+        prepared |= entries
+    return prepared
