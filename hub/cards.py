@@ -14,7 +14,9 @@ from typing import Any
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers import CONFIG_MAPPING, AutoConfig
 
+from ..configuration import VioletVisionConfig
 from ..core.catalogue import MODEL_CLASSES, tasks_of
 from ..core.files import sha256, write_text
 from ..core.weights import FOLDER
@@ -43,7 +45,7 @@ class CardText:
     What a kind of model says of itself.
 
     Attributes:
-        what: a sentence; `{size}` and `{answers}` are filled in.
+        what: a sentence; `{size}`, `{encoder}` and `{answers}` are filled in.
         usage: code behind the imports; `{load}`, `{model}`, `{text}` and `{options}` are filled in.
         text: what the code asks where the folder holds no example.
         columns: where an example's text stands, the first that it has.
@@ -62,7 +64,7 @@ class CardText:
 CARDS: Mapping[str, CardText] = {
     "VioletForQuestionAnswering": CardText(
         what="A [VIOLET](https://arxiv.org/abs/2111.12681) model ({size}) that answers questions about short videos: "
-        "Video Swin, BERT's text embeddings and a BERT fusion encoder, with a classifier over {answers} answers.",
+        "{encoder}, BERT's text embeddings and a BERT fusion encoder, with a classifier over {answers} answers.",
         usage='answer = {load}\nprint(answer("clip.mp4", {text}))',
         limits="It knows {answers} answers and nothing else, and what it was not trained on it answers all the same, "
         "with a score.",
@@ -102,13 +104,13 @@ CARDS: Mapping[str, CardText] = {
     ),
     "VioletForVideoClassification": CardText(
         what="A [VIOLET](https://arxiv.org/abs/2111.12681) model ({size}) that tells which of {answers} classes a "
-        "short video has: Video Swin and a BERT encoder over its tokens, without a text.",
+        "short video has: {encoder} and a BERT encoder over its tokens, without a text.",
         usage='classify = {load}\nprint(classify("clip.mp4"))',
         limits="It knows {answers} classes and nothing else, and gives one to a video that shows something else too.",
     ),
     "VioletForPreTraining": CardText(
         what="A [VIOLET](https://arxiv.org/abs/2111.12681) model ({size}), pre-trained on videos and captions to be "
-        "fine-tuned: Video Swin, BERT's text embeddings and a BERT fusion encoder. Without fine-tuning it fills "
+        "fine-tuned: {encoder}, BERT's text embeddings and a BERT fusion encoder. Without fine-tuning it fills "
         "blanks in captions and compares videos with captions.",
         usage='fill = {load}\nprint(fill("clip.mp4", {text}))',
         limits="It knows what its data show and the words that their captions use, and little beyond.",
@@ -403,7 +405,41 @@ def _table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
 
 
 def _about(facts: Facts, model: str | None) -> str:
-    return facts.kind.what.format(size=_size(facts), answers=_answers(facts))
+    return facts.kind.what.format(size=_size(facts), encoder=_encoder(facts), answers=_answers(facts))
+
+
+def _encoder(facts: Facts) -> str:
+    """The vision encoder in a sentence."""
+    kind = _vision(facts)["model_type"]
+    return "Video Swin" if kind == VioletVisionConfig.model_type else f"a `{kind}` of transformers"
+
+
+def _vision(facts: Facts) -> Mapping[str, Any]:
+    """Every field of the vision encoder's configuration; of one that nobody here knows, those in the file."""
+    fields = facts.config.get("vision_config", facts.config)
+    kind = fields.get("model_type", VioletVisionConfig.model_type)
+    return AutoConfig.for_model(**{**fields, "model_type": kind}).to_dict() if kind in CONFIG_MAPPING else fields
+
+
+def _encoder_sizes(vision: Mapping[str, Any]) -> str:
+    """What a table says of the vision encoder."""
+    if vision["model_type"] == VioletVisionConfig.model_type:
+        return (
+            f"Video Swin: stages of {_list(vision['depths'])} blocks, {vision['embed_dim']} channels in the first, "
+            f"windows of {_list(vision['window_size'])} patches, patches of {vision['temporal_patch_size']} frames by "
+            f"{vision['patch_size']} pixels"
+        )
+    said = {
+        "num_hidden_layers": "{} layers",
+        "hidden_size": "width {}",
+        "num_attention_heads": "{} heads",
+        "patch_size": "patches of {} pixels",
+        "tubelet_size": "each of {} frames",
+    }
+    told = [sentence.format(vision[name]) for name, sentence in said.items() if vision.get(name)]
+    frames = vision.get("frames_per_clip", vision.get("num_frames"))
+    told.append("each frame as a picture" if frames is None else f"clips of {frames} frames")
+    return f"{vision['model_type']}: {', '.join(told)}"
 
 
 def _size(facts: Facts) -> str:
@@ -444,18 +480,15 @@ def _quoted(text: str) -> str:
 
 def _architecture(facts: Facts, model: str | None) -> str:
     config, frames = facts.config, facts.frames
-    vision = config.get("vision_config", config)
     rows: list[tuple[Any, ...]] = [
         ("class", config["architectures"][0]),
         ("parameters", f"{num_parameters(facts.folder):,}"),
         (
             "video encoder",
-            f"Video Swin: stages of {_list(vision['depths'])} blocks, {vision['embed_dim']} channels in the first, "
-            f"windows of {_list(vision['window_size'])} patches, patches of {vision['temporal_patch_size']} frames by "
-            f"{vision['patch_size']} pixels",
+            _encoder_sizes(_vision(facts)),
         ),
     ]
-    if vision is not config:
+    if "vision_config" in config:
         rows += [
             (
                 "fusion encoder",

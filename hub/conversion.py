@@ -34,6 +34,7 @@ from .planning import (
     listed,
     plan_conversion,
 )
+from .vision_models import vision_model_type
 from .weight_files import Weights, WeightsError, first_line, read_weights
 
 KEPT_FILE = "kept_from_original.safetensors"
@@ -114,10 +115,32 @@ def from_original(
         ConversionError: where a key is unknown, missing or of a wrong shape; it names the key.
     """
     weights = read_weights(state_dict_or_path)
-    plan = plan_conversion(shapes_of(weights), model_class, config)
+    plan = plan_for(weights, model_class, config)
     check_settings(plan, weights)
     tensors, report = convert_tensors(plan, weights)
     return build(plan.model_class, plan.config, tensors), report
+
+
+def plan_for(
+    weights: Weights, model_class: type[PreTrainedModel] | None, config: VioletConfig | VioletVisionConfig | None
+) -> ConversionPlan:
+    """
+    `plan_conversion`.
+
+    Raises:
+        ConversionError: as that one does; for a model of pictures or videos that needs no conversion, what to do.
+    """
+    try:
+        return plan_conversion(shapes_of(weights), model_class, config)
+    except ConversionError as error:
+        kind = vision_model_type(weights.settings)
+        if kind is None:
+            raise
+        raise ConversionError(
+            f"{weights.origin}: a model of type {kind!r} of transformers is not converted: it becomes a VIOLET's "
+            f"encoder as it is, by `violet finetune --model {weights.origin}`, or in Python by "
+            f'`violet.build_model("violet-v2-base", vision="{weights.origin}", text="bert-base-uncased")`.'
+        ) from error
 
 
 def shapes_of(weights: Weights) -> dict[str, Shape]:
@@ -125,10 +148,16 @@ def shapes_of(weights: Weights) -> dict[str, Shape]:
     return {name: tuple(value.shape) for name, value in weights.tensors.items()}
 
 
-def build(model_class: type[PreTrainedModel], config: Any, tensors: dict[str, torch.Tensor]) -> PreTrainedModel:
+def build(
+    model_class: type[PreTrainedModel],
+    config: Any,
+    tensors: dict[str, torch.Tensor],
+    attn_implementation: str | None = None,
+) -> PreTrainedModel:
     """The model with these weights, in evaluation mode and float32; the others are freshly initialised."""
+    kernel = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     with quietly():
-        model = model_class.from_pretrained(None, config=config, state_dict=tensors, dtype=torch.float32)
+        model = model_class.from_pretrained(None, config=config, state_dict=tensors, dtype=torch.float32, **kernel)
     return model.eval()
 
 
@@ -239,6 +268,11 @@ def export_original(model: VioletPreTrainedModel | str | os.PathLike) -> dict[st
         there = holds(model.state_dict(), f"mvm_heads.{target}.")
         if there and (options.get("shift", 0.0) != 0 or options.get("scale", 1.0) != 1):
             raise ConversionError(f"The head of {target!r} has a shift and a scale, which the original does not know.")
+    if not isinstance(model.config.vision_config, VioletVisionConfig):
+        raise ConversionError(
+            f"The vision encoder is a {model.config.vision_config.model_type!r}, and the original knows Video Swin "
+            "only: there is no form in which its code could read this model."
+        )
     window = tuple(model.config.vision_config.window_size)
     pieces: dict[str, Piece] = {}
     weights: dict[str, torch.Tensor] = {}
@@ -314,8 +348,8 @@ def convert(
     if Path(output).exists():
         raise FileExistsError(f"{output} exists already: name another folder.")
     weights = read_weights(source)
-    plan = plan_conversion(
-        shapes_of(weights),
+    plan = plan_for(
+        weights,
         None if model_class is None else find_class(model_class),
         None if config is None else read_configuration(config),
     )

@@ -2,35 +2,47 @@
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, AutoVideoProcessor, PreTrainedConfig
+from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
 from ..configuration import VioletConfig, named_configuration
 from ..modeling_violet import VioletForPreTraining, VioletModel, VioletPreTrainedModel
-from ..modeling_violet.encoders import Encoder, find_encoder
+from ..modeling_violet.encoders import find_encoder
+from ..modeling_violet.encoders.whole_clip import WholeClip
 from ..processing import VideoTextProcessor, VioletVideoProcessor
 from .conversion import (
     ConversionReport,
     build,
     check_settings,
     convert_tensors,
+    load_tokenizer,
     quietly,
     shapes_of,
 )
 from .layouts import BACKBONE, FUSION, MLM, TEXT
 from .planning import ConversionError, plan_conversion
+from .vision_models import (
+    FRAMES_OF_PICTURE_MODELS,
+    check_clip,
+    encoder_of,
+    own_clip,
+    picture_settings,
+    vision_configuration,
+)
 from .weight_files import WeightsError, first_line, read_weights
 
 Source = Mapping[str, Any] | str | os.PathLike
 
 PARTS = {"vision": (BACKBONE,), "text": (TEXT, FUSION, MLM)}
 """What is taken of each source; the masked-language head only where the model has one."""
-CONVERTED = ("swin", "violet", "violet_vision")
-"""Model types whose weights become those of a Video Swin, key by key; a model of another type is taken as it is."""
-FRAMES_OF_PICTURE_MODELS = 8
+BERT_FIELDS = (
+    *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act"),
+    *("hidden_dropout_prob", "attention_probs_dropout_prob", "max_position_embeddings", "type_vocab_size"),
+    *("layer_norm_eps", "initializer_range", "pad_token_id"),
+)
+"""What a VIOLET's configuration takes of a BERT's."""
 
 
 def build_model(
@@ -38,6 +50,9 @@ def build_model(
     vision: Source | None = None,
     text: Source | None = None,
     model_class: type[VioletPreTrainedModel] = VioletForPreTraining,
+    num_frames: int | None = None,
+    image_size: int | None = None,
+    attn_implementation: str | None = None,
 ) -> Any:
     """
     A model to be trained, initialised from public weights. The rest is freshly initialised.
@@ -51,6 +66,9 @@ def build_model(
         text: weights of a BERT, for the text embeddings, the fusion (its first layers, as many as there are) and the
             masked-language head, of any kind that `from_original` reads.
         model_class: what to build.
+        num_frames, image_size: of the clips, which the model then has learned places for; by default those that a
+            model of transformers was made for (six frames for one of pictures), else the configuration's places.
+        attn_implementation: `eager` or `sdpa`; by default transformers' choice.
 
     Returns:
         The model, in evaluation mode. Its `conversion_report` maps `"vision"` and `"text"` to their
@@ -64,8 +82,8 @@ def build_model(
     tensors: dict[str, torch.Tensor] = {}
     reports: dict[str, ConversionReport] = {}
     encoder = vision_configuration(vision)
+    config = with_places(config, vision, encoder, num_frames, image_size)
     if encoder is not None:
-        config = with_encoder(config, encoder)
         tensors, reports["vision"] = _encoder_weights(vision, config, model_class)
     for role, source in (("vision", None if encoder is not None else vision), ("text", text)):
         if source is None:
@@ -80,43 +98,58 @@ def build_model(
         if not found:
             raise ConversionError(f"`{role}` ({weights.origin}): {plan.kind.name} holds nothing for it.")
         tensors |= found
-    model = build(model_class, config, tensors)
+    model = build(model_class, config, tensors, attn_implementation)
     model.conversion_report = reports
     return model
 
 
-def vision_configuration(vision: Source | None) -> PreTrainedConfig | None:
+def configuration_for(text: str | os.PathLike, **changes: Any) -> VioletConfig:
     """
-    The configuration of a model of transformers that can be a vision encoder as it is: a model's own, or its vision
-    part's. None for weights that are converted.
+    The configuration of a model that starts from a BERT: words and fusion have its sizes.
+
+    Args:
+        text: a folder or a name on the Hub.
+        changes: further fields.
+
+    Raises:
+        WeightsError: where there is no BERT.
     """
-    if not isinstance(vision, str | os.PathLike) or Path(vision).is_file():
-        return None
-    if Path(vision).is_dir() and not (Path(vision) / "config.json").is_file():
-        return None
     try:
-        config = AutoConfig.from_pretrained(vision)
+        config = AutoConfig.from_pretrained(text)
     except (OSError, ValueError) as error:
-        raise WeightsError(f"`vision` ({vision}): {first_line(error)}") from error
-    config = getattr(config, "vision_config", config)
-    return None if config.model_type in CONVERTED else config
+        raise WeightsError(f"`text` ({text}): no model ({first_line(error)}); a BERT is needed.") from error
+    if config.model_type != "bert":
+        raise WeightsError(f"`text` ({text}): a model of type {config.model_type!r}, and a BERT is needed.")
+    return VioletConfig(**{**{name: getattr(config, name) for name in BERT_FIELDS}, **changes})
 
 
-def with_encoder(config: VioletConfig, vision: PreTrainedConfig) -> VioletConfig:
-    """The configuration with another vision encoder, and learned places for as many steps and cells as it has."""
-    encoder = find_encoder(vision)
-    frames, side = own_clip(encoder, config.num_video_frames)
-    steps, rows, _ = encoder.grid(frames, side, side)
-    changed = {"vision_config": vision.to_dict(), "num_video_frames": steps, "video_grid_size": rows}
+def with_places(
+    config: VioletConfig,
+    vision: Source | None,
+    encoder: PreTrainedConfig | None,
+    num_frames: int | None,
+    image_size: int | None,
+) -> VioletConfig:
+    """
+    The configuration with another vision encoder, where one is given, and learned places for as many steps and cells
+    as clips of that size have; see `build_model`.
+
+    Raises:
+        WeightsError: for a model that is no vision encoder, or clips that it cannot take.
+    """
+    if encoder is None and num_frames is None and image_size is None:
+        return config
+    used = encoder_of(str(vision), config.vision_config if encoder is None else encoder)
+    if encoder is None:
+        side = config.video_grid_size * used.cell[1]
+        frames = config.num_video_frames * used.cell[0]
+    else:
+        frames, side = own_clip(used, config.num_video_frames)
+    steps, rows, _ = check_clip(used, num_frames or frames, image_size or side)
+    changed = {"num_video_frames": steps, "video_grid_size": rows}
+    if encoder is not None:
+        changed["vision_config"] = encoder.to_dict()
     return VioletConfig(**{**config.to_dict(), **changed})
-
-
-def own_clip(encoder: Encoder, num_frames: int) -> tuple[int, int]:
-    """(frames, pixels of a side) of the clips that a model was made for; `num_frames` for one of pictures."""
-    config = encoder.config
-    side = config.crop_size if hasattr(config, "crop_size") else config.image_size
-    frames = getattr(config, "frames_per_clip", getattr(config, "num_frames", num_frames))
-    return frames, side if isinstance(side, int) else side[0]
 
 
 def _encoder_weights(
@@ -148,7 +181,10 @@ def _encoder_weights(
 
 
 def build_processor(
-    vision: str | os.PathLike, text: str | os.PathLike, num_frames: int | None = None
+    vision: str | os.PathLike,
+    text: str | os.PathLike,
+    num_frames: int | None = None,
+    image_size: int | None = None,
 ) -> VideoTextProcessor:
     """
     The processor of a model that `build_model` starts from these two: the text model's tokenizer, and frames as the
@@ -157,31 +193,21 @@ def build_processor(
     Args:
         vision, text: folders or names on the Hub.
         num_frames: frames of a clip; by default a video model's own number, and 8 for a model of pictures.
+        image_size: side of a frame in pixels; by default the model's own.
 
     Raises:
-        WeightsError: for a source without the settings of its pictures, or without a tokenizer.
+        WeightsError: for a model that is no vision encoder, a source without the settings of its pictures or without
+            a tokenizer, or clips that the model cannot take.
     """
     config = vision_configuration(vision)
     if config is None:
         raise WeightsError(f"`vision` ({vision}) is no model of transformers that says how it takes its pictures.")
-    frames, side = own_clip(find_encoder(config), FRAMES_OF_PICTURE_MODELS)
-    try:
-        settings = _picture_settings(vision)
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"`vision` ({vision}): no settings of its pictures: {first_line(error)}") from error
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(text)
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"`text` ({text}): no tokenizer: {first_line(error)}") from error
-    size = {"height": side, "width": side}
-    return VideoTextProcessor(tokenizer, VioletVideoProcessor(num_frames=num_frames or frames, size=size, **settings))
-
-
-def _picture_settings(vision: str | os.PathLike) -> dict[str, Any]:
-    """What of a model's own processor is taken: how colours are normalised, and how pictures are resized."""
-    try:
-        processor: Any = AutoVideoProcessor.from_pretrained(vision)
-    except (OSError, ValueError):
-        processor = AutoImageProcessor.from_pretrained(vision)
-    names = ("image_mean", "image_std", "rescale_factor", "resample")
-    return {name: getattr(processor, name) for name in names if getattr(processor, name, None) is not None}
+    encoder = encoder_of(vision, config)
+    frames, side = own_clip(encoder, FRAMES_OF_PICTURE_MODELS)
+    settings, of_pictures = picture_settings(vision)
+    if not isinstance(encoder, WholeClip):  # its positions are interpolated: DINOv2 has 518 pixels and is asked at 224
+        side = of_pictures or side
+    frames, side = num_frames or frames, image_size or side
+    check_clip(encoder, frames, side)
+    frames_of_clip = VioletVideoProcessor(num_frames=frames, size={"height": side, "width": side}, **settings)
+    return VideoTextProcessor(load_tokenizer(str(text)), frames_of_clip)

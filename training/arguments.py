@@ -146,7 +146,18 @@ class ModelArguments:
 
     model: str = field(
         default="violet-tiny",
-        metadata={"help": "A folder or Hub name with weights; violet-tiny's come with the package."},
+        metadata={
+            "help": "A folder or Hub name: of a VIOLET (violet-tiny's weights come with the package), or of a model "
+            "of pictures or videos of transformers, such as openai/clip-vit-base-patch16 (CLIP, SigLIP, DINOv2, ViT, "
+            "VideoMAE, V-JEPA 2, TimeSformer, …), which becomes the vision encoder of a new VIOLET."
+        },
+    )
+    text: str = field(
+        default="bert-base-uncased",
+        metadata={
+            "help": "A folder or Hub name of a BERT: the words and the fusion of a new VIOLET, where --model is a "
+            "model of pictures or videos. A VIOLET has its own."
+        },
     )
     from_scratch: bool = field(
         default=False,
@@ -181,7 +192,7 @@ class ModelArguments:
     freeze_backbone: bool = field(
         default=False,
         metadata={
-            "help": "Keep the Video Swin's weights as they are: several times faster, and as good on clips like "
+            "help": "Keep the vision encoder's weights as they are: several times faster, and as good on clips like "
             "those it was pre-trained on."
         },
     )
@@ -232,7 +243,7 @@ class FinetuningArguments(TrainingArguments):
     dataloader_persistent_workers: bool = field(default=True, metadata={"help": "They keep what they decoded."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "The collator needs every column."})
     backbone_learning_rate: float | None = field(
-        default=None, metadata={"help": "Of the Video Swin, where it is to differ."}
+        default=None, metadata={"help": "Of the vision encoder, where it is to differ."}
     )
     layer_decay: float = field(
         default=1.0, metadata={"help": "What a layer's learning rate is, in parts of that of the layer behind it."}

@@ -14,6 +14,9 @@ from transformers import AutoProcessor, AutoTokenizer
 from ..configuration import VioletConfig, named_configuration
 from ..core.upstream import checkpoint_activations
 from ..data.loading import ClipReader
+from ..hub import WeightsError
+from ..hub.starting_points import configuration_for
+from ..hub.vision_models import check_clip
 from ..modeling_violet import VioletForPreTraining
 from ..modeling_violet.objectives.masked_vision import start_at
 from ..modeling_violet.objectives.objective import BUILT_IN, OBJECTIVES
@@ -28,13 +31,21 @@ from .pretraining_data import CaptionedVideos, PretrainingBatches, PretrainingCo
 from .recipe import DatasetRecipe, PretrainingRecipe
 from .schedule import SCHEDULES
 from .scratch import processor_from_scratch
+from .starting import model_from_parts, processor_from_parts, starts_from_parts
 from .targets import load_teacher, open_targets, target_settings
 
 logger = logging.getLogger(__name__)
 
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
+PROJECTION_WIDTH = 256
+"""Of the embeddings before the fusion in a model that starts from public parts (Li et al., 2021, arXiv:2107.07651)."""
 SCHEDULE = "mixture"
 """The entry of `SCHEDULES` that every run has: no recipe can ask for another one yet."""
+
+
+def starts_new(recipe: PretrainingRecipe) -> bool:
+    """Whether the run makes a new model, from scratch or from public parts, instead of training a VIOLET further."""
+    return recipe.from_scratch or starts_from_parts(recipe.model)
 
 
 def precision_of(recipe: PretrainingRecipe) -> str:
@@ -84,11 +95,17 @@ def words_with_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def build_processor(recipe: PretrainingRecipe, tables: Sequence[Splits]) -> VideoTextProcessor:
-    """The pretrained model's; from scratch a new one, if need be with a vocabulary that is trained on the rows."""
+    """
+    The pretrained model's; that of a model of pictures or videos, with a BERT's tokenizer; from scratch a new one, if
+    need be with a vocabulary that is trained on the rows.
+    """
     if recipe.from_scratch:
         tokenizer = None if recipe.tokenizer is None else AutoTokenizer.from_pretrained(recipe.tokenizer)
         texts = (text for train, _ in tables for text in words_with_rows(train))
         processor = processor_from_scratch(recipe.model, tokenizer, texts, recipe.image_size)
+        processor.max_length = recipe.max_text_length
+    elif starts_from_parts(recipe.model):
+        processor = processor_from_parts(recipe.model, recipe.text, image_size=recipe.image_size)
         processor.max_length = recipe.max_text_length
     else:
         processor = AutoProcessor.from_pretrained(recipe.model)
@@ -105,11 +122,18 @@ def build_teachers(
     return {name: load_teacher(name, recipe.mvm_targets[name], frames).to(device) for name in live}
 
 
-def configuration_from_scratch(
+def new_configuration(
     recipe: PretrainingRecipe, processor: VideoTextProcessor, teachers: Mapping[str, Teacher]
 ) -> VioletConfig:
-    """The named configuration with the processor's vocabulary, the recipe's MVM heads and its objectives."""
-    configuration = named_configuration(recipe.model)
+    """
+    The named configuration, or a BERT's sizes, with the processor's vocabulary, the recipe's MVM heads and its
+    objectives; with a BERT embeddings before the fusion, if an objective reads them.
+    """
+    if recipe.from_scratch:
+        configuration = named_configuration(recipe.model)
+    else:
+        contrast = "vtc" in recipe.all_objectives() or recipe.hard_negatives
+        configuration = configuration_for(recipe.text, projection_dim=PROJECTION_WIDTH if contrast else None)
     heads = {
         name: {key: value for key, value in options.items() if key != "teacher"}
         | (dict(teachers[name].head_options) if name in teachers else {})
@@ -137,9 +161,13 @@ def build_model(
         SettingsError: for objectives that the model does not have.
     """
     kernel = preferred_kernel(precision_of(recipe) == "bf16", device)
-    if recipe.from_scratch:
-        configuration = configuration_from_scratch(recipe, processor, teachers)
-        model = VioletForPreTraining._from_config(configuration, attn_implementation=kernel)
+    if starts_new(recipe):
+        configuration = new_configuration(recipe, processor, teachers)
+        if recipe.from_scratch:
+            model = VioletForPreTraining._from_config(configuration, attn_implementation=kernel)
+        else:
+            parts = (recipe.model, recipe.text)
+            model = model_from_parts(*parts, configuration, VioletForPreTraining, processor, kernel)
     else:
         model = VioletForPreTraining.from_pretrained(recipe.model, attn_implementation=kernel)
     unknown = sorted(set(recipe.all_objectives()) - set(model.objective_names()))
@@ -151,6 +179,19 @@ def build_model(
     if recipe.gradient_checkpointing:
         checkpoint_activations(model)
     return model
+
+
+def check_sizes(recipe: PretrainingRecipe, model: VioletForPreTraining, frames: VioletVideoProcessor) -> None:
+    """
+    Raises:
+        SettingsError: for a data set whose clips the model's vision encoder cannot take.
+    """
+    side = recipe.image_size or frames.size["height"]
+    for dataset in recipe.datasets:
+        try:
+            check_clip(model.violet.video_encoder.encoder, dataset.num_frames or frames.num_frames, side)
+        except WeightsError as error:
+            raise SettingsError(f"data set {dataset.name!r}: {error}") from error
 
 
 def build_optimizer(recipe: PretrainingRecipe, model: VioletForPreTraining) -> torch.optim.Optimizer:

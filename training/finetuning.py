@@ -25,7 +25,10 @@ from ..data import moving_shapes, read_rows, rows_digest
 from ..data.hub_rows import HUB
 from ..data.loading import ClipReader
 from ..hub.conversion import load_tokenizer
+from ..hub.starting_points import configuration_for
+from ..hub.vision_models import check_clip
 from ..modeling_violet import VioletPreTrainedModel
+from ..modeling_violet.encoders import find_encoder
 from ..modeling_violet.heads import VioletClassificationHead
 from ..processing import VideoTextProcessor, special_tokens
 from .arguments import DataArguments, FinetuningArguments, ModelArguments, SettingsError, set_frames
@@ -33,6 +36,7 @@ from .checkpoints import checkpoint_to_resume
 from .machine import preferred_kernel
 from .runs import begin_run, end_run, is_hub_name, save_model
 from .scratch import processor_from_scratch
+from .starting import model_from_parts, processor_from_parts, starts_from_parts
 from .tasks import TASKS, Task
 from .trainer import VioletTrainer
 from .vocabulary import check_answers, check_tokenizer, check_words, exchange_vocabulary
@@ -87,11 +91,13 @@ def source_of(arguments: ModelArguments) -> str:
 
 def build_processor(arguments: ModelArguments, rows: Dataset, data: DataArguments) -> VideoTextProcessor:
     """
-    The processor of the pretrained weights, or one for a model from scratch: of the named configuration's frames, with
-    a vocabulary that is trained on the rows; with what else is asked for.
+    The processor of the pretrained weights; or that of a model of pictures or videos, with a BERT's tokenizer; or one
+    for a model from scratch: of the named configuration's frames, with a vocabulary that is trained on the rows. With
+    what else is asked for.
 
     Raises:
-        WeightsError, SettingsError: for a tokenizer that cannot be had, or lacks a special token.
+        WeightsError, SettingsError: for a tokenizer that cannot be had, or lacks a special token; for clips that the
+            model's vision encoder cannot take.
     """
     task = TASKS[data.task]
     tokenizer = None if arguments.tokenizer is None else load_tokenizer(arguments.tokenizer)
@@ -103,18 +109,41 @@ def build_processor(arguments: ModelArguments, rows: Dataset, data: DataArgument
             arguments.model, tokenizer, texts, arguments.image_size, arguments.num_frames
         )
     else:
-        processor = AutoProcessor.from_pretrained(source_of(arguments))
+        processor = processor_of_weights(arguments)
         if tokenizer is not None:
             processor = VideoTextProcessor(
                 tokenizer, processor.video_processor, max_length=processor.max_length, padding=processor.padding
             )
-        if arguments.num_frames is not None:
-            processor.video_processor.num_frames = arguments.num_frames
-        if arguments.image_size is not None:
-            processor.video_processor.size = {"height": arguments.image_size, "width": arguments.image_size}
     set_frames(processor.video_processor, arguments.fit, arguments.frame_sampling)
     if arguments.max_text_length is not None:
         processor.max_length = arguments.max_text_length
+    return processor
+
+
+def from_parts(arguments: ModelArguments) -> bool:
+    """Whether a new model starts from a model of pictures or videos, see `starts_from_parts`."""
+    return not arguments.from_scratch and starts_from_parts(arguments.model)
+
+
+def processor_of_weights(arguments: ModelArguments) -> VideoTextProcessor:
+    """
+    The processor to start with: of a VIOLET's weights, or of public parts; with the clips that are asked for.
+
+    Raises:
+        WeightsError: for clips that the vision encoder cannot take; of public parts see `processor_from_parts`.
+    """
+    if from_parts(arguments):
+        sizes = (arguments.num_frames, arguments.image_size)
+        return processor_from_parts(arguments.model, arguments.text, *sizes)
+    processor = AutoProcessor.from_pretrained(source_of(arguments))
+    frames = processor.video_processor
+    if arguments.num_frames is not None:
+        frames.num_frames = arguments.num_frames
+    if arguments.image_size is not None:
+        frames.size = {"height": arguments.image_size, "width": arguments.image_size}
+    if arguments.num_frames is not None or arguments.image_size is not None:
+        config = VioletConfig.from_pretrained(source_of(arguments))
+        check_clip(find_encoder(config.vision_config), frames.num_frames, frames.size["height"])
     return processor
 
 
@@ -133,24 +162,31 @@ def build_model(
 ) -> VioletPreTrainedModel:
     """
     From scratch where a named configuration is asked for, else from pretrained weights, with what the task sets in
-    their configuration. Pretrained weights keep their head of labels where it has the very same ones, and start a new
-    one elsewhere. Where another tokenizer is asked for, see `exchange_vocabulary`.
+    their configuration; those of a model of pictures or videos as `model_from_parts` says. A VIOLET's weights keep
+    their head of labels where it has the very same ones, and start a new one elsewhere. Where another tokenizer is
+    asked for, see `exchange_vocabulary`.
     """
     task, source = TASKS[data.task], "" if arguments.from_scratch else source_of(arguments)
-    before = None
-    if task.label_head and not arguments.from_scratch:
+    new_model, before = from_parts(arguments), None
+    if task.label_head and not arguments.from_scratch and not new_model:
         before = list(VioletConfig.from_pretrained(source).id2label.values())
     changes = task.configure(arguments, data, rows, before)
     if arguments.from_scratch:
         changes |= special_tokens(processor.tokenizer)
         config = named_configuration(arguments.model, vocab_size=len(processor.tokenizer), **changes)
         return task.model_class._from_config(config, attn_implementation=kernel)
-    own = processor.tokenizer if arguments.tokenizer is None else AutoProcessor.from_pretrained(source).tokenizer
+    own = processor.tokenizer
+    if arguments.tokenizer is not None:
+        own = load_tokenizer(arguments.text) if new_model else AutoProcessor.from_pretrained(source).tokenizer
     changes |= special_tokens(own)
-    model = task.model_class.from_pretrained(
-        source, attn_implementation=kernel, ignore_mismatched_sizes=bool(task.label_head), **changes
-    )
-    if task.label_head and before != list(changes["id2label"].values()):
+    if new_model:
+        config = configuration_for(arguments.text, **changes)
+        model = model_from_parts(source, arguments.text, config, task.model_class, processor, kernel)
+    else:
+        model = task.model_class.from_pretrained(
+            source, attn_implementation=kernel, ignore_mismatched_sizes=bool(task.label_head), **changes
+        )
+    if task.label_head and not new_model and before != list(changes["id2label"].values()):
         # A head of the same size would be loaded all the same.
         head = VioletClassificationHead(model.config, len(changes["id2label"])).apply(model._init_weights)
         setattr(model, task.label_head, head)
@@ -178,6 +214,8 @@ def run_settings(
     settings = dataclasses.asdict(model) | dataclasses.asdict(data)
     settings |= {name: getattr(training, name) for name in DECISIVE}
     settings |= {"lr_scheduler_type": training.lr_scheduler_type.value, "violet": __version__}
+    if not from_parts(model):  # a VIOLET has its own
+        del settings["text"]
     # A run that was stopped by a bad sample, or refused for its words, may go on.
     for name in ("frame_cache_mb", "decode_time_limit", "bad_samples", "allow_unknown_words"):
         del settings[name]
@@ -222,11 +260,13 @@ def finetune(
             tokenizer does not know its words (see `vocabulary`).
     """
     output_dir, task = Path(str(training.output_dir)), TASKS[data.task]
-    with training.main_process_first(local=False):  # one process draws the clips and writes the settings
+    with training.main_process_first(local=False):  # one process draws the clips
         tables, processor, settings = prepare_run(model_arguments, data, training, tables)
     set_seed(training.seed)
     kernel = model_arguments.attn_implementation or preferred_kernel(training.bf16, training.device)
     model = build_model(model_arguments, processor, tables["train"], data, kernel)
+    with training.main_process_first(local=False):  # one writes the settings
+        begin_run(output_dir, settings)
     for part in (getattr(model.violet, name) for name in task.unused):
         if part is not None:
             part.requires_grad_(False)
@@ -258,7 +298,7 @@ def prepare_run(
     given: DatasetDict | None = None,
 ) -> tuple[DatasetDict, VideoTextProcessor, dict[str, Any]]:
     """
-    (tables, processor, settings) of a run: checked, and with the settings written into its folder.
+    (tables, processor, settings) of a run, checked.
 
     Args:
         given: tables in place of those that `data` names.
@@ -267,6 +307,8 @@ def prepare_run(
         SettingsError: see `finetune`.
     """
     task, first = TASKS[data.task], training.process_index == 0
+    if not model_arguments.from_scratch:
+        processor_of_weights(model_arguments)  # what cannot be used is refused before clips are drawn
     tables = load_tables(data) if given is None else given
     if tables.get("validation") is None and training.eval_strategy != "no":
         raise SettingsError("--validation_file: missing, though evaluation during training is asked for.")
@@ -277,7 +319,6 @@ def prepare_run(
     texts = texts_of(tables["train"], task.reads)
     check_words(texts, processor.tokenizer, data.allow_unknown_words, log=first)
     check_answers(task, tables["train"], processor.tokenizer, log=first)
-    begin_run(Path(str(training.output_dir)), settings)
     return tables, processor, settings
 
 

@@ -29,7 +29,9 @@ from .building import (
     build_optimizer,
     build_processor,
     build_teachers,
+    check_sizes,
     start_heads,
+    starts_new,
 )
 from .checkpoints import checkpoint_to_resume, new_checkpoint
 from .dataset_sources import load_dataset
@@ -41,6 +43,7 @@ from .masking import mask_attended
 from .pretraining_data import PretrainingBatches
 from .recipe import PretrainingRecipe
 from .runs import begin_run, end_run, is_hub_name, save_model
+from .starting import processor_from_parts, starts_from_parts
 from .training_log import TrainingLog
 
 logger = logging.getLogger(__name__)
@@ -86,6 +89,8 @@ def run_settings(recipe: PretrainingRecipe) -> dict[str, Any]:
         del settings[name]
     if not recipe.objective_options:  # runs from before there were any may go on
         del settings["objective_options"]
+    if recipe.from_scratch or not starts_from_parts(recipe.model):  # a VIOLET has its own
+        del settings["text"]
     return json.loads(json.dumps(settings))
 
 
@@ -104,17 +109,20 @@ class Pretraining:
         self.is_main = self.accelerator.is_main_process
         self.settings = run_settings(recipe)
         self.failed_samples = FailedSamples(self.output_dir)
+        if not recipe.from_scratch and starts_from_parts(recipe.model):
+            processor_from_parts(recipe.model, recipe.text, image_size=recipe.image_size)  # before clips are drawn
         with self.accelerator.main_process_first():  # the others find drawn videos there
             self.tables = [load_dataset(dataset) for dataset in recipe.datasets]
         self.processor = build_processor(recipe, self.tables)
         frames, device = self.processor.video_processor, self.accelerator.device
         self.teachers = build_teachers(recipe, frames, device)
         self.model = build_model(recipe, self.processor, self.teachers, device)
+        check_sizes(recipe, self.model, frames)
         self.optimizer = build_optimizer(recipe, self.model)
         self.reader = ClipReader(frames, recipe.frame_cache_mb * 2**20, recipe.decode_time_limit)
         collator = build_collator(recipe, self.processor, self.reader, self.model)
         self.training, self.validation = build_data(recipe, self.tables, collator, self.accelerator)
-        if recipe.from_scratch:
+        if starts_new(recipe):
             start_heads(self.model, self.training, self.targets)
         self.average = None if recipe.ema_decay is None else MovingAverage(self.model, recipe.ema_decay)
         self.model, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)

@@ -81,11 +81,15 @@ class PretrainingRecipe:
     Attributes:
         datasets: the mixture, see `DatasetRecipe`.
         output_dir: for checkpoints, logs, curves, the model.
-        model: a folder or Hub name with weights, or a named configuration to start from scratch.
+        model: a folder or Hub name of a VIOLET; or of a model of pictures or videos of transformers, such as
+            openai/clip-vit-base-patch16, which becomes the vision encoder of a new VIOLET; or a named configuration to
+            start from scratch.
+        text: a folder or Hub name of a BERT, whose weights are a new VIOLET's words and fusion, where `model` is a
+            model of pictures or videos.
         tokenizer: from scratch: a folder or Hub name; by default a small vocabulary is trained on the data's texts.
         objectives: weights by objective (see `VioletForPreTraining`); or a list of such sets, of which one is drawn
             for each step in proportion to its `share`, out of those whose `start` (a share of `max_steps`) has come.
-        objective_options: from scratch: options of objectives that are not built in, by objective.
+        objective_options: of a new model: options of objectives that are not built in, by objective.
         mvm_targets: options of each target's head, by target, and under `teacher` the teacher's Hub name or folder.
         masks: probability of each kind of mask, see `masking.Masking`.
         patch_ratio, word_ratio: shares that are hidden.
@@ -121,6 +125,7 @@ class PretrainingRecipe:
     datasets: list[DatasetRecipe]
     output_dir: str = "outputs/pretrained"
     model: str = "violet-tiny"
+    text: str = "bert-base-uncased"
     tokenizer: str | None = None
     objectives: dict[str, float] | list[dict[str, float]] = field(default_factory=lambda: {"vtm": 1.0, "mlm": 1.0})
     objective_options: dict[str, dict[str, Any]] = field(default_factory=dict)

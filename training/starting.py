@@ -1,0 +1,67 @@
+"""Runs that start from public parts: a model of pictures or videos of transformers, and a BERT for the words."""
+
+from typing import Any
+
+from ..configuration import NAMED_CONFIGURATIONS, VioletConfig
+from ..hub import WeightsError, build_model, build_processor
+from ..hub.starting_points import configuration_for
+from ..hub.vision_models import CONVERTED, model_type
+from ..modeling_violet import VioletPreTrainedModel
+from ..processing import VideoTextProcessor
+from .arguments import SettingsError
+
+TEXT = "bert-base-uncased"
+
+
+def starts_from_parts(model: str) -> bool:
+    """
+    Whether `model` is no VIOLET, but a model of transformers that becomes the vision encoder of a new one.
+
+    Args:
+        model: a folder, a name on the Hub, or a named configuration.
+
+    Raises:
+        SettingsError: where there is no such model, or its weights must be converted first.
+    """
+    if model in NAMED_CONFIGURATIONS:
+        return False
+    try:
+        kind = model_type(model)
+    except WeightsError as error:
+        raise SettingsError(f"`model`: {error}") from error
+    if kind == VioletConfig.model_type:
+        return False
+    if kind in CONVERTED:
+        raise SettingsError(
+            f"`model`: {model} is a {kind!r}, whose weights become those of a Video Swin: save what "
+            f'`violet.build_model("violet-v2-base", vision="{model}", text="{TEXT}")` gives, with a processor, and '
+            "name that folder."
+        )
+    return True
+
+
+def processor_from_parts(
+    model: str, text: str, num_frames: int | None = None, image_size: int | None = None
+) -> VideoTextProcessor:
+    """
+    The processor of a run that starts from these parts; see `hub.build_processor`.
+
+    Raises:
+        WeightsError: where a part is missing or of another kind, or the encoder cannot take such clips.
+    """
+    configuration_for(text)
+    return build_processor(model, text, num_frames, image_size)
+
+
+def model_from_parts(
+    model: str,
+    text: str,
+    config: VioletConfig,
+    model_class: type[VioletPreTrainedModel],
+    processor: VideoTextProcessor,
+    kernel: str | None,
+) -> Any:
+    """The model that starts from these parts, with learned places for the processor's clips."""
+    frames = processor.video_processor
+    size = {"num_frames": frames.num_frames, "image_size": frames.size["height"]}
+    return build_model(config, model, text, model_class, attn_implementation=kernel, **size)
