@@ -14,7 +14,13 @@ def build_part(config: PreTrainedConfig, unused: Collection[str] = ()) -> PreTra
         unused: names of its modules that nothing of ours reads. They are left out: weights that never get a gradient
             stop some ways of training over several processes.
     """
-    model = AutoModel.from_config(config)
+    try:
+        model = AutoModel.from_config(config)
+    except ValueError:
+        if config._attn_implementation != "sdpa":
+            raise
+        config._attn_implementation = "eager"  # asked for of the whole model, and TimeSformer has no other
+        model = AutoModel.from_config(config)
     for name in [name for name, _ in model.named_modules() if name.rpartition(".")[2] in unused]:
         model.set_submodule(name, nn.Identity())
     return model
