@@ -24,6 +24,11 @@ class FrameByFrame(Encoder):
                 "pictures can be used that makes square patches of one size, such as CLIP's, SigLIP's, DINOv2 or ViT."
             )
 
+    def build(self) -> PreTrainedModel:
+        if getattr(self.config, "use_mask_token", False):  # DINOv2's, a weight that nothing here reads
+            self.config.use_mask_token = False
+        return super().build()
+
     @property
     def cell(self) -> Grid:
         return 1, self.config.patch_size, self.config.patch_size
