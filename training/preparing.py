@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoProcessor
 
 from ..configuration import named_configuration
 from ..data.loading import ClipReader, explained_workers
+from ..hub.vision_models import vision_configuration
 from ..modeling_violet.encoders import Encoder, find_encoder
 from ..processing import VioletVideoProcessor
 from .arguments import SettingsError, set_frames
@@ -21,6 +22,7 @@ from .machine import leave_cores_to_workers
 from .pretraining_data import row_id
 from .recipe import DatasetRecipe, PretrainingRecipe
 from .scratch import frames_from_scratch
+from .starting import processor_from_parts, starts_from_parts
 from .targets import load_teacher, target_settings, write_targets
 
 
@@ -108,15 +110,18 @@ class ClipPixels(torch.utils.data.Dataset):
 
 def frames_of_run(recipe: PretrainingRecipe) -> tuple[VioletVideoProcessor, Encoder]:
     """The video processor of a recipe's run, and its model's vision encoder."""
-    configuration: Any
+    vision: Any
     if recipe.from_scratch:
         processor = frames_from_scratch(recipe.model, recipe.image_size)
-        configuration = named_configuration(recipe.model)
+        vision = named_configuration(recipe.model).vision_config
+    elif starts_from_parts(recipe.model):
+        processor = processor_from_parts(recipe.model, recipe.text, image_size=recipe.image_size).video_processor
+        vision = vision_configuration(recipe.model)
     else:
         processor = AutoProcessor.from_pretrained(recipe.model).video_processor
-        configuration = AutoConfig.from_pretrained(recipe.model)
+        vision = AutoConfig.from_pretrained(recipe.model).vision_config
     set_frames(processor, recipe.fit, recipe.frame_sampling)
-    return processor, find_encoder(configuration.vision_config)
+    return processor, find_encoder(vision)
 
 
 def videos_by_name(tables: Iterable[Dataset]) -> dict[str, str]:

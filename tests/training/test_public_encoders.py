@@ -230,7 +230,8 @@ def recipe_of(parts: Path, encoder: str, drawn: Path, tmp_path: Path, **changes:
             {"name": "shapes", "source": "moving_shapes", "path": str(drawn), "clips": 24, "validation_clips": 8}
             | ({"num_frames": FRAMES} if encoder in PICTURES else {})
         ],
-        "objectives": {"vtc": 1.0, "vtm": 1.0, "mlm": 1.0},
+        "objectives": {"vtc": 1.0, "vtm": 1.0, "mlm": 1.0, "mvm_pixel": 1.0},
+        "mvm_targets": {"pixel": {}},
         "max_steps": 1,
         "batch_size": 4,
         "eval_batches": 1,
@@ -243,15 +244,25 @@ def recipe_of(parts: Path, encoder: str, drawn: Path, tmp_path: Path, **changes:
     return path
 
 
-@pytest.mark.parametrize("encoder", ["clip_vision_model", "timesformer"])
+@pytest.mark.parametrize("encoder", ["clip_vision_model", "videomae", "timesformer"])
 def test_pretraining_starts_from_the_same_parts(encoder, parts, drawn, tmp_path, capsys):
     recipe = recipe_of(parts, encoder, drawn, tmp_path)
     assert main(["pretrain", str(recipe)]) == 0, capsys.readouterr().err
     model, report = VioletForPreTraining.from_pretrained(tmp_path / "run", output_loading_info=True)
     assert not any(report.values()) and model.config.projection_dim == 256
-    assert model.config.vision_config.model_type == encoder
+    assert model.config.vision_config.model_type == encoder and list(model.mvm_heads) == ["pixel"]
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert 0 < metrics["shapes/loss_vtc"] and metrics["settings"]["text"] == str(parts / "bert")
+    assert metrics["shapes/loss_vtc"] > 0 and metrics["shapes/loss_mvm_pixel"] > 0
+    assert metrics["settings"]["text"] == str(parts / "bert")
+
+
+def test_targets_are_prepared_for_the_cells_of_the_parts(parts, drawn, tmp_path, capsys):
+    recipe = recipe_of(parts, "videomae", drawn, tmp_path)
+    assert main(["prepare", "targets", str(recipe), "--target=pixel", f"--output={tmp_path / 'pixels'}"]) == 0
+    assert "of 32 videos" in capsys.readouterr().out
+    data = [{**json.loads(recipe.read_text())["datasets"][0], "targets": {"pixel": str(tmp_path / "pixels")}}]
+    stored = recipe_of(parts, "videomae", drawn, tmp_path, datasets=data, output_dir=str(tmp_path / "stored"))
+    assert main(["pretrain", str(stored)]) == 0, capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
