@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from encoder_configs import model_config
 from huggingface_hub import ModelCard
 
 import violet
@@ -250,3 +251,18 @@ def test_the_card_that_comes_with_the_package_is_that_of_its_folder(tmp_path, mo
     folder = shutil.copytree(shipped, tmp_path / "violet-tiny")
     monkeypatch.setattr("violet.hub.cards.FOLDER", tmp_path)
     assert write_model_card(folder).read_text() == (shipped / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("encoder", "told"),
+    [
+        ("clip_vision_model", "2 layers, width 32, 4 heads, patches of 16 pixels, each frame as a picture"),
+        ("videomae", "2 layers, width 32, 4 heads, patches of 16 pixels, each of 2 frames, clips of 4 frames"),
+        ("vjepa2", "2 layers, width 32, 4 heads, patches of 16 pixels, each of 2 frames, clips of 4 frames"),
+    ],
+)
+def test_a_card_describes_another_encoder_and_not_video_swin(encoder, told, tmp_path):
+    violet.VioletForQuestionAnswering(model_config(encoder)).save_pretrained(tmp_path)
+    card = write_model_card(tmp_path).read_text()
+    assert f"| video encoder | {encoder}: {told} |" in card and "Video Swin" not in card
+    assert f"a `{encoder}` of transformers, BERT's text embeddings and a BERT fusion encoder" in card

@@ -6,6 +6,8 @@ import re
 
 import pytest
 import torch
+from encoder_configs import model_config
+from public_models import save_vision_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, BertTokenizer
 
@@ -554,3 +556,25 @@ def test_a_conversion_without_a_tokenizer(tmp_path):
     assert main(["convert", str(tmp_path / "violet.safetensors"), str(tmp_path / "m"), "--no_tokenizer"]) == 0
     assert not (tmp_path / "m" / "tokenizer.json").exists()
     assert find_class("VioletForMaskedLM").from_pretrained(tmp_path / "m").config.vocab_size == VOCABULARY
+
+
+# --- models of transformers that are encoders as they are ---
+
+
+@pytest.mark.parametrize("encoder", ["clip_vision_model", "vit", "videomae"])
+def test_a_model_of_pictures_or_videos_is_no_conversion_and_told_what_it_is(encoder, tmp_path, capsys):
+    folder, output = save_vision_model(encoder, tmp_path / "public"), tmp_path / "converted"
+    assert main(["convert", str(folder), str(output), "--no_tokenizer"]) == 2
+    said = capsys.readouterr().err
+    assert f"a model of type '{encoder}' of transformers is not converted" in said
+    assert f"violet finetune --model {folder}" in said and "violet.build_model(" in said
+    assert not output.exists()
+    with pytest.raises(ConversionError, match="is not converted"):
+        from_original(folder)
+
+
+def test_the_original_has_no_form_for_another_encoder(tmp_path, capsys):
+    VioletForQuestionAnswering(model_config("vit")).save_pretrained(tmp_path / "model")
+    assert main(["export-original", str(tmp_path / "model"), str(tmp_path / "original.pt")]) == 2
+    assert "The vision encoder is a 'vit', and the original knows Video Swin only" in capsys.readouterr().err
+    assert not (tmp_path / "original.pt").exists()
