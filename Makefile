@@ -5,7 +5,7 @@ CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: setup demo test proofs check compat constraints tiny-weights measurements standalone
+.PHONY: setup demo test proofs combinations check compat constraints tiny-weights measurements standalone
 setup: .venv/.installed
 
 .venv/.installed: setup.cfg pyproject.toml constraints.txt
@@ -41,6 +41,10 @@ test: setup
 # captions recomputed, every class compiled and exported.
 proofs: setup
 	$(BIN)/python -m pytest -m proof
+
+# Every vision encoder with every task, objective, pipeline and model class, and docs/combinations.md: an hour at most.
+combinations: setup
+	$(BIN)/python tools/combinations.py
 
 # The whole suite with the lowest releases that setup.cfg allows, with constraints.txt, and with the newest there are:
 # three environments and docs/compatibility.md. Half an hour, and some 20 GB.
