@@ -110,6 +110,25 @@ class VioletPreTrainedModel(SavedWhole, PreTrainedModel):
     def set_input_embeddings(self, value: nn.Embedding):
         self.base_model.text_embeddings.set_input_embeddings(value)
 
+    def enable_input_require_grads(self):
+        """As transformers', which needs embeddings that give one tensor: TimeSformer's give more beside it."""
+
+        def require(module: nn.Module, inputs: tuple, output: torch.Tensor | tuple) -> None:
+            (output[0] if isinstance(output, tuple) else output).requires_grad_(True)
+
+        models = [module for module in self.modules() if isinstance(module, PreTrainedModel)]
+        embeddings = {model.get_input_embeddings() for model in models if _has_input_embeddings(model)}
+        self._require_grads_hooks = [module.register_forward_hook(require) for module in embeddings]
+        self._require_grads_hook = self._require_grads_hooks[0]  # what older releases remove
+
+
+def _has_input_embeddings(model: PreTrainedModel) -> bool:
+    """Whether a model says what its inputs are embedded by; an encoder of one's own may not."""
+    try:
+        return isinstance(model.get_input_embeddings(), nn.Module)
+    except NotImplementedError:
+        return False
+
 
 class VioletModel(VioletPreTrainedModel):
     """

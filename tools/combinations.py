@@ -155,7 +155,12 @@ def check_task(task: str, bench: Bench) -> str | None:
     frames = {"num_frames": FRAMES} if bench.encoder in PICTURES else {}
     start = ModelArguments(model=str(bench.parts / bench.encoder), text=str(bench.parts / "bert"), **frames)
     output = bench.folder / task
-    few = {"max_steps": 1, "per_device_train_batch_size": 4, "dataloader_num_workers": 0, "save_strategy": "no"}
+    few: dict[str, Any] = {
+        "max_steps": 1,
+        "per_device_train_batch_size": 4,
+        "dataloader_num_workers": 0,
+        "save_strategy": "no",
+    }
     training = FinetuningArguments(output_dir=str(output), report_to="none", disable_tqdm=True, **few)
     result = finetune(start, DataArguments(task=task), training, tables)
     loaded = TASKS[task].model_class.from_pretrained(output).state_dict()

@@ -16,6 +16,7 @@ from ..hub import write_model_card
 from .arguments import DataArguments, FinetuningArguments, ModelArguments, SettingsError
 from .finetuning import card_facts, finetune, run_settings
 from .runs import write_metrics
+from .starting import starts_from_parts
 from .tasks import TASKS
 
 logger = logging.getLogger(__name__)
@@ -111,6 +112,10 @@ def run_benchmark(
         result = finetune(model_arguments, data, training, tables)
         model, processor, settings = result.model, result.processor, result.settings
     else:
+        if starts_from_parts(model_arguments.model):
+            raise SettingsError(
+                f"--measure_only: {model_arguments.model} is no VIOLET. Leave it out to fine-tune one that starts so."
+            )
         model, report = task.model_class.from_pretrained(model_arguments.model, output_loading_info=True)
         if report["missing_keys"]:
             raise SettingsError(

@@ -8,7 +8,13 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from violet import VioletConfig
-from violet.modeling_violet import ENCODERS, VioletForPreTraining, VioletForQuestionAnswering, VioletModel
+from violet.modeling_violet import (
+    ENCODERS,
+    VioletForCaptioning,
+    VioletForPreTraining,
+    VioletForQuestionAnswering,
+    VioletModel,
+)
 from violet.modeling_violet.encoders import find_encoder
 from violet.training.optimization import layer_depths, parameter_groups
 
@@ -138,6 +144,20 @@ def test_gradient_checkpointing_and_half_precision_work_with_any_encoder(encoder
     assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(*gradients, strict=True))
     half = model.to(torch.bfloat16)(**inputs | {"pixel_values_videos": clips().bfloat16()}).loss
     assert torch.isfinite(half)
+
+
+@encoders
+def test_inputs_get_gradients_while_the_weights_are_frozen(encoder):
+    """As PEFT needs it with gradient checkpointing, and captioning without: TimeSformer's embeddings give a tuple."""
+    model = VioletForCaptioning(model_config(encoder)).train().requires_grad_(False)
+    model.mlm_head.requires_grad_(True)
+    model.enable_input_require_grads()
+    model.gradient_checkpointing_enable()
+    inputs = {"pixel_values_videos": clips(), "input_ids": words(), "labels": words()}
+    model(**inputs).loss.backward()
+    assert model.mlm_head.dense.weight.grad.abs().sum() > 0
+    assert model(**inputs).logits.requires_grad
+    model.disable_input_require_grads()
 
 
 @encoders
