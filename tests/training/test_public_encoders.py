@@ -1,7 +1,8 @@
 """Fine-tuning and pre-training that start from models of pictures and videos of transformers, one command each."""
 
+import gc
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,14 @@ ASKED: dict[str, tuple[str, Callable[[Any, list[str]], Any]]] = {
     "classification": ("video-classification", lambda pipe, clips: pipe(clips[0])),
 }
 """By task: the pipeline that asks its models, and something to ask."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def collected_once() -> Iterator[None]:
+    """Each run of a Trainer collects garbage: here not all that the libraries hold, which takes half a second."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")
