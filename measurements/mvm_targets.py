@@ -188,7 +188,7 @@ class Benchmark:
 
     def batches(self, split: str, target: str) -> PretrainingBatches:
         source = CaptionedVideos(split, self.splits[split], FRAMES, 1.0)
-        schedule = MixtureSchedule([1.0], [(FRAMES, SIDE)], [(1.0, 0, {f"mvm_{target}": 1.0})], SEED)
+        schedule = MixtureSchedule([1.0], [(FRAMES, SIDE, SIDE)], [(1.0, 0, {f"mvm_{target}": 1.0})], SEED)
         return PretrainingBatches([source], schedule, self.collator, BATCH, SEED)
 
 

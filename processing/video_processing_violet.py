@@ -41,8 +41,8 @@ class VioletVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[cal
     """The settings of `VioletVideoProcessor` beyond transformers' own.
 
     do_pad_to_square (`bool`):
-        Pad with black to a centred square, then resize to `size` (the original's evaluation). Otherwise resize until
-        `size` is covered and take its centre.
+        Pad with black to the shape of `size` (of a square, to a square), centred, then resize to `size` (the
+        original's evaluation). Otherwise resize until `size` is covered and take its centre.
     do_random_crop (`bool`):
         Take a drawn place instead of the centre, where the clip has a draw (VIOLETv2's pre-training).
     frame_sampling (`str`):
@@ -368,7 +368,7 @@ class VioletVideoProcessor(SavedWhole, BaseVideoProcessor):
         grouped, grouped_index = group_videos_by_shape(videos)
         for shape, stacked in grouped.items():  # stacked: (clips, frames, 3, height, width)
             if do_pad_to_square:
-                stacked = _pad_to_square(stacked)
+                stacked = _pad_to_shape(stacked, size)
             if do_resize and do_pad_to_square:
                 stacked = self.resize(stacked, size, resample)
             elif do_resize:
@@ -405,12 +405,16 @@ def _check_sampling(num_frames: int | None, fps: float | None) -> None:
         raise ValueError(f"`fps` must be above 0, got {fps}.")
 
 
-def _pad_to_square(videos: torch.Tensor) -> torch.Tensor:
-    """(..., height, width) -> (..., side, side) with black around; an odd pixel goes to the right or bottom."""
+def _pad_to_shape(videos: torch.Tensor, size: SizeDict) -> torch.Tensor:
+    """
+    (..., height, width), with black around them to the shape of `size`: a square for a square. An odd pixel goes to
+    the right or bottom.
+    """
     height, width = videos.shape[-2:]
-    side = max(height, width)
-    left, top = (side - width) // 2, (side - height) // 2
-    return torch.nn.functional.pad(videos, [left, side - width - left, top, side - height - top])
+    tall = max(height, round(width * size.height / size.width))
+    wide = max(width, round(height * size.width / size.height))
+    left, top = (wide - width) // 2, (tall - height) // 2
+    return torch.nn.functional.pad(videos, [left, wide - width - left, top, tall - height - top])
 
 
 def _drawn_crop(clip: torch.Tensor, size: SizeDict, draw: int) -> torch.Tensor:

@@ -207,11 +207,11 @@ def build_batches(
     Raises:
         SettingsError: if the processes cannot share the batch in whole groups, or the encoder cannot take the clips.
     """
-    side = recipe.image_size or collator.processor.video_processor.size.height
-    sizes = [(source.num_frames, side) for source in sources]
+    size = recipe.frame_size(collator.processor.video_processor)
+    sizes = [(source.num_frames, *size) for source in sources]
     for source in sources:
         try:
-            collator.encoder.grid(source.num_frames, side, side)
+            collator.encoder.grid(source.num_frames, *size)
         except ValueError as error:
             raise SettingsError(f"data set {source.name!r}: {error} Set `num_frames` or `image_size`.") from error
     schedule = SCHEDULES.find(SCHEDULE)([source.weight for source in sources], sizes, objectives, recipe.seed)

@@ -20,7 +20,7 @@ from ..processing import VideoTextProcessor
 from .arguments import SettingsError
 from .masking import MASK_KINDS, Masking, mask_attended
 from .pretraining_data import CaptionedVideos, PretrainingCollator
-from .schedule import StepPlan
+from .schedule import ClipSize, StepPlan
 from .targets import load_teacher
 
 HIDDEN_COLOUR = np.array([0.85, 0.1, 0.2])
@@ -165,7 +165,9 @@ def masked_batch(
     collator = PretrainingCollator(processor, masking, encoder, num_negatives=1, group_size=1)
     row = {"video": str(video), "caption": caption}
     source = CaptionedVideos("inspected", Dataset.from_list([row]), frames.num_frames, 1.0)
-    batch = collator(source, [row], [0], StepPlan(0, 0, {}, frames.num_frames, frames.size.height))
+    batch = collator(
+        source, [row], [0], StepPlan(0, 0, {}, ClipSize(frames.num_frames, frames.size.height, frames.size.width))
+    )
     batch["pixel_values_videos"] = frames.normalize_pixels(batch["pixel_values_videos"])
     if "attended" in batch:
         names = ("pixel_values_videos", "input_ids", "attention_mask")

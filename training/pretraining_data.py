@@ -117,7 +117,7 @@ class PretrainingCollator:
         planned = [(row_id(row), row["caption"]) for row in rows]
         rows, epochs = [rows[number] for number in kept], [epochs[number] for number in kept]
         clips = [clip for clip in found if clip is not None]
-        size = {"height": plan.image_size, "width": plan.image_size}
+        size = {"height": plan.clip.height, "width": plan.clip.width}
         frames, draws = [frames for frames, _ in clips], [draws[number] for number in kept]
         pixels = self.processor(videos=frames, do_sample_frames=False, size=size, draws=draws, **RAW_PIXELS)
         words = self.processor(text=[row["caption"] for row in rows])
@@ -132,7 +132,7 @@ class PretrainingCollator:
             input_ids=words["input_ids"],
             attention_mask=words["attention_mask"],
             frame_indices=[indices for _, indices in clips],
-            grid=self._grid(plan),
+            grid=self.encoder.grid(*plan.clip),
             stored_targets=source.stored_targets,
             planned=planned,
             kept=kept,
@@ -152,7 +152,7 @@ class PretrainingCollator:
     ) -> Clip | None:
         """The frames of a row's video; None where it cannot be read, which is added to `failed`."""
         try:
-            return self.reader.read(row["video"], plan.num_frames, draw, row=row.get("row"))
+            return self.reader.read(row["video"], plan.clip.frames, draw, row=row.get("row"))
         except SAMPLE_ERRORS as error:
             if not self.skip_bad:
                 raise
@@ -169,9 +169,6 @@ class PretrainingCollator:
             if clip is not None:
                 return [row], [clip]
         raise unreadable(lost)
-
-    def _grid(self, plan: StepPlan) -> tuple[int, int, int]:
-        return self.encoder.grid(plan.num_frames, plan.image_size, plan.image_size)
 
 
 class PretrainingBatches(torch.utils.data.Dataset):

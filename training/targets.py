@@ -97,13 +97,13 @@ def target_settings(
             "`frame_sampling` must be even and `fit` not random_crop."
         )
     options = recipe.mvm_targets.get(target, {})
-    source, side = options.get("teacher"), dict(frames.size)["height"]
+    source, (height, width) = options.get("teacher"), recipe.frame_size(frames)
     return {
         "target": target,
         "teacher": MVM_TARGETS.find(target).teacher.default_source if source is None else str(source),
         "per_cell": options.get("per_cell"),
         "num_frames": dataset.num_frames or frames.num_frames,
-        "image_size": recipe.image_size or side,
+        "image_size": height if height == width else [height, width],
         "patch_size": encoder.cell[1],
         "image_mean": list(frames.image_mean),
         "image_std": list(frames.image_std),

@@ -56,7 +56,7 @@ def batches(processor, rows, images):
         sources = [CaptionedVideos("videos", table, num_frames=3, weight=1.0)]
         if mixture:
             sources.append(CaptionedVideos("images", images, num_frames=1, weight=1.0))
-        sizes = [(source.num_frames, SIDE) for source in sources]
+        sizes = [(source.num_frames, SIDE, SIDE) for source in sources]
         schedule = MixtureSchedule([source.weight for source in sources], sizes, OBJECTIVES, seed)
         settings = {"num_negatives": 2, "group_size": GROUP, "seed": seed, **collating}
         collator = PretrainingCollator(processor, Masking(kinds, 0.4, 0.3), ENCODER, **settings)
