@@ -1,6 +1,6 @@
 """
 Searching encoded videos by texts, wherever they are kept: all of them through the fusion, or in two stages, a
-shortlist by what the model computes before the fusion, and the fusion for the shortlist alone.
+shortlist by what the model computes before the fusion, and the fusion for the shortlist only.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,7 +44,7 @@ class Gallery(Protocol):
 
 @dataclass(frozen=True)
 class MemoryGallery:
-    """A `Gallery` in memory: `video_tokens` on the model's device, one row a video; `None` while there is none."""
+    """A `Gallery` in memory: `video_tokens` on the model's device, one row per video; `None` while there is none."""
 
     names: tuple[str, ...] = ()
     video_tokens: Tokens | None = None
@@ -94,7 +94,7 @@ def score_gallery(
 
 def nearest(video_embeds: torch.Tensor, text_embeds: torch.Tensor, count: int) -> torch.Tensor:
     """
-    The numbers of the `count` videos with the greatest inner product for each text, best first: by FAISS where it is
+    The numbers of the `count` videos with the greatest inner product for each text, best first: by FAISS if it is
     installed, else by torch; exact in both.
 
     Args:

@@ -30,7 +30,7 @@ VIOLET = [sys.executable, "-m", "violet.cli"]
 
 
 def pretrain(output: Path, variant: str, seed: int) -> str:
-    """The folder of the variant's weights, trained where it is not there."""
+    """The folder of the variant's weights, trained if it is not there."""
     model = output / f"{variant}-{seed}" / "pretrained"
     if not (model / "metrics.json").exists():
         objectives = yaml.safe_load(RECIPE.read_text())["objectives"]

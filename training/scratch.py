@@ -14,7 +14,7 @@ FRAMES_FROM_SCRATCH = {"violet-tiny": (64, 4), "violet-v1-base": (224, 5), "viol
 def frames_from_scratch(
     model: str, image_size: int | None = None, num_frames: int | None = None
 ) -> VioletVideoProcessor:
-    """What a named configuration starts from scratch with, where side and number of frames are not asked for."""
+    """What a named configuration starts from scratch with, if side and number of frames are not asked for."""
     side, frames = FRAMES_FROM_SCRATCH[model]
     side, frames = image_size or side, num_frames or frames
     return VioletVideoProcessor(size={"height": side, "width": side}, num_frames=frames)

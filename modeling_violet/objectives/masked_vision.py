@@ -173,7 +173,7 @@ def mvm_loss(
     reduction: str = "mean",
 ) -> torch.Tensor:
     """
-    The loss of that target over the masked patches alone; 0 where there is none.
+    The loss of that target over the masked patches only; 0 if there is none.
 
     Args:
         prediction: what the target's head gave.

@@ -155,7 +155,7 @@ def dense_loss(prediction, target, bool_masked_pos, reduction: str = "mean", div
 
 def flow_loss(prediction, target, bool_masked_pos, reduction: str = "mean", divisor: int = 1) -> torch.Tensor:
     """
-    L1 on optical flow, in pixels. A pair of frames counts where either frame is masked, and not at all if its largest
+    L1 on optical flow, in pixels. A pair of frames counts if either frame is masked, and not at all if its largest
     displacement along an axis is `LARGEST_FLOW` or more.
 
     Args:
