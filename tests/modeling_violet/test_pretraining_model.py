@@ -11,7 +11,8 @@ from transformers.utils import logging as transformers_logging
 
 from violet.configuration import named_configuration
 from violet.configuration.configuration_violet import IMAGENET_BLACK
-from violet.modeling_violet import VioletForMaskedLM, VioletForPreTraining, VioletForQuestionAnswering, fusion
+from violet.modeling_violet import VioletForMaskedLM, VioletForPreTraining, VioletForQuestionAnswering
+from violet.modeling_violet.fusions import bert_fusion as fusion
 from violet.modeling_violet.losses import IGNORE_INDEX, contrastive_loss
 from violet.modeling_violet.objectives.passes import hardest
 
