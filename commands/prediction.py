@@ -38,13 +38,13 @@ BLACK_CLIP = np.zeros((1, 8, 8, 3), np.uint8)
 
 
 class PredictError(ValueError):
-    """What a checkpoint cannot be asked, or not in this way; the message says what it can be."""
+    """A request that this checkpoint cannot answer; the message says which it can."""
 
 
 @dataclass(frozen=True)
 class PredictArguments:
     """
-    What to ask of which checkpoint.
+    A checkpoint and what to ask it.
 
     Attributes:
         model: a folder, a Hub name, or weights that come with the package.

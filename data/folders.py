@@ -1,4 +1,4 @@
-"""A folder of clips, with what belongs to them beside them."""
+"""A folder of clips, with captions or other columns beside them."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -144,7 +144,7 @@ def decode_reference(
 
 
 class _Length(NamedTuple):
-    """As much of transformers' `VideoMetadata` as the choice of frames looks at."""
+    """The part of transformers' `VideoMetadata` that the choice of frames reads."""
 
     total_num_frames: int
     fps: float | None
@@ -152,8 +152,8 @@ class _Length(NamedTuple):
 
 class HeldSamples:
     """
-    What each worker has taken up last, in a file for each: it outlives a worker that is killed. The process that made
-    this object removes them.
+    The sample that each worker is reading, in one file per worker, which outlives a worker that is killed. The process
+    that made this object removes the files.
     """
 
     def __init__(self) -> None:
@@ -168,7 +168,7 @@ class HeldSamples:
         os.pwrite(self._file[1], sample.encode(errors="backslashreplace") + b"\n", 0)
 
     def of(self, process: int) -> str | None:
-        """What the process of that number took up last, None if it took up nothing."""
+        """The sample that the process of that number began last; None if it began none."""
         path = Path(self.folder, str(process))
         return path.read_text(errors="replace").split("\n", 1)[0] if path.is_file() else None
 
@@ -188,8 +188,8 @@ class WorkerDiedError(RuntimeError):
 @contextlib.contextmanager
 def explained_workers(reader: ClipReader | None) -> Iterator[None]:
     """
-    What goes wrong in the workers of a data loader, as it would be said without them: the message of a bad sample
-    instead of a worker's traceback, and of a worker that dies the sample that it held.
+    Turns errors of a data loader's workers into clear ones: the message of a bad sample, not a worker's traceback; for
+    a worker that dies, the sample that it was reading.
 
     Args:
         reader: the collator's. Without one, errors pass as they are.

@@ -1,4 +1,4 @@
-"""The one door to anybody's data: a table, a folder, shards, a data set of the Hub, the original's files -> rows."""
+"""`read_rows`: a table, a folder, shards, a data set of the Hub or the original's files -> rows."""
 
 import functools
 import hashlib

@@ -1,4 +1,4 @@
-"""One text that names a clip, wherever it lies -> what `decode_video` takes.
+"""`open_video`: the text that names a clip, in any container -> what `decode_video` takes.
 
 clip.mp4   https://host/clip.mp4   frames/clip7/       as decode_video takes them
 clips.tsv#clip7                    frames in a TSV, see `TsvVideos`

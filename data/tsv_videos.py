@@ -1,4 +1,4 @@
-"""The original code's TSV files: a video or image a line, its frames as base64.
+"""The original code's TSV files: one video or image per line, its frames as base64.
 
 >>> TsvVideos("msrvtt.tsv").read("video7010")  # the JPEG files of its frames
 """

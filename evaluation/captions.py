@@ -1,4 +1,4 @@
-"""How near written captions come to those of people."""
+"""Metrics of written captions against those of people."""
 
 import logging
 from collections import Counter

@@ -1,4 +1,4 @@
-"""How well videos are told apart by their classes: one label each, or several."""
+"""Metrics of video classification, with one label per video or several."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -71,7 +71,7 @@ class Measure:
 @dataclass
 class Evaluation:
     """
-    What a model was worth on some rows.
+    The results of a model on some rows.
 
     Attributes:
         measures: numbers that have an interval, by name.

@@ -1,4 +1,4 @@
-"""What a number was made from, in figures that change with it: weights, rows, software."""
+"""The provenance of a result: hashes of weights and rows, versions of the software."""
 
 import functools
 import hashlib

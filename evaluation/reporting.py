@@ -1,4 +1,4 @@
-"""A result as its reader wants it: a page that opens anywhere, and the same as JSON."""
+"""Reports of a result: one HTML page that opens offline, and the same as JSON."""
 
 import base64
 import html
@@ -25,7 +25,7 @@ SHOWN = 20
 @dataclass(frozen=True)
 class Report:
     """
-    What a report tells.
+    The contents of a report.
 
     Attributes:
         title: names benchmark and model.

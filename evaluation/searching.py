@@ -206,8 +206,8 @@ def score_all(
 
 def rank_in_two_stages(videos: int, candidates: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
     """
-    What a search in two stages makes of the whole gallery, for `retrieval_measures`: (texts, videos), the scores of
-    each text's shortlist, and behind it the other videos, all alike: they were not told apart.
+    Scores of the whole gallery after a search in two stages, for `retrieval_measures`: (texts, videos), those of each
+    text's shortlist, and one lower score for all other videos, which were not compared.
 
     Args:
         candidates, scores: (texts, n), see `score_pairs`.

@@ -40,7 +40,7 @@ class CardError(ValueError):
 @dataclass(frozen=True)
 class CardText:
     """
-    What a kind of model says of itself.
+    The texts of a model class's card.
 
     Attributes:
         what: a sentence; `{size}` and `{answers}` are filled in.
@@ -136,7 +136,7 @@ CARDS: Mapping[str, CardText] = {
 @dataclass(frozen=True)
 class Facts:
     """
-    What a model's folder tells.
+    What a card says of a model, read from its folder.
 
     Attributes:
         name: of the class that it holds.

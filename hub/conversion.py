@@ -1,6 +1,6 @@
 """
-The one door for weights of other code, `from_original` and back: every key of source and model is explained, or
-nothing is made. The commands convert and export-original write it into a folder, or a file.
+Weights of other code, read (`from_original`) and written (`export_original`): every key of source and model is
+explained, or nothing is made. The commands convert and export-original write the result into a folder or a file.
 """
 
 import os
@@ -45,7 +45,7 @@ TOKENIZER = "bert-base-uncased"
 @dataclass
 class ConversionReport:
     """
-    What became of every key.
+    What was done with every key.
 
     Attributes:
         source: where the weights came from.

@@ -75,7 +75,7 @@ class SentFile:
 @dataclass(frozen=True)
 class Push:
     """
-    What a push did.
+    The result of a push.
 
     Attributes:
         files: what went, or would go.
@@ -149,8 +149,8 @@ def push(
 
 def pull(repo_id: str, revision: str | None = None, *, token: str | None = None) -> Path:
     """
-    The folder of a model on the Hub, whole: for `from_pretrained` and `pipeline`. A file whose connection is cut is
-    gone on with; files that are there are not fetched again, also by the next call.
+    The folder of a model on the Hub, whole: for `from_pretrained` and `pipeline`. A download
+    that breaks off is resumed; files that are there are not fetched again, also not by the next call.
 
     Args:
         revision: a branch, tag or commit; by default `main`.
@@ -332,7 +332,7 @@ def _may_pass(error: BaseException) -> bool:
 
 @contextmanager
 def explained(repo_id: str, revision: str | None) -> Iterator[None]:
-    """Says for people what the Hub refuses."""
+    """Turns what the Hub refuses into errors that say what was wrong and what to do."""
     try:
         yield
     except HFValidationError as error:

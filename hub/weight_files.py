@@ -44,7 +44,7 @@ class WeightsError(ValueError):
 @dataclass
 class Weights:
     """
-    What was read.
+    Weights that were read.
 
     Attributes:
         tensors: by the names in the source.

@@ -1,6 +1,6 @@
 """
-Is pre-training worth it, and which objective is? Fine-tunes on a tenth of the questions from random weights, from the
-shipped ones, and from short pre-trainings that each leave one objective out; prints medians over seeds.
+Measures the value of pre-training and of each objective: fine-tunes on a tenth of the questions from random weights,
+from the shipped ones, and from short pre-trainings that each leave one objective out; prints medians over seeds.
 
     python measurements/pretraining_value.py [--seeds 0 1 2] [--variants scratch shipped all no_mvm …]
 

@@ -1,4 +1,4 @@
-"""Heads on the fusion's states, shared by several models."""
+"""Output heads on the fusion's states, shared by several models."""
 
 import torch
 from torch import nn

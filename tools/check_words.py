@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 COUNTED = (
-    r"(?:answer|box|caption|channel|class|clip|epoch|file|fusion layer|item|layer|line|list|module|number|option|"
-    r"orientation|panel|part|patch|picture|pictures|place|process|quantity|question|row|rows|sample|sentence|stage|step|"
+    r"(?:answer|box|caption|channel|class|clip|epoch|file|frame|fusion layer|image|item|layer|line|list|module|number|"
+    r"option|orientation|panel|part|patch|picture|pictures|place|process|quantity|question|row|rows|sample|sentence|stage|step|"
     r"sub-command|task|text|token|video|word|words)"
 )
 GIVEN = r"(?:absent|asked for|given|installed|known|missing|needed|not (?:given|known|set|there)|ours|set|there)"

@@ -58,7 +58,7 @@ def read_settings(path: str | Path) -> dict[str, Any]:
 
 @dataclass
 class DataArguments:
-    """What to train on. Without files: the built-in moving shapes."""
+    """The data to train on; without files, the built-in moving shapes."""
 
     task: str = field(
         default="open-ended", metadata={"help": f"One of: {', '.join(TASK_NAMES)}.", "choices": TASK_NAMES}
@@ -142,7 +142,7 @@ class DataArguments:
 
 @dataclass
 class ModelArguments:
-    """What to train."""
+    """The model to train, and how its parts learn."""
 
     model: str = field(
         default="violet-tiny",

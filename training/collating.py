@@ -172,7 +172,7 @@ def rows_after(number: int, rows: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def unreadable(row: Mapping[str, Any]) -> VideoDecodeError:
-    """What is raised if none of those can be read either: that many bad samples are no accident."""
+    """The error if none of those can be read either: that many bad samples are no accident."""
     return VideoDecodeError(
         f"{describe_source(row['video'])} (row {row.get('row')})",
         f"none of the rows of its batch, nor of up to {MOST_SPARES} after them, can be read",

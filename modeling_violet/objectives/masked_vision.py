@@ -30,7 +30,7 @@ from its target drags the whole fusion towards a constant, which forgets the vid
 @dataclass(frozen=True)
 class MVMTarget:
     """
-    What masked patches predict.
+    A target of masked visual modelling.
 
     Attributes:
         build_head: (config, options) -> a module from the fusion's patches (B, T, h, w, D) to the prediction.

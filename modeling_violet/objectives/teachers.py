@@ -1,5 +1,5 @@
 """
-Frozen networks that say what masked patches are to predict (masked visual modelling).
+Teachers: frozen networks that make the targets of masked visual modelling.
 
 A teacher sees the *whole* frames, as they were before masking. Shapes: (B, T) videos and frames, (h, w) the student's
 grid of patches, (H, W) pixels.

@@ -1,4 +1,4 @@
-"""What a task of fine-tuning is, and the table of all tasks."""
+"""The contract of a fine-tuning task, and the table of all tasks."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -116,8 +116,8 @@ class Task:
         shuffle_frames: bool = False,
     ) -> Evaluation:
         """
-        What a model is worth on rows of the task: numbers with intervals, and what it said to each row. Processes that
-        run together share the rows out, and all of them get the whole result.
+        Evaluates a model on rows of the task: numbers with intervals, and its answer to each row. Processes that run
+        together share the rows, and each of them gets the whole result.
 
         Args:
             shuffle_frames: whether to put each video's frames into another order.
