@@ -63,7 +63,7 @@ class PixelDecoder(nn.Module):
 
 
 class FlowDecoder(PixelDecoder):
-    """A `PixelDecoder` of two neighbouring frames' patches: (B, T, h, w, D) -> (B, T - 1, 2, h * side, w * side)"""
+    """A pixel decoder of two neighbouring frames' patches: (B, T, h, w, D) -> (B, T - 1, 2, h * side, w * side)"""
 
     def __init__(self, width: int, side: int):
         super().__init__(2 * width, 2, side)
