@@ -43,7 +43,16 @@ PREPARATIONS.add("reversal", prepare_reversal)
 
 if __name__ == "__main__":
     shapes = {"name": "shapes", "source": "moving_shapes", "path": "outputs/few_shapes", "clips": 16}
-    recipe = {"datasets": [shapes | {"validation_clips": 8}], "objectives": {"mlm": 1.0, "reversal": 1.0}}
-    recipe |= {"output_dir": "outputs/own_objective", "model": "violet-tiny", "max_steps": 2, "batch_size": 8}
-    result = pretrain(read_recipe(recipe | {"num_workers": 0, "logging_steps": 1, "trackers": []}))
+    settings = {
+        "model": "violet-tiny",
+        "output_dir": "outputs/own_objective",
+        "datasets": [{**shapes, "validation_clips": 8}],
+        "objectives": {"mlm": 1.0, "reversal": 1.0},
+        "max_steps": 2,
+        "batch_size": 8,
+        "num_workers": 0,
+        "logging_steps": 1,
+        "trackers": [],
+    }
+    result = pretrain(read_recipe(settings))
     print({name: value for name, value in result.metrics.items() if "reversal" in name})
