@@ -112,7 +112,7 @@ class VioletVisionConfig(PreTrainedConfig):
         if len(self.depths) == 0 or min(self.depths) < 1:
             _refuse("depths", f"needs at least one stage and one block in each, got {self.depths}.")
         if len(self.num_heads) != len(self.depths):
-            _refuse("num_heads", f"{self.num_heads} must name one number a stage, and `depths` has {self.depths}.")
+            _refuse("num_heads", f"{self.num_heads} must name one number per stage, and `depths` has {self.depths}.")
         for stage, heads in enumerate(self.num_heads):
             width = self.embed_dim * 2**stage
             if heads < 1 or width % heads:
@@ -155,7 +155,7 @@ class VioletConfig(PreTrainedConfig):
             VIOLET masks to black, VIOLETv2 to the mean colour.
         projection_dim (`int`, *optional*): width of the embeddings before the fusion; `None` for no projection.
         projection_type (`str`): how they are pooled, a name of `modeling_violet.projection.PROJECTIONS`.
-        contrastive_weight (`float`): weight of the video-text contrastive loss where captions are given.
+        contrastive_weight (`float`): weight of the video-text contrastive loss if captions are given.
         mvm_targets (`dict[str, dict]`): what masked patches predict in pre-training: names of
             `masked_vision.MVM_TARGETS`, each with the options of its head (`{}` for its defaults).
         objectives (`dict[str, dict]`): pre-training objectives beyond those that every model has: names of
@@ -217,7 +217,7 @@ class VioletConfig(PreTrainedConfig):
         _refuse_unknown(self, kwargs)
         vision, own = self.vision_config, VioletVisionConfig.model_type
         if isinstance(vision, dict) and vision.get("model_type", own) == own:
-            # Not through AutoConfig's table, where another copy of this code may have put its class.
+            # Not through AutoConfig's table: another copy of this code may have put its class there.
             self.vision_config = VioletVisionConfig(**vision)
         super().__post_init__(**without_code(kwargs))
 

@@ -22,8 +22,8 @@ class Source(NamedTuple):
 
     Attributes:
         module: its full name.
-        attribute: the part's name there; None where an `add` gave a part that has no name.
-        function: the function there that called `add`; None where importing the module is enough.
+        attribute: the part's name there; None if an `add` gave a part that has no name.
+        function: the function there that called `add`; None if importing the module is enough.
     """
 
     module: str

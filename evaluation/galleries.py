@@ -132,7 +132,7 @@ def encode_gallery(
         skip_bad: whether to leave out a video that cannot be read (see `StoredGallery.failed`) instead of raising.
 
     Raises:
-        GalleryError: where the folder holds other videos, or was made with other weights, frames or parts.
+        GalleryError: if the folder holds other videos, or was made with other weights, frames or parts.
         VideoDecodeError, TableError: for a video that cannot be read.
     """
     folder = Path(folder)

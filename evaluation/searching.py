@@ -1,6 +1,6 @@
 """
 Searching encoded videos by texts, wherever they are kept: all of them through the fusion, or in two stages, a
-shortlist by what the model computes before the fusion, and the fusion for the shortlist alone.
+shortlist by what the model computes before the fusion, and the fusion for the shortlist only.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,7 +44,7 @@ class Gallery(Protocol):
 
 @dataclass(frozen=True)
 class MemoryGallery:
-    """A `Gallery` in memory: `video_tokens` on the model's device, one row a video; `None` while there is none."""
+    """A `Gallery` in memory: `video_tokens` on the model's device, one row per video; `None` while there is none."""
 
     names: tuple[str, ...] = ()
     video_tokens: Tokens | None = None
@@ -94,7 +94,7 @@ def score_gallery(
 
 def nearest(video_embeds: torch.Tensor, text_embeds: torch.Tensor, count: int) -> torch.Tensor:
     """
-    The numbers of the `count` videos with the greatest inner product for each text, best first: by FAISS where it is
+    The numbers of the `count` videos with the greatest inner product for each text, best first: by FAISS if it is
     installed, else by torch; exact in both.
 
     Args:
@@ -206,8 +206,8 @@ def score_all(
 
 def rank_in_two_stages(videos: int, candidates: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
     """
-    What a search in two stages makes of the whole gallery, for `retrieval_measures`: (texts, videos), the scores of
-    each text's shortlist, and behind it the other videos, all alike: they were not told apart.
+    Scores of the whole gallery after a search in two stages, for `retrieval_measures`: (texts, videos), those of each
+    text's shortlist, and one lower score for all other videos, which were not compared.
 
     Args:
         candidates, scores: (texts, n), see `score_pairs`.

@@ -27,7 +27,7 @@ from .weight_files import WeightsError, first_line, read_weights
 Source = Mapping[str, Any] | str | os.PathLike
 
 PARTS = {"vision": (BACKBONE,), "text": (TEXT, FUSION, MLM)}
-"""What is taken of each source; the masked-language head only where the model has one."""
+"""What is taken of each source; the masked-language head only if the model has one."""
 CONVERTED = ("swin", "violet", "violet_vision")
 """Model types whose weights become those of a Video Swin, key by key; a model of another type is taken as it is."""
 FRAMES_OF_PICTURE_MODELS = 8

@@ -36,8 +36,8 @@ def eager_attention_forward(
 def sequence_to_sequence(context_length: int, key_mask: torch.Tensor) -> Callable:
     """
     Every token sees the first `context_length` tokens (video, prompt); behind them a text token sees text up to
-    itself, and a context token sees none. No token sees padding but padding itself, whose states mean nothing and are
-    kept as the original's.
+    itself, and a context token sees none. Padding is visible only to padding; those outputs are meaningless but match
+    the original implementation.
     """
     real = key_mask.bool()
 
@@ -61,17 +61,17 @@ def build_attention_mask(
 
     Args:
         states: (batch, tokens, width), for its size, type and device.
-        key_mask: (batch, past tokens + tokens), 1 where a token may be seen at all.
+        key_mask: (batch, past tokens + tokens), 1 if a token may be seen at all.
         rule: `"bidirectional"` (every token sees every other) or `"sequence_to_sequence"`.
         context_length: tokens before the text, past ones included, for the second rule.
-        cache: what came before these tokens, under the second rule alone.
+        cache: what came before these tokens, under the second rule only.
 
     Raises:
         ValueError: for an unknown rule, or keys and values kept under the first.
     """
     if rule == "bidirectional":
         if cache is not None:
-            raise ValueError("Keys and values can be kept under `attention_rule` 'sequence_to_sequence' alone.")
+            raise ValueError("Keys and values can be kept only under `attention_rule` 'sequence_to_sequence'.")
         return create_bidirectional_mask(config=config, inputs_embeds=states, attention_mask=key_mask)
     if rule == "sequence_to_sequence":
         # Not by `create_bidirectional_mask`, which maps a rule over single places: as slow as a layer when one word is

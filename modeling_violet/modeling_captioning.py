@@ -140,7 +140,7 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
             input_ids: (texts, X), what is already said, padded on the *left*; [CLS] for each video if not given.
             pixel_values_videos: (videos, frames, channels, height, width); they are encoded once.
             video_tokens: videos encoded earlier, in their place.
-            video_index: (texts,), the video of each text; the text's own number where it is not given.
+            video_index: (texts,), the video of each text; the text's own number if it is not given.
             kwargs: among them `prompt_ids` and `prompt_attention_mask` (texts, P) or (1, P), padded on the right, an
                 instruction or a question; and `cache`, of an earlier call that is to be gone on from.
 
@@ -192,7 +192,7 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
         is_first_iteration: bool = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """The words that are not in the cache, and a [MASK] behind them where the next word is to be read there."""
+        """The words that are not in the cache, and a [MASK] behind them if the next word is to be read there."""
         cache = one_cache(cache, past_key_values)
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)

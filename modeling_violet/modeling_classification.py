@@ -20,7 +20,7 @@ class VioletForVideoClassification(VioletPreTrainedModel):
 
     The video's tokens pass the fusion by themselves, without a text; a head reads the mean of its patches. The
     configuration's `problem_type` is "single_label_classification", or "multi_label_classification" for videos that
-    may have several labels or none; where it is not set, the first labels decide, as in transformers.
+    may have several labels or none; if it is not set, the first labels decide, as in transformers.
     """
 
     input_modalities = ("video",)
@@ -48,8 +48,8 @@ class VioletForVideoClassification(VioletPreTrainedModel):
         Args:
             pixel_values_videos: (videos, frames, channels, height, width), normalised by the processor.
             labels: (videos,), the label's number, −100 for "none of them"; with several labels (videos, labels), 1 for
-                each that the video has and 0 for the others, −100 where that is not known.
-            video_index: (rows,), the video of each row of `labels`, where a video has several rows; `logits` then have
+                each that the video has and 0 for the others, −100 if that is not known.
+            video_index: (rows,), the video of each row of `labels`, if a video has several rows; `logits` then have
                 a row for each of them.
             video_tokens: videos encoded earlier, in place of `pixel_values_videos`.
 

@@ -42,8 +42,8 @@ class VioletForMultipleChoice(VioletPreTrainedModel):
         Args:
             input_ids: (questions, options, X), each option with its question before it.
             attention_mask: (questions, options, X); an option that is all padding is none, and scores -inf.
-            video_index: (questions,), the video of each question; its own number where it is not given.
-            task_ids, prompt_ids, prompt_attention_mask: a row a question (or one prompt for all).
+            video_index: (questions,), the video of each question; its own number if it is not given.
+            task_ids, prompt_ids, prompt_attention_mask: one row per question (or one prompt for all).
             labels: (questions,), the number of the right option, −100 for "none of them".
 
         The other arguments are `VioletModel.forward`'s. `logits` are (questions, options).
@@ -130,15 +130,15 @@ class VioletForRetrieval(VioletPreTrainedModel):
             task_ids: (1,), a task token for all pairs.
             prompt_ids, prompt_attention_mask: (1, P), an instruction for all pairs.
             labels: (texts,), the number of each text's video.
-            video_ids: (videos,), a number of its own for each video of the data set: where several processes train
+            video_ids: (videos,), a number of its own for each video of the data set: if several processes train
                 together, it says which of their videos are the same. Not needed elsewhere.
             pairs_per_pass: how many pairs meet in the fusion at a time: less takes less memory.
 
         The other arguments are `VioletModel.forward`'s. `logits` are (texts, videos), the match head's score divided
-        by the configuration's `match_temperature`. `hidden_states` and `attentions`, where asked for, have a row a
-        pair, in the order of `logits`.
+        by the configuration's `match_temperature`. `hidden_states` and `attentions`, if asked for, have one row
+        per pair, in the order of `logits`.
 
-        Where several processes train together, the videos are those of all of them (`logits` have as many columns),
+        If several processes train together, the videos are those of all of them (`logits` have as many columns),
         and the loss is that of the whole batch: it has the same negatives however many processes share it out.
         """
         if input_ids is None:
@@ -187,7 +187,7 @@ def _videos_of_all_processes(
     """Every process's videos, each once, and the number that each text's video has among them."""
     check_labels(labels, len(video_tokens.tokens), ignored=False)
     ids = video_ids
-    if ids is None:  # all videos differ: a number a place
+    if ids is None:  # all videos differ: one number per place
         ids = torch.arange(len(video_tokens.tokens), device=labels.device)
         ids = ids * dist.get_world_size() + dist.get_rank()
     known, first = first_of_each(gather_rows(ids))

@@ -32,9 +32,9 @@ class VioletPreTrainingOutput(ModelOutput):
         mvm_predictions: what each target's head predicts, by target, in the target's layout (see
             `vision_targets`).
         predictions: what the heads of other objectives predict, by objective.
-        received_attention: (batch, L_v + X), in a pass that asks for it alone.
-        hidden_states, attentions: where asked for, of the fusion under the bidirectional rule, a row a pair: each
-            video with its own text, then with its negatives.
+        received_attention: (batch, L_v + X), if only this was asked for.
+        hidden_states, attentions: if asked for, of the fusion under the bidirectional rule, one row per pair:
+            each video with its own text, then with its negatives.
     """
 
     loss: torch.Tensor | None = None
@@ -137,10 +137,10 @@ class VioletForPreTraining(VioletPreTrainedModel):
             wrong_ids: (others, X'), texts that are true of no video, best such that are nearly so: contrast tells each
                 video apart from them too.
             wrong_attention_mask: (others, X').
-            num_hard_negatives: take only so many of the K, those nearest to the video before the fusion.
+            num_hard_negatives: take only this many of the K, those nearest to the video before the fusion.
             mvm_targets: what the masked patches show, by target, as its teacher gives it (see `teachers`).
-            objectives: weights by objective; those that are not named are not computed. By default 1 for `vtm`, `mlm`,
-                `vtc` and every MVM target, as far as their inputs are given.
+            objectives: weights by objective; those that are not named are not computed. By default 1 for each whose
+                inputs are given.
             kwargs: what other objectives need, and transformers' own arguments.
             only_received_attention: return nothing but `received_attention`: for each place of the video and of the
                 text the attention that it receives, mean over heads, summed over layers and queries.

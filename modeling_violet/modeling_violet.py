@@ -27,14 +27,14 @@ from .tokens import Tokens
 class VioletModelOutput(ModelOutput):
     """
     Attributes:
-        last_hidden_state: (texts, L_v + P + X, width), the fusion's states of `[video; prompt; text]`, or of the text
-            alone where a filled cache was given.
+        last_hidden_state: (texts, L_v + P + X, width), the fusion's states of `[video; prompt; text]`, or only of
+            the text if a filled cache was given.
         video_hidden_state: (texts, L_v, width).
-        prompt_hidden_state: (texts, P, width), where there is a task token or a prompt.
+        prompt_hidden_state: (texts, P, width), if there is a task token or a prompt.
         text_hidden_state: (texts, X, width).
-        video_tokens: the videos as they entered the fusion, one row a *video*; give it back as `video_tokens` to ask
+        video_tokens: the videos as they entered the fusion, one row per *video*; give it back as `video_tokens` to ask
             about the same videos again.
-        hidden_states, attentions: one a fusion layer, where asked for.
+        hidden_states, attentions: one per fusion layer, if asked for.
     """
 
     last_hidden_state: torch.Tensor | None = None
@@ -56,9 +56,9 @@ class VioletModelOutput(ModelOutput):
 class VioletTaskOutput(ModelOutput):
     """
     Attributes:
-        loss: (), where labels or captions were given.
+        loss: (), if labels or captions were given.
         logits: the head's scores; their shape stands with each model's `forward`.
-        hidden_states, attentions: one a fusion layer, where asked for.
+        hidden_states, attentions: one per fusion layer, if asked for.
     """
 
     loss: torch.Tensor | None = None
@@ -169,7 +169,7 @@ class VioletModel(VioletPreTrainedModel):
     def get_video_features(self, pixel_values_videos: torch.Tensor) -> BaseModelOutputWithPooling:
         """
         Videos before they meet a text: `last_hidden_state` (batch, L_v, width), the video tokens, and `pooler_output`
-        (batch, projection_dim), of length 1 and comparable with `get_text_features`, where the configuration has a
+        (batch, projection_dim), of length 1 and comparable with `get_text_features`, if the configuration has a
         projection (`None` elsewhere). Good for search over many clips; a fused score tells near clips apart better.
         """
         video = self.encode_videos(pixel_values_videos)
@@ -181,7 +181,7 @@ class VioletModel(VioletPreTrainedModel):
     ) -> BaseModelOutputWithPooling:
         """
         Texts before they meet a video: `last_hidden_state` (batch, X, width), BERT's embeddings (no context between
-        the words), and `pooler_output` (batch, projection_dim), of length 1, where the configuration has a projection.
+        the words), and `pooler_output` (batch, projection_dim), of length 1, if the configuration has a projection.
         """
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         states = self.text_embeddings(input_ids, mask)
@@ -287,27 +287,27 @@ class VioletModel(VioletPreTrainedModel):
         Args:
             pixel_values_videos: (videos, frames, channels, height, width), normalised by the processor.
             input_ids: (texts, X), as `[CLS] … [SEP]`.
-            attention_mask: (texts, X), 1 for a token and 0 for padding; all 1 where it is not given.
-            video_index: (texts,), the video that each text belongs to; the text's own number where it is not given.
+            attention_mask: (texts, X), 1 for a token and 0 for padding; all 1 if it is not given.
+            video_index: (texts,), the video that each text belongs to; the text's own number if it is not given.
                 A video is encoded once, however many texts meet it.
             task_ids: (texts,) or (1,), rows of the learned task tokens (`configuration.TASK_TOKENS`).
             prompt_ids: (texts, P) or (1, P), an instruction in words between video and text.
-            prompt_attention_mask: the like, 1 for a token and 0 for padding.
+            prompt_attention_mask: (texts, P) or (1, P), 1 for a token and 0 for padding.
             bool_masked_pos: (videos, frames, rows, columns), True where a patch's pixels are hidden.
             hidden_frame_order: (videos, frames), True where a frame's place in time is hidden (VIOLETv2).
             video_tokens: videos encoded earlier, in place of `pixel_values_videos`.
             attention_rule: `"bidirectional"` or `"sequence_to_sequence"`, see `attention.build_attention_mask`.
             inputs_embeds: (texts, X, width), texts embedded earlier (`text_embeddings`), in place of `input_ids`.
-            position_ids: (texts, X), each token's place in its text; 0, 1, 2, … where it is not given.
+            position_ids: (texts, X), each token's place in its text; 0, 1, 2, … if it is not given.
             cache: under the sequence-to-sequence rule, a cache of keys and values. An empty one is filled
                 with those of video, prompt and text. With a filled one, `input_ids` are the words that come next:
-                they alone are computed, while `attention_mask` covers the whole text.
+                only they are computed, while `attention_mask` covers the whole text.
             past_key_values: the older name of `cache`.
         """
         cache = one_cache(cache, past_key_values)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError(
-                "Give exactly one of `input_ids` and `inputs_embeds`; for a video alone there is `get_video_features`."
+                "Give exactly one of `input_ids` and `inputs_embeds`; without a text there is `get_video_features`."
             )
         if video_tokens is None and pixel_values_videos is not None:
             video_tokens = self.encode_videos(pixel_values_videos, bool_masked_pos, hidden_frame_order)
@@ -439,7 +439,7 @@ class VioletForQuestionAnswering(VioletPreTrainedModel):
         r"""
         Args:
             labels: (texts,), the answers' numbers, −100 for "none of them".
-            caption_ids: (videos, X), a caption of each video. Where given, a contrastive loss on the embeddings before
+            caption_ids: (videos, X), a caption of each video. If given, a contrastive loss on the embeddings before
                 the fusion is added, with the configuration's `contrastive_weight`: a small model trained from scratch
                 does not learn motion without it.
             caption_attention_mask: (videos, X).

@@ -1,4 +1,4 @@
-"""What a pre-training run is built from, one function a part: accelerator, processor, model, optimiser, batches."""
+"""What a pre-training run is built from, one function per part: accelerator, processor, model, optimiser, batches."""
 
 import logging
 import os

@@ -76,7 +76,7 @@ def load_known_teachers(
     report: Callable[[str], Any],
 ) -> dict[str, Teacher]:
     """
-    The teachers of the model's targets, by target. One that needs weights is loaded where `sources` names them:
+    The teachers of the model's targets, by target. One that needs weights is loaded if `sources` names them:
     nothing is downloaded unasked. The others are left out and reported.
 
     Raises:
@@ -178,7 +178,7 @@ def masked_batch(
 
 
 def caption_lines(processor: VideoTextProcessor, batch: Mapping[str, torch.Tensor], logits: torch.Tensor) -> list[str]:
-    """The masked caption, and the model's word for each that is hidden, with the true one where it is another."""
+    """The masked caption, and the model's word for each that is hidden, with the true one if it is another."""
     tokenizer = processor.tokenizer
     ids, labels = batch["input_ids"][0], batch["labels"][0]
     special = set(tokenizer.all_special_ids) - {tokenizer.mask_token_id, tokenizer.unk_token_id}
@@ -194,7 +194,7 @@ def caption_lines(processor: VideoTextProcessor, batch: Mapping[str, torch.Tenso
 
 
 def as_pictures(pixels: torch.Tensor, processor: VideoTextProcessor) -> list[np.ndarray]:
-    """(frames, 3, H, W), normalised -> a picture a frame, (H, W, 3) of 0 to 1"""
+    """(frames, 3, H, W), normalised -> one picture per frame, (H, W, 3) of 0 to 1"""
     frames = processor.video_processor
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (frames.image_mean, frames.image_std))
     # (frames, 3, H, W) -> (frames, H, W, 3)
@@ -202,7 +202,7 @@ def as_pictures(pixels: torch.Tensor, processor: VideoTextProcessor) -> list[np.
 
 
 def enlarged(cells: torch.Tensor, size: tuple[int, int], side: int) -> np.ndarray:
-    """(h, w), a value a patch -> (height, width), cut to `size`"""
+    """(h, w), one value per patch -> (height, width), cut to `size`"""
     return cells.repeat_interleave(side, 0).repeat_interleave(side, 1)[: size[0], : size[1]].numpy()
 
 

@@ -50,10 +50,10 @@ def prepare_targets(
     Args:
         target: a name of `MVM_TARGETS`; its teacher is the recipe's, or the default one.
         output: the folder.
-        dataset: its name in the recipe, which may be left out where there is one.
+        dataset: its name in the recipe, which may be left out if there is one.
 
     Raises:
-        SettingsError: where the target, its teacher or the data set is not there, the folder was made with other
+        SettingsError: if the target, its teacher or the data set is not there, the folder was made with other
             settings, or one name stands for two videos.
     """
     source = _find_dataset(recipe, dataset)
@@ -124,7 +124,7 @@ def videos_by_name(tables: Iterable[Dataset]) -> dict[str, str]:
     The video of each name in these rows, in their order.
 
     Raises:
-        SettingsError: where one name stands for two videos.
+        SettingsError: if one name stands for two videos.
     """
     videos: dict[str, str] = {}
     for rows in tables:

@@ -36,7 +36,7 @@ class DatasetRecipe:
         source: `moving_shapes` (drawn, see `data.moving_shapes`), `table` (whatever `data.read_rows` takes, with the
             columns video and caption) or `tsv` (the original's, see `data.annotations`).
         path: the folder for the drawn videos, the table, or the `.tsv`.
-        validation_path: the like for validation; a `tsv` may use `validation_split` of the same file instead.
+        validation_path: as `path`, for validation; a `tsv` may use `validation_split` of the same file instead.
         captions: of a `tsv`: the JSON file with its captions.
         split, validation_split: of drawn videos (`pretrain` and `validation` if not given) or of `captions`.
         clips, validation_clips: how many videos are drawn.
@@ -77,7 +77,7 @@ class DatasetRecipe:
 @dataclass
 class PretrainingRecipe:
     """
-    A run of pre-training. The defaults are VIOLETv2's, as far as they do not depend on the data.
+    A run of pre-training. The defaults are VIOLETv2's, except those that depend on the data.
 
     Attributes:
         datasets: the mixture, see `DatasetRecipe`.
@@ -100,7 +100,7 @@ class PretrainingRecipe:
         learning_rate, learning_rate_schedule, warmup: the peak, what follows it, and the share of the steps before it.
         weight_decay: not on biases, norms, and tables of positions and words.
         max_grad_norm: gradients are clipped to this norm.
-        mixed_precision: `auto` is bf16 where the machine computes it fast.
+        mixed_precision: `auto` is bf16 if the machine computes it fast.
         gradient_checkpointing: compute activations again in the backward pass instead of keeping them.
         ema_decay: keep a moving average of the weights, evaluate it and save it as the model.
         seed: decides weights, order, masks and negatives.

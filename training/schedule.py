@@ -1,4 +1,4 @@
-"""What a pre-training step does: a pure function of the seed and the step, so that every process decides alike."""
+"""Schedules of pre-training: what each step does, a pure function of seed and step, so that all processes agree."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

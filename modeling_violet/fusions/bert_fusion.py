@@ -31,7 +31,7 @@ class FusionAttention(nn.Module):
     def forward(
         self, states: torch.Tensor, mask, cache: Cache | None = None, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """states (batch, tokens, width) -> the same shape, and the weights where the kernel gives them"""
+        """states (batch, tokens, width) -> the same shape, and the weights if the kernel gives them"""
         heads = (*states.shape[:-1], -1, self.head_width)
         # (batch, tokens, width) -> (batch, heads, tokens, head width)
         query, key, value = (layer(states).view(heads).transpose(1, 2) for layer in (self.query, self.key, self.value))

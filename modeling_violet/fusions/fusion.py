@@ -18,7 +18,7 @@ class Fusion(nn.Module):
     Attributes:
         layers: its layers, from the first to the last.
         norm: what stands behind the last layer, or None.
-        rules: the rules of attention that it serves, of `attention.RULES`.
+        rules: the rules of attention that it serves, of `attention.ATTENTION_RULES`.
     """
 
     layers: nn.ModuleList
@@ -39,7 +39,7 @@ class Fusion(nn.Module):
                 before it are what it is written about.
             rule: who sees whom, one of `rules`.
             cache: the keys and values of tokens that came before these; those of these are added.
-            past_mask: (batch, tokens that came before), 1 where one may be seen.
+            past_mask: (batch, tokens that came before), 1 if one may be seen.
 
         Returns:
             Each group's states (batch, tokens, width), by name and in the same order.

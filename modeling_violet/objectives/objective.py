@@ -21,7 +21,7 @@ from .passes import Passes
 @dataclass
 class Outcome:
     """
-    What an objective makes of a batch.
+    The result of an objective on a batch.
 
     Attributes:
         loss: (), before its weight.

@@ -9,7 +9,7 @@ from .text_side import TextSide
 
 
 class TextEncoder(TextSide):
-    """A model of transformers that gives `last_hidden_state` (batch, X, width); a linear layer where widths differ."""
+    """A model of transformers that gives `last_hidden_state` (batch, X, width); a linear layer if widths differ."""
 
     contextual = True
 

@@ -1,6 +1,6 @@
 """
 `VioletForCaptioning`: what is written with a key-value cache is what is written by recomputing everything, in every
-mode; a text alone is the text in a batch; and what its training may see.
+mode; a text by itself is the text in a batch; and what its training may see.
 """
 
 import copy
@@ -71,7 +71,7 @@ TWO_OF_ONE = {
     "input_ids": torch.tensor([[START, 8], [START, 8], [START, 9]]),
 }
 GIVEN = {
-    "videos alone": {},
+    "videos without texts": {},
     "unequal prefixes": PREFIXES,
     "unequal prompts": PROMPTS,
     "one prompt": {"prompt_ids": torch.tensor([[START, 11, 12]])},

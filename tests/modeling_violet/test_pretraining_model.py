@@ -11,7 +11,8 @@ from transformers.utils import logging as transformers_logging
 
 from violet.configuration import named_configuration
 from violet.configuration.configuration_violet import IMAGENET_BLACK
-from violet.modeling_violet import VioletForMaskedLM, VioletForPreTraining, VioletForQuestionAnswering, fusion
+from violet.modeling_violet import VioletForMaskedLM, VioletForPreTraining, VioletForQuestionAnswering
+from violet.modeling_violet.fusions import bert_fusion as fusion
 from violet.modeling_violet.losses import IGNORE_INDEX, contrastive_loss
 from violet.modeling_violet.objectives.passes import hardest
 
@@ -133,7 +134,7 @@ def test_matching_is_a_choice_among_pairs_that_are_fused_one_by_one(model):
         scores = [score(video, text) for text in [video, *(text for text in others if text != ABSENT)]]
         found = output.match_logits[video, : len(scores)]
         assert found.tolist() == pytest.approx(scores, abs=1e-5)
-        if len(scores) > 1:  # alone, there is nothing to choose from
+        if len(scores) > 1:  # with one, there is nothing to choose from
             powers = [math.exp(value / 0.05) for value in scores]
             losses.append(-math.log(powers[0] / sum(powers)))
             right.append(scores[0] == max(scores))

@@ -20,7 +20,7 @@ from violet.core.registry import ROOT
 
 ASKING = Path(__file__).with_name("asking.py")
 THERE = {"huggingface_hub", "numpy", "safetensors", "tokenizers", "torch", "torchvision", "transformers"}
-"""What the code may import where the package is not installed; a decoder beside it, in a `try`."""
+"""What the code may import if the package is not installed; a decoder beside it, in a `try`."""
 ELSEWHERE = f"""
 import json, runpy, sys
 from pathlib import Path

@@ -50,7 +50,7 @@ def images(rows, tmp_path_factory):
 
 @pytest.fixture
 def batches(processor, rows, images):
-    """Builds a mixture of the videos and the images, or of the videos alone."""
+    """Builds a mixture of the videos and the images, or only of the videos."""
 
     def build(mixture=True, batch_size=BATCH, seed=3, rank=0, world_size=1, table=rows, kinds=KINDS, **collating):
         sources = [CaptionedVideos("videos", table, num_frames=3, weight=1.0)]

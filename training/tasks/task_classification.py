@@ -129,7 +129,7 @@ def _worst_of(probabilities: torch.Tensor, labels: torch.Tensor) -> float:
 def _configure(
     model: "ModelArguments", data: "DataArguments", rows: Dataset, labels_before: list[str] | None
 ) -> dict[str, Any]:
-    """The labels are those of the rows; where the weights have the very same ones, in their order."""
+    """The labels are those of the rows; if the weights have the very same ones, in their order."""
     known = sorted({label for labels in rows["label"] for label in labels})
     known = labels_before if labels_before is not None and set(labels_before) == set(known) else known
     several = any(len(labels) != 1 for labels in rows["label"])
