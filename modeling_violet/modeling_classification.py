@@ -64,7 +64,7 @@ class VioletForVideoClassification(VioletPreTrainedModel):
             video = video_tokens
         else:
             raise ValueError("Give exactly one of `pixel_values_videos` and `video_tokens`.")
-        fused = video.with_tokens(self.violet.fusion({"video": video}, **kwargs)["video"])
+        fused = video.with_tokens(self.violet.fuse({"video": video}, **kwargs)["video"])
         logits = self.classifier(fused.patches().mean((1, 2, 3)))  # (videos, frames, rows, columns, width) -> mean
         if video_index is not None:
             logits = logits[video_index]

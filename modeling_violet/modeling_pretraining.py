@@ -89,7 +89,8 @@ class VioletForPreTraining(VioletPreTrainedModel):
         The objectives of these names, in the order in which they are computed.
 
         Raises:
-            ValueError: for one that this model does not have, with those that it has and with what it lacks.
+            ValueError: for one that this model does not have, with those that it has and with what it lacks; for one
+                whose rule of attention its parts cannot serve.
         """
         unknown = [name for name in names if name not in self.objectives]
         if unknown:
@@ -97,7 +98,10 @@ class VioletForPreTraining(VioletPreTrainedModel):
                 f"This model has no objective {', '.join(map(repr, unknown))}; it has "
                 f"{', '.join(self.objectives)} ({'; '.join(map(why_absent, unknown))})."
             )
-        return [objective for name, objective in self.objectives.items() if name in names]
+        found = [objective for name, objective in self.objectives.items() if name in names]
+        for objective in found:
+            self.violet.check_rule(objective.rule, f"The objective {objective.name!r}")
+        return found
 
     def freeze_unused(self, objectives: Collection[str]) -> None:
         """

@@ -231,7 +231,7 @@ def finetune(
         if part is not None:
             part.requires_grad_(False)
     if model_arguments.freeze_backbone:
-        model.violet.video_encoder.vision_model.requires_grad_(False)
+        model.violet.vision_model.requires_grad_(False)
     trainer = build_trainer(model, processor, tables, data, training, callbacks)
     trainer.train(resume_from_checkpoint=checkpoint_to_resume(output_dir, trainer.accelerator, trainer.failed_samples))
 
