@@ -97,10 +97,6 @@ class VioletVisionConfig(PreTrainedConfig):
         side = self.patch_size * 2 ** (len(self.depths) - 1)
         return self.temporal_stride, side, side
 
-    @property
-    def reduction(self) -> int:
-        return self.cell[1]
-
     def grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
         """The last stage's (steps, rows, columns) for clips of that size; every size is padded to whole cells."""
         stride, side, _ = self.cell

@@ -101,8 +101,6 @@ CARDS: Mapping[str, CardText] = {
         limits="It writes what its data describe, in their words, also of a video that shows something else.",
     ),
     "VioletForVideoClassification": CardText(
-        pipeline_tag="video-classification",
-        task="video-classification",
         what="A [VIOLET](https://arxiv.org/abs/2111.12681) model ({size}) that tells which of {answers} classes a "
         "short video has: Video Swin and a BERT encoder over its tokens, without a text.",
         usage='classify = {load}\nprint(classify("clip.mp4"))',

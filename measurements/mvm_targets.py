@@ -28,6 +28,7 @@ from violet import VideoTextProcessor, VioletForPreTraining, VioletVideoProcesso
 from violet.core.files import write_json
 from violet.data.loading import ClipReader
 from violet.data.moving_shapes import draw_clip, moving_shapes
+from violet.modeling_violet.encoders import find_encoder
 from violet.modeling_violet.objectives.masked_vision import MVM_TARGETS, mvm_loss, start_at
 from violet.modeling_violet.objectives.teachers import Teacher
 from violet.modeling_violet.objectives.vision_targets import LARGEST_FLOW
@@ -177,8 +178,9 @@ class Benchmark:
         frames = VioletVideoProcessor(size={"height": SIDE, "width": SIDE}, num_frames=FRAMES)
         self.processor = VideoTextProcessor(tokenizer, frames)
         masking = Masking({"random": 1.0}, patch_ratio=PATCH_RATIO)
+        encoder = find_encoder(named_configuration("violet-tiny").vision_config)
         self.collator = PretrainingCollator(
-            self.processor, masking, reader=ClipReader(self.processor.video_processor, 2**30)
+            self.processor, masking, encoder, reader=ClipReader(self.processor.video_processor, 2**30)
         )
         for rows in self.splits.values():
             for video in rows["video"]:

@@ -15,6 +15,7 @@ from ..configuration import VioletConfig, named_configuration
 from ..core.upstream import checkpoint_activations
 from ..data.loading import ClipReader
 from ..modeling_violet import VioletForPreTraining
+from ..modeling_violet.encoders import Encoder
 from ..modeling_violet.objectives.masked_vision import start_at
 from ..modeling_violet.objectives.objective import BUILT_IN, OBJECTIVES
 from ..modeling_violet.objectives.teachers import Teacher
@@ -170,7 +171,7 @@ def build_collator(
         group_size=recipe.group_size,
         hard_negatives=recipe.hard_negatives,
         seed=recipe.seed,
-        reduction=model.config.vision_config.reduction,
+        encoder=model.violet.video_encoder.encoder,
         reader=reader,
         skip_bad=recipe.bad_samples == "skip",
         options={name: one.options for name, one in model.objectives.items()},
@@ -178,12 +179,12 @@ def build_collator(
 
 
 def build_source(
-    recipe: PretrainingRecipe, dataset: DatasetRecipe, rows: Dataset, frames: VioletVideoProcessor, reduction: int
+    recipe: PretrainingRecipe, dataset: DatasetRecipe, rows: Dataset, frames: VioletVideoProcessor, encoder: Encoder
 ) -> CaptionedVideos:
     """One data set of the mixture, with the MVM targets that are stored for its rows."""
     names = [row_id(row) for row in rows] if dataset.targets else []
     stored = {
-        name: open_targets(path, target_settings(recipe, dataset, name, frames, reduction), names)
+        name: open_targets(path, target_settings(recipe, dataset, name, frames, encoder), names)
         for name, path in dataset.targets.items()
     }
     weight = float(len(rows)) if dataset.weight is None else dataset.weight
@@ -204,10 +205,15 @@ def build_batches(
         objectives: sets of them, see `PretrainingRecipe.objective_sets`.
 
     Raises:
-        SettingsError: if the processes cannot share the batch in whole groups.
+        SettingsError: if the processes cannot share the batch in whole groups, or the encoder cannot take the clips.
     """
     side = recipe.image_size or collator.processor.video_processor.size.height
     sizes = [(source.num_frames, side) for source in sources]
+    for source in sources:
+        try:
+            collator.encoder.grid(source.num_frames, side, side)
+        except ValueError as error:
+            raise SettingsError(f"data set {source.name!r}: {error} Set `num_frames` or `image_size`.") from error
     schedule = SCHEDULES.find(SCHEDULE)([source.weight for source in sources], sizes, objectives, recipe.seed)
     share = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
     try:
@@ -225,12 +231,12 @@ def build_data(
     Raises:
         SettingsError: if stored targets do not fit the run, or the processes cannot share a batch.
     """
-    frames, reduction = collator.processor.video_processor, collator.reduction
+    frames, encoder = collator.processor.video_processor, collator.encoder
     pairs = list(zip(recipe.datasets, tables, strict=True))
-    sources = [build_source(recipe, dataset, rows, frames, reduction) for dataset, (rows, _) in pairs]
+    sources = [build_source(recipe, dataset, rows, frames, encoder) for dataset, (rows, _) in pairs]
     training = build_batches(recipe, sources, recipe.objective_sets(), collator, accelerator)
     held_out = [
-        build_source(recipe, dataset, rows, frames, reduction) for dataset, (_, rows) in pairs if rows is not None
+        build_source(recipe, dataset, rows, frames, encoder) for dataset, (_, rows) in pairs if rows is not None
     ]
     validation = {
         source.name: [

@@ -114,7 +114,8 @@ def masked_clip(
 ) -> MaskedClip:
     """One clip under one kind of mask, ready to be drawn."""
     batch = masked_batch(model, processor, video, caption, kind, masking)
-    pixels, mask = batch["pixel_values_videos"], batch["bool_masked_pos"]
+    pixels, cell = batch["pixel_values_videos"], model.violet.video_encoder.encoder.cell
+    mask = batch["bool_masked_pos"].repeat_interleave(cell[0], dim=1)  # by frame
     grid = (mask.shape[1], mask.shape[2], mask.shape[3])
     targets = {name: teacher(pixels, grid) for name, teacher in teachers.items()}
     names = ("pixel_values_videos", "input_ids", "attention_mask", "labels", "bool_masked_pos")
@@ -123,8 +124,7 @@ def masked_clip(
     output = model(**{name: batch[name] for name in names}, mvm_targets=targets, objectives=objectives)
 
     frames = as_pictures(pixels[0], processor)
-    reduction = model.config.vision_config.reduction
-    hidden = [enlarged(cells, frame.shape[:2], reduction) for cells, frame in zip(mask[0], frames, strict=True)]
+    hidden = [enlarged(cells, frame.shape[:2], cell[1]) for cells, frame in zip(mask[0], frames, strict=True)]
     rows = [
         PictureRow(
             "what is seen",
@@ -161,8 +161,8 @@ def masked_batch(
 ) -> dict[str, torch.Tensor]:
     """A batch of one clip, as a step of pre-training has it, masked in that way."""
     masking = Masking({kind: 1.0}, masking.patch_ratio, masking.word_ratio)
-    frames, reduction = processor.video_processor, model.config.vision_config.reduction
-    collator = PretrainingCollator(processor, masking, num_negatives=1, group_size=1, reduction=reduction)
+    frames, encoder = processor.video_processor, model.violet.video_encoder.encoder
+    collator = PretrainingCollator(processor, masking, encoder, num_negatives=1, group_size=1)
     row = {"video": str(video), "caption": caption}
     source = CaptionedVideos("inspected", Dataset.from_list([row]), frames.num_frames, 1.0)
     batch = collator(source, [row], [0], StepPlan(0, 0, {}, frames.num_frames, frames.size.height))

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoProcessor
 
 from ..configuration import named_configuration
 from ..data.loading import ClipReader, explained_workers
+from ..modeling_violet.encoders import Encoder, find_encoder
 from ..processing import VioletVideoProcessor
 from .arguments import SettingsError, set_frames
 from .collating import RAW_PIXELS
@@ -56,9 +57,9 @@ def prepare_targets(
             settings, or one name stands for two videos.
     """
     source = _find_dataset(recipe, dataset)
-    frames, reduction = frames_of_run(recipe)
+    frames, encoder = frames_of_run(recipe)
     teacher = load_teacher(target, recipe.mvm_targets.get(target, {}), frames)
-    settings = target_settings(recipe, source, target, frames, reduction)
+    settings = target_settings(recipe, source, target, frames, encoder)
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     device = accelerator or torch.device("cpu")
     leave_cores_to_workers(recipe.num_workers)
@@ -67,7 +68,7 @@ def prepare_targets(
     tables = [rows for rows in load_dataset(source) if rows is not None]
     videos = videos_by_name(tables)
     side, num_frames = settings["image_size"], settings["num_frames"]
-    cells = -(-side // reduction)
+    grid = (num_frames, *encoder.grid(num_frames, side, side)[1:])
 
     reader = ClipReader(frames, time_limit=recipe.decode_time_limit)
 
@@ -77,7 +78,7 @@ def prepare_targets(
         with tqdm(total=len(videos), initial=len(videos) - len(names), desc=target, unit="video") as bar:
             for pixels in batches:
                 pixels = frames.normalize_pixels(pixels.to(device))
-                for clip in teacher(pixels, (num_frames, cells, cells)):
+                for clip in teacher(pixels, grid):
                     yield clip
                     bar.update()
 
@@ -105,8 +106,8 @@ class ClipPixels(torch.utils.data.Dataset):
         return pixels["pixel_values_videos"][0]
 
 
-def frames_of_run(recipe: PretrainingRecipe) -> tuple[VioletVideoProcessor, int]:
-    """The video processor of a recipe's run, and the side of a patch of its model in pixels."""
+def frames_of_run(recipe: PretrainingRecipe) -> tuple[VioletVideoProcessor, Encoder]:
+    """The video processor of a recipe's run, and its model's vision encoder."""
     configuration: Any
     if recipe.from_scratch:
         processor = frames_from_scratch(recipe.model, recipe.image_size)
@@ -115,7 +116,7 @@ def frames_of_run(recipe: PretrainingRecipe) -> tuple[VioletVideoProcessor, int]
         processor = AutoProcessor.from_pretrained(recipe.model).video_processor
         configuration = AutoConfig.from_pretrained(recipe.model)
     set_frames(processor, recipe.fit, recipe.frame_sampling)
-    return processor, configuration.vision_config.reduction
+    return processor, find_encoder(configuration.vision_config)
 
 
 def videos_by_name(tables: Iterable[Dataset]) -> dict[str, str]:

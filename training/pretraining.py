@@ -121,7 +121,7 @@ class Pretraining:
 
     def targets(self, names: Iterable[str], batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """These MVM targets of a batch, on the device: stored ones, or asked of their teachers."""
-        grid = tuple(batch["bool_masked_pos"].shape[1:])
+        grid = (batch["pixel_values_videos"].shape[1], *batch["bool_masked_pos"].shape[2:])  # teachers see every frame
         needed = {key: batch[key] for key in ("pixel_values_videos", "mvm_targets")}
         needed = self.processor.to_device(needed, self.accelerator.device)
         pixels, stored = needed["pixel_values_videos"], needed["mvm_targets"]

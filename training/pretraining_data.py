@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset
 
 from ..data.loading import SAMPLE_ERRORS, Clip, ClipReader, FailedSample
+from ..modeling_violet.encoders import Encoder
 from ..processing import VideoTextProcessor
 from .collating import RAW_PIXELS, rows_after, unreadable
 from .masking import Masking, sample_generator
@@ -60,7 +61,7 @@ class PretrainingCollator:
         group_size: rows of a group. The groups do not depend on how many processes share a batch.
         hard_negatives: pass all candidates on instead, of which the model chooses those nearest to the video.
         seed: decides masks and negatives.
-        reduction: side of a patch in pixels, the vision configuration's.
+        encoder: the model's vision encoder, which says the grid of a clip.
         reader: of the videos; by default one that keeps nothing.
         skip_bad: leave out a row whose video cannot be read, instead of raising what is wrong. A batch that loses all
             its rows takes the next one of the data set that can be read.
@@ -71,16 +72,16 @@ class PretrainingCollator:
         self,
         processor: VideoTextProcessor,
         masking: Masking,
+        encoder: Encoder,
         num_negatives: int = 3,
         group_size: int = 4,
         hard_negatives: bool = False,
         seed: int = 0,
-        reduction: int = 32,
         reader: ClipReader | None = None,
         skip_bad: bool = False,
         options: Mapping[str, Any] | None = None,
     ):
-        self.reduction = reduction
+        self.encoder = encoder
         self.processor = processor
         self.group_size = group_size
         self.seed = seed
@@ -170,8 +171,7 @@ class PretrainingCollator:
         raise unreadable(lost)
 
     def _grid(self, plan: StepPlan) -> tuple[int, int, int]:
-        side = -(-plan.image_size // self.reduction)
-        return plan.num_frames, side, side
+        return self.encoder.grid(plan.num_frames, plan.image_size, plan.image_size)
 
 
 class PretrainingBatches(torch.utils.data.Dataset):

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..core.files import write_json, write_tensors
 from ..data import read_pickle
+from ..modeling_violet.encoders import Encoder
 from ..modeling_violet.objectives.masked_vision import MVM_TARGETS
 from ..modeling_violet.objectives.teachers import Teacher
 from ..processing import VioletVideoProcessor
@@ -78,14 +79,14 @@ class ShardedTargets:
 
 
 def target_settings(
-    recipe: PretrainingRecipe, dataset: DatasetRecipe, target: str, frames: VioletVideoProcessor, reduction: int
+    recipe: PretrainingRecipe, dataset: DatasetRecipe, target: str, frames: VioletVideoProcessor, encoder: Encoder
 ) -> dict[str, Any]:
     """
     What decides the values of a stored target, in JSON's types.
 
     Args:
         frames: the run's video processor.
-        reduction: side of a patch in pixels, the vision configuration's.
+        encoder: the model's vision encoder.
 
     Raises:
         SettingsError: where frames or crops are drawn anew in each epoch: no target can be stored for those.
@@ -103,7 +104,7 @@ def target_settings(
         "per_cell": options.get("per_cell"),
         "num_frames": dataset.num_frames or frames.num_frames,
         "image_size": recipe.image_size or side,
-        "patch_size": reduction,
+        "patch_size": encoder.cell[1],
         "image_mean": list(frames.image_mean),
         "image_std": list(frames.image_std),
         "do_pad_to_square": frames.do_pad_to_square,

@@ -23,6 +23,8 @@ class FrameByFrame(Encoder):
                 "cannot be used: its configuration has no `patch_size` and `hidden_size`. Frame by frame any model of "
                 "pictures can be used that makes square patches of one size, such as CLIP's, SigLIP's, DINOv2 or ViT."
             )
+        if getattr(config, "use_mask_token", False):
+            config.use_mask_token = False  # of DINOv2: a weight that nothing here reads
 
     @property
     def cell(self) -> Grid:

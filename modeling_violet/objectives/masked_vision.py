@@ -14,6 +14,7 @@ from torch import nn
 
 from ...configuration.configuration_violet import VioletConfig
 from ...core.registry import Registry
+from ..encoders import find_encoder
 from .objective import Objective, Outcome
 from .passes import Passes
 from .teachers import Teacher
@@ -34,7 +35,7 @@ class MVMTarget:
     Attributes:
         build_head: (config, options) -> a module from the fusion's patches (B, T, h, w, D) to the prediction.
         loss: (prediction, target, bool_masked_pos, reduction) -> (). `bool_masked_pos` is (B, T, h, w), True where a
-            patch was hidden; `reduction` one of `REDUCTIONS`.
+            patch of that frame was hidden; `reduction` one of `REDUCTIONS`.
         teacher: the class whose `load` gives the frozen network that makes the target.
         options: the head's options and their defaults: sizes, whole numbers of 1 or more; and for targets that are
             numbers `MEASURE`: the prediction is `shift` + `scale` times what the head gives.
@@ -95,7 +96,8 @@ class MaskedVision(Objective):
     def loss(self, passes: Passes) -> Outcome:
         (target,), model, inputs = self.targets, passes.model, passes.inputs
         prediction = predict_mvm(model.config, target, model.mvm_heads[target], passes.patches)
-        loss = mvm_loss(target, prediction, inputs["mvm_targets"][target], inputs["bool_masked_pos"])
+        mask = inputs["bool_masked_pos"].repeat_interleave(frames_of_cell(model.config), dim=1)  # by frame
+        loss = mvm_loss(target, prediction, inputs["mvm_targets"][target], mask)
         return Outcome(loss, outputs={"mvm_predictions": {target: prediction}})
 
 
@@ -119,8 +121,28 @@ def build_mvm_heads(config: VioletConfig) -> nn.ModuleDict:
                 raise ValueError(f"The head of {name!r}: `{option}` must be 1 or more, got {value}.")
             if option == "scale" and value <= 0:
                 raise ValueError(f"The head of {name!r}: `scale` must be above 0, got {value}.")
-        heads[name] = target.build_head(config, options)
+        head, frames = target.build_head(config, options), frames_of_cell(config)
+        heads[name] = head if frames == 1 else nn.Sequential(FramesOfCell(config.hidden_size, frames), head)
     return heads
+
+
+def frames_of_cell(config: VioletConfig) -> int:
+    """How many frames one step of the vision encoder's grid stands for."""
+    return find_encoder(config.vision_config).cell[0]
+
+
+class FramesOfCell(nn.Module):
+    """The state of a cell of several frames -> a state for each of them: (B, steps, h, w, D) -> (B, T, h, w, D)."""
+
+    def __init__(self, width: int, frames: int):
+        super().__init__()
+        self.frames = frames
+        self.spread = nn.Linear(width, frames * width)
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        # (B, steps, h, w, frames * D) -> (B, steps, h, w, frames, D) -> (B, steps, frames, h, w, D)
+        by_frame = self.spread(patches).unflatten(-1, (self.frames, -1)).movedim(4, 2)
+        return by_frame.flatten(1, 2)
 
 
 def predict_mvm(config: VioletConfig, name: str, head: nn.Module, patches: torch.Tensor) -> torch.Tensor:

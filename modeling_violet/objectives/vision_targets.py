@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ...configuration.configuration_violet import VioletConfig
+from ..encoders import find_encoder
 from ..heads import VioletClassificationHead
 from ..losses import IGNORE_INDEX, masked_cross_entropy, masked_l1, masked_l1_as_published
 from .masked_vision import MEASURE, MVMTarget
@@ -88,16 +89,26 @@ class TokenHead(nn.Module):
         return self.classifier(x.movedim(2, -1))  # (B, T, channels, h * k, w * k) -> (B, T, h * k, w * k, channels)
 
 
+def _side(config) -> int:
+    """Pixels of a cell's side."""
+    _, rows, columns = find_encoder(config.vision_config).cell
+    if rows != columns:
+        raise ValueError(
+            f"`mvm_targets`: cells of {rows} x {columns} pixels are not square, as these heads need them."
+        )
+    return rows
+
+
 def _pixel_head(config, options):
-    return PixelDecoder(config.hidden_size, config.vision_config.num_channels, config.vision_config.reduction)
+    return PixelDecoder(config.hidden_size, len(config.masked_patch_value), _side(config))
 
 
 def _grey_head(config, options):
-    return PixelDecoder(config.hidden_size, 1, config.vision_config.reduction)
+    return PixelDecoder(config.hidden_size, 1, _side(config))
 
 
 def _flow_head(config, options):
-    return FlowDecoder(config.hidden_size, config.vision_config.reduction)
+    return FlowDecoder(config.hidden_size, _side(config))
 
 
 def _feature_head(config, options):
@@ -128,15 +139,19 @@ def _enlarged(mask: torch.Tensor, times: int) -> torch.Tensor:
 
 def _on_pixels(
     prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The prediction and the mask of whole patches, cut to the target's H x W; the mask as (B, T, 1, H, W)."""
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """
+    The prediction, the target and the mask, cut to the pixels that all have; the mask as (B, T, 1, H, W). A grid
+    covers the frame rounded up or, for some encoders, down.
+    """
     (h, w), (H, W) = mask.shape[2:], target.shape[3:]
     side = prediction.shape[3] // h
     _require_shape("The prediction", prediction, (*mask.shape[:2], prediction.shape[2], h * side, w * side))
-    if (-(-H // side), -(-W // side)) != (h, w):
+    if (h, w) not in ((-(-H // side), -(-W // side)), (H // side, W // side)):
         raise ValueError(f"A target of {H} x {W} pixels does not fit {h} x {w} patches of {side} pixels.")
     _require_shape("The target", target, (*prediction.shape[:3], H, W))
-    return prediction[..., :H, :W], _enlarged(mask, side)[:, :, None, :H, :W]
+    H, W = min(H, h * side), min(W, w * side)
+    return prediction[..., :H, :W], target[..., :H, :W], _enlarged(mask, side)[:, :, None, :H, :W]
 
 
 def dense_loss(prediction, target, bool_masked_pos, reduction: str = "mean", divisor: int = 1) -> torch.Tensor:
@@ -145,11 +160,11 @@ def dense_loss(prediction, target, bool_masked_pos, reduction: str = "mean", div
 
     Args:
         prediction: (B, T, C, h * side, w * side).
-        target: (B, T, C, H, W), where h and w are H / side and W / side rounded up.
+        target: (B, T, C, H, W), where h and w are H / side and W / side, both rounded up or both down.
         bool_masked_pos: (B, T, h, w).
         divisor: of the reduction `"original"`, see `losses.masked_l1_as_published`.
     """
-    prediction, mask = _on_pixels(prediction, target, bool_masked_pos)
+    prediction, target, mask = _on_pixels(prediction, target, bool_masked_pos)
     return _l1(prediction, target, mask, reduction, divisor)
 
 
@@ -164,7 +179,7 @@ def flow_loss(prediction, target, bool_masked_pos, reduction: str = "mean", divi
         bool_masked_pos: (B, T, h, w).
     """
     either = bool_masked_pos[:, :-1] | bool_masked_pos[:, 1:]
-    prediction, mask = _on_pixels(prediction, target, either)
+    prediction, target, mask = _on_pixels(prediction, target, either)
     too_fast = (target.abs() >= LARGEST_FLOW).flatten(2).any(-1)  # (B, T - 1)
     return _l1(prediction, target, mask & ~too_fast[:, :, None, None, None], reduction, divisor)
 

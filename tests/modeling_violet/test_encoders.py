@@ -221,3 +221,62 @@ def test_a_configuration_says_which_encoder_it_has():
     assert find_encoder(model_config("vit").vision_config).key == "backbone"
     config = model_config("clip_vision_model")
     assert VioletConfig(**config.to_dict()).to_dict() == config.to_dict()
+
+
+TARGETS = {"pixel": {}, "hog": {}, "optical_flow": {}, "2d_feature": {"channels": 5}, "vq": {"channels": 7}}
+
+
+@encoders
+def test_masked_visual_modelling_works_with_the_cells_and_steps_of_any_encoder(encoder):
+    """What is predicted is what each frame shows, however many frames a cell of the encoder has."""
+    torch.manual_seed(0)
+    model = VioletForPreTraining(model_config(encoder, mvm_targets=TARGETS))
+    grid = model.violet.video_encoder.encoder.grid(FRAMES, SIDE, SIDE)
+    shown = clips()
+    targets = {
+        "pixel": shown,
+        "hog": shown[:, :, :1],
+        "optical_flow": shown[:, 1:, :2],
+        "2d_feature": torch.randn(2, FRAMES, *grid[1:], 5),
+        "vq": torch.randint(7, (2, FRAMES, *grid[1:])),
+    }
+    mask = torch.zeros(2, *grid, dtype=torch.bool)
+    mask[:, 0, 0, 0] = True
+    inputs = {"pixel_values_videos": shown, "input_ids": words(), "bool_masked_pos": mask}
+    output = model(**inputs, mvm_targets=targets, objectives={f"mvm_{name}": 1.0 for name in TARGETS})
+    assert output.mvm_predictions["pixel"].shape == shown.shape
+    assert output.mvm_predictions["optical_flow"].shape == (2, FRAMES - 1, 2, SIDE, SIDE)
+    output.loss.backward()
+    assert all(one.grad is not None for one in model.mvm_heads.parameters())
+    step, side, _ = model.violet.video_encoder.encoder.cell
+    changed = {name: target.clone() for name, target in targets.items()}
+    changed["pixel"][:, :step, :, :side, :side] += 1  # the masked cell, in all its frames
+    elsewhere = {name: target.clone() for name, target in targets.items()}
+    elsewhere["pixel"][:, step:] += 1
+    elsewhere["pixel"][:, :, :, side:] += 1
+    model.eval()
+    losses = [
+        model(**inputs, mvm_targets=given, objectives={"mvm_pixel": 1.0}).loss
+        for given in (targets, changed, elsewhere)
+    ]
+    first, other, same = losses
+    assert first != other and first == same
+
+
+def test_a_target_may_have_pixels_that_lie_in_no_cell():
+    model = VioletForPreTraining(model_config("vit", mvm_targets={"pixel": {}}))
+    shown = clips(FRAMES, 40, 33)
+    mask = torch.ones(2, FRAMES, 2, 2, dtype=torch.bool)
+    changed = shown.clone()
+    changed[..., 32:, :] += 1
+    losses = [
+        model.eval()(
+            pixel_values_videos=shown,
+            input_ids=words(),
+            bool_masked_pos=mask,
+            mvm_targets={"pixel": target},
+            objectives={"mvm_pixel": 1.0},
+        ).loss
+        for target in (shown, changed)
+    ]
+    assert losses[0] == losses[1] and losses[0] > 0

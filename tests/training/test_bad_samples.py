@@ -9,10 +9,11 @@ import torch
 from datasets import Dataset, concatenate_datasets
 from transformers import AutoProcessor
 
-from violet import QuestionCollator, VioletForQuestionAnswering, VioletTrainer
+from violet import QuestionCollator, VioletForQuestionAnswering, VioletTrainer, named_configuration
 from violet.core.weights import pretrained
 from violet.data.loading import ClipReader
 from violet.evaluation.answers import AnswerAccuracy, choose_answers
+from violet.modeling_violet.encoders import find_encoder
 from violet.modeling_violet.losses import IGNORE_INDEX
 from violet.processing import VideoDecodeError
 from violet.training import TASKS, DataArguments, FinetuningArguments, ModelArguments, finetune, last_whole_checkpoint
@@ -210,8 +211,9 @@ def batches(processor, broken):
     def build(table=table, skip_bad=True, batch_size=8, **collating):
         source = CaptionedVideos("shapes", table, 4, 1.0)
         schedule = MixtureSchedule([1.0], [(4, 64)], [(1.0, 0, {"vtm": 1.0, "mlm": 1.0})], 0)
+        encoder = find_encoder(named_configuration("violet-tiny").vision_config)
         collator = PretrainingCollator(
-            processor, Masking({"random": 1.0}, 0.4, 0.3), group_size=4, skip_bad=skip_bad, reduction=32, **collating
+            processor, Masking({"random": 1.0}, 0.4, 0.3), encoder, group_size=4, skip_bad=skip_bad, **collating
         )
         return PretrainingBatches([source], schedule, collator, batch_size, seed=2)
 

@@ -9,9 +9,10 @@ import torch
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from violet.configuration import VioletConfig, named_configuration
+from violet.configuration import VioletConfig, VioletVisionConfig, named_configuration
 from violet.data import moving_shapes
 from violet.modeling_violet import VioletForPreTraining
+from violet.modeling_violet.encoders import find_encoder
 from violet.modeling_violet.losses import masked_accuracy, masked_cross_entropy
 from violet.modeling_violet.objectives.objective import OBJECTIVES, Objective, Outcome
 from violet.processing import VideoTextProcessor, VioletVideoProcessor, train_wordpiece_tokenizer
@@ -24,6 +25,7 @@ from violet.training.recipe import read_recipe
 
 FRAMES, SIDE = 4, 32
 SETS = [(1.0, 0, {"mlm": 1.0, "reversal": 0.5}), (1.0, 0, {"mlm": 1.0})]
+ENCODER = find_encoder(VioletVisionConfig(depths=(1, 1), num_heads=(4, 8)))  # cells of 8 pixels
 
 
 @dataclass
@@ -150,7 +152,7 @@ def data(shapes_folder):
 
     def build(share=0.5, sets=SETS, rank=0, world_size=1) -> PretrainingBatches:
         options = {"reversal": ReversalOptions(share=share)}
-        collator = PretrainingCollator(processor, Masking(), reduction=8, options=options)
+        collator = PretrainingCollator(processor, Masking(), ENCODER, options=options)
         schedule = MixtureSchedule([1.0], [(FRAMES, SIDE)], sets, 0)
         return PretrainingBatches(
             [CaptionedVideos("shapes", rows, FRAMES, 1.0)], schedule, collator, 8, 0, rank, world_size

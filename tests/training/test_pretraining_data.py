@@ -4,8 +4,10 @@ import pytest
 import torch
 from datasets import Dataset
 
+from violet.configuration import VioletVisionConfig
 from violet.data import moving_shapes
 from violet.data.loading import ClipReader
+from violet.modeling_violet.encoders import find_encoder
 from violet.modeling_violet.losses import IGNORE_INDEX
 from violet.processing import VideoTextProcessor, VioletVideoProcessor, train_wordpiece_tokenizer
 from violet.training.masking import Masking
@@ -13,6 +15,7 @@ from violet.training.mixture import BLOCK, MixtureSchedule
 from violet.training.pretraining_data import CaptionedVideos, PretrainingBatches, PretrainingCollator
 
 SIDE, GROUP, BATCH = 32, 4, 8
+ENCODER = find_encoder(VioletVisionConfig(depths=(1, 1), num_heads=(4, 8)))  # cells of 8 pixels
 KINDS = {"random": 1.0, "block": 1.0, "attended": 1.0}
 OBJECTIVES = [(1.0, 0, {"vtm": 1.0, "mlm": 1.0}), (2.0, 0, {"vtc": 1.0})]
 
@@ -55,8 +58,8 @@ def batches(processor, rows, images):
             sources.append(CaptionedVideos("images", images, num_frames=1, weight=1.0))
         sizes = [(source.num_frames, SIDE) for source in sources]
         schedule = MixtureSchedule([source.weight for source in sources], sizes, OBJECTIVES, seed)
-        settings = {"num_negatives": 2, "group_size": GROUP, "seed": seed, "reduction": 8, **collating}
-        collator = PretrainingCollator(processor, Masking(kinds, 0.4, 0.3), **settings)
+        settings = {"num_negatives": 2, "group_size": GROUP, "seed": seed, **collating}
+        collator = PretrainingCollator(processor, Masking(kinds, 0.4, 0.3), ENCODER, **settings)
         return PretrainingBatches(sources, schedule, collator, batch_size, seed, rank, world_size)
 
     return build
