@@ -18,6 +18,7 @@ from ..core.upstream import can_return_tuple, capture_outputs, one_cache
 from ..core.whole_folders import SavedWhole
 from .attention import RULES
 from .embeddings import VioletVideoEncoder
+from .encoders import Encoder
 from .fusions import build_fusion
 from .fusions.bert_fusion import FusionAttention, FusionLayer
 from .heads import VioletClassificationHead, VioletMaskedLMHead
@@ -168,6 +169,11 @@ class VioletModel(VioletPreTrainedModel):
         return self.video_encoder.vision_model
 
     @property
+    def vision_encoder(self) -> Encoder:
+        """How that model is asked: its cells, and the grid of a clip."""
+        return self.video_encoder.encoder
+
+    @property
     def has_embeddings(self) -> bool:
         """Whether `embed_videos` and `embed_texts` work: the configuration has a `projection_dim`."""
         return self.projection is not None
@@ -236,10 +242,11 @@ class VioletModel(VioletPreTrainedModel):
         if rule not in self.fusion.rules:
             if rule not in RULES:
                 raise ValueError(f"`attention_rule` {rule!r} is unknown; use {' or '.join(map(repr, RULES))}.")
-            fusion = "bert" if self.config.fusion_config is None else self.config.fusion_config.model_type
+            own = self.config.fusion_model_config
             raise ValueError(
-                f"{reader} needs the rule of attention {rule!r} (`attention_rule`), and `fusion_config.model_type` "
-                f"{fusion!r} serves {', '.join(map(repr, self.fusion.rules))}."
+                f"{reader} needs the rule of attention {rule!r} (`attention_rule`), and the fusion "
+                f"`fusion_model_config.model_type` {own.model_type if own else 'bert'!r} serves "
+                f"{', '.join(map(repr, self.fusion.rules))}."
             )
         if RULES[rule].causal and self.text_embeddings.contextual:
             text = self.config.text_config.model_type

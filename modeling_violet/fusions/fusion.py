@@ -13,8 +13,8 @@ from ..tokens import Tokens
 
 class Fusion(nn.Module):
     """
-    What VIOLET asks of a fusion. It is built from the whole model's configuration, whose `fusion_config` holds its own
-    fields.
+    What VIOLET asks of a fusion. It is built from the whole model's configuration, whose `fusion_model_config` holds
+    its own fields.
 
     Attributes:
         layers: its layers, from the first to the last.
@@ -49,7 +49,7 @@ class Fusion(nn.Module):
 
 
 FUSIONS: Registry[type[Fusion]] = Registry(
-    "fusion", __package__, {"bert": "bert_fusion:BertFusion"}, config_keys=("fusion_config.model_type",)
+    "fusion", __package__, {"bert": "bert_fusion:BertFusion"}, config_keys=("fusion_model_config.model_type",)
 )
 """
 By the fusion configuration's `model_type`; without a configuration it is BERT's encoder, from VIOLET's own fields.
@@ -61,9 +61,10 @@ def build_fusion(config: PreTrainedConfig) -> Fusion:
     The fusion of a configuration.
 
     Raises:
-        ValueError: for an unknown `fusion_config.model_type`, or a fusion that lists an unknown rule of attention.
+        ValueError: for an unknown `fusion_model_config.model_type`, or a fusion that lists an unknown rule of
+            attention.
     """
-    own: Any = getattr(config, "fusion_config", None)
+    own: Any = getattr(config, "fusion_model_config", None)
     fusion = FUSIONS.find("bert" if own is None else own.model_type)(config)
     for rule in fusion.rules:
         RULES.find(rule)
