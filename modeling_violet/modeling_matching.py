@@ -1,6 +1,7 @@
 """Models that score how well texts fit a video: multiple choice and retrieval."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -176,7 +177,7 @@ class VioletForRetrieval(VioletPreTrainedModel):
         encoded = self.violet.encode_texts(input_ids, attention_mask)
         texts, videos = len(encoded), len(video_tokens)
         pairs = torch.arange(texts * videos, device=input_ids.device)
-        scores: list[torch.Tensor] = []
+        scores: list[Any] = []
         recorded: dict[str, list[tuple[torch.Tensor, ...]]] = {}
         for part in pairs.split(pairs_per_pass):
             outputs = self.score_pairs(video_tokens, encoded.select(part // videos), part % videos, **kwargs)

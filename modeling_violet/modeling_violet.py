@@ -72,7 +72,7 @@ class VioletTaskOutput(ModelOutput):
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
-class PromptInputs(TransformersKwargs, total=False):
+class PromptInputs(TransformersKwargs, total=False):  # type: ignore[call-arg]
     """Arguments of `VioletModel.forward` that every model of texts beside videos passes on."""
 
     task_ids: torch.Tensor | None
@@ -80,7 +80,7 @@ class PromptInputs(TransformersKwargs, total=False):
     prompt_attention_mask: torch.Tensor | None
 
 
-class VioletInputs(PromptInputs, total=False):
+class VioletInputs(PromptInputs, total=False):  # type: ignore[call-arg]
     """Arguments of `VioletModel.forward` that those pass on whose texts each have one video."""
 
     video_index: torch.Tensor | None
@@ -408,7 +408,7 @@ class VioletModel(VioletPreTrainedModel):
             raise ValueError("Give exactly one of `pixel_values_videos` and `video_tokens`.")
         elif bool_masked_pos is not None or hidden_frame_order is not None:
             raise ValueError("Encoded `video_tokens` cannot be masked: give `pixel_values_videos`.")
-        words = inputs_embeds
+        words: Any = inputs_embeds
         if input_ids is not None:
             words = self.text_embeddings(input_ids, attention_mask, position_ids)
         videos, texts = video_tokens.tokens.shape[0], words.shape[0]

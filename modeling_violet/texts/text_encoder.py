@@ -39,5 +39,6 @@ class TextEncoder(TextSide):
         return self.model.get_input_embeddings()
 
     def set_input_embeddings(self, table: nn.Module) -> None:
+        assert isinstance(table, nn.Embedding)
         self.model.set_input_embeddings(table)
-        self.config.text_config.vocab_size = table.weight.shape[0]
+        self.config.text_config.vocab_size = table.num_embeddings

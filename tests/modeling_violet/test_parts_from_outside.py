@@ -416,6 +416,17 @@ def test_the_entries_are_read_again_by_their_types(saved):
     }
 
 
+def test_a_file_may_be_imported_again_and_no_other_may_take_its_names(own):
+    before = MVM_TARGETS["own_brightness"]
+    for name in OWN:
+        importlib.reload(sys.modules[name.removesuffix(".py")])
+    assert MVM_TARGETS["own_brightness"] is not before, "the newer one"
+    with pytest.raises(ValueError, match="named 'own_brightness' already"):
+        MVM_TARGETS.add("own_brightness", before)
+    with pytest.raises(ValueError, match="named 'own_video_by_itself' already"):
+        RULES.add("own_video_by_itself", RULES["bidirectional"])
+
+
 def test_a_rule_of_ones_own_hides_what_it_says(own):
     """Under it the video's states do not depend on the words, and the words' depend on the video."""
     torch.manual_seed(0)
