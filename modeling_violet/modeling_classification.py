@@ -1,6 +1,7 @@
 """The class of a video: which of the configuration's labels it has, without any text."""
 
 import torch
+from torch import nn
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
@@ -34,6 +35,11 @@ class VioletForVideoClassification(VioletPreTrainedModel):
         self.violet = VioletModel(config)
         self.classifier = VioletClassificationHead(config, config.num_labels)
         self.post_init()
+
+    def unread_parameters(self) -> list[nn.Parameter]:
+        """Those of texts, prompts and the embeddings before the fusion, see `VioletPreTrainedModel`."""
+        of_texts = ("text_embeddings.", "projection.", "task_tokens")
+        return [parameter for name, parameter in self.violet.named_parameters() if name.startswith(of_texts)]
 
     @capture_outputs(tie_last_hidden_states=False)
     def forward(

@@ -17,7 +17,7 @@ from .losses import combine
 from .modeling_violet import VioletModel, VioletPreTrainedModel
 from .objectives.masked_vision import build_mvm_heads
 from .objectives.objective import Objective, objectives_of, why_absent
-from .objectives.passes import Passes, unread_parameters
+from .objectives.passes import Passes
 
 
 @dataclass
@@ -103,6 +103,11 @@ class VioletForPreTraining(VioletPreTrainedModel):
             self.violet.check_rule(objective.rule, f"The objective {objective.name!r}")
         return found
 
+    def unread_parameters(self) -> list[nn.Parameter]:
+        """Task tokens, and what stands for a hidden order of frames, see `VioletPreTrainedModel`."""
+        optional = (self.violet.task_tokens, self.violet.video_encoder.hidden_order_embedding)
+        return [parameter for parameter in optional if parameter is not None]
+
     def freeze_unused(self, objectives: Collection[str]) -> None:
         """
         Parameters that none of these objectives trains keep their value and get no gradient. Some ways to train over
@@ -110,7 +115,7 @@ class VioletForPreTraining(VioletPreTrainedModel):
         """
         used = {parameter for one in self.find_objectives(objectives) for parameter in one.trained(self)}
         own = {parameter for one in self.objectives.values() for parameter in one.trained(self)}
-        for parameter in own.union(unread_parameters(self.violet)) - used:
+        for parameter in own.union(self.unread_parameters()) - used:
             parameter.requires_grad_(False)
 
     @can_return_tuple

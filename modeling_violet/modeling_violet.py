@@ -146,6 +146,13 @@ class VioletPreTrainedModel(SavedWhole, PreTrainedModel):
     def set_input_embeddings(self, value: nn.Embedding):
         self.base_model.text_embeddings.set_input_embeddings(value)
 
+    def unread_parameters(self) -> list[nn.Parameter]:
+        """
+        Parameters that no pass of this class reads. Freeze them before training: processes that train together would
+        wait for gradients that never come.
+        """
+        return []
+
 
 class VioletModel(VioletPreTrainedModel):
     """
