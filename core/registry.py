@@ -189,7 +189,7 @@ def _caller() -> Source:
 
 def _origin(part: object, source: Source) -> object:
     """
-    What tells two parts apart: the name of a class or function, of other objects the module that added them. The same
-    module may be imported again, in a notebook or from a checkpoint.
+    What tells two parts apart: the name of a class or function; of another object the module that added it, if it did
+    so outside of functions. The same module may be imported again, in a notebook or from a checkpoint.
     """
-    return getattr(part, "__qualname__", source)
+    return getattr(part, "__qualname__", part if source.function else source)

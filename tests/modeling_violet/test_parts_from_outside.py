@@ -158,7 +158,7 @@ from violet.modeling_violet.objectives.masked_vision import MVM_TARGETS, MVMTarg
 from violet.modeling_violet.objectives.teachers import Teacher
 
 class Brightness(Teacher):
-    def forward(self, pixel_values_videos, grid):
+    def target(self, pixel_values_videos, grid):
         return pixel_values_videos.mean((2, 3, 4))[:, :, None, None, None].expand(-1, -1, *grid[1:], -1)
 
 def build_head(config, options):
