@@ -220,8 +220,8 @@ def _encode_part(
         tokens = model.violet.encode_videos(torch.cat([clip for _, clip in read]).to(model.device))
         facts |= {"grid": json.dumps(tokens.grid), "num_special_per_frame": str(tokens.num_special_per_frame)}
         made = {"tokens": tokens.tokens, "mask": tokens.mask}
-        if model.violet.projection is not None:
-            made["embeds"] = model.violet.projection.video(tokens)
+        if model.violet.has_embeddings:
+            made["embeds"] = model.violet.embed_videos(tokens)
         for name, value in made.items():
             columns.setdefault(name, []).append(value.cpu())
     facts |= {"numbers": json.dumps(kept), "failed": json.dumps(failed)}

@@ -1,6 +1,7 @@
 """The class of a video: which of the configuration's labels it has, without any text."""
 
 import torch
+from torch import nn
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
@@ -35,6 +36,11 @@ class VioletForVideoClassification(VioletPreTrainedModel):
         self.classifier = VioletClassificationHead(config, config.num_labels)
         self.post_init()
 
+    def unread_parameters(self) -> list[nn.Parameter]:
+        """Those of texts, prompts and the embeddings before the fusion, see `VioletPreTrainedModel`."""
+        of_texts = ("text_embeddings.", "projection.", "task_tokens")
+        return [parameter for name, parameter in self.violet.named_parameters() if name.startswith(of_texts)]
+
     @capture_outputs(tie_last_hidden_states=False)
     def forward(
         self,
@@ -64,7 +70,7 @@ class VioletForVideoClassification(VioletPreTrainedModel):
             video = video_tokens
         else:
             raise ValueError("Give exactly one of `pixel_values_videos` and `video_tokens`.")
-        fused = video.with_tokens(self.violet.fusion({"video": video}, **kwargs)["video"])
+        fused = video.with_tokens(self.violet.fuse({"video": video}, **kwargs)["video"])
         logits = self.classifier(fused.patches().mean((1, 2, 3)))  # (videos, frames, rows, columns, width) -> mean
         if video_index is not None:
             logits = logits[video_index]

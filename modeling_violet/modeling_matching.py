@@ -1,6 +1,7 @@
 """Models that score how well texts fit a video: multiple choice and retrieval."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -11,7 +12,7 @@ from ..configuration.configuration_violet import VioletConfig
 from ..core.upstream import can_return_tuple
 from .heads import VioletClassificationHead
 from .losses import check_labels, first_of_each, gather_rows, masked_cross_entropy, retrieval_loss
-from .modeling_violet import VioletModel, VioletPreTrainedModel, VioletTaskOutput
+from .modeling_violet import PromptInputs, VioletModel, VioletPreTrainedModel, VioletTaskOutput, names_inputs
 from .tokens import Tokens
 
 
@@ -109,20 +110,43 @@ class VioletForRetrieval(VioletPreTrainedModel):
         self.match_head = VioletClassificationHead(config, 1)
         self.post_init()
 
+    def score_pairs(
+        self, video_tokens: Tokens, texts: Tokens, video_index: torch.Tensor, **kwargs: Unpack[PromptInputs]
+    ) -> VioletTaskOutput:
+        """
+        Scores of pairs of a video and a text, in one pass through the fusion.
+
+        Args:
+            video_tokens: encoded videos.
+            texts: an encoded text for each pair, see `VioletModel.encode_texts`.
+            video_index: (pairs,), each pair's video.
+            kwargs: those of `forward` that are one for all pairs.
+
+        Returns:
+            `logits` (pairs,): the match head's score divided by the configuration's `match_temperature`.
+        """
+        outputs = self.violet(
+            inputs_embeds=texts.tokens,
+            attention_mask=texts.mask,
+            video_index=video_index,
+            video_tokens=video_tokens,
+            **kwargs,
+        )
+        logits = self.match_head(outputs.first_text_state())[:, 0] / self.config.match_temperature
+        return VioletTaskOutput(logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions)
+
+    @names_inputs
     @can_return_tuple
     def forward(
         self,
         pixel_values_videos: torch.Tensor | None = None,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        task_ids: torch.Tensor | None = None,
-        prompt_ids: torch.Tensor | None = None,
-        prompt_attention_mask: torch.Tensor | None = None,
         video_tokens: Tokens | None = None,
         labels: torch.Tensor | None = None,
         video_ids: torch.Tensor | None = None,
         pairs_per_pass: int = 256,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Unpack[PromptInputs],
     ) -> VioletTaskOutput:
         r"""
         Args:
@@ -150,30 +174,18 @@ class VioletForRetrieval(VioletPreTrainedModel):
         shared = self.training and dist.is_available() and dist.is_initialized()
         if shared and labels is not None:
             video_tokens, labels = _videos_of_all_processes(video_tokens, labels, video_ids)
-        words = self.violet.text_embeddings(input_ids, attention_mask)
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        texts, videos = len(input_ids), len(video_tokens.tokens)
+        encoded = self.violet.encode_texts(input_ids, attention_mask)
+        texts, videos = len(encoded), len(video_tokens)
         pairs = torch.arange(texts * videos, device=input_ids.device)
-        kwargs |= {
-            "task_ids": task_ids,
-            "prompt_ids": prompt_ids,
-            "prompt_attention_mask": prompt_attention_mask,
-            "video_tokens": video_tokens,
-        }
-        scores: list[torch.Tensor] = []
+        scores: list[Any] = []
         recorded: dict[str, list[tuple[torch.Tensor, ...]]] = {}
         for part in pairs.split(pairs_per_pass):
-            outputs = self.violet(
-                inputs_embeds=words[part // videos],
-                attention_mask=mask[part // videos],
-                video_index=part % videos,
-                **kwargs,
-            )
-            scores.append(self.match_head(outputs.first_text_state())[:, 0])
+            outputs = self.score_pairs(video_tokens, encoded.select(part // videos), part % videos, **kwargs)
+            scores.append(outputs.logits)
             for name in ("hidden_states", "attentions"):
                 if outputs.get(name) is not None:
                     recorded.setdefault(name, []).append(outputs[name])
-        logits = torch.cat(scores).view(texts, videos) / self.config.match_temperature
+        logits = torch.cat(scores).view(texts, videos)
         loss = None
         if labels is not None:
             compared, labels = (gather_rows(logits), gather_rows(labels)) if shared else (logits, labels)

@@ -17,7 +17,7 @@ from .losses import combine
 from .modeling_violet import VioletModel, VioletPreTrainedModel
 from .objectives.masked_vision import build_mvm_heads
 from .objectives.objective import Objective, objectives_of, why_absent
-from .objectives.passes import Passes, unread_parameters
+from .objectives.passes import Passes
 
 
 @dataclass
@@ -89,7 +89,8 @@ class VioletForPreTraining(VioletPreTrainedModel):
         The objectives of these names, in the order in which they are computed.
 
         Raises:
-            ValueError: for one that this model does not have, with those that it has and with what it lacks.
+            ValueError: for one that this model does not have, with those that it has and with what it lacks; for one
+                whose rule of attention its parts cannot serve.
         """
         unknown = [name for name in names if name not in self.objectives]
         if unknown:
@@ -97,7 +98,15 @@ class VioletForPreTraining(VioletPreTrainedModel):
                 f"This model has no objective {', '.join(map(repr, unknown))}; it has "
                 f"{', '.join(self.objectives)} ({'; '.join(map(why_absent, unknown))})."
             )
-        return [objective for name, objective in self.objectives.items() if name in names]
+        found = [objective for name, objective in self.objectives.items() if name in names]
+        for objective in found:
+            self.violet.check_rule(objective.rule, f"The objective {objective.name!r}")
+        return found
+
+    def unread_parameters(self) -> list[nn.Parameter]:
+        """Task tokens, and what stands for a hidden order of frames, see `VioletPreTrainedModel`."""
+        optional = (self.violet.task_tokens, self.violet.video_encoder.hidden_order_embedding)
+        return [parameter for parameter in optional if parameter is not None]
 
     def freeze_unused(self, objectives: Collection[str]) -> None:
         """
@@ -106,7 +115,7 @@ class VioletForPreTraining(VioletPreTrainedModel):
         """
         used = {parameter for one in self.find_objectives(objectives) for parameter in one.trained(self)}
         own = {parameter for one in self.objectives.values() for parameter in one.trained(self)}
-        for parameter in own.union(unread_parameters(self.violet)) - used:
+        for parameter in own.union(self.unread_parameters()) - used:
             parameter.requires_grad_(False)
 
     @can_return_tuple

@@ -1,6 +1,9 @@
 """The models: `VioletModel` and one class for each task."""
 
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -13,7 +16,9 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from ..configuration.configuration_violet import VioletConfig
 from ..core.upstream import can_return_tuple, capture_outputs, one_cache
 from ..core.whole_folders import SavedWhole
+from .attention import RULES
 from .embeddings import VioletVideoEncoder
+from .encoders import Encoder
 from .fusions import build_fusion
 from .fusions.bert_fusion import FusionAttention, FusionLayer
 from .heads import VioletClassificationHead, VioletMaskedLMHead
@@ -67,6 +72,37 @@ class VioletTaskOutput(ModelOutput):
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
+class PromptInputs(TransformersKwargs, total=False):  # type: ignore[call-arg]
+    """Arguments of `VioletModel.forward` that every model of texts beside videos passes on."""
+
+    task_ids: torch.Tensor | None
+    prompt_ids: torch.Tensor | None
+    prompt_attention_mask: torch.Tensor | None
+
+
+class VioletInputs(PromptInputs, total=False):  # type: ignore[call-arg]
+    """Arguments of `VioletModel.forward` that those pass on whose texts each have one video."""
+
+    video_index: torch.Tensor | None
+    video_tokens: Tokens | None
+
+
+def names_inputs(forward: Callable) -> Callable:
+    """
+    Decorates a `forward` that passes arguments on by `**kwargs: Unpack[…]`: its signature has them by name. By the
+    signature transformers' Trainer tells which columns a model needs, and `generate` which arguments it knows.
+    """
+    signature = inspect.signature(forward)
+    *named, catch_all = signature.parameters.values()
+    passed_on = get_args(catch_all.annotation)[0].__annotations__
+    own = {name: kind for name, kind in passed_on.items() if name not in TransformersKwargs.__annotations__}
+    keywords = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=own[name]) for name in own
+    ]
+    forward.__signature__ = signature.replace(parameters=[*named, *keywords, catch_all])  # type: ignore[attr-defined]
+    return forward
+
+
 class VioletPreTrainedModel(SavedWhole, PreTrainedModel):
     """Loading, saving and initialisation of every VIOLET model."""
 
@@ -110,6 +146,13 @@ class VioletPreTrainedModel(SavedWhole, PreTrainedModel):
     def set_input_embeddings(self, value: nn.Embedding):
         self.base_model.text_embeddings.set_input_embeddings(value)
 
+    def unread_parameters(self) -> list[nn.Parameter]:
+        """
+        Parameters that no pass of this class reads. Freeze them before training: processes that train together would
+        wait for gradients that never come.
+        """
+        return []
+
 
 class VioletModel(VioletPreTrainedModel):
     """
@@ -127,6 +170,21 @@ class VioletModel(VioletPreTrainedModel):
         self.fusion = build_fusion(config)
         self.post_init()
 
+    @property
+    def vision_model(self) -> PreTrainedModel:
+        """The vision encoder's model, without what VIOLET adds to its states."""
+        return self.video_encoder.vision_model
+
+    @property
+    def vision_encoder(self) -> Encoder:
+        """How that model is asked: its cells, and the grid of a clip."""
+        return self.video_encoder.encoder
+
+    @property
+    def has_embeddings(self) -> bool:
+        """Whether `embed_videos` and `embed_texts` work: the configuration has a `projection_dim`."""
+        return self.projection is not None
+
     def encode_videos(
         self,
         pixel_values_videos: torch.Tensor,
@@ -136,6 +194,48 @@ class VioletModel(VioletPreTrainedModel):
         """Videos (batch, frames, channels, height, width) as the tokens that enter the fusion."""
         return self.video_encoder(pixel_values_videos, bool_masked_pos, hidden_frame_order)
 
+    def encode_texts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> Tokens:
+        """Texts (batch, X), with their mask, as the tokens that enter the fusion."""
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        return Tokens(self.text_embeddings(input_ids, mask), mask)
+
+    def embed_videos(self, tokens: Tokens) -> torch.Tensor:
+        """
+        Encoded videos -> their embeddings before the fusion, (batch, projection_dim), of length 1. Their inner product
+        with `embed_texts` says how near a video and a text are.
+
+        Raises:
+            ValueError: for a model without embeddings, see `has_embeddings`.
+        """
+        return self._need_projection().video(tokens)
+
+    def embed_texts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """
+        Texts (batch, X) -> their embeddings before the fusion, (batch, projection_dim), of length 1.
+
+        Raises:
+            ValueError: for a model without embeddings, see `has_embeddings`.
+        """
+        projection, texts = self._need_projection(), self.encode_texts(input_ids, attention_mask)
+        return projection.text(texts.tokens, texts.mask)
+
+    def fuse(
+        self,
+        groups: dict[str, Tokens],
+        rule: str = "bidirectional",
+        cache: Cache | None = None,
+        past_mask: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> dict[str, torch.Tensor]:
+        """
+        Named groups of tokens through the fusion: each group's states (batch, tokens, width). See `Fusion.forward`.
+
+        Raises:
+            ValueError: for a rule that is unknown, or that the model's parts cannot serve.
+        """
+        self.check_rule(rule, "This pass")
+        return self.fusion(groups, rule, cache, past_mask, **kwargs)
+
     def check_rule(self, rule: str, reader: str) -> None:
         """
         Refuses a model whose parts cannot serve a rule of attention.
@@ -144,19 +244,22 @@ class VioletModel(VioletPreTrainedModel):
             reader: what needs it, for the message.
 
         Raises:
-            ValueError: names the setting that stands against it.
+            ValueError: for a rule that is unknown, or that a setting stands against, with its name.
         """
         if rule not in self.fusion.rules:
-            fusion = self.config.fusion_config.model_type
+            if rule not in RULES:
+                raise ValueError(f"`attention_rule` {rule!r} is unknown; use {' or '.join(map(repr, RULES))}.")
+            own = self.config.fusion_model_config
             raise ValueError(
-                f"{reader} needs the rule of attention {rule!r}, and `fusion_config.model_type` {fusion!r} serves "
-                f"{', '.join(self.fusion.rules)}."
+                f"{reader} needs the rule of attention {rule!r} (`attention_rule`), and the fusion "
+                f"`fusion_model_config.model_type` {own.model_type if own else 'bert'!r} serves "
+                f"{', '.join(map(repr, self.fusion.rules))}."
             )
-        if rule == "sequence_to_sequence" and self.text_embeddings.contextual:
+        if RULES[rule].causal and self.text_embeddings.contextual:
             text = self.config.text_config.model_type
             raise ValueError(
-                f"{reader} needs words that do not know those behind them, and `text_config.model_type` {text!r} lets "
-                "each see all: leave `text_config` out."
+                f"{reader} needs the rule of attention {rule!r} (`attention_rule`), under which no word knows those "
+                f"behind it, and `text_config.model_type` {text!r} lets each see all: leave `text_config` out."
             )
 
     def _need_projection(self) -> VioletProjection:
@@ -173,7 +276,7 @@ class VioletModel(VioletPreTrainedModel):
         projection (`None` elsewhere). Good for search over many clips; a fused score tells near clips apart better.
         """
         video = self.encode_videos(pixel_values_videos)
-        pooled = None if self.projection is None else self.projection.video(video)
+        pooled = self.embed_videos(video) if self.has_embeddings else None
         return BaseModelOutputWithPooling(last_hidden_state=video.tokens, pooler_output=pooled)
 
     def get_text_features(
@@ -183,19 +286,17 @@ class VioletModel(VioletPreTrainedModel):
         Texts before they meet a video: `last_hidden_state` (batch, X, width), BERT's embeddings (no context between
         the words), and `pooler_output` (batch, projection_dim), of length 1, if the configuration has a projection.
         """
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        states = self.text_embeddings(input_ids, mask)
-        pooled = None if self.projection is None else self.projection.text(states, mask)
-        return BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=pooled)
+        texts = self.encode_texts(input_ids, attention_mask)
+        pooled = None if self.projection is None else self.projection.text(texts.tokens, texts.mask)
+        return BaseModelOutputWithPooling(last_hidden_state=texts.tokens, pooler_output=pooled)
 
     def video_and_text_embeddings(
         self, video: Tokens, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Encoded videos and one text for each -> their embeddings before the fusion, (batch, projection_dim) each."""
-        projection = self._need_projection()
         if len(input_ids) != len(video.tokens):
             raise ValueError(f"There are {len(input_ids)} texts for {len(video.tokens)} videos: one each is needed.")
-        return projection.video(video), self.get_text_features(input_ids, attention_mask).pooler_output
+        return self.embed_videos(video), self.embed_texts(input_ids, attention_mask)
 
     def contrast(
         self,
@@ -256,11 +357,10 @@ class VioletModel(VioletPreTrainedModel):
             states = self.task_tokens[task_ids].unsqueeze(1).expand(batch, -1, -1)  # (batch, 1, width)
             return Tokens(states, task_ids.new_ones(states.shape[:2]))
         if prompt_ids is not None:
-            mask = torch.ones_like(prompt_ids) if prompt_attention_mask is None else prompt_attention_mask
-            states = self.text_embeddings(prompt_ids, mask)
+            prompt = self.encode_texts(prompt_ids, prompt_attention_mask)
             if len(prompt_ids) not in (1, batch):
                 raise ValueError(f"`prompt_ids` has {len(prompt_ids)} rows for {batch} texts: give one each, or one.")
-            return Tokens(states.expand(batch, -1, -1), mask.expand(batch, -1))
+            return Tokens(prompt.tokens.expand(batch, -1, -1), prompt.mask.expand(batch, -1))
         return None
 
     @capture_outputs(tie_last_hidden_states=False)
@@ -296,8 +396,8 @@ class VioletModel(VioletPreTrainedModel):
             bool_masked_pos: (videos, frames, rows, columns), True where a patch's pixels are hidden.
             hidden_frame_order: (videos, frames), True where a frame's place in time is hidden (VIOLETv2).
             video_tokens: videos encoded earlier, in place of `pixel_values_videos`.
-            attention_rule: `"bidirectional"` or `"sequence_to_sequence"`, see `attention.build_attention_mask`.
-            inputs_embeds: (texts, X, width), texts embedded earlier (`text_embeddings`), in place of `input_ids`.
+            attention_rule: who sees whom, a name of `attention.RULES` that the fusion serves.
+            inputs_embeds: (texts, X, width), texts encoded earlier (`encode_texts`), in place of `input_ids`.
             position_ids: (texts, X), each token's place in its text; 0, 1, 2, … if it is not given.
             cache: under the sequence-to-sequence rule, a cache of keys and values. An empty one is filled
                 with those of video, prompt and text. With a filled one, `input_ids` are the words that come next:
@@ -315,7 +415,7 @@ class VioletModel(VioletPreTrainedModel):
             raise ValueError("Give exactly one of `pixel_values_videos` and `video_tokens`.")
         elif bool_masked_pos is not None or hidden_frame_order is not None:
             raise ValueError("Encoded `video_tokens` cannot be masked: give `pixel_values_videos`.")
-        words = inputs_embeds
+        words: Any = inputs_embeds
         if input_ids is not None:
             words = self.text_embeddings(input_ids, attention_mask, position_ids)
         videos, texts = video_tokens.tokens.shape[0], words.shape[0]
@@ -341,7 +441,7 @@ class VioletModel(VioletPreTrainedModel):
         if attention_mask is None:
             attention_mask = words.new_ones(words.shape[:2], dtype=torch.long)
         groups["text"] = Tokens(words, attention_mask)
-        states = self.fusion(groups, attention_rule, cache, past_mask, **kwargs)
+        states = self.fuse(groups, attention_rule, cache, past_mask, **kwargs)
         return VioletModelOutput(
             last_hidden_state=torch.cat(list(states.values()), dim=1),
             video_hidden_state=states.get("video"),
@@ -366,22 +466,18 @@ class VioletForMaskedLM(VioletPreTrainedModel):
     def set_output_embeddings(self, new_embeddings: nn.Linear):
         self.mlm_head.decoder = new_embeddings
 
+    @names_inputs
     @can_return_tuple
     def forward(
         self,
         pixel_values_videos: torch.Tensor | None = None,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        video_index: torch.Tensor | None = None,
-        task_ids: torch.Tensor | None = None,
-        prompt_ids: torch.Tensor | None = None,
-        prompt_attention_mask: torch.Tensor | None = None,
         bool_masked_pos: torch.Tensor | None = None,
         hidden_frame_order: torch.Tensor | None = None,
-        video_tokens: Tokens | None = None,
         attention_rule: str = "bidirectional",
         labels: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Unpack[VioletInputs],
     ) -> VioletTaskOutput:
         r"""
         Args:
@@ -393,13 +489,8 @@ class VioletForMaskedLM(VioletPreTrainedModel):
             pixel_values_videos=pixel_values_videos,
             input_ids=input_ids,
             attention_mask=attention_mask,
-            video_index=video_index,
-            task_ids=task_ids,
-            prompt_ids=prompt_ids,
-            prompt_attention_mask=prompt_attention_mask,
             bool_masked_pos=bool_masked_pos,
             hidden_frame_order=hidden_frame_order,
-            video_tokens=video_tokens,
             attention_rule=attention_rule,
             **kwargs,
         )
@@ -419,22 +510,18 @@ class VioletForQuestionAnswering(VioletPreTrainedModel):
         self.answer_head = VioletClassificationHead(config, config.num_labels)
         self.post_init()
 
+    @names_inputs
     @can_return_tuple
     def forward(
         self,
         pixel_values_videos: torch.Tensor | None = None,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        video_index: torch.Tensor | None = None,
-        task_ids: torch.Tensor | None = None,
-        prompt_ids: torch.Tensor | None = None,
-        prompt_attention_mask: torch.Tensor | None = None,
-        video_tokens: Tokens | None = None,
         labels: torch.Tensor | None = None,
         caption_ids: torch.Tensor | None = None,
         caption_attention_mask: torch.Tensor | None = None,
         video_ids: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Unpack[VioletInputs],
     ) -> VioletTaskOutput:
         r"""
         Args:
@@ -452,11 +539,6 @@ class VioletForQuestionAnswering(VioletPreTrainedModel):
             pixel_values_videos=pixel_values_videos,
             input_ids=input_ids,
             attention_mask=attention_mask,
-            video_index=video_index,
-            task_ids=task_ids,
-            prompt_ids=prompt_ids,
-            prompt_attention_mask=prompt_attention_mask,
-            video_tokens=video_tokens,
             **kwargs,
         )
         logits = self.answer_head(outputs.first_text_state())

@@ -59,8 +59,8 @@ class VideoFeatureExtractionPipeline(VideoTextPipeline):
             video = self.model.encode_videos(pixels)
             if not pool:
                 return {"features": video.tokens, "mask": video.mask}
-            if self.model.projection is not None:
-                return {"features": self.model.projection.video(video)}
+            if self.model.has_embeddings:
+                return {"features": self.model.embed_videos(video)}
             mask = video.mask.unsqueeze(-1).to(video.tokens.dtype)
             return {"features": (video.tokens * mask).sum(1) / mask.sum(1)}
         padding = self.processor.tokenizer.pad_token_id

@@ -152,9 +152,9 @@ class VideoTextRetrievalPipeline(VideoTextPipeline):
             pixels = torch.cat([self.read_video(one) for one in inputs[start : start + size]])
             with self.device_placement(), torch.no_grad():
                 encoded.append(self.model.violet.encode_videos(pixels.to(self.device)))
-        tokens, projection = Tokens.join(encoded), self.model.violet.projection
+        tokens, model = Tokens.join(encoded), self.model.violet
         with self.device_placement(), torch.no_grad():
-            embeds = None if projection is None else projection.video(tokens)
+            embeds = model.embed_videos(tokens) if model.has_embeddings else None
         return MemoryGallery((*gallery.names, *new), tokens, embeds)
 
     def _sanitize_parameters(

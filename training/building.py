@@ -171,7 +171,7 @@ def build_collator(
         group_size=recipe.group_size,
         hard_negatives=recipe.hard_negatives,
         seed=recipe.seed,
-        encoder=model.violet.video_encoder.encoder,
+        encoder=model.violet.vision_encoder,
         reader=reader,
         skip_bad=recipe.bad_samples == "skip",
         options={name: one.options for name, one in model.objectives.items()},

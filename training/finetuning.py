@@ -227,11 +227,10 @@ def finetune(
     set_seed(training.seed)
     kernel = model_arguments.attn_implementation or preferred_kernel(training.bf16, training.device)
     model = build_model(model_arguments, processor, tables["train"], data, kernel)
-    for part in (getattr(model.violet, name) for name in task.unused):
-        if part is not None:
-            part.requires_grad_(False)
+    for parameter in model.unread_parameters():
+        parameter.requires_grad_(False)
     if model_arguments.freeze_backbone:
-        model.violet.video_encoder.vision_model.requires_grad_(False)
+        model.violet.vision_model.requires_grad_(False)
     trainer = build_trainer(model, processor, tables, data, training, callbacks)
     trainer.train(resume_from_checkpoint=checkpoint_to_resume(output_dir, trainer.accelerator, trainer.failed_samples))
 

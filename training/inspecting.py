@@ -114,7 +114,7 @@ def masked_clip(
 ) -> MaskedClip:
     """One clip under one kind of mask, ready to be drawn."""
     batch = masked_batch(model, processor, video, caption, kind, masking)
-    pixels, cell = batch["pixel_values_videos"], model.violet.video_encoder.encoder.cell
+    pixels, cell = batch["pixel_values_videos"], model.violet.vision_encoder.cell
     mask = batch["bool_masked_pos"].repeat_interleave(cell[0], dim=1)  # by frame
     grid = (mask.shape[1], mask.shape[2], mask.shape[3])
     targets = {name: teacher(pixels, grid) for name, teacher in teachers.items()}
@@ -161,7 +161,7 @@ def masked_batch(
 ) -> dict[str, torch.Tensor]:
     """A batch of one clip, as a step of pre-training has it, masked in that way."""
     masking = Masking({kind: 1.0}, masking.patch_ratio, masking.word_ratio)
-    frames, encoder = processor.video_processor, model.violet.video_encoder.encoder
+    frames, encoder = processor.video_processor, model.violet.vision_encoder
     collator = PretrainingCollator(processor, masking, encoder, num_negatives=1, group_size=1)
     row = {"video": str(video), "caption": caption}
     source = CaptionedVideos("inspected", Dataset.from_list([row]), frames.num_frames, 1.0)

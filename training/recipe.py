@@ -205,7 +205,7 @@ class PretrainingRecipe:
     def frame_size(self, frames: VioletVideoProcessor) -> tuple[int, int]:
         """(height, width) of the run's frames; by default what the processor makes."""
         if self.image_size is None:
-            return frames.size.height, frames.size.width
+            return frames.size["height"], frames.size["width"]
         height, width = self.image_size if isinstance(self.image_size, list) else [self.image_size] * 2
         return height, width
 

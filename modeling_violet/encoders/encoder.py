@@ -11,7 +11,7 @@ from ...core.registry import Registry
 from ..parts import build_part
 from ..tokens import Grid
 
-ENCODERS: Registry[type] = Registry(
+ENCODERS: Registry[Any] = Registry(
     "vision encoder",
     __package__,
     {

@@ -48,11 +48,13 @@ class Objective:
 
     Class attributes:
         Options: a dataclass of its options and their defaults; `None` if it has none.
+        rule: of attention, under which its pass through the fusion is.
         family: whether the name in `OBJECTIVES` stands for several objectives, named `NAME_…`.
         requirement: what a model must have for it, for messages.
     """
 
     Options: ClassVar[type | None] = None
+    rule: ClassVar[str] = "bidirectional"
     family: ClassVar[bool] = False
     requirement: ClassVar[str] = "its name among the configuration's `objectives`"
     needs: tuple[str, ...] = ()

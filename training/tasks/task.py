@@ -62,8 +62,6 @@ class Task:
             what the task sets in the model's configuration.
         label_head: the model's attribute that has one output per label of the configuration; "" if none does. It
             starts at random if the labels are not those of the weights to start from.
-        unused: parts of the base model that the task does not use. They do not learn: processes that train together
-            would wait for gradients that never come.
         metrics: the rows to evaluate during training -> what a Trainer needs to measure them, beside their loss; None
             if it can measure the loss only, as there are no scores of answers.
         ask: a row -> the options of `violet predict` that ask what it is about.
@@ -88,7 +86,6 @@ class Task:
         configure_nothing
     )
     label_head: str = ""
-    unused: tuple[str, ...] = ()
     metrics: Callable[[Dataset], dict[str, Any]] | None = metrics_of_answers
     ask: Callable[[Mapping[str, Any]], list[str]] = ask_in_words
     masked_columns: Mapping[str, str] | None = None

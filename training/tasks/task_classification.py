@@ -161,7 +161,6 @@ TASK = Task(
     check=check_label,
     configure=_configure,
     label_head="classifier",
-    unused=("text_embeddings", "projection", "task_tokens"),
     metrics=lambda rows: {"compute_metrics": ClassAccuracy()},
     ask=_ask,
 )

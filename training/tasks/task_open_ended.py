@@ -87,8 +87,8 @@ def _say(model, processor: VideoTextProcessor, row: Row, chosen: list[int]) -> t
 
 def _collate(processor, model, data, training: bool, **settings) -> VideoTextCollator:
     # A frozen backbone has nothing to learn from contrast.
-    learns = any(parameter.requires_grad for parameter in model.violet.video_encoder.vision_model.parameters())
-    captions = training and learns and model.violet.projection is not None
+    learns = any(parameter.requires_grad for parameter in model.violet.vision_model.parameters())
+    captions = training and learns and model.violet.has_embeddings
     return QuestionCollator(processor, model.config.label2id, captions=captions, **settings)
 
 
