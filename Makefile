@@ -1,4 +1,4 @@
-# Everything runs from .venv, which is made where it is missing: python3 (3.11 or later) and make are enough.
+# Everything runs from .venv, which is made if it is missing: python3 (3.11 or later) and make are enough.
 PYTHON ?= python3
 # The versions that `make setup` installs; `CONSTRAINTS=` takes the newest that setup.cfg allows.
 CONSTRAINTS ?= constraints.txt
@@ -60,6 +60,7 @@ constraints: setup
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python tools/check_words.py
 	mkdir -p .venv/types && ln -sfn "$(CURDIR)" .venv/types/violet
 	cd .venv/types && MYPYPATH=. ../bin/mypy --config-file violet/pyproject.toml -p violet
 	$(BIN)/lint-imports

@@ -1,4 +1,4 @@
-"""The `violet` command: one function a sub-command, and nothing heavy imported before it is chosen."""
+"""The `violet` command: one function per sub-command, and nothing heavy imported before it is chosen."""
 
 import argparse
 import os
@@ -11,7 +11,7 @@ from ._version import __version__
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a sub-command and returns the exit status: 0, 1 where it failed, 2 where it was called wrongly."""
+    """Runs a sub-command and returns the exit status: 0, 1 if it failed, 2 if it was called wrongly."""
     arguments = sys.argv[1:] if argv is None else argv
     if not arguments or arguments[0] in ("-h", "--help"):
         width = max(map(len, COMMANDS))
@@ -84,7 +84,7 @@ def benchmark_command(argv: list[str]) -> int:
     parser.add_argument("what", choices=["list", "check", "run"])
     parser.add_argument("name", nargs="?", help="of the benchmark, such as msvd-qa")
     parser.add_argument("--data", help="the folder with its annotations and videos")
-    parser.add_argument("--recipe", help="whose hyper-parameters: v1 or v2 (the default, where it has them)")
+    parser.add_argument("--recipe", help="whose hyper-parameters: v1 or v2 (the default, if it has them)")
     parser.add_argument("--measure_only", action="store_true", help="measure the model as it is, without training")
     options, rest = parser.parse_known_args(argv)
 
@@ -213,7 +213,7 @@ def prepare_command(argv: list[str]) -> int:
     kind.add_argument("recipe", help="the YAML file of violet pretrain")
     kind.add_argument("--target", required=True, help="such as hog or depth; its teacher is the recipe's")
     kind.add_argument("--output", required=True, help="the folder for the targets")
-    kind.add_argument("--dataset", help="its name in the recipe, where there are several")
+    kind.add_argument("--dataset", help="its name in the recipe, if there are several")
     options = vars(parser.parse_args(argv))
     what = options.pop("what")
 
@@ -316,7 +316,7 @@ def predict_command(argv: list[str]) -> int:
     parser.add_argument("--options", nargs="+", metavar="OPTION", help="the answers to choose among")
     parser.add_argument("--text", nargs="+", help="a sentence with a [MASK] for each blank; with --gallery, a search")
     parser.add_argument("--gallery", nargs="+", metavar="CLIP", help="the clips to search, or a stored gallery")
-    parser.add_argument("--prompt", help="what a caption is written for, where the model was trained with prompts")
+    parser.add_argument("--prompt", help="what a caption is written for, if the model was trained with prompts")
     parser.add_argument(
         "--features", metavar="FILE.npz", help="write a vector for each video (with --text, for both) into this file"
     )
@@ -348,7 +348,7 @@ def convert_command(argv: list[str]) -> int:
     tokenizer.add_argument(
         "--tokenizer", default="bert-base-uncased", help="a folder or Hub name (default: bert-base-uncased)"
     )
-    tokenizer.add_argument("--no_tokenizer", action="store_true", help="write the video processor alone")
+    tokenizer.add_argument("--no_tokenizer", action="store_true", help="write only the video processor")
     options = parser.parse_args(argv)
 
     from . import register
@@ -412,7 +412,7 @@ def push_command(argv: list[str]) -> int:
     """Publish a model's folder on the Hub, with its card, in one commit."""
     parser = argparse.ArgumentParser(
         prog="violet push",
-        description="Sends configuration, weights (safetensors alone), processor, card, metrics and report of a "
+        description="Sends configuration, weights (only safetensors), processor, card, metrics and report of a "
         "model's folder. The folder stays as it is. The token is that of `hf auth login`, or HF_TOKEN.",
     )
     parser.add_argument("folder", type=Path, help="the model's folder")
@@ -426,7 +426,7 @@ def push_command(argv: list[str]) -> int:
     parser.add_argument("--with-code", action="store_true", help="send the code along, for those without this package")
     parser.add_argument("--dry-run", action="store_true", help="list what would go, and send nothing")
     parser.add_argument("--max_shard_size", default="5GB", help="of a file of weights (default: 5GB)")
-    parser.add_argument("--license", help="of the weights, as the Hub spells it, where the card names none")
+    parser.add_argument("--license", help="of the weights, as the Hub spells it, if the card names none")
     options = parser.parse_args(argv)
 
     def run() -> int:

@@ -32,19 +32,19 @@ from ..processing.decoding import IMAGE_SUFFIXES
 
 FEATURES_SUFFIX = ".npz"
 CACHE_BYTES = 256 * 2**20
-"""Of decoded frames, where videos are asked about more than once."""
+"""Of decoded frames, if videos are asked about more than once."""
 CLIPS_ADDED_AT_ONCE = 256
 BLACK_CLIP = np.zeros((1, 8, 8, 3), np.uint8)
 
 
 class PredictError(ValueError):
-    """What a checkpoint cannot be asked, or not in this way; the message says what it can be."""
+    """A request that this checkpoint cannot answer; the message says which it can."""
 
 
 @dataclass(frozen=True)
 class PredictArguments:
     """
-    What to ask of which checkpoint.
+    A checkpoint and what to ask it.
 
     Attributes:
         model: a folder, a Hub name, or weights that come with the package.
@@ -149,7 +149,7 @@ def find_requests(arguments: PredictArguments) -> list[str]:
     The keys of what may be asked so; the checkpoint decides between several.
 
     Raises:
-        PredictError: where the arguments ask for nothing, or for two things.
+        PredictError: if the arguments ask for nothing, or for two things.
     """
     given = arguments.given()
     found = [name for name, request in REQUESTS.items() if request.needs <= given <= request.needs | request.may_have]
@@ -179,7 +179,7 @@ def check_request(names: Sequence[str], model: str, holds: str) -> str:
     The key of what is asked: that of these which a checkpoint of this class can be asked.
 
     Raises:
-        PredictError: where a checkpoint of this class cannot be asked this; it says what it can be.
+        PredictError: if a checkpoint of this class cannot be asked this; it says what it can be.
     """
     able = abilities(holds)
     if not able:
@@ -195,12 +195,12 @@ def check_request(names: Sequence[str], model: str, holds: str) -> str:
 
 def find_model(model: str) -> tuple[str, str]:
     """
-    The folder of a checkpoint, fetched where it is a name on the Hub, and the class that it holds. Of an adapter, the
+    The folder of a checkpoint, fetched if it is a name on the Hub, and the class that it holds. Of an adapter, the
     class that it was trained on.
 
     Raises:
-        PredictError: where there is no such folder, or no VIOLET model in it.
-        HubError: where the Hub has none, or does not give it.
+        PredictError: if there is no such folder, or no VIOLET model in it.
+        HubError: if the Hub has none, or does not give it.
     """
     if os.path.isdir(model):
         folder = model
@@ -232,7 +232,7 @@ def find_model(model: str) -> tuple[str, str]:
 def find_clips(videos: Sequence[str]) -> list[str]:
     """
     Paths, URLs and whatever else a table's `video` may be, as they are; for a folder its video files and folders of
-    frames, unless it holds the frames of one clip, pictures alone; for a pattern (`clips/*.mp4`) what matches it.
+    frames, unless it holds the frames of one clip, only pictures; for a pattern (`clips/*.mp4`) what matches it.
 
     Raises:
         PredictError: for a folder without clips, or a pattern that nothing matches.
@@ -288,7 +288,7 @@ class Clips:
             print(line, file=file or sys.stdout, flush=True)
 
     def close(self) -> int:
-        """Ends the bar, tells how many could not be read, and gives the exit status: 1 where there were some."""
+        """Ends the bar, tells how many could not be read, and gives the exit status: 1 if there were some."""
         self.bar.close()
         if self.unread:
             told = f"{len(self.unread)} of {len(self.seen)} clips could not be read."
@@ -302,7 +302,7 @@ def predict(arguments: PredictArguments) -> int:
     on stderr and passed over.
 
     Returns:
-        The exit status: 1 where clips could not be read.
+        The exit status: 1 if clips could not be read.
 
     Raises:
         PredictError: for what this checkpoint cannot be asked, or not in this way: nothing was asked then.
@@ -469,7 +469,7 @@ def search(pipe: Any, videos: Sequence[str], arguments: PredictArguments) -> int
 def write_features(pipe: Any, videos: Sequence[str], arguments: PredictArguments) -> int:
     """
     A vector for each video, or for each video with its text, into a file that `numpy.load` reads, whole or not at all:
-    `features` (rows, width) float32; `videos` (rows,), their names; `texts` (rows,), where there are some.
+    `features` (rows, width) float32; `videos` (rows,), their names; `texts` (rows,), if there are some.
     """
     asked = _with_texts(videos, arguments)
     _check_texts(pipe, asked, {})

@@ -1,4 +1,4 @@
-"""What a model is: its configuration classes and the named configurations."""
+"""Configuration classes of the models, and the named configurations."""
 
 from .configuration_violet import NAMED_CONFIGURATIONS, VioletConfig, VioletVisionConfig, named_configuration
 

@@ -112,7 +112,7 @@ class VioletVisionConfig(PreTrainedConfig):
         if len(self.depths) == 0 or min(self.depths) < 1:
             _refuse("depths", f"needs at least one stage and one block in each, got {self.depths}.")
         if len(self.num_heads) != len(self.depths):
-            _refuse("num_heads", f"{self.num_heads} must name one number a stage, and `depths` has {self.depths}.")
+            _refuse("num_heads", f"{self.num_heads} must name one number per stage, and `depths` has {self.depths}.")
         for stage, heads in enumerate(self.num_heads):
             width = self.embed_dim * 2**stage
             if heads < 1 or width % heads:
@@ -141,8 +141,9 @@ class VioletConfig(PreTrainedConfig):
         text_config (`dict` or a configuration, *optional*): the text side, by its `model_type`, such as `bert` for a
             BERT with its layers; see `modeling_violet.texts`. `None` is BERT's embedding layer (VIOLET), which the
             fields here describe.
-        fusion_config (`dict` or a configuration, *optional*): the fusion, by its `model_type`; see
-            `modeling_violet.fusions`. `None` is BERT's encoder (VIOLET), which the fields here describe.
+        fusion_model_config (`dict` or a configuration, *optional*): the fusion, by its `model_type`; see
+            `modeling_violet.fusions`. `None` is BERT's encoder (VIOLET), which the fields here describe. (By the name
+            `fusion_config` transformers itself looks for fused kernels.)
         fusion_norm (`str`): `"post"` (BERT, the published models) or `"pre"` (normalised before each sub-layer,
             easier to train from scratch).
         num_video_frames (`int`): frames that have a learned place in time; more are interpolated.
@@ -155,7 +156,7 @@ class VioletConfig(PreTrainedConfig):
             VIOLET masks to black, VIOLETv2 to the mean colour.
         projection_dim (`int`, *optional*): width of the embeddings before the fusion; `None` for no projection.
         projection_type (`str`): how they are pooled, a name of `modeling_violet.projection.PROJECTIONS`.
-        contrastive_weight (`float`): weight of the video-text contrastive loss where captions are given.
+        contrastive_weight (`float`): weight of the video-text contrastive loss if captions are given.
         mvm_targets (`dict[str, dict]`): what masked patches predict in pre-training: names of
             `masked_vision.MVM_TARGETS`, each with the options of its head (`{}` for its defaults).
         objectives (`dict[str, dict]`): pre-training objectives beyond those that every model has: names of
@@ -173,12 +174,12 @@ class VioletConfig(PreTrainedConfig):
     sub_configs_defaults = {
         "vision_config": SubConfigSpec(AutoConfig, VioletVisionConfig.model_type),
         "text_config": SubConfigSpec(AutoConfig, "bert", optional=True),
-        "fusion_config": SubConfigSpec(AutoConfig, "bert", optional=True),
+        "fusion_model_config": SubConfigSpec(AutoConfig, "bert", optional=True),
     }
 
     vision_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None
-    fusion_config: dict | PreTrainedConfig | None = None
+    fusion_model_config: dict | PreTrainedConfig | None = None
     vocab_size: int = 30522
     hidden_size: int = 768
     num_hidden_layers: int = 12
@@ -217,7 +218,7 @@ class VioletConfig(PreTrainedConfig):
         _refuse_unknown(self, kwargs)
         vision, own = self.vision_config, VioletVisionConfig.model_type
         if isinstance(vision, dict) and vision.get("model_type", own) == own:
-            # Not through AutoConfig's table, where another copy of this code may have put its class.
+            # Not through AutoConfig's table: another copy of this code may have put its class there.
             self.vision_config = VioletVisionConfig(**vision)
         super().__post_init__(**without_code(kwargs))
 
@@ -229,9 +230,16 @@ class VioletConfig(PreTrainedConfig):
         """
         return None
 
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> "VioletConfig":
+        """
+        Itself: the vocabulary and the layers that write are among its own fields. `text_config` is a text side's, from
+        which transformers would take the size of the vocabulary and of a cache.
+        """
+        return self
+
     def to_dict(self) -> dict[str, Any]:
         """The fields, without those of other parts that have their defaults: VIOLETs are saved as they always were."""
-        unused = {"text_config": None, "fusion_config": None, "projection_type": "in_order", "objectives": None}
+        unused = {"text_config": None, "fusion_model_config": None, "projection_type": "in_order", "objectives": None}
         fields = super().to_dict().items()
         return {name: value for name, value in fields if name not in unused or value != unused[name]}
 

@@ -1,1 +1,1 @@
-"""What every other part stands on: whole files, saved folders and the code they carry, registries, the Hub's names."""
+"""What all other folders use: whole files, saved folders and the code they carry, registries, the Hub's names."""

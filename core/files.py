@@ -40,7 +40,7 @@ def write_json(path: str | os.PathLike, value: Any) -> Path:
 def write_tensors(
     path: str | os.PathLike, tensors: "Mapping[str, torch.Tensor]", metadata: Mapping[str, str] | None = None
 ) -> Path:
-    """The like for a safetensors file."""
+    """Writes a safetensors file: whole, or not at all."""
     from safetensors.torch import save_file
 
     path = Path(path)
@@ -48,7 +48,7 @@ def write_tensors(
     partial.touch()
     mode = partial.stat().st_mode
     save_file(dict(tensors), partial, None if metadata is None else dict(metadata))
-    partial.chmod(mode)  # safetensors makes it its owner's alone
+    partial.chmod(mode)  # safetensors lets only its owner read it
     with open(partial, "rb") as file:
         os.fsync(file.fileno())
     partial.replace(path)
@@ -86,11 +86,11 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
 def save_into(folder: str | os.PathLike, write: Callable[[Path], Any]) -> None:
     """
     Lets `write` fill a temporary folder and then puts its files into `folder`, over those of the same name and all at
-    once: a process killed meanwhile leaves the older files or the new ones. Shards and index of weights that were
-    written anew go, and whatever else is there stays.
+    once: a process killed meanwhile leaves the older files or the new ones. The older shards and index of
+    weights that are written now go, and other files stay.
 
     For that a second folder is made, of the new files and hard links to the older ones, and the two exchange their
-    names. Where that cannot be (a mounted folder, the working directory, a system other than Linux) files are moved
+    names. If that cannot be (a mounted folder, the working directory, a system other than Linux) files are moved
     one by one: each of them is whole, but a process killed between two of them leaves both kinds.
     """
     folder = Path(folder).resolve()
@@ -102,7 +102,7 @@ def save_into(folder: str | os.PathLike, write: Callable[[Path], Any]) -> None:
     write(partial)
     files = sorted(file.relative_to(partial) for file in partial.rglob("*") if file.is_file())
     mode = partial.stat().st_mode & 0o666
-    for file in files:  # those of safetensors are its owner's alone
+    for file in files:  # only their owner can read those of safetensors
         (partial / file).chmod(mode)
     _flush(partial)
     weights = {_weights_of(file) for file in files}
@@ -163,7 +163,7 @@ def _exchange(one: Path, other: Path) -> None:
     Gives two folders each other's name, in one step.
 
     Raises:
-        OSError: where the system or the file system cannot.
+        OSError: if the system or the file system cannot.
     """
     exchange = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
     if exchange is None:

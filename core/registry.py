@@ -22,8 +22,8 @@ class Source(NamedTuple):
 
     Attributes:
         module: its full name.
-        attribute: the part's name there; None where an `add` gave a part that has no name.
-        function: the function there that called `add`; None where importing the module is enough.
+        attribute: the part's name there; None if an `add` gave a part that has no name.
+        function: the function there that called `add`; None if importing the module is enough.
     """
 
     module: str
@@ -107,11 +107,11 @@ class Registry(Mapping[str, Part], Generic[Part]):
         Raises:
             ValueError: for a name that another part has.
         """
-        known = self._entries.get(name)
-        if known is not None and _origin(known) != _origin(part):
+        known, source = self._entries.get(name), _caller()
+        if known is not None and _origin(known, self._sources[name]) != _origin(part, source):
             raise ValueError(f"A {self.role} is named {name!r} already.")
         self._entries[name] = part
-        self._sources[name] = _caller()
+        self._sources[name] = source
         return part
 
     def used(self, config: Mapping[str, Any]) -> list[str]:
@@ -187,6 +187,9 @@ def _caller() -> Source:
     return Source(frame.f_globals["__name__"], function=None if function == "<module>" else function)
 
 
-def _origin(part: object) -> object:
-    """What tells two parts apart; the same module may be imported again, in a notebook or from a checkpoint."""
-    return getattr(part, "__qualname__", part)
+def _origin(part: object, source: Source) -> object:
+    """
+    What tells two parts apart: the name of a class or function; of another object the module that added it, if it did
+    so outside of functions. The same module may be imported again, in a notebook or from a checkpoint.
+    """
+    return getattr(part, "__qualname__", part if source.function else source)

@@ -1,4 +1,4 @@
-"""`save_pretrained` of models and processors: whole, and with their code where that is asked for."""
+"""`save_pretrained` of models and processors: whole, and with their code if that is asked for."""
 
 import math
 import os
@@ -21,7 +21,7 @@ class SavedWhole:
 
         - The files take the place of older ones all at once, see `files.save_into`; shards of older weights go.
         - Weights are safetensors, and nothing else.
-        - `with_code` puts the code beside them that is needed where this package is not installed, see
+        - `with_code` puts the code beside them that is needed if this package is not installed, see
           `carried_code.add_code`. A model that was loaded from such a folder, without the package, always does so.
 
         Raises:
@@ -61,7 +61,7 @@ class SavedWhole:
         private: bool | None = None,
         **commit: Any,
     ) -> None:
-        """Uploads what was written, and the folder's card where it has one, in one commit."""
+        """Uploads what was written, and the folder's card if it has one, in one commit."""
         from huggingface_hub import create_repo
 
         repo_id = create_repo(repo_id or folder.resolve().name, private=private, token=token, exist_ok=True).repo_id

@@ -1,4 +1,4 @@
-"""Data sets: the built-in moving shapes, and everybody's own, in whatever form they hold them."""
+"""Data sets: the built-in moving shapes, and rows and clips of your own in many forms."""
 
 from .annotations import read_annotations, read_original
 from .benchmarks import BENCHMARKS, check_benchmark

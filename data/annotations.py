@@ -40,8 +40,8 @@ def read_original(
     answers: str | os.PathLike | None = None,
 ) -> "Dataset":
     """
-    One row a caption or question whose pictures are there: `id`, `video` (a text for `open_video`) and the columns of
-    a task. What has no pictures is left out, and so are pictures that no row asks for; warnings count them.
+    One row per caption or question that has pictures: `id`, `video` (a text for `open_video`) and the columns of a
+    task. What has no pictures is left out, and so are pictures that no row asks for; warnings count them.
 
     Args:
         annotations: the JSON file.
@@ -49,7 +49,7 @@ def read_original(
         split: of the JSON file.
         columns: the task's, as `TASKS` names them: with `options` multiple choice, with `caption` captions, with
             `text` fill in the blank, else open-ended questions. `("video",)` takes the file for what it looks like.
-        answers: where answers are numbers: the JSON file of their texts, a list, {text: number} or {number: text}. By
+        answers: for answers that are numbers, the JSON file of their texts: a list, {text: number}, {number: text}. By
             default the annotations' own `vocab`, or `ans2label.json` beside them; without any, the numbers themselves
             are the answers.
 
@@ -66,7 +66,7 @@ def original_rows(
     columns: Sequence[str] = ("video", "caption"),
     answers: str | os.PathLike | None = None,
 ) -> Iterator[Row]:
-    """The rows of `read_original`, by and by."""
+    """The rows of `read_original`, one by one."""
     path = Path(annotations)
     found = _find_pictures(Path(pictures))
     splits = _load_splits(path)
@@ -263,7 +263,7 @@ def _task_rows(
 
 
 def _columns_of(row: Row) -> tuple[str, ...]:
-    """What a row is there for, where no task says so."""
+    """What a row is there for, if no task says so."""
     if "options" in row or "option_0" in row:
         return ("options",)
     return next(((name,) for name in ("caption", "text") if name in row), ("question",))

@@ -62,21 +62,21 @@ class Benchmark:
         dataset: whose videos they are: `{dataset}.tsv`, `{dataset}.pkl` or the folder `{dataset}/`.
         task: one of `violet.training.TASKS`.
         about: a sentence: what is asked of what.
-        splits: by name ("train", "val", "test"), how many `counted` the published split has; `None` where that is not
+        splits: by name ("train", "val", "test"), how many `counted` the published split has; `None` if that is not
             known.
         files: split -> the file of its annotations as the data set's authors publish it, by the names that are in use;
             without any it is the original's, with all splits.
         read: what reads these files, of `class_annotations`.
         layout: what these files look like, in words.
         counted: "questions" or "videos": what `splits` counts.
-        split_note: which of the data set's splits these are, where there are several in use.
+        split_note: which of the data set's splits these are, if there are several in use.
         texts: "sentences", each a row of its own, or "paragraph", all of a video's joined to one text.
         example: a row of the annotations as the file has it.
         num_answers: the size of the answer vocabulary, the file's `vocab`.
         num_options: how many options each question has.
         prompt: how VIOLETv2's masked language head was asked; "" for a classifier or the match head.
         metrics: what is reported, the first being the one that counts; of those of the task's evaluation.
-        recipes: by model, "v1" and "v2", as far as their files say; "default", this project's, where none does.
+        recipes: by model: "v1" and "v2", if their files have one; "default", this project's, if neither has.
         published: what was reached, by whom; in percent, as `metrics` are in shares.
     """
 
@@ -121,7 +121,7 @@ class Benchmark:
         The rows of a split, as `TASKS[task]` takes them.
 
         Raises:
-            TableError: where the folder does not hold what it should, see `check_benchmark`.
+            TableError: if the folder does not hold what it should, see `check_benchmark`.
         """
         problems = _missing(self, Path(folder))
         if problems:
@@ -351,7 +351,7 @@ _ALL = (
     ),
     _retrieval(
         "msrvtt",
-        "The like with the split 1k-A (Yu et al., 2018, arXiv:1808.02559).",
+        "Text-to-video retrieval with the split 1k-A (Yu et al., 2018, arXiv:1808.02559).",
         name="msrvtt-1ka-retrieval",
         splits={"train": 9000, "val": None, "test": 1000},
         split_note="9k: all clips but the 1,000 of 1k-A, which are the test split, a sentence each",
@@ -421,7 +421,7 @@ _ALL = (
     _multiple_choice(
         "tgif",
         "tgif-action",
-        "What is done so many times in a GIF.",
+        "Which action is repeated a given number of times in a GIF.",
         splits={"train": 20475, "val": None, "test": 2274},
         prompt=_DIGITS,
         recipes={"v1": _v1(8), "v2": Recipe(epochs=60, batch_size=8, text_length=100, by_mask=True)},

@@ -24,7 +24,7 @@ SUBSETS = {"train": "training", "test": "validation"}
 
 
 def kinetics(path: Path, split: str) -> Iterator[ClassRow]:
-    """Clips are named by the video and the seconds, with six digits each, or by the video alone."""
+    """Clips are named by the video and the seconds, with six digits each, or only by the video."""
     for number, row in iterate_table(path):
         place = f"{path}, line {number}"
         label, video = _filled(row, "label", place), _filled(row, "youtube_id", place)

@@ -1,11 +1,11 @@
 """VIOLETv2's sets of several TSVs, described by a YAML file, as Oscar's and SwinBERT's are.
 
     composite: true                       several files of each kind (or lists without saying so)
-    img: [part0.img.tsv, part1.img.tsv]   pictures; or one file, or a .txt with a file a line
+    img: [part0.img.tsv, part1.img.tsv]   pictures; or one file, or a .txt with one file per line
     caption: [part0.tsv, part1.tsv]       a line: id, tab, a JSON list of {"caption": text} or of texts, or a text
-    caption_linelist: rows.linelist.tsv   which rows, and which of their captions; all where it is absent
+    caption_linelist: rows.linelist.tsv   which rows, and which of their captions; all if it is absent
 
-Paths are relative to the YAML file. `frames` and `visual` stand for `img`, `label` for `caption` where there is none,
+Paths are relative to the YAML file. `frames` and `visual` stand for `img`, `label` for `caption` if there is none,
 `linelist` for `caption_linelist`, `is_composite` for `composite`. Files of line starts (`lineidx`) are found beside
 their TSVs.
 """
@@ -26,12 +26,12 @@ logger = logging.getLogger(__name__)
 
 def read_composite(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
     """
-    A row a caption: `id`, `video` (a text for `open_video`), `caption`. Lines of a linelist are `row`, `row caption`
-    or, of several files, `file row caption`; numbers count from 0. Pictures without a caption are left out with a
-    warning that counts them.
+    One row per caption: `id`, `video` (a text for `open_video`), `caption`. Lines of a linelist are `row`, `row
+    caption` or, of several files, `file row caption`; numbers count from 0. Pictures without a caption are left out;
+    a warning counts them.
 
     Raises:
-        TableError: where the YAML or one of its files is absent or of another form, or no picture has a caption.
+        TableError: if the YAML or one of its files is absent or of another form, or no picture has a caption.
     """
     path = Path(path).absolute()
     settings = _load(path)
@@ -91,7 +91,7 @@ def _text(file: Path, path: Path) -> str:
 
 
 def _captions(files: list[Path], parts: int) -> list[dict[str, list[str]]]:
-    """The captions by id: of each part's file, or of all files for all parts where there are not as many."""
+    """The captions by id: of each part's file, or of all files for all parts if there are not as many."""
     found: list[dict[str, list[str]]] = []
     for file in files:
         by_id: dict[str, list[str]] = {}

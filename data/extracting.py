@@ -63,9 +63,9 @@ def prepare_frames(
         video_folder: as of `read_rows`.
 
     Raises:
-        TableError: where the source, or a clip, cannot be read.
-        VideoDecodeError: where a clip cannot be decoded.
-        FileExistsError: where the folder holds something else.
+        TableError: if the source, or a clip, cannot be read.
+        VideoDecodeError: if a clip cannot be decoded.
+        FileExistsError: if the folder holds something else.
     """
     output = Path(output)
     if num_frames < 1 or format not in FORMATS or bad_samples not in BAD_SAMPLES or workers < 0:

@@ -1,4 +1,4 @@
-"""A folder of clips, with what belongs to them beside them."""
+"""A folder of clips, with captions or other columns beside them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +29,7 @@ def clips_in(folder: Path) -> dict[str, Path]:
     The clips of a folder by name, without their suffix, see `clip_paths`.
 
     Raises:
-        TableError: where there is no such folder, or two clips share a name.
+        TableError: if there is no such folder, or two clips share a name.
     """
     if not folder.is_dir():
         raise TableError(f"{folder}: there is no such folder.")
@@ -73,7 +73,7 @@ def folder_rows(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     `name.txt` beside a clip, `caption`; a clip without such a text has one row.
 
     Raises:
-        TableError: where there are no clips, or `metadata` or a text cannot be read.
+        TableError: if there are no clips, or `metadata` or a text cannot be read.
     """
     if (folder / PROGRESS).exists():
         raise TableError(f"{folder}: not complete; go on with the same call of violet prepare.")

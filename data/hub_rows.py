@@ -19,7 +19,7 @@ def hub_rows(source: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """(number from 0, row); `video` is the path of the row's file, or the text by which `open_video` finds it here.
 
     Raises:
-        TableError: where there is no such data set, configuration or split, or the split is not said and there are
+        TableError: if there is no such data set, configuration or split, or the split is not said and there are
             several.
     """
     rows = _load(source)
@@ -37,7 +37,7 @@ def hub_clip(reference: str) -> StoredClip:
     The video file that a row of such a data set holds.
 
     Raises:
-        TableError: where there is no such row, or no video in it.
+        TableError: if there is no such row, or no video in it.
     """
     source, _, number = reference.rpartition("#")
     rows = _load(source)

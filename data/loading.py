@@ -1,4 +1,4 @@
-"""Clips for the data loader's workers: read within a time limit, kept while there is room, counted where bad."""
+"""Clips for the data loader's workers: read within a time limit, kept while there is room, counted if damaged."""
 
 import contextlib
 import fcntl
@@ -52,11 +52,11 @@ class ClipReader:
     """
     The sampled frames of a video, wherever it lies. Files, folders and URLs are decoded in a process that each of the
     data loader's workers starts for itself (see `DecoderProcess`) and that is killed when a video takes too long;
-    pictures in memory, as those of a TSV, and torchcodec's decoders where they are.
+    pictures in memory, such as a TSV's, and torchcodec's decoders are decoded in the worker.
 
     Frames stay in memory until they fill `cache_bytes`: the videos of a small table are decoded in the first epoch
-    only. What is there stays: with each video seen once an epoch, no other were better. Frames that are drawn anew in
-    each epoch are not kept.
+    only. Entries are never evicted: each video is read once per epoch, so no eviction order would do better. Frames
+    that are drawn in each epoch are not kept.
 
     Args:
         video_processor: says which frames are taken.
@@ -144,7 +144,7 @@ def decode_reference(
 
 
 class _Length(NamedTuple):
-    """As much of transformers' `VideoMetadata` as the choice of frames looks at."""
+    """The part of transformers' `VideoMetadata` that the choice of frames reads."""
 
     total_num_frames: int
     fps: float | None
@@ -152,8 +152,8 @@ class _Length(NamedTuple):
 
 class HeldSamples:
     """
-    What each worker has taken up last, in a file for each: it outlives a worker that is killed. The process that made
-    this object removes them.
+    The sample that each worker is reading, in one file per worker, which outlives a worker that is killed. The process
+    that made this object removes the files.
     """
 
     def __init__(self) -> None:
@@ -168,7 +168,7 @@ class HeldSamples:
         os.pwrite(self._file[1], sample.encode(errors="backslashreplace") + b"\n", 0)
 
     def of(self, process: int) -> str | None:
-        """What the process of that number took up last, None where it took up nothing."""
+        """The sample that the process of that number began last; None if it began none."""
         path = Path(self.folder, str(process))
         return path.read_text(errors="replace").split("\n", 1)[0] if path.is_file() else None
 
@@ -188,14 +188,14 @@ class WorkerDiedError(RuntimeError):
 @contextlib.contextmanager
 def explained_workers(reader: ClipReader | None) -> Iterator[None]:
     """
-    What goes wrong in the workers of a data loader, as it would be said without them: the message of a bad sample
-    instead of a worker's traceback, and of a worker that dies the sample that it held.
+    Turns errors of a data loader's workers into clear ones: the message of a bad sample, not a worker's traceback; for
+    a worker that dies, the sample that it was reading.
 
     Args:
         reader: the collator's. Without one, errors pass as they are.
 
     Raises:
-        WorkerDiedError: where a worker was killed.
+        WorkerDiedError: if a worker was killed.
     """
     try:
         try:
@@ -227,7 +227,7 @@ class FailedSample:
 
     Attributes:
         rows: which rows it is one of, such as `train`.
-        row: its number among them, from 0; None where they have no numbers.
+        row: its number among them, from 0; None if they have no numbers.
         video: as its row names it.
         reason: what is wrong, a whole sentence that names the file.
     """
@@ -284,7 +284,7 @@ class FailedSamples:
         return {"samples_failed": len(found)}
 
     def forget(self) -> None:
-        """For a run that starts anew."""
+        """For a run that starts from the beginning."""
         self.path.unlink(missing_ok=True)
         self._known, self._place = {}, 0
 

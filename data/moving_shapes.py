@@ -1,8 +1,8 @@
 """A built-in data set: short videos of shapes that move, turn, grow, shrink or stay, with captions and questions.
 
 It needs no download, is drawn in seconds, and holds what pictures cannot answer: the direction of a movement and the
-order of two events. Everything is a pure function of (seed, split, index): a clip can be drawn alone, more clips in
-a split never change the earlier ones, and the same seed gives the same bytes.
+order of two events. Everything is a pure function of (seed, split, index): a clip can be drawn by itself, more clips
+in a split never change the earlier ones, and the same seed gives the same bytes.
 
     >>> splits = moving_shapes("shapes", train=6000)
     >>> splits["train"][0]["caption"]
@@ -10,15 +10,18 @@ a split never change the earlier ones, and the same seed gives the same bytes.
     >>> open_ended(splits["test"])[0]["question"]
     'what colour is it?'
 
-What one frame gives away, by design: colour, shape, size. The place of a shape is uniform over the same range in
-every frame for every action and direction (a shape that reaches the end of the range comes back at the other end),
-and so is the angle of every shape: neither tells what the shape does or where it goes. Two things a frame does tell
-to who knows its index: the radius separates growing from shrinking, and a shape seen early in a sequence comes first.
+What one frame tells:
 
-Which of two shapes "together" moves first no frame tells, whatever its index: the distance that they keep is measured
-on that same range whose ends meet, so only the step from one shape to the other matters, and a clip mirrored through
-a point, in which the two have changed places, is just as likely. (That step, and the angles, which must leave room,
-do tell a part of their directions.)
+- colour, shape and size;
+- if its index is known, growing from shrinking (by the radius), and which of two shapes in a sequence comes first.
+
+What no frame tells:
+
+- the action or the direction: a shape's position is uniform over the same range in every frame for all of them (a
+  shape that reaches one end comes back at the other), and so is its angle;
+- which of two shapes "together" moves first: only the step from one shape to the other matters, and a clip mirrored
+  through a point, with the two exchanged, is just as likely. (That step, and the angles, which must leave room, do
+  tell a part of their directions.)
 """
 
 import colorsys
@@ -83,7 +86,7 @@ NAMELESS_SHARE = {
     "pretrain": {"colour": 0.4, "shape": 0.3},
 }
 """The part of a split whose shapes have any colour at all, or a form of NAMELESS_FORMS, which its words do not name:
-so shapes are learned apart from colours, and colours apart from shapes. Where both are always named, the order of the
+so shapes are learned apart from colours, and colours apart from shapes. If both are always named, the order of the
 shapes and the pairs that exist tell the order of the colours, and nobody learns to see it."""
 NAMELESS_FORMS = ("triangle", "diamond", "half")
 """Filled: an equal-sided triangle, a rhombus twice as long as wide, half a disc. Words call each "shape"."""
@@ -118,7 +121,7 @@ class Subject:
 
     @property
     def shape(self) -> str:
-        """The word for the form, or "" where it has none."""
+        """The word for the form, or "" if it has none."""
         return self.form if self.form in SHAPES else ""
 
     @property
@@ -462,7 +465,7 @@ def moving_shapes(
     """Write the data set into `folder`, or reuse it there, and return its splits; a split of 0 clips is left out.
 
     A row is a clip: `id`, `video` (the absolute path of an mp4), `kind` (see KINDS), `caption`, `shapes`, `questions`,
-    `multiple_choice`, `fill_in_the_blank`; see `open_ended` for a row a question. Three splits differ from the others:
+    `multiple_choice`, `fill_in_the_blank`; see `open_ended` for one row per question. Three splits differ:
 
     - `test_unseen` is about the UNSEEN_PAIRS of shape and colour, which no other split shows.
     - `test_together` holds the harder question of order, "order_in_sight", which the other test splits do not ask.
@@ -477,7 +480,7 @@ def moving_shapes(
 
     Args:
         size: height and width in pixels, even.
-        num_frames: frames a clip, at least 4, at 8 frames a second.
+        num_frames: frames of a clip, at least 4, at 8 frames a second.
         num_proc: how many clips are drawn at a time, in threads (a killed process then leaves no orphans behind);
             by default as many as there are cores, at most 8.
 
@@ -573,29 +576,29 @@ def _load(folder: Path, counts: dict[str, int]) -> "DatasetDict":
 
 
 def open_ended(dataset: "Dataset") -> "Dataset":
-    """One row a question, a clip's rows adjacent: `video`, `question`, `answer`, `question_type`, `caption`, `id`."""
+    """One row per question, a clip's side by side: `video`, `question`, `answer`, `question_type`, `caption`, `id`."""
     return _asked(dataset, "questions", "question", "answer")
 
 
 def multiple_choice(dataset: "Dataset") -> "Dataset":
-    """The like with `options`, a list of four; `answer` is the number of the right one."""
+    """As `open_ended`, with `options`, a list of four; `answer` is the number of the right one."""
     return _asked(dataset, "multiple_choice", "question", "options", "answer")
 
 
 def fill_in_the_blank(dataset: "Dataset") -> "Dataset":
-    """The like with `text`, a sentence with [MASK] for the word `answer`, in place of `question`."""
+    """As `open_ended`, with `text`, a sentence with [MASK] for the word `answer`, in place of `question`."""
     return _asked(dataset, "fill_in_the_blank", "sentence", "answer").rename_column("sentence", "text")
 
 
 def captioned(dataset: "Dataset") -> "Dataset":
-    """One row a clip: `video`, `caption`, `id`."""
+    """One row per clip: `video`, `caption`, `id`."""
     return dataset.select_columns(["video", "caption", "id"])
 
 
 def described(dataset: "Dataset") -> "Dataset":
     """
-    The like of the clips whose caption names colour and form of every shape. Who learns to write from the others too
-    learns to leave names out: "a large cross" of a white one.
+    As `captioned`, for the clips whose caption names colour and form of every shape. A model that learns to write from
+    the others too learns to leave names out: "a large cross" of a white one.
     """
     named = [
         number
@@ -642,8 +645,8 @@ def _asked(dataset: "Dataset", column: str, *keys: str) -> "Dataset":
 
 def gallery(dataset: "Dataset", size: int = 100) -> "Dataset":
     """
-    Captioned clips to be told apart, a row a clip as of `captioned`: at most `size`, no caption twice. As many as
-    there are, up to half of them, are pairs that differ in motion alone: one shape of the same colour, form and size.
+    Captioned clips to be told apart, one row per clip as of `captioned`: at most `size`, no caption twice. Up to half
+    of them are pairs that differ only in motion: one shape of the same colour, form and size.
     """
     first: dict[str, int] = {}
     for number, clip in enumerate(dataset):

@@ -1,4 +1,4 @@
-"""Where each of very many names stands, in 16 bytes a name."""
+"""The row number of each of very many names, in 16 bytes per name."""
 
 from collections.abc import Iterable
 from hashlib import blake2b
@@ -9,7 +9,7 @@ import numpy as np
 class NameIndex:
     """
     Finds names by 8-byte digests, sorted: a data set's ids as Python strings would cost each of the data loader's
-    workers a hundred bytes a row and more.
+    workers a hundred bytes per row and more.
 
     Args:
         names: in the order of their places, 0, 1, …; they are read once and not kept.

@@ -12,7 +12,7 @@ from typing import Any
 
 def in_parallel(work: Callable[[Any], Any], jobs: Iterable[Any], workers: int) -> Iterator[Any]:
     """
-    `map(work, jobs)` in `workers` processes, or in this one where they are less than 2. Few jobs are made ahead. An
+    `map(work, jobs)` in `workers` processes, or in this one if they are less than 2. Few jobs are made ahead. An
     error of a job is raised in its turn; the processes end with this one, however it ends.
     """
     if workers < 2:
@@ -32,7 +32,10 @@ def in_parallel(work: Callable[[Any], Any], jobs: Iterable[Any], workers: int) -
 
 
 def _end_with_parent() -> None:
-    """A killed parent closes no queue that its own children hold open: each would wait for ever."""
+    """
+    Ends this worker when its parent is gone. If the parent is killed, the other workers keep the queue open and this
+    one would wait for ever.
+    """
     parent = multiprocessing.parent_process()
 
     def wait() -> None:

@@ -18,7 +18,7 @@ class UnsafePickleError(ValueError):
 
 def read_pickle(path: str | os.PathLike) -> Any:
     """What a pickle holds, if that is made of numpy arrays of numbers or text, numpy scalars and dtypes, str, bytes,
-    int, float, bool, None, list, tuple and dict alone; unlike `pickle.load` it can run nothing.
+    int, float, bool, None, list, tuple and dict only; unlike `pickle.load` it can run nothing.
 
     Raises:
         UnsafePickleError: if the pickle asks for anything else.
@@ -88,7 +88,7 @@ class _Unpickler(pickle.Unpickler):
     """Knows the few names by which numpy 1 and 2 write arrays; each stands for something of this file."""
 
     def find_class(self, module: str, name: str) -> Any:
-        # A function is made anew each time: a pickle can set attributes of what it gets.
+        # A new function each time: a pickle can set attributes of what it gets.
         spelling = re.sub(r"^numpy\.core\.", "numpy._core.", module)  # numpy 1, numpy 2
         known: dict[tuple[str, str], Callable] = {
             ("numpy", "ndarray"): _Array,

@@ -12,7 +12,7 @@ from .tables import TableError
 TRIES = 3
 """Requests in a row that may bring nothing before reading fails."""
 READ_THROUGH = 2**20
-"""A gap of up to so many bytes is read and dropped: cheaper than another request."""
+"""A gap of up to this many bytes is read and dropped: cheaper than another request."""
 
 
 def is_url(text: str) -> bool:
@@ -25,7 +25,7 @@ class RemoteFile(io.RawIOBase):
     not serve parts of a file is asked for all of it, up to the place that is wanted.
 
     Raises:
-        TableError: where the address cannot be read, says no length, or breaks off `TRIES` times in a row.
+        TableError: if the address cannot be read, says no length, or breaks off `TRIES` times in a row.
     """
 
     def __init__(self, url: str):

@@ -1,4 +1,4 @@
-"""The one door to anybody's data: a table, a folder, shards, a data set of the Hub, the original's files -> rows."""
+"""`read_rows`: a table, a folder, shards, a data set of the Hub or the original's files -> rows."""
 
 import functools
 import hashlib
@@ -50,12 +50,12 @@ def read_rows(
     - WebDataset's shards, by path or URL: `train-{000..003}.tar`, `train-*.tar`, a folder with a manifest;
     - `hub:name[:config][@split]`, a data set of the Hub, or of a local folder that `load_dataset` takes;
     - the original's files: `txt_task.json@split` (see `read_original`), a `.yaml` of TSVs (see `read_composite`), or
-      a `.tsv` or `.pkl` alone, which has videos without words.
+      a `.tsv` or `.pkl` by itself, which has videos without words.
 
     Args:
         source: which.
-        columns: those that every row must fill, but the question of a multiple choice, which may be empty: then the
-            options alone are told apart. Other columns are kept as they are.
+        columns: those that every row must fill, but the question of a multiple choice, which may be empty: then only
+            the options are told apart. Other columns are kept as they are.
         video_folder: where relative `video` paths of a table start, by default its own folder; or where the pictures
             of the original's `.json` are: a `.tsv`, a `.pkl`, a folder.
         check: a row -> the row as it is wanted; a `ValueError` says what is wrong with it.
@@ -134,7 +134,7 @@ def _with_videos(
     if first is not None:
         raise TableError(
             f"{source}, row {first[0]}: there is no video {first[1]} ({absent} of {count} rows lack theirs). "
-            "Relative paths start at the table's folder, or at the video folder where one is given."
+            "Relative paths start at the table's folder, or at the video folder if one is given."
         )
 
 
@@ -161,7 +161,7 @@ def rows_digest(rows: "Dataset", folders: bool = True) -> str:
     The sha256 of what the rows hold, in their order: which split a number was measured on.
 
     Args:
-        folders: whether it matters where the videos are, or the last name of each alone.
+        folders: whether a video's whole path counts, or only its last name.
     """
     digest = hashlib.sha256()
     for row in rows:

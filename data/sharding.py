@@ -45,7 +45,7 @@ class Clips:
     The clips of a data set, each with all its rows, in the order of their first ones.
 
     Raises:
-        TableError: where one id stands for two clips.
+        TableError: if one id stands for two clips.
     """
 
     def __init__(self, rows: "Dataset"):
@@ -126,7 +126,7 @@ def prepare_shards(
 ) -> dict[str, Any]:
     """
     Writes `shard-000000.tar`, … and, last, `manifest.json`. A sample is a clip: its file or frames as they are, to the
-    bit, and a `.json` with its columns, a list of objects where it has several rows. The same call goes on after an
+    bit, and a `.json` with its columns, a list of objects if it has several rows. The same call goes on after an
     interruption, and checks the shards that are there against their sums; the same rows give the same bytes.
 
     Args:
@@ -142,8 +142,8 @@ def prepare_shards(
         `digest`.
 
     Raises:
-        TableError: where the source cannot be read, or no clip of it.
-        FileExistsError: where the folder holds shards of another source or size.
+        TableError: if the source cannot be read, or no clip of it.
+        FileExistsError: if the folder holds shards of another source or size.
     """
     output = Path(output)
     if bad_samples not in BAD_SAMPLES or shard_size <= 0 or workers < 0:
@@ -190,7 +190,7 @@ def begin_folder(output: Path, digest: str) -> dict[str, Any]:
     Makes a folder to fill, or takes one up that the same call left; returns the manifest of a finished one, or {}.
 
     Raises:
-        FileExistsError: where another call filled it.
+        FileExistsError: if another call filled it.
     """
     plan, manifest = output / PROGRESS / "plan.json", output / MANIFEST
     for file in (plan, manifest):
@@ -213,7 +213,7 @@ def report_skipped(skipped: list[dict[str, str]], samples: int, source: str) -> 
     Says which clips were left out.
 
     Raises:
-        TableError: where none is left.
+        TableError: if none is left.
     """
     if skipped:
         first = skipped[0]

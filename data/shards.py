@@ -35,7 +35,7 @@ VIDEO_SUFFIXES = frozenset(
 BLOCK = tarfile.BLOCKSIZE
 
 StoredClip = list[tuple[str, bytes]]
-"""(suffix, bytes) of a video file, alone, or of each of a clip's frames, in order."""
+"""(suffix, bytes) of one video file, or of each of a clip's frames, in order."""
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Sample:
     Attributes:
         shard: path or URL of its tar.
         key: its name there: what stands before the first dot of its files' names, with their folder.
-        files: the content of its files by what follows that dot, such as `mp4` or `000.jpg`; None where it was not
+        files: the content of its files by what follows that dot, such as `mp4` or `000.jpg`; None if it was not
             asked for.
     """
 
@@ -61,7 +61,7 @@ class Sample:
         """Its video file, or its frames in natural order.
 
         Raises:
-            TableError: where it has no video and no frames, or several videos.
+            TableError: if it has no video and no frames, or several videos.
         """
         videos = [name for name in self.files if suffix_of(name) in VIDEO_SUFFIXES]
         frames = sorted((name for name in self.files if suffix_of(name) in IMAGE_SUFFIXES), key=natural_order)
@@ -72,7 +72,7 @@ class Sample:
 
     def rows(self) -> list[dict[str, Any]]:
         """Its columns: of `json`, an object or a list with one for each row, and as `caption` the text of `txt`. `id`
-        is the key where nothing else is said.
+        is the key if nothing else is said.
 
         Raises:
             TableError: for a text that is not UTF-8, not JSON, or JSON of another form.
@@ -155,7 +155,7 @@ class TarShard:
         A sample with all its files.
 
         Raises:
-            TableError: also where there is no such key.
+            TableError: also if there is no such key.
         """
         sample = self._find(key, _everything)
         if sample is None:
@@ -246,7 +246,7 @@ class ShardSet:
 
     Attributes:
         shards: paths or URLs, in order.
-        counts: samples of each, where the manifest tells.
+        counts: samples of each, if the manifest tells.
     """
 
     shards: list[str]
@@ -267,7 +267,7 @@ def find_shards(source: str | os.PathLike) -> ShardSet:
     manifest itself; paths or URLs.
 
     Raises:
-        TableError: where there are none, the folder has no manifest, or a shard has not the manifest's size.
+        TableError: if there are none, the folder has no manifest, or a shard has not the manifest's size.
     """
     source = os.fspath(source)
     if source.endswith(".tar"):
@@ -299,7 +299,7 @@ def read_manifest(source: str) -> Mapping[str, Any]:
     What `violet prepare shards` wrote last: `shards` with `samples`, `rows`, `bytes` and `sha256` by file name.
 
     Raises:
-        TableError: where there is none, or one of something else.
+        TableError: if there is none, or one of something else.
     """
     try:
         if is_url(source):

@@ -1,4 +1,4 @@
-"""One text that names a clip, wherever it lies -> what `decode_video` takes.
+"""`open_video`: the text that names a clip, in any container -> what `decode_video` takes.
 
 clip.mp4   https://host/clip.mp4   frames/clip7/       as decode_video takes them
 clips.tsv#clip7                    frames in a TSV, see `TsvVideos`
@@ -38,7 +38,7 @@ def open_video(reference: Any) -> Any:
     is no such text comes back as it is. Containers are opened once in each process.
 
     Raises:
-        TableError: where the container, or what it holds under that name, is absent or damaged.
+        TableError: if the container, or what it holds under that name, is absent or damaged.
     """
     if not isinstance(reference, str):
         return reference
@@ -86,7 +86,7 @@ def stored_clip(reference: str) -> StoredClip:
     The file or the frames of a clip as they are stored, wherever it lies; nothing is decoded.
 
     Raises:
-        TableError: where it is absent, damaged as a whole, or has no suffix of a video or picture.
+        TableError: if it is absent, damaged as a whole, or has no suffix of a video or picture.
     """
     if reference.startswith(HUB):
         return hub_clip(reference)
@@ -197,7 +197,7 @@ def absolute_reference(video: str, folder: Path) -> tuple[str, bool]:
     behind a URL, or in the data sets of the Hub, is found out when it is read.
 
     Raises:
-        TableError: where a container is there and cannot be read.
+        TableError: if a container is there and cannot be read.
     """
     if is_url(video) or video.startswith(HUB):
         return video, True

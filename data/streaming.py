@@ -17,12 +17,12 @@ class ShardStream(torch.utils.data.IterableDataset):
     """
     The rows of shards, in batches, for `DataLoader(stream, batch_size=None, num_workers=…)`. A batch is a list of
     rows, those of a clip side by side; a row has `video`, its columns, `clip`, which `decode_video` takes, and `draw`,
-    a number that depends on (seed, epoch, row) alone.
+    a number that depends only on (seed, epoch, row).
 
     An epoch has each clip once over all processes. Its order is a pure function of (seed, epoch): the shards are
-    shuffled, and in each the clips of every `block` that stand side by side. It is cut into equal runs, one a process,
-    and these into `lanes`, which take turns batch by batch. So any number of workers that divides `lanes` gives the
-    same batches in the same order.
+    shuffled, and in each the clips of every `block` that stand side by side. It is cut into equal runs, one per
+    process, and these into `lanes`, which take turns batch by batch. So any number of workers that divides `lanes`
+    gives the same batches in the same order.
 
     Args:
         source: shards, as `find_shards` takes them. Without a manifest their headers are read once to count clips.
@@ -31,11 +31,11 @@ class ShardStream(torch.utils.data.IterableDataset):
         rank, world_size: this process, and how many there are.
         lanes: runs of a process that are read side by side; each holds a block in memory.
         block: clips that are shuffled with one another; 1 keeps the order of each shard.
-        rows_per_clip: at most so many rows of a clip in one epoch, drawn anew in each; all where it is not given.
+        rows_per_clip: at most this many rows of a clip per epoch, drawn in each epoch; all if it is not given.
 
     Raises (in reading):
         TableError: for a shard that cannot be read to its end, or has other clips than its manifest says.
-        ValueError: where the number of workers does not divide `lanes`.
+        ValueError: if the number of workers does not divide `lanes`.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class ShardStream(torch.utils.data.IterableDataset):
 
 
 def _run(start: int, end: int, number: int, parts: int) -> tuple[int, int]:
-    """Part `number` of a range cut into equal parts; the first ones are longer by one where it does not come out."""
+    """Part `number` of a range cut into equal parts; the first ones are longer by one if it does not come out."""
     size, more = divmod(end - start, parts)
     first = start + number * size + min(number, more)
     return first, first + size + (number < more)

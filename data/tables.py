@@ -89,11 +89,11 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def as_dataset(rows: Iterable[Row], source: str) -> "Dataset":
     """
-    Rows as a `datasets.Dataset`. They are taken up by and by: as Python objects, a hundred thousand would cost ten
-    times the memory.
+    Rows as a `datasets.Dataset`. They are read one by one: as Python objects, a hundred thousand would cost ten times
+    the memory.
 
     Raises:
-        TableError: where there are none, or a column's values are of several kinds.
+        TableError: if there are none, or a column's values are of several kinds.
     """
     import pyarrow
     from datasets import Dataset
@@ -144,7 +144,7 @@ def load_json(path: Path) -> Any:
     What a JSON file holds.
 
     Raises:
-        TableError: where it is absent, not UTF-8 or not JSON.
+        TableError: if it is absent, not UTF-8 or not JSON.
     """
     if not path.is_file():
         raise TableError(f"{path}: there is no such file.")

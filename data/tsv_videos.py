@@ -1,4 +1,4 @@
-"""The original code's TSV files: a video or image a line, its frames as base64.
+"""The original code's TSV files: one video or image per line, its frames as base64.
 
 >>> TsvVideos("msrvtt.tsv").read("video7010")  # the JPEG files of its frames
 """
@@ -26,9 +26,9 @@ class TsvVideos(Sequence):
     """The videos or images of a `.tsv`: a line is an id and the base64 of its JPEG frames, between tabs.
 
     In VIOLETv2's files the column behind the id may hold something else, such as a label; the frames then start in the
-    next one. A file is read so where its first and its last line both have a picture there, and none before it.
+    next one. A file is read so if its first and its last line both have a picture there, and none before it.
 
-    The `.lineidx` beside it holds the byte at which each line starts; where it is absent, one scan of the file finds
+    The `.lineidx` beside it holds the byte at which each line starts; if it is absent, one scan of the file finds
     out. After that a row is read by itself. Each process opens the file when it first reads, so that an object may be
     pickled, or used after a fork.
 
@@ -85,7 +85,7 @@ class TsvVideos(Sequence):
 
     @property
     def ids(self) -> list[str]:
-        """The id of each row, read anew at each use."""
+        """The id of each row, read again at each use."""
         return list(self.iterate_ids())
 
     @functools.cached_property
@@ -96,7 +96,7 @@ class TsvVideos(Sequence):
         return names
 
     def find(self, name: str) -> int | None:
-        """The number of the first row with this id; None where there is none. The first use reads all ids."""
+        """The number of the first row with this id; None if there is none. The first use reads all ids."""
         return next((row for row in self._names.candidates(name) if self.read_id(row) == name), None)
 
     def __contains__(self, name: object) -> bool:

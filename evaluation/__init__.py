@@ -1,4 +1,4 @@
-"""Numbers that say how well a model answers."""
+"""Metrics with intervals, search, galleries and reports."""
 
 from pathlib import Path
 

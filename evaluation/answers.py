@@ -26,16 +26,16 @@ def answer_measures(
     videos: Sequence[str] | None = None,
 ) -> dict[str, Measure]:
     """
-    `accuracy`, the share of rows whose right answer stands first; `accuracy_top5`, among the first five, where more
+    `accuracy`, the share of rows whose right answer stands first; `accuracy_top5`, among the first five, if more
     than five can be given; `accuracy_TYPE` for each type of question; and by how often people gave the answer,
     `accuracy_frequent_answers`, `accuracy_less_frequent_answers`, `accuracy_rare_answers`: of the answers in order of
     their number among these rows (equals in alphabetical order), those that begin in the first, second and last third
     of the rows.
 
     Args:
-        places: (rows,), where the right answer stands, from 1; infinite where it cannot be given.
-        question_types, answers, videos: (rows,) each, as far as they are known. The rows of a video are drawn together
-            for intervals.
+        places: (rows,), where the right answer stands, from 1; infinite if it cannot be given.
+        question_types, answers, videos: (rows,) each, if they are known. The rows of a video are drawn together for
+            intervals.
         num_answers: how many answers can be given to a question.
     """
     units = None if videos is None else np.asarray(videos)
@@ -61,7 +61,7 @@ class ChosenAnswers:
     What a metric of answers is computed from.
 
     Attributes:
-        places: (rows,), where the right answer stands, from 1; infinite where it cannot be given.
+        places: (rows,), where the right answer stands, from 1; infinite if it cannot be given.
         num_answers: how many answers can be given to a question, if that is known.
     """
 
@@ -91,11 +91,11 @@ def thirds_by_frequency(answers: Sequence[str]) -> np.ndarray:
 def answer_places(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """
     Where the right answer stands among all, from 1: equal scores stand in the order of their numbers, as `argmax`
-    takes them. With several labels a row, the worst place of them; infinite for a row without any.
+    takes them. With several labels per row, the worst place of them; infinite for a row without any.
 
     Args:
         logits: (rows, answers), or (rows, X, answers).
-        labels: (rows,), or (rows, X) with −100 where there is nothing to choose.
+        labels: (rows,), or (rows, X) with −100 if there is nothing to choose.
 
     Returns:
         (rows,)
@@ -126,9 +126,9 @@ class AnswerAccuracy:
 
     def __call__(self, prediction) -> dict[str, float]:
         """
-        `prediction.predictions`, the chosen answers, and `label_ids`: (rows,), or (rows, X) with −100 where there is
-        nothing to choose; a row is right where all of its labels are, and wrong where it has none. Rows with the label
-        `UNREAD` have no part; where no row has one, there is no number.
+        `prediction.predictions`, the chosen answers, and `label_ids`: (rows,), or (rows, X) with −100 if there is
+        nothing to choose; a row is right if all of its labels are, and wrong if it has none. Rows with the label
+        `UNREAD` have no part; if no row has one, there is no number.
         """
         chosen, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
         chosen, labels = chosen.reshape(len(chosen), -1), labels.reshape(len(labels), -1)
@@ -170,7 +170,7 @@ def answer_log_probabilities(
         model: a `VioletForMaskedLM`, in evaluation mode.
         questions: each question's token ids, by the number of [MASK]s, see `processing.questions.masked_question`.
         answers: each question's answers, as token ids, see `processing.questions.answer_tokens`.
-        video_index: (questions,), the video of each question; its own number where it is not given.
+        video_index: (questions,), the video of each question; its own number if it is not given.
 
     Returns:
         For each question (its answers,) float32.

@@ -67,7 +67,7 @@ RULES = [
         r"[-^]_[-^]",
     )
 ] + [re.compile(rule) for rule in (r"[A-Z]+(?:[&+][A-Z]+)+", r"[A-Z]+\$")]
-"""Where several match, the longest does."""
+"""If several match, the longest does."""
 
 PLAIN = re.compile(r"[A-Za-z]+(?= |$)")
 JOINED = re.compile(r"(can)(not)|(gon|wan)(na)|(got)(ta)|(gim|lem)(me)|('t)(is|was)|(more)('n)", re.IGNORECASE)
@@ -99,7 +99,7 @@ def ptb_words(captions: Sequence[str]) -> list[list[str]]:
     The words of each caption by `pycocoevalcap`'s program, Stanford's PTBTokenizer 3.4.1; it needs Java.
 
     Raises:
-        RuntimeError: where the program fails; with what it said.
+        RuntimeError: if the program fails; with what it said.
     """
     import pycocoevalcap
 

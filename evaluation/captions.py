@@ -1,4 +1,4 @@
-"""How near written captions come to those of people."""
+"""Metrics of written captions against those of people."""
 
 import logging
 from collections import Counter
@@ -26,13 +26,13 @@ REMEDIES = {PACKAGE: "pip install pycocoevalcap", JAVA: "it needs Java"}
 class CaptionScores:
     """
     Attributes:
-        measures: `exact`, the share of captions that are, but for case and spaces, one of their video's; and, where
+        measures: `exact`, the share of captions that are, but for case and spaces, one of their video's; and, if
             `pycocoevalcap` is installed, `bleu_1` … `bleu_4` (Papineni et al., 2002; nearest reference length),
             `rouge_l` (Lin, 2004; β = 1.2), `cider_d` and `cider` (Vedantam et al., 2015, arXiv:1411.5726; 10 is a
             perfect score). `cider_d` is what `pycocoevalcap`, and papers that use it, call CIDEr: counts are clipped
             and lengths that differ are punished. `cider` has neither. Words are not stemmed in either.
-        numbers: `meteor` (Denkowski and Lavie, 2014), where there is Java. It is no mean, and has no interval.
-        samples: for each video `exact`, `bleu_4`, `rouge_l`, `cider_d`, `cider`, `meteor`, as far as they are there.
+        numbers: `meteor` (Denkowski and Lavie, 2014), if there is Java. It is no mean, and has no interval.
+        samples: for each video `exact`, `bleu_4`, `rouge_l`, `cider_d`, `cider`, `meteor`, if they were computed.
         notes: `words`, who split the captions into words; `bleu`, why it is 0; `left out`, what was not computed, and
             why.
     """
@@ -62,10 +62,10 @@ def caption_scores(
     Args:
         written: a caption for each video.
         references: the captions that people gave each video, one at least.
-        java: whether to use PTB's tokenizer and METEOR; by default where there is Java.
+        java: whether to use PTB's tokenizer and METEOR; by default if there is Java.
 
     Raises:
-        ValueError: where captions or references are missing.
+        ValueError: if captions or references are missing.
     """
     if len(written) != len(references) or not written:
         raise ValueError(
@@ -195,7 +195,7 @@ def bleu_counts(written: dict[int, list[str]], references: dict[int, list[str]])
 def bleu(order: int, weights: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """
     A `Measure`'s statistic of `bleu_counts`: BLEU up to n-grams of that order, (draws,). It is 0, as its paper has it,
-    where no n-gram of some length is right; `pycocoevalcap` gives 1e-16 to 1e-4 there.
+    if no n-gram of some length is right; `pycocoevalcap` gives 1e-16 to 1e-4 there.
     """
     written, nearest, *both = (weights @ counts).T
     guessed, right = np.array(both[: len(ORDERS)]), np.array(both[len(ORDERS) :])  # (orders, draws)

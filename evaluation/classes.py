@@ -1,4 +1,4 @@
-"""How well videos are told apart by their classes: one label each, or several."""
+"""Metrics of video classification, with one label per video or several."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class ClassPlaces:
     What a metric over classes is computed from, if each video has one label.
 
     Attributes:
-        places: (rows,), where the right class stands, from 1; infinite where the model does not know it.
+        places: (rows,), where the right class stands, from 1; infinite if the model does not know it.
         classes: (rows,), the number of the right class; each unknown one has a number of its own too.
     """
 
@@ -44,11 +44,11 @@ def class_measures(
     places: Sequence[float], labels: Sequence[str], num_classes: int, videos: Sequence[str] | None = None
 ) -> dict[str, Measure]:
     """
-    `accuracy`, `accuracy_top5` where there are more than five classes, and `mean_class_accuracy`, the mean over the
+    `accuracy`, `accuracy_top5` if there are more than five classes, and `mean_class_accuracy`, the mean over the
     classes that occur of each one's accuracy, so that a rare class counts as much as a frequent one.
 
     Args:
-        places: (rows,), where the right class stands, from 1; infinite where the model does not know it.
+        places: (rows,), where the right class stands, from 1; infinite if the model does not know it.
         labels: (rows,), the right class's name.
         num_classes: how many the model knows.
         videos: (rows,), if several rows are of one video: these are drawn together for intervals.

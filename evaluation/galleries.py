@@ -132,7 +132,7 @@ def encode_gallery(
         skip_bad: whether to leave out a video that cannot be read (see `StoredGallery.failed`) instead of raising.
 
     Raises:
-        GalleryError: where the folder holds other videos, or was made with other weights, frames or parts.
+        GalleryError: if the folder holds other videos, or was made with other weights, frames or parts.
         VideoDecodeError, TableError: for a video that cannot be read.
     """
     folder = Path(folder)
@@ -220,8 +220,8 @@ def _encode_part(
         tokens = model.violet.encode_videos(torch.cat([clip for _, clip in read]).to(model.device))
         facts |= {"grid": json.dumps(tokens.grid), "num_special_per_frame": str(tokens.num_special_per_frame)}
         made = {"tokens": tokens.tokens, "mask": tokens.mask}
-        if model.violet.projection is not None:
-            made["embeds"] = model.violet.projection.video(tokens)
+        if model.violet.has_embeddings:
+            made["embeds"] = model.violet.embed_videos(tokens)
         for name, value in made.items():
             columns.setdefault(name, []).append(value.cpu())
     facts |= {"numbers": json.dumps(kept), "failed": json.dumps(failed)}

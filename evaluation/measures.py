@@ -16,7 +16,10 @@ def mean(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def median(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """The like; where a half of the samples lies on either side, the middle between the two next to it."""
+    """
+    (draws, samples), (samples,) -> (draws,), the weighted median of each draw; if half of the weight lies on each
+    side, the midpoint of the two neighbouring values.
+    """
     order = np.argsort(values, kind="stable")
     values, below = values[order], weights[:, order].cumsum(1)
     half = below[:, -1:] / 2
@@ -32,7 +35,7 @@ class Measure:
         values: (samples,) or (samples, k).
         statistic: (draws, samples) how often each sample counts, and the values -> (draws,) numbers.
         units: (samples,) what is drawn together, such as a sample's video, whose questions are not independent of one
-            another; each sample by itself where it is not given.
+            another; each sample by itself if it is not given.
     """
 
     values: np.ndarray
@@ -68,14 +71,14 @@ class Measure:
 @dataclass
 class Evaluation:
     """
-    What a model was worth on some rows.
+    The results of a model on some rows.
 
     Attributes:
         measures: numbers that have an interval, by name.
         numbers: the others.
-        samples: for each row (or video, where a text is written about it) that could be read, in order: `row`, its
+        samples: for each row (or video, if a text is written about it) that could be read, in order: `row`, its
             number; `video`; `question`, what was asked or searched for; `prediction` and `truth`, in words; `right`,
-            where it is one of the two; `score`, the higher the better the model did.
+            if it is one of the two; `score`, the higher the better the model did.
         notes: how the numbers were made, in words.
         failed: the rows that could not be read, and have no part in any number.
     """

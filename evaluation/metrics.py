@@ -14,8 +14,8 @@ from .measures import Measure
 class Score:
     """
     Attributes:
-        value: the number; without an interval where it is a plain one.
-        of_samples: (samples,) the number of each by itself, where a report shows it.
+        value: the number; without an interval if it is a plain one.
+        of_samples: (samples,) the number of each by itself, if a report shows it.
     """
 
     value: Measure | float
@@ -29,7 +29,7 @@ class Metric:
         reads: what it is computed from: "answers" (`answers.ChosenAnswers`), "classes" (`classes.ClassPlaces`),
             "label_sets" (`classes.LabelSets`), "ranks" (what `retrieval.query_ranks` gives) or "captions"
             (`captions.WrittenCaptions`).
-        compute: that -> its score; None where it means nothing for these samples.
+        compute: that -> its score; None if it means nothing for these samples.
         is_share: whether it lies from 0 to 1 and is shown in percent.
         title: its name in sentences.
         needs: what must be installed to compute it.

@@ -15,7 +15,7 @@ class AnsweredClip:
     """
     Attributes:
         frames: (frames, height, width, 3) uint8, what the model saw, in order.
-        answers: for each question `question`, `answer`, `score` (0 to 1) and, where it is known, `truth`.
+        answers: for each question `question`, `answer`, `score` (0 to 1) and, if it is known, `truth`.
         title: a line above the frames.
     """
 
@@ -47,7 +47,7 @@ def draw_answers(path: str | os.PathLike, clips: Sequence[AnsweredClip]) -> Path
 
 def film_strip(frames: np.ndarray, height: int = 120, most: int = 6) -> bytes:
     """
-    A JPEG of a clip's frames side by side, evenly chosen where there are more than `most`.
+    A JPEG of a clip's frames side by side, evenly chosen if there are more than `most`.
 
     Args:
         frames: (frames, height, width, 3) uint8.
@@ -94,7 +94,7 @@ def _write_answers(axes, answers: Sequence[Mapping[str, Any]]) -> None:
 
 def draw_curves(path: str | os.PathLike, lines: Sequence[Mapping[str, float]]) -> Path:
     """
-    A PNG of a run's log, one panel a quantity: its course in training, and on each validation set (`DATASET/NAME`).
+    A PNG of a run's log, one panel per quantity: its course in training, and on each validation set (`DATASET/NAME`).
 
     Args:
         lines: each with its `step` and any values by name.
@@ -133,7 +133,7 @@ class PictureRow:
     """
     Attributes:
         label: stands in front of the row.
-        left, right: a picture a frame, (height, width, 3) with values of 0 to 1; as many on both sides, or none.
+        left, right: one picture per frame, (height, width, 3) with values of 0 to 1; as many on both sides, or none.
         notes: a line above the left side, and one above the right.
     """
 

@@ -1,4 +1,4 @@
-"""What a number was made from, in figures that change with it: weights, rows, software."""
+"""The provenance of a result: hashes of weights and rows, versions of the software."""
 
 import functools
 import hashlib
@@ -37,7 +37,7 @@ def settings_hash(settings: Mapping[str, Any]) -> str:
 
 
 def software_versions() -> dict[str, str]:
-    """The versions of Python, this package and what it computes with, as far as they are installed."""
+    """The versions of Python, this package and the installed ones among what it computes with."""
     from .._version import __version__
 
     versions = {"violet": __version__, "python": platform.python_version()}
@@ -54,7 +54,7 @@ def software_versions() -> dict[str, str]:
 @functools.cache
 def source_commit() -> str | None:
     """
-    The git commit of this package's code, with "-dirty" behind it where files differ from it; None where the code is
+    The git commit of this package's code, with "-dirty" behind it if files differ from it; None if the code is
     no checkout.
     """
     root = Path(__file__).resolve().parents[1]
@@ -74,7 +74,7 @@ def source_commit() -> str | None:
 def run_provenance(tables: "Mapping[str, Dataset]", **more: Any) -> dict[str, Any]:
     """
     What `metrics.json` holds under `provenance`: of each split the number of rows and their sha256 (wherever their
-    videos are), the software, and `more`, as far as it is not None.
+    videos are), the software, and the entries of `more` that are not None.
     """
     splits = {name: {"rows": len(rows), "sha256": rows_digest(rows, folders=False)} for name, rows in tables.items()}
     known = {name: value for name, value in more.items() if value is not None}

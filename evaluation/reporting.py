@@ -1,4 +1,4 @@
-"""A result as its reader wants it: a page that opens anywhere, and the same as JSON."""
+"""Reports of a result: one HTML page that opens offline, and the same as JSON."""
 
 import base64
 import html
@@ -25,7 +25,7 @@ SHOWN = 20
 @dataclass(frozen=True)
 class Report:
     """
-    What a report tells.
+    The contents of a report.
 
     Attributes:
         title: names benchmark and model.
@@ -51,8 +51,8 @@ def write_report(
     folder: str | os.PathLike, report: Report, frames_of: Callable[[str], np.ndarray] | None = None
 ) -> Path:
     """
-    Writes `report.json`, `samples.jsonl` (a line a sample, see `Evaluation.samples`) and `report.html`, a page with
-    everything in it.
+    Writes `report.json`, `samples.jsonl` (one line per sample, see `Evaluation.samples`) and `report.html`, a page
+    with everything in it.
 
     Args:
         frames_of: a sample's `video` -> (frames, height, width, 3) uint8, what the model saw; without it, the page has

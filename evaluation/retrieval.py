@@ -1,4 +1,4 @@
-"""What the order of the scores of every text against every video is worth."""
+"""Recall@k and rank metrics of a text-by-video score matrix."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,7 +14,7 @@ RECALL_AT = (1, 5, 10)
 
 def dual_softmax(scores: torch.Tensor) -> torch.Tensor:
     """
-    Scores (texts, videos) in which a pair counts as far as both sides prefer it: the logarithm of the product of the
+    Scores (texts, videos) in which a pair is scored by both sides' preference: the logarithm of the product of the
     softmax over the videos and the softmax over the texts, after Cheng et al., 2021 (CAMoE, arXiv:2109.04290). A
     text's order then depends on all other texts that are searched for, so it is a measure of its own.
     """
@@ -35,7 +35,7 @@ def retrieval_measures(
 ) -> dict[str, Measure]:
     """
     How well each text finds its video (`text_to_video_…`) and each video its text (`video_to_text_…`):
-    `…r1`, `…r5`, `…r10`, the share of queries whose target is among the first so many; `…median_rank`, `…mean_rank`,
+    `…r1`, `…r5`, `…r10`, the share of queries whose target is among the first 1, 5, 10; `…median_rank`, `…mean_rank`,
     from 1. A video with several texts has found one when it has found the best placed of them; videos without a text
     are candidates only.
 

@@ -1,6 +1,6 @@
 """
 Searching encoded videos by texts, wherever they are kept: all of them through the fusion, or in two stages, a
-shortlist by what the model computes before the fusion, and the fusion for the shortlist alone.
+shortlist by what the model computes before the fusion, and the fusion for the shortlist only.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,7 +44,7 @@ class Gallery(Protocol):
 
 @dataclass(frozen=True)
 class MemoryGallery:
-    """A `Gallery` in memory: `video_tokens` on the model's device, one row a video; `None` while there is none."""
+    """A `Gallery` in memory: `video_tokens` on the model's device, one row per video; `None` while there is none."""
 
     names: tuple[str, ...] = ()
     video_tokens: Tokens | None = None
@@ -94,7 +94,7 @@ def score_gallery(
 
 def nearest(video_embeds: torch.Tensor, text_embeds: torch.Tensor, count: int) -> torch.Tensor:
     """
-    The numbers of the `count` videos with the greatest inner product for each text, best first: by FAISS where it is
+    The numbers of the `count` videos with the greatest inner product for each text, best first: by FAISS if it is
     installed, else by torch; exact in both.
 
     Args:
@@ -125,13 +125,12 @@ def shortlist_by_embeds(
     Raises:
         GalleryError: for a model, or a gallery, without a projection.
     """
-    if gallery.embeds is None or model.violet.projection is None:
+    if gallery.embeds is None or not model.violet.has_embeddings:
         raise GalleryError(
             "This model has no embeddings before the fusion (its configuration has no projection_dim) to make a "
             "shortlist by: search all videos, or score a shortlist of your own by `score_pairs`."
         )
-    texts = model.violet.get_text_features(input_ids, attention_mask).pooler_output
-    return nearest(gallery.embeds, texts, count)
+    return nearest(gallery.embeds, model.violet.embed_texts(input_ids, attention_mask), count)
 
 
 @torch.no_grad()
@@ -157,8 +156,7 @@ def score_pairs(
     Returns:
         (texts, n) float32 on the CPU, as `score_gallery` gives them.
     """
-    mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-    words = model.violet.text_embeddings(input_ids, mask)
+    encoded = model.violet.encode_texts(input_ids, attention_mask)
     videos = candidates.cpu().flatten()
     texts = torch.arange(len(candidates)).repeat_interleave(candidates.shape[1])
     order = videos.argsort(stable=True)
@@ -167,14 +165,9 @@ def score_pairs(
     scores: list[np.ndarray] = []
     for pairs in mine.split(pairs_per_pass):
         different, video_index = videos[pairs].unique(return_inverse=True)
-        rows = texts[pairs].to(input_ids.device)
-        outputs = model.violet(
-            inputs_embeds=words[rows],
-            attention_mask=mask[rows],
-            video_index=video_index.to(input_ids.device),
-            video_tokens=gallery.select(different).to(input_ids.device),
-        )
-        logits = model.match_head(outputs.first_text_state())[:, 0] / model.config.match_temperature
+        of_pairs = encoded.select(texts[pairs].to(input_ids.device))
+        tokens = gallery.select(different).to(input_ids.device)
+        logits = model.score_pairs(tokens, of_pairs, video_index.to(input_ids.device)).logits
         scores.append(logits.float().cpu().numpy())
     of_all = np.concatenate([np.zeros(0, np.float32), *gather(scores)])
     found = torch.empty(len(order))
@@ -206,8 +199,8 @@ def score_all(
 
 def rank_in_two_stages(videos: int, candidates: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
     """
-    What a search in two stages makes of the whole gallery, for `retrieval_measures`: (texts, videos), the scores of
-    each text's shortlist, and behind it the other videos, all alike: they were not told apart.
+    Scores of the whole gallery after a search in two stages, for `retrieval_measures`: (texts, videos), those of each
+    text's shortlist, and one lower score for all other videos, which were not compared.
 
     Args:
         candidates, scores: (texts, n), see `score_pairs`.

@@ -33,7 +33,7 @@ def gather(items: list[Item]) -> list[Item]:
 
 
 def on_first(compute: Callable[[], Item]) -> Item:
-    """What the first process computes, in every process; where it raises, every process does."""
+    """What the first process computes, in every process; if it raises, every process does."""
     if not _together():
         return compute()
     result: list = [None, None]

@@ -42,12 +42,12 @@ class CardError(ValueError):
 @dataclass(frozen=True)
 class CardText:
     """
-    What a kind of model says of itself.
+    The texts of a model class's card.
 
     Attributes:
         what: a sentence; `{size}`, `{encoder}` and `{answers}` are filled in.
         usage: code behind the imports; `{load}`, `{model}`, `{text}` and `{options}` are filled in.
-        text: what the code asks where the folder holds no example.
+        text: what the code asks if the folder holds no example.
         columns: where an example's text stands, the first that it has.
         limits: a sentence; `{answers}` is filled in.
         imported: from transformers.
@@ -66,8 +66,8 @@ CARDS: Mapping[str, CardText] = {
         what="A [VIOLET](https://arxiv.org/abs/2111.12681) model ({size}) that answers questions about short videos: "
         "{encoder}, BERT's text embeddings and a BERT fusion encoder, with a classifier over {answers} answers.",
         usage='answer = {load}\nprint(answer("clip.mp4", {text}))',
-        limits="It knows {answers} answers and nothing else, and what it was not trained on it answers all the same, "
-        "with a score.",
+        limits="It can give only its {answers} answers, and gives one, with a score, also to questions that it was "
+        "not trained on.",
         text="what is shown?",
         columns=("question",),
     ),
@@ -75,7 +75,7 @@ CARDS: Mapping[str, CardText] = {
         what="A [VIOLET](https://arxiv.org/abs/2111.12681) model ({size}) that chooses one of several answers to a "
         "question about a short video: it scores each of them behind the question, beside the video.",
         usage='choose = {load}\nprint(choose("clip.mp4", {text}, options={options}))',
-        limits="It always prefers one of the options, also where none is right.",
+        limits="It always prefers one of the options, also if none is right.",
         text="where does it go?",
         columns=("question",),
     ),
@@ -83,7 +83,7 @@ CARDS: Mapping[str, CardText] = {
         what="A [VIOLET](https://arxiv.org/abs/2111.12681) model ({size}) that fills the blanks of sentences about "
         "short videos with words of its vocabulary.",
         usage='fill = {load}\nprint(fill("clip.mp4", {text}))',
-        limits="It knows the words of its vocabulary and what its data show, and little beyond.",
+        limits="It knows little beyond what its training data show and the words of its vocabulary.",
         text="it moves [MASK]",
         columns=("text",),
     ),
@@ -100,20 +100,20 @@ CARDS: Mapping[str, CardText] = {
         what="A [VIOLET](https://arxiv.org/abs/2111.12681) model ({size}) that writes captions of short videos, word "
         "by word.",
         usage='write = {load}\nprint(write("clip.mp4"))',
-        limits="It writes what its data describe, in their words, also of a video that shows something else.",
+        limits="It describes every video in the words of its training data, also one that shows something else.",
     ),
     "VioletForVideoClassification": CardText(
         what="A [VIOLET](https://arxiv.org/abs/2111.12681) model ({size}) that tells which of {answers} classes a "
         "short video has: {encoder} and a BERT encoder over its tokens, without a text.",
         usage='classify = {load}\nprint(classify("clip.mp4"))',
-        limits="It knows {answers} classes and nothing else, and gives one to a video that shows something else too.",
+        limits="It can give only its {answers} classes, also to a video that shows something else.",
     ),
     "VioletForPreTraining": CardText(
         what="A [VIOLET](https://arxiv.org/abs/2111.12681) model ({size}), pre-trained on videos and captions to be "
         "fine-tuned: {encoder}, BERT's text embeddings and a BERT fusion encoder. Without fine-tuning it fills "
         "blanks in captions and compares videos with captions.",
         usage='fill = {load}\nprint(fill("clip.mp4", {text}))',
-        limits="It knows what its data show and the words that their captions use, and little beyond.",
+        limits="It knows little beyond what its training data show and the words of their captions.",
         text="it moves [MASK]",
         columns=("text",),
     ),
@@ -138,12 +138,12 @@ CARDS: Mapping[str, CardText] = {
 @dataclass(frozen=True)
 class Facts:
     """
-    What a model's folder tells.
+    What a card says of a model, read from its folder.
 
     Attributes:
         name: of the class that it holds.
         kind: its entry of `CARDS`.
-        config, processor: config.json, and processor_config.json where there is one.
+        config, processor: config.json, and processor_config.json if there is one.
         results: the metrics of metrics.json by name, without `NOT_RESULTS`.
         run: the other numbers there.
         settings, provenance: what metrics.json has under these names, see `evaluation.provenance.run_provenance`.
@@ -186,7 +186,7 @@ class Facts:
 def read_facts(folder: Path) -> Facts:
     """
     Raises:
-        CardError: where the folder holds no model of this package, or a file of it cannot be read.
+        CardError: if the folder holds no model of this package, or a file of it cannot be read.
     """
     if not (folder / "config.json").is_file():
         raise CardError(f"{folder} holds no config.json: it is no model's folder.")
@@ -212,7 +212,7 @@ def read_facts(folder: Path) -> Facts:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    """Its object; an empty one where there is no such file."""
+    """Its object; an empty one if there is no such file."""
     if not file.exists():
         return {}
     try:
@@ -235,11 +235,11 @@ def write_model_card(
     Args:
         name: the title; by default the one that is there, else the folder's name.
         license_name: the licence of the weights, in the Hub's spelling; by default the one that is there.
-        model: the folder or Hub name that the card's code loads; by default `name` where it is one of the Hub's
+        model: the folder or Hub name that the card's code loads; by default `name` if it is one of the Hub's
             (ORG/NAME), else this folder.
 
     Raises:
-        CardError: where a file of the folder cannot be read, or a mark in the card lost its counterpart.
+        CardError: if a file of the folder cannot be read, or a mark in the card lost its counterpart.
     """
     file = folder / CARD_FILE
     data, body = read_card(file)
@@ -270,10 +270,10 @@ def write_model_card(
 
 def read_card(file: Path) -> tuple[ModelCardData, str]:
     """
-    The metadata and the text of a card; both empty where there is none.
+    The metadata and the text of a card; both empty if there is none.
 
     Raises:
-        CardError: where the metadata cannot be read.
+        CardError: if the metadata cannot be read.
     """
     if not file.exists():
         return ModelCardData(), ""
@@ -358,7 +358,7 @@ def _place(facts: Facts, key: str) -> tuple[str, str, str, str]:
 
 
 def card_title(folder: Path) -> str | None:
-    """The title of a folder's card, where there is one."""
+    """The title of a folder's card, if there is one."""
     heading = _heading(read_card(folder / CARD_FILE)[1])
     return heading and heading[2:].strip()
 
@@ -451,7 +451,7 @@ def _answers(facts: Facts) -> int:
 
 
 def _usage(facts: Facts, model: str | None) -> str:
-    """Code that runs where `clip.mp4` is a video."""
+    """Code that runs if `clip.mp4` is a video."""
     kind, example = facts.kind, facts.provenance.get("example", {})
     text = next((example[name] for name in kind.columns if example.get(name)), kind.text)
     if model is None and facts.folder.resolve().parent == FOLDER.resolve():
@@ -467,11 +467,11 @@ def _usage(facts: Facts, model: str | None) -> str:
     if not carried:
         imports = f"import violet  # makes the model known to transformers\n{imports}"
     needed = (
-        "The code of the model comes along; `transformers`, `torch`, `torchvision` and `av` must be installed."
+        "The model's code is in the checkpoint; `transformers`, `torch`, `torchvision` and `av` must be installed."
         if carried
         else "The package `violet` must be installed."
     )
-    return f"## How to use\n\n{needed} `clip.mp4` is a video of yours.\n\n```python\n{imports}\n\n{code}\n```"
+    return f"## How to use\n\n{needed} `clip.mp4` stands for a video of yours.\n\n```python\n{imports}\n\n{code}\n```"
 
 
 def _quoted(text: str) -> str:
@@ -602,9 +602,8 @@ def _limits(facts: Facts, model: str | None) -> str:
         else ""
     )
     return (
-        f"## Limits\n\n{facts.kind.limits.format(answers=_answers(facts))}{seen} It hears nothing. What it says "
-        "of people was not examined; its scores are no measure of how sure one may be, unless the results above "
-        "say so."
+        f"## Limits\n\n{facts.kind.limits.format(answers=_answers(facts))}{seen} Audio is ignored. What it says "
+        "about people was not examined. Its scores are not calibrated probabilities, unless the results above say so."
     )
 
 

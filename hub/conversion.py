@@ -1,6 +1,6 @@
 """
-The one door for weights of other code, `from_original` and back: every key of source and model is explained, or
-nothing is made. The commands convert and export-original write it into a folder, or a file.
+Weights of other code, read (`from_original`) and written (`export_original`): every key of source and model is
+explained, or nothing is made. The commands convert and export-original write the result into a folder or a file.
 """
 
 import os
@@ -38,7 +38,7 @@ from .vision_models import vision_model_type
 from .weight_files import Weights, WeightsError, first_line, read_weights
 
 KEPT_FILE = "kept_from_original.safetensors"
-"""Beside a converted model, where needed: what the source holds and no model reads, to be given back."""
+"""Beside a converted model, if needed: what the source holds and no model reads, to be given back."""
 TOKENIZER = "bert-base-uncased"
 """With which every published VIOLET reads texts."""
 
@@ -46,7 +46,7 @@ TOKENIZER = "bert-base-uncased"
 @dataclass
 class ConversionReport:
     """
-    What became of every key.
+    What was done with every key.
 
     Attributes:
         source: where the weights came from.
@@ -102,8 +102,8 @@ def from_original(
     Args:
         state_dict_or_path: a state dict, a file (safetensors, or one that torch wrote, read with `weights_only=True`),
             a folder that transformers wrote, or its name on the Hub.
-        model_class: what to build; by default the class whose heads the weights hold, and `VioletVisionModel` for a
-            video encoder alone.
+        model_class: what to build; by default the class whose heads the weights hold, and `VioletVisionModel` for
+            weights of a video encoder only.
         config: by default what the shapes tell. Positions in frame and time of another number are interpolated, as the
             model itself does with longer clips.
 
@@ -112,7 +112,7 @@ def from_original(
 
     Raises:
         WeightsError: for a file that cannot be read, or that asks for more than tensors.
-        ConversionError: where a key is unknown, missing or of a wrong shape; it names the key.
+        ConversionError: if a key is unknown, missing or of a wrong shape; it names the key.
     """
     weights = read_weights(state_dict_or_path)
     plan = plan_for(weights, model_class, config)
@@ -235,7 +235,7 @@ def check_settings(plan: ConversionPlan, weights: Weights) -> None:
     Compares the `config.json` beside a BERT with the configuration, in what the weights do not tell.
 
     Raises:
-        ConversionError: where a field differs.
+        ConversionError: if a field differs.
     """
     if plan.kind is not BERT:
         return
@@ -252,7 +252,7 @@ def export_original(model: VioletPreTrainedModel | str | os.PathLike) -> dict[st
 
     Args:
         model: a model, or its folder or name on the Hub. In a folder that `violet convert` wrote, what the original
-            keeps twice may lie apart (`KEPT_FILE`), where it had other numbers than it should.
+            keeps twice may lie apart (`KEPT_FILE`), if it had other numbers than it should.
 
     Raises:
         ConversionError: for parts that the original does not have, naming them.
@@ -299,7 +299,7 @@ def load_model(source: str | os.PathLike) -> PreTrainedModel:
     The model in a folder or on the Hub, of the class that its configuration names.
 
     Raises:
-        WeightsError: where there is no model, or it is none of this package's.
+        WeightsError: if there is no model, or it is none of this package's.
     """
     try:
         model_class = find_class((VioletConfig.from_pretrained(source).architectures or ["none"])[0])
@@ -339,7 +339,7 @@ def convert(
         source: see `from_original`.
         model_class: the name of the class to build; by default the one whose heads the weights hold.
         config: a folder, a name on the Hub, or a named configuration; by default what the shapes tell.
-        tokenizer: a folder or a name on the Hub; None writes the video processor alone.
+        tokenizer: a folder or a name on the Hub; None writes only the video processor.
 
     Raises:
         FileExistsError: if there is an `output` already.
@@ -375,7 +375,7 @@ def read_configuration(name: str) -> VioletConfig | VioletVisionConfig:
     A named configuration, or that of a folder or a Hub repository.
 
     Raises:
-        WeightsError: where there is none, or it is not one of ours.
+        WeightsError: if there is none, or it is not one of ours.
     """
     if name in NAMED_CONFIGURATIONS:
         return named_configuration(name)
@@ -396,7 +396,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     The tokenizer in a folder or on the Hub.
 
     Raises:
-        WeightsError: where it cannot be had.
+        WeightsError: if it cannot be had.
     """
     try:
         return AutoTokenizer.from_pretrained(name)
@@ -411,7 +411,7 @@ def read_tokenizer(name: str, config: VioletConfig) -> PreTrainedTokenizerBase:
     The tokenizer in a folder or on the Hub; `config` is told its special tokens.
 
     Raises:
-        WeightsError: where it cannot be had, or has another number of words than the weights.
+        WeightsError: if it cannot be had, or has another number of words than the weights.
     """
     tokenizer = load_tokenizer(name)
     if len(tokenizer) != config.vocab_size:

@@ -2,7 +2,7 @@
 What public checkpoints call the parts of VIOLET, and in which form they keep them.
 
 There is one table, from our names to theirs; the way back is its inverse over the names that a model has. Our names
-are those below the base model (`fusion.layers.0.…`); the one head at [CLS] is `answer_head.…`, also where it matches.
+are those below the base model (`fusion.layers.0.…`); the one head at [CLS] is `answer_head.…`, also if it matches.
 
 What is known of each kind: VIOLET's names come from its key lists; those of torchvision, and of transformers' BERT and
 Swin, from the installed packages, which the tests run. The Swin projects', SwinBERT's and `decoder_vq` are written
@@ -57,7 +57,7 @@ LAYERS: Rules = (
 MASKED_WORDS: Rules = ((r"^norm\.", "transform.LayerNorm."), (r"^dense\.", "transform.dense."))
 
 OPTIONAL = ("answer_head.", "mlm_head.", "mvm_heads.", "task_tokens")
-"""What a source may lack altogether; where it holds some of such a part, it must hold the whole."""
+"""What a source may lack altogether; if it holds some of such a part, it must hold the whole."""
 BACKBONE, TEXT, FUSION = "video_encoder.swin.", "text_embeddings.", "fusion.layers."
 MLM = "mlm_head."
 FEATURES = ("2d_feature", "3d_feature", "2d_clip_feature")
@@ -79,7 +79,7 @@ def holds(names: Iterable[str], start: str) -> bool:
 @dataclass(frozen=True)
 class Form:
     """
-    How a source keeps a tensor, where that is not our form.
+    How a source keeps a tensor, if that is not our form.
 
     Attributes:
         theirs: (our shape, our attention window) -> the source's shape.
@@ -113,7 +113,7 @@ def _resize_grid(value: torch.Tensor, shape: Shape) -> torch.Tensor:
 
 
 def is_grid(length: int) -> bool:
-    """Whether so many positions are those of a special token and of a square grid."""
+    """Whether this number of positions is that of a special token and a square grid."""
     return length > 1 and math.isqrt(length - 1) ** 2 == length - 1
 
 
@@ -136,7 +136,7 @@ class Kind:
         name: for people.
         parts: beginning of our names -> (beginning of theirs, rules for the rest), or None for what it does not hold;
             the first that fits is taken.
-        forms: pattern of their names -> their form, where it is not ours.
+        forms: pattern of their names -> their form, if it is not ours.
         skipped: pattern of their names -> why it is not needed.
         aliases: other spellings of their names -> the one in `parts`.
         of_pictures: whether it knows no time.
@@ -150,7 +150,7 @@ class Kind:
     of_pictures: bool = False
 
     def their_name(self, ours: str) -> str | None:
-        """What this kind calls it, or None where it holds no such thing."""
+        """What this kind calls it, or None if it holds no such thing."""
         return _their_name(self, ours)
 
     def part(self, ours: str) -> str | None:

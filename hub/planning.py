@@ -1,4 +1,4 @@
-"""What a checkpoint must hold to become a model, and what will become of each key: from names and shapes alone."""
+"""What a checkpoint must hold to become a model, and what will become of each key: only from names and shapes."""
 
 import json
 import math
@@ -46,7 +46,7 @@ from .weight_files import WeightsError, strip_prefixes
 
 POSITION_INDEX, POSITION_IDS = "relative_position_index", "position_ids"
 SHOWN = 12
-"""Of a kind of problem, so many are named in an error."""
+"""How many problems of one kind an error names."""
 
 
 class ConversionError(WeightsError):
@@ -55,7 +55,7 @@ class ConversionError(WeightsError):
 
 @dataclass(frozen=True)
 class Piece:
-    """A tensor that the source must hold, by its kind's name; `target` is None where the model has no place for it."""
+    """A tensor that the source must hold, by its kind's name; `target` is None if the model has no place for it."""
 
     ours: str
     theirs: str
@@ -73,7 +73,7 @@ class Derived:
         shape: it must have.
         why: it is not needed.
         value: (the source's tensors by the kind's names) -> what it must be.
-        group: exports without it exist: they lack all of this group. None where it must be there.
+        group: exports without it exist: they lack all of this group. None if it must be there.
     """
 
     shape: Shape
@@ -95,7 +95,7 @@ class Layout:
 @dataclass(frozen=True)
 class ConversionPlan:
     """
-    What will become of every key, found from names and shapes alone.
+    What will become of every key, found only from names and shapes.
 
     Attributes:
         kind: of the source.
@@ -122,7 +122,7 @@ def plan_conversion(
     What `from_original` will do with weights of these names and shapes.
 
     Raises:
-        ConversionError: where a key is unknown, missing or of a wrong shape; it names the key.
+        ConversionError: if a key is unknown, missing or of a wrong shape; it names the key.
     """
     stripped = strip_prefixes(list(shapes))
     kind = find_kind({name: shapes[source] for name, source in stripped.items()})
@@ -170,7 +170,7 @@ def plan_conversion(
 def infer_class(kind: Kind, shapes: Mapping[str, Shape], config_json: str) -> type[PreTrainedModel]:
     """
     The class whose heads the weights hold. Pre-training's has a match head beside masked words, or heads for masked
-    patches and no answers; a match head alone is retrieval's, which multiple choice shares.
+    patches and no answers; a match head without them is retrieval's, which multiple choice shares.
     """
     if all(part.startswith(BACKBONE) for part in kind.parts):
         return VioletVisionModel
@@ -189,7 +189,7 @@ def infer_class(kind: Kind, shapes: Mapping[str, Shape], config_json: str) -> ty
 
 
 def _own_configuration(kind: Kind, model_class: type[PreTrainedModel], config_json: str) -> str:
-    """What the shapes tell. A backbone alone keeps its stride in time, which in VIOLET is 1."""
+    """What the shapes tell. A backbone by itself keeps its stride in time, which in VIOLET is 1."""
     if model_class is not VioletVisionModel:
         return config_json
     vision = json.loads(config_json)["vision_config"]
@@ -201,7 +201,7 @@ def _own_configuration(kind: Kind, model_class: type[PreTrainedModel], config_js
 def _absent_from_decoder(kind: Kind, names: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """
     BERTs' masked-language head without `decoder.weight` is tied to the word embeddings; without `decoder.bias` it has
-    `bias` alone. Gives our names with those to take instead.
+    only `bias`. Gives our names with those to take instead.
     """
     start = kind.start(MLM)
     for ours, instead in (("weight", kind.their_name(TEXT + "word_embeddings.weight")), ("bias", start + "bias")):
@@ -379,7 +379,7 @@ def listed(names: list[str]) -> str:
 
 def _why_unplaced(kind: Kind, model_class: type[PreTrainedModel], ours: str) -> str | None:
     if model_class is VioletVisionModel:
-        return f"{model_class.__name__} is the video encoder alone"
+        return f"{model_class.__name__} is only the video encoder"
     if ours == "task_tokens":
         return "the configuration has no task tokens"
     if ours.startswith(OPTIONAL):

@@ -75,13 +75,13 @@ class SentFile:
 @dataclass(frozen=True)
 class Push:
     """
-    What a push did.
+    The result of a push.
 
     Attributes:
         files: what went, or would go.
         left_out: what did not, by path, and why.
-        commit: the commit that holds it; None where nothing was sent.
-        url: the page of the model; None where nothing was sent.
+        commit: the commit that holds it; None if nothing was sent.
+        url: the page of the model; None if nothing was sent.
     """
 
     files: list[SentFile]
@@ -123,12 +123,12 @@ def push(
     folder stays as it is. Of what it holds go configuration, weights, processor, card, metrics and report; pickles,
     checkpoints of the training and temporary files never do.
 
-    The card is made anew for the repository (`write_model_card`), so that its code loads the model from there.
+    A new card is made for the repository (`write_model_card`), so that its code loads the model from there.
 
     Args:
-        repo_id: "ORG/NAME"; made where it is not there.
+        repo_id: "ORG/NAME"; made if it is not there.
         private: whether others can see a repository that is made; by default as its owner's settings say.
-        revision: the branch, made from `main` where it is not there; by default `main`.
+        revision: the branch, made from `main` if it is not there; by default `main`.
         with_code: whether the package's code goes along, for those who have not installed it.
         dry_run: only tell what would go.
         max_shard_size: of a file of weights, in bytes or as in "5GB"; larger ones are split.
@@ -137,9 +137,9 @@ def push(
         token: by default that of `hf auth login`, or HF_TOKEN.
 
     Raises:
-        HubError: where the folder is no whole model or its card names no licence, or where the Hub refuses, or fails
+        HubError: if the folder is no whole model or its card names no licence, or if the Hub refuses, or fails
             more than `ATTEMPTS` times.
-        CardError: where the card cannot be made.
+        CardError: if the card cannot be made.
     """
     with staged(Path(folder), repo_id, with_code, max_shard_size, license_name) as stage:
         if dry_run:
@@ -149,19 +149,19 @@ def push(
 
 def pull(repo_id: str, revision: str | None = None, *, token: str | None = None) -> Path:
     """
-    The folder of a model on the Hub, whole: for `from_pretrained` and `pipeline`. A file whose connection is cut is
-    gone on with; files that are there are not fetched again, also by the next call.
+    The folder of a model on the Hub, whole: for `from_pretrained` and `pipeline`. A download
+    that breaks off is resumed; files that are there are not fetched again, also not by the next call.
 
     Args:
         revision: a branch, tag or commit; by default `main`.
-        token: the like as in `push`.
+        token: as in `push`.
 
     Raises:
-        HubError: where there is no such model or no right to read it, or the Hub fails more than `ATTEMPTS` times.
+        HubError: if there is no such model or no right to read it, or the Hub fails more than `ATTEMPTS` times.
     """
 
     def fetch() -> str:
-        # by the commit, since `snapshot_download` gives what it has of a branch where the Hub does not answer
+        # by the commit, since `snapshot_download` gives what it has of a branch if the Hub does not answer
         try:
             commit = HfApi(token=token).model_info(repo_id, revision=revision).sha
         except OfflineModeIsEnabled:
@@ -266,7 +266,7 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
 def send(
     stage: Staged, repo_id: str, *, private: bool | None, revision: str | None, message: str, token: str | None
 ) -> Push:
-    """Makes repository and branch where they are not there, and one commit of the staged folder."""
+    """Makes repository and branch if they are not there, and one commit of the staged folder."""
     api = HfApi(token=token)
     files = stage.files()
     with explained(repo_id, revision):
@@ -303,7 +303,7 @@ def _stale(there: list[str], files: list[SentFile]) -> list[str]:
 
 
 def patiently(what: str, act: Callable[[], Result]) -> Result:
-    """Acts again, up to `ATTEMPTS` times in all, where the Hub or the connection failed in a way that may pass."""
+    """Acts again, up to `ATTEMPTS` times in all, if the Hub or the connection failed in a way that may pass."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return act()
@@ -322,7 +322,7 @@ def patiently(what: str, act: Callable[[], Result]) -> Result:
 
 
 def _may_pass(error: BaseException) -> bool:
-    """Whether what failed may work the next time; errors that wrap others are as passing as the first of them."""
+    """Whether a retry may help; for a wrapped error the innermost cause decides."""
     if isinstance(error, HfHubHTTPError):
         return error.response is not None and error.response.status_code in PASSING
     if isinstance(error, HTTPError | json.JSONDecodeError):  # no answer, or a page of some machine between
@@ -332,7 +332,7 @@ def _may_pass(error: BaseException) -> bool:
 
 @contextmanager
 def explained(repo_id: str, revision: str | None) -> Iterator[None]:
-    """Says for people what the Hub refuses."""
+    """Turns what the Hub refuses into errors that say what was wrong and what to do."""
     try:
         yield
     except HFValidationError as error:

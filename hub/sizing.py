@@ -14,12 +14,12 @@ from ..configuration import VioletConfig, VioletVisionConfig, named_configuratio
 from .layouts import BACKBONE, BERT, FUSION, MLM, TEXT, VIOLET, Kind, Shape, holds, is_grid
 
 CODEBOOK = 8192
-"""Visual tokens of DALL-E's discrete VAE: a `fc_mvm` of so many outputs predicts them, any other one features."""
+"""Visual tokens of DALL-E's discrete VAE: a `fc_mvm` with this many outputs predicts them, any other features."""
 BASE, BASE_VISION = VioletConfig(), VioletVisionConfig()
 HEAD_WIDTH = 64
 """BERT's. Weights do not tell the number of attention heads."""
 FEW = 3
-"""A block that fewer keys name is no block, but a key with a wrong number."""
+"""A block index that occurs in fewer keys is taken for a misnumbered key."""
 PUBLISHED = {"max_position_embeddings": 512, "type_vocab_size": 2}
 """Of every VIOLET of BERT-base's size. Only one shape tells each, and it is held to these."""
 PUBLISHED_TASK_TOKENS = 10
@@ -39,7 +39,7 @@ class Sizes:
 
         Args:
             witnesses: our names, each with the axis counted from the end: -1 is the last.
-            default: where nobody tells it.
+            default: if nobody tells it.
         """
         told: dict[str, int] = {}
         for ours, axis in witnesses:
@@ -151,7 +151,7 @@ class Sizes:
         The named configuration of a VIOLET and the fields of `VioletConfig` but for the backbone's.
 
         Args:
-            strict: whether what all published models of its sort have is taken to be there, also where it is missing.
+            strict: whether what all published models of its sort have is taken to be there, also if it is missing.
         """
         kind, shapes = self.kind, self.shapes
         decoders = [name for name in ("pixel", "hog", "depth", "flow", "vq") if holds(shapes, f"decoder_{name}.")]

@@ -44,13 +44,13 @@ class WeightsError(ValueError):
 @dataclass
 class Weights:
     """
-    What was read.
+    Weights that were read.
 
     Attributes:
         tensors: by the names in the source.
         origin: the source, for people.
         skipped: what else the source holds -> why it is not needed.
-        settings: the `config.json` beside the weights; empty where there is none.
+        settings: the `config.json` beside the weights; empty if there is none.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -141,7 +141,7 @@ def first_line(error: BaseException) -> str:
 
 
 def _asked_for(path: Path) -> list[str]:
-    """The Python names beyond tensors' that a pickle asks for, found without running it, as far as it is whole."""
+    """The Python names beyond tensors' that a pickle asks for, found without running it."""
     names: set[str] = set()
     try:
         if zipfile.is_zipfile(path):
@@ -239,7 +239,7 @@ def weight_files(folder: Path) -> list[Path]:
     The files that hold a model's weights, by their names' order.
 
     Raises:
-        WeightsError: where there are none, or one that the index names is missing.
+        WeightsError: if there are none, or one that the index names is missing.
     """
     index = folder / INDEX
     if (folder / WEIGHTS).exists():

@@ -6,7 +6,7 @@ key-value cache and by recomputing everything at every word.
 
 What is compared takes turns, so that it shares whatever else the machine does; medians count. The baseline is the
 encoder pass: decoding is to cost at most 0.6 of it. The weights are random, which changes no time. On a machine that
-other work keeps busy, `--clock cpu` counts the time on the processor alone (with one thread).
+other work keeps busy, `--clock cpu` counts only the time on the processor (with one thread).
 """
 
 import argparse

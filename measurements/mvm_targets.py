@@ -1,5 +1,5 @@
 """
-Learns each target of masked visual modelling alone, and says how far the error on hidden patches falls.
+Learns each target of masked visual modelling by itself, and says how far the error on hidden patches falls.
 
     python measurements/mvm_targets.py [--target NAME] [--seconds 150 | --steps 600] [--json rows.json]
 
@@ -188,7 +188,7 @@ class Benchmark:
 
     def batches(self, split: str, target: str) -> PretrainingBatches:
         source = CaptionedVideos(split, self.splits[split], FRAMES, 1.0)
-        schedule = MixtureSchedule([1.0], [(FRAMES, SIDE)], [(1.0, 0, {f"mvm_{target}": 1.0})], SEED)
+        schedule = MixtureSchedule([1.0], [(FRAMES, SIDE, SIDE)], [(1.0, 0, {f"mvm_{target}": 1.0})], SEED)
         return PretrainingBatches([source], schedule, self.collator, BATCH, SEED)
 
 
@@ -223,7 +223,7 @@ class Run:
         return output, batch["mvm_targets"][self.target], mask
 
     def train(self, steps: int) -> float:
-        """Seconds that so many steps took."""
+        """Trains for this many steps and gives the seconds that they took."""
         self.model.train()
         start = time.perf_counter()
         for step in range(steps):
@@ -268,7 +268,7 @@ def best_constant(name: str, prediction: torch.Tensor, target: torch.Tensor, mas
 
 
 def measure_learning(benchmark: Benchmark, name: str, seconds: float, steps: int | None) -> dict:
-    """The row of one target; without `steps`, as many of them as take so many seconds."""
+    """The row of one target; without `steps`, as many of them as take `seconds`."""
     teacher, called = build_teacher(name)
     if steps is None:
         trial = 12

@@ -1,6 +1,6 @@
 """
-Is pre-training worth it, and which objective is? Fine-tunes on a tenth of the questions from random weights, from the
-shipped ones, and from short pre-trainings that each leave one objective out; prints medians over seeds.
+Measures the value of pre-training and of each objective: fine-tunes on a tenth of the questions from random weights,
+from the shipped ones, and from short pre-trainings that each leave one objective out; prints medians over seeds.
 
     python measurements/pretraining_value.py [--seeds 0 1 2] [--variants scratch shipped all no_mvm …]
 
@@ -30,7 +30,7 @@ VIOLET = [sys.executable, "-m", "violet.cli"]
 
 
 def pretrain(output: Path, variant: str, seed: int) -> str:
-    """The folder of the variant's weights, trained where it is not there."""
+    """The folder of the variant's weights, trained if it is not there."""
     model = output / f"{variant}-{seed}" / "pretrained"
     if not (model / "metrics.json").exists():
         objectives = yaml.safe_load(RECIPE.read_text())["objectives"]

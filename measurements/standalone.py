@@ -31,7 +31,7 @@ ANSWERS = ["disc", "square", "triangle", "cross", "ring", "yes", "no"]
 
 
 def make_environment(folder: Path) -> Path:
-    """A virtual environment, made where it is not there; its Python."""
+    """A virtual environment, made if it is not there; its Python."""
     python = folder / "environment" / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", folder / "environment"], check=True)

@@ -1,7 +1,7 @@
 """
 Fine-tunes the shipped violet-tiny for each task on the built-in data, and measures it on new clips: as they are, with
 the frames of each in another order, and after training on videos and texts that do not belong together; beside them,
-what the words alone are worth (`prior`).
+what the words are worth without a video (`prior`).
 
     python measurements/tasks.py [--task NAME …] [--seed 0] [--output outputs/tasks] [--json rows.json]
 
@@ -105,7 +105,7 @@ def mismatched(shapes: Path, task: str, seed: int, file: Path) -> Path:
 
 def prior(task: str, shapes: Path, seed: int) -> float:
     """
-    How often the likeliest answer is right that the words alone tell, without a video: the one that was right most
+    How often the likeliest answer is right that the words tell without a video: the one that was right most
     often for these words among the training rows; of options, the one that was most often right where it stood. For
     retrieval a draw from the gallery, for captions the most frequent one.
     """
@@ -171,7 +171,7 @@ def main() -> int:
             "mismatched": measure(task, apart, shapes, seed, shuffle_frames=False),
         }
         by_words = prior(task, shapes, seed)
-        print(f"\n{task}, {seconds / 60:.1f} minutes; the words alone: {by_words:.3f}")
+        print(f"\n{task}, {seconds / 60:.1f} minutes; the words without a video: {by_words:.3f}")
         for name in SHOWN[task]:
             print(f"  {name:22}" + "".join(f"{kind:>14} {values[name]:.3f}" for kind, values in found.items()))
         for name, bar in BARS[task].items():

@@ -42,7 +42,7 @@ AT_MOST = {"shuffled_accuracy_direction": 0.60, "shuffled_accuracy_order": 0.60}
 
 
 def measures_of(output: Path, seed: int, steps: int) -> dict[str, float]:
-    """The measures of one seed's run, which is made where it is not there."""
+    """The measures of one seed's run, which is made if it is not there."""
     folder = output / f"{steps}-{seed}"
     file = folder / "measures.json"
     if not file.exists():

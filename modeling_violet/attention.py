@@ -1,14 +1,14 @@
-"""Attention: the eager kernel, and the one place that builds masks from a boolean rule ("may query i see key j")."""
+"""Attention: the eager kernel, the table of rules ("may query i see key j"), and the masks made from them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 from transformers import Cache
 
+from ..core.registry import Registry
 from ..core.upstream import ALL_MASK_ATTENTION_FUNCTIONS, create_bidirectional_mask
-
-ATTENTION_RULES = ("bidirectional", "sequence_to_sequence")
 
 
 def eager_attention_forward(
@@ -33,19 +33,64 @@ def eager_attention_forward(
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
-def sequence_to_sequence(context_length: int, key_mask: torch.Tensor) -> Callable:
+@dataclass(frozen=True)
+class AttentionLayout:
     """
-    Every token sees the first `context_length` tokens (video, prompt); behind them a text token sees text up to
-    itself, and a context token sees none. No token sees padding but padding itself, whose states mean nothing and are
-    kept as the original's.
+    Where the groups of tokens stand in a sequence.
+
+    Attributes:
+        lengths: the number of tokens of each group ("video", "prompt", "text"), by name and in order. Those whose keys
+            and values are in a cache stand in front, as one group "past".
     """
-    real = key_mask.bool()
 
-    def allowed(batch_idx, head_idx, q_idx, kv_idx):
-        in_order = (kv_idx < context_length) | ((q_idx >= context_length) & (kv_idx <= q_idx))
-        return in_order & (real[batch_idx, kv_idx] | ~real[batch_idx, q_idx])
+    lengths: Mapping[str, int]
 
-    return allowed
+    def start(self, group: str) -> int:
+        """The place of a group's first token; where the group would begin if it is absent: behind all others."""
+        place = 0
+        for name, length in self.lengths.items():
+            if name == group:
+                break
+            place += length
+        return place
+
+
+@dataclass(frozen=True)
+class AttentionRule:
+    """
+    A rule of attention: which token may see which.
+
+    Attributes:
+        allowed: (query, key, layout) -> whether the token in the place `query` may see that in the place `key`. Both
+            are whole numbers in tensors that broadcast, counted from the first token of the sequence, and so is the
+            result, of truth values. None: every token sees every other. Padding is no matter of the rule: no token
+            sees it.
+        causal: whether no token's state depends on words behind it. Then a text can be written word by word, and keys
+            and values of earlier tokens be kept.
+    """
+
+    allowed: Callable[[torch.Tensor, torch.Tensor, AttentionLayout], torch.Tensor] | None = None
+    causal: bool = False
+
+
+def sees_context_and_earlier_words(query: torch.Tensor, key: torch.Tensor, layout: AttentionLayout) -> torch.Tensor:
+    """Every token sees video and prompt; behind them a word sees words up to itself, and the context sees none."""
+    text = layout.start("text")
+    return (key < text) | ((query >= text) & (key <= query))
+
+
+BIDIRECTIONAL = AttentionRule()
+SEQUENCE_TO_SEQUENCE = AttentionRule(sees_context_and_earlier_words, causal=True)
+
+RULES: Registry[AttentionRule] = Registry(
+    "rule of attention",
+    __package__,
+    {"bidirectional": "attention:BIDIRECTIONAL", "sequence_to_sequence": "attention:SEQUENCE_TO_SEQUENCE"},
+)
+"""
+By the name that a pass gives as `attention_rule`. A fusion says in its `rules` which of them it serves. No checkpoint
+names a rule, so that one of your own stands in the file of a part that needs it, or is imported there.
+"""
 
 
 def build_attention_mask(
@@ -53,7 +98,7 @@ def build_attention_mask(
     states: torch.Tensor,
     key_mask: torch.Tensor,
     rule: str,
-    context_length: int,
+    layout: AttentionLayout,
     cache: Cache | None = None,
 ):
     """
@@ -61,29 +106,35 @@ def build_attention_mask(
 
     Args:
         states: (batch, tokens, width), for its size, type and device.
-        key_mask: (batch, past tokens + tokens), 1 where a token may be seen at all.
-        rule: `"bidirectional"` (every token sees every other) or `"sequence_to_sequence"`.
-        context_length: tokens before the text, past ones included, for the second rule.
-        cache: what came before these tokens, under the second rule alone.
+        key_mask: (batch, past tokens + tokens), 1 if a token may be seen at all. No token sees padding but padding
+            itself, whose states mean nothing and are kept as the original's.
+        rule: a name of `RULES`.
+        layout: where the groups stand among past tokens + tokens.
+        cache: what came before these tokens, under a causal rule only.
 
     Raises:
-        ValueError: for an unknown rule, or keys and values kept under the first.
+        ValueError: for an unknown rule, or keys and values kept under one that is not causal.
     """
-    if rule == "bidirectional":
-        if cache is not None:
-            raise ValueError("Keys and values can be kept under `attention_rule` 'sequence_to_sequence' alone.")
+    named = RULES.find(rule)
+    if cache is not None and not named.causal:
+        causal = ", ".join(repr(name) for name in RULES if RULES[name].causal)
+        raise ValueError(f"Keys and values cannot be kept under `attention_rule` {rule!r}; they can under {causal}.")
+    if named.allowed is None:
         return create_bidirectional_mask(config=config, inputs_embeds=states, attention_mask=key_mask)
-    if rule == "sequence_to_sequence":
-        # Not by `create_bidirectional_mask`, which maps a rule over single places: as slow as a layer when one word is
-        # written at a time. This rule takes all places at once.
-        return ALL_MASK_ATTENTION_FUNCTIONS[config._attn_implementation](
-            batch_size=states.shape[0],
-            q_length=states.shape[1],
-            kv_length=key_mask.shape[1],
-            q_offset=key_mask.shape[1] - states.shape[1],
-            mask_function=sequence_to_sequence(context_length, key_mask),
-            allow_is_causal_skip=False,
-            dtype=states.dtype,
-            device=states.device,
-        )
-    raise ValueError(f"`attention_rule` {rule!r} is unknown; use {' or '.join(map(repr, ATTENTION_RULES))}.")
+    allowed, real = named.allowed, key_mask.bool()
+
+    def visible(batch_idx, head_idx, q_idx, kv_idx):
+        return allowed(q_idx, kv_idx, layout) & (real[batch_idx, kv_idx] | ~real[batch_idx, q_idx])
+
+    # Not by `create_bidirectional_mask`, which maps a rule over single places: as slow as a layer when one word is
+    # written at a time. A rule here takes all places at once.
+    return ALL_MASK_ATTENTION_FUNCTIONS[config._attn_implementation](
+        batch_size=states.shape[0],
+        q_length=states.shape[1],
+        kv_length=key_mask.shape[1],
+        q_offset=key_mask.shape[1] - states.shape[1],
+        mask_function=visible,
+        allow_is_causal_skip=False,
+        dtype=states.dtype,
+        device=states.device,
+    )

@@ -68,7 +68,7 @@ class VioletVideoEncoder(nn.Module):
         masked = masked.bool()
         for dim, pixels_of_cell in enumerate(self.encoder.cell, start=1):
             masked = masked.repeat_interleave(pixels_of_cell, dim=dim)
-        _, steps, rows, columns = masked.shape  # cut to the video, or up to it where its edge is in no cell
+        _, steps, rows, columns = masked.shape  # cut to the video, or up to it if its edge is in no cell
         masked = nn.functional.pad(masked, (0, width - columns, 0, height - rows, 0, frames - steps))
         return torch.where(masked.unsqueeze(2), self.masked_patch_value.to(pixels.dtype).view(-1, 1, 1), pixels)
 

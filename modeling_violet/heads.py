@@ -1,4 +1,4 @@
-"""Heads on the fusion's states, shared by several models."""
+"""Output heads on the fusion's states, shared by several models."""
 
 import torch
 from torch import nn
@@ -10,7 +10,7 @@ from ..configuration.configuration_violet import VioletConfig
 class VioletClassificationHead(nn.Sequential):
     """
     Dropout, Linear D -> 2D, ReLU, Linear 2D -> classes: the published models' head of matches, answers, visual words
-    and features. D is `width`, the model's own where it is not given.
+    and features. D is `width`, the model's own if it is not given.
     """
 
     def __init__(self, config: VioletConfig, num_classes: int, width: int | None = None):

@@ -12,7 +12,7 @@ IGNORE_INDEX = -100
 
 def average(total: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
     """
-    `total / count`, 0 where the count is 0. Where several processes train together, the count is the mean of theirs:
+    `total / count`, 0 if the count is 0. If several processes train together, the count is the mean of theirs:
     the average over processes (which data-parallel training takes of the gradients) is then that of the whole batch,
     however unevenly its valid places are spread.
 
@@ -30,8 +30,8 @@ def average(total: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
 
 def check_labels(labels: torch.Tensor, classes: int, ignored: bool = True) -> None:
     """
-    Refuses labels outside 0 … `classes` − 1, but for `IGNORE_INDEX` where places may be `ignored`. Looks at tensors on
-    the CPU alone, because to look at a GPU's is to wait for it, and at none in a graph that is traced.
+    Refuses labels outside 0 … `classes` − 1, except `IGNORE_INDEX` if places may be `ignored`. Only CPU tensors are
+    checked (checking a GPU tensor would force a synchronisation); nothing is checked under torch.compile.
 
     Raises:
         ValueError: naming the first such label and the limit.
@@ -48,7 +48,7 @@ def check_labels(labels: torch.Tensor, classes: int, ignored: bool = True) -> No
 
 def masked_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
     """
-    Cross-entropy, averaged over the labels that are not `IGNORE_INDEX` (see `average`); 0 where all are.
+    Cross-entropy, averaged over the labels that are not `IGNORE_INDEX` (see `average`); 0 if all are.
 
     Args:
         logits: (..., classes); a class that cannot be chosen has -inf.
@@ -74,7 +74,7 @@ def masked_binary_cross_entropy(
 ) -> torch.Tensor:
     """
     Binary cross-entropy of each class by itself, averaged over the labels that are not `IGNORE_INDEX` (see `average`);
-    0 where all are.
+    0 if all are.
 
     Args:
         logits, labels: of one shape; a label is 1, 0 or `IGNORE_INDEX`.
@@ -98,7 +98,7 @@ def combine(losses: Mapping[str, torch.Tensor], weights: Mapping[str, float]) ->
     The weighted sum of named losses.
 
     Raises:
-        ValueError: where a weight has no loss, or a loss no weight.
+        ValueError: if a weight has no loss, or a loss no weight.
     """
     if set(losses) != set(weights):
         odd = ", ".join(sorted(set(losses) ^ set(weights)))
@@ -152,7 +152,7 @@ def contrastive_loss(
         video_embeds, text_embeds: (batch, width), of length 1; row i of one belongs to row i of the other.
         logit_scale: logarithm of the inverse temperature; the scale is held at 100 or less.
         positives: (batch, batch), True where a video (row) and a text (column) belong together, the diagonal included;
-            the diagonal alone where it is not given.
+            only the diagonal if it is not given.
         other_text_embeds: (others, width), texts that belong to no video: each video is told apart from them too.
     """
     scale = logit_scale.float().exp().clamp(max=100)
@@ -204,7 +204,7 @@ def retrieval_loss(
 
 def masked_l1(prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """
-    |prediction - target|, averaged over the places and channels where `mask` is True (see `average`); 0 where none is.
+    |prediction - target|, averaged over the places and channels where `mask` is True (see `average`); 0 if none is.
     What stands elsewhere, NaN included, changes neither the loss nor its gradient.
 
     Args:
@@ -226,7 +226,7 @@ def masked_l1_as_published(
     Args:
         prediction, target: of one shape.
         mask: boolean, of the same number of dimensions, 1 along the channels.
-        divisor: a number a target, see `objectives.vision_targets`.
+        divisor: one number per target, see `objectives.vision_targets`.
     """
     total = _absolute_difference(prediction, target, mask.expand_as(target))
     return average(total, mask.sum() + 1e-5) / divisor

@@ -8,13 +8,12 @@ from torch import nn
 from transformers import Cache, GenerationMixin
 from transformers.generation import GenerationMode
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs
 
 from ..configuration.configuration_violet import VioletConfig
 from ..core.upstream import CACHE_NAME, can_return_tuple, one_cache
 from .heads import VioletMaskedLMHead
 from .losses import masked_cross_entropy
-from .modeling_violet import VioletModel, VioletPreTrainedModel, VioletTaskOutput
+from .modeling_violet import VioletInputs, VioletModel, VioletPreTrainedModel, VioletTaskOutput, names_inputs
 from .tokens import Tokens
 
 
@@ -62,24 +61,20 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
     def set_output_embeddings(self, new_embeddings: nn.Linear):
         self.mlm_head.decoder = new_embeddings
 
+    @names_inputs
     @can_return_tuple
     def forward(
         self,
         pixel_values_videos: torch.Tensor | None = None,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        video_index: torch.Tensor | None = None,
-        task_ids: torch.Tensor | None = None,
-        prompt_ids: torch.Tensor | None = None,
-        prompt_attention_mask: torch.Tensor | None = None,
-        video_tokens: Tokens | None = None,
         labels: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         cache: Cache | None = None,
         past_key_values: Cache | None = None,
         look_ahead: bool = False,
         use_cache: bool | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Unpack[VioletInputs],
     ) -> VioletCaptioningOutput:
         r"""
         Args:
@@ -96,11 +91,6 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
             pixel_values_videos=pixel_values_videos,
             input_ids=input_ids,
             attention_mask=attention_mask,
-            video_index=video_index,
-            task_ids=task_ids,
-            prompt_ids=prompt_ids,
-            prompt_attention_mask=prompt_attention_mask,
-            video_tokens=video_tokens,
             attention_rule="sequence_to_sequence",
             position_ids=position_ids,
             cache=cache,
@@ -140,7 +130,7 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
             input_ids: (texts, X), what is already said, padded on the *left*; [CLS] for each video if not given.
             pixel_values_videos: (videos, frames, channels, height, width); they are encoded once.
             video_tokens: videos encoded earlier, in their place.
-            video_index: (texts,), the video of each text; the text's own number where it is not given.
+            video_index: (texts,), the video of each text; the text's own number if it is not given.
             kwargs: among them `prompt_ids` and `prompt_attention_mask` (texts, P) or (1, P), padded on the right, an
                 instruction or a question; and `cache`, of an earlier call that is to be gone on from.
 
@@ -192,7 +182,7 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
         is_first_iteration: bool = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """The words that are not in the cache, and a [MASK] behind them where the next word is to be read there."""
+        """The words that are not in the cache, and a [MASK] behind them if the next word is to be read there."""
         cache = one_cache(cache, past_key_values)
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)

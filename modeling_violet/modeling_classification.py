@@ -1,6 +1,7 @@
 """The class of a video: which of the configuration's labels it has, without any text."""
 
 import torch
+from torch import nn
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
@@ -20,7 +21,7 @@ class VioletForVideoClassification(VioletPreTrainedModel):
 
     The video's tokens pass the fusion by themselves, without a text; a head reads the mean of its patches. The
     configuration's `problem_type` is "single_label_classification", or "multi_label_classification" for videos that
-    may have several labels or none; where it is not set, the first labels decide, as in transformers.
+    may have several labels or none; if it is not set, the first labels decide, as in transformers.
     """
 
     input_modalities = ("video",)
@@ -35,6 +36,11 @@ class VioletForVideoClassification(VioletPreTrainedModel):
         self.classifier = VioletClassificationHead(config, config.num_labels)
         self.post_init()
 
+    def unread_parameters(self) -> list[nn.Parameter]:
+        """Those of texts, prompts and the embeddings before the fusion, see `VioletPreTrainedModel`."""
+        of_texts = ("text_embeddings.", "projection.", "task_tokens")
+        return [parameter for name, parameter in self.violet.named_parameters() if name.startswith(of_texts)]
+
     @capture_outputs(tie_last_hidden_states=False)
     def forward(
         self,
@@ -48,8 +54,8 @@ class VioletForVideoClassification(VioletPreTrainedModel):
         Args:
             pixel_values_videos: (videos, frames, channels, height, width), normalised by the processor.
             labels: (videos,), the label's number, −100 for "none of them"; with several labels (videos, labels), 1 for
-                each that the video has and 0 for the others, −100 where that is not known.
-            video_index: (rows,), the video of each row of `labels`, where a video has several rows; `logits` then have
+                each that the video has and 0 for the others, −100 if that is not known.
+            video_index: (rows,), the video of each row of `labels`, if a video has several rows; `logits` then have
                 a row for each of them.
             video_tokens: videos encoded earlier, in place of `pixel_values_videos`.
 
@@ -64,7 +70,7 @@ class VioletForVideoClassification(VioletPreTrainedModel):
             video = video_tokens
         else:
             raise ValueError("Give exactly one of `pixel_values_videos` and `video_tokens`.")
-        fused = video.with_tokens(self.violet.fusion({"video": video}, **kwargs)["video"])
+        fused = video.with_tokens(self.violet.fuse({"video": video}, **kwargs)["video"])
         logits = self.classifier(fused.patches().mean((1, 2, 3)))  # (videos, frames, rows, columns, width) -> mean
         if video_index is not None:
             logits = logits[video_index]

@@ -1,6 +1,7 @@
 """Models that score how well texts fit a video: multiple choice and retrieval."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -11,7 +12,7 @@ from ..configuration.configuration_violet import VioletConfig
 from ..core.upstream import can_return_tuple
 from .heads import VioletClassificationHead
 from .losses import check_labels, first_of_each, gather_rows, masked_cross_entropy, retrieval_loss
-from .modeling_violet import VioletModel, VioletPreTrainedModel, VioletTaskOutput
+from .modeling_violet import PromptInputs, VioletModel, VioletPreTrainedModel, VioletTaskOutput, names_inputs
 from .tokens import Tokens
 
 
@@ -42,8 +43,8 @@ class VioletForMultipleChoice(VioletPreTrainedModel):
         Args:
             input_ids: (questions, options, X), each option with its question before it.
             attention_mask: (questions, options, X); an option that is all padding is none, and scores -inf.
-            video_index: (questions,), the video of each question; its own number where it is not given.
-            task_ids, prompt_ids, prompt_attention_mask: a row a question (or one prompt for all).
+            video_index: (questions,), the video of each question; its own number if it is not given.
+            task_ids, prompt_ids, prompt_attention_mask: one row per question (or one prompt for all).
             labels: (questions,), the number of the right option, −100 for "none of them".
 
         The other arguments are `VioletModel.forward`'s. `logits` are (questions, options).
@@ -109,20 +110,43 @@ class VioletForRetrieval(VioletPreTrainedModel):
         self.match_head = VioletClassificationHead(config, 1)
         self.post_init()
 
+    def score_pairs(
+        self, video_tokens: Tokens, texts: Tokens, video_index: torch.Tensor, **kwargs: Unpack[PromptInputs]
+    ) -> VioletTaskOutput:
+        """
+        Scores of pairs of a video and a text, in one pass through the fusion.
+
+        Args:
+            video_tokens: encoded videos.
+            texts: an encoded text for each pair, see `VioletModel.encode_texts`.
+            video_index: (pairs,), each pair's video.
+            kwargs: those of `forward` that are one for all pairs.
+
+        Returns:
+            `logits` (pairs,): the match head's score divided by the configuration's `match_temperature`.
+        """
+        outputs = self.violet(
+            inputs_embeds=texts.tokens,
+            attention_mask=texts.mask,
+            video_index=video_index,
+            video_tokens=video_tokens,
+            **kwargs,
+        )
+        logits = self.match_head(outputs.first_text_state())[:, 0] / self.config.match_temperature
+        return VioletTaskOutput(logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions)
+
+    @names_inputs
     @can_return_tuple
     def forward(
         self,
         pixel_values_videos: torch.Tensor | None = None,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        task_ids: torch.Tensor | None = None,
-        prompt_ids: torch.Tensor | None = None,
-        prompt_attention_mask: torch.Tensor | None = None,
         video_tokens: Tokens | None = None,
         labels: torch.Tensor | None = None,
         video_ids: torch.Tensor | None = None,
         pairs_per_pass: int = 256,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Unpack[PromptInputs],
     ) -> VioletTaskOutput:
         r"""
         Args:
@@ -130,15 +154,15 @@ class VioletForRetrieval(VioletPreTrainedModel):
             task_ids: (1,), a task token for all pairs.
             prompt_ids, prompt_attention_mask: (1, P), an instruction for all pairs.
             labels: (texts,), the number of each text's video.
-            video_ids: (videos,), a number of its own for each video of the data set: where several processes train
+            video_ids: (videos,), a number of its own for each video of the data set: if several processes train
                 together, it says which of their videos are the same. Not needed elsewhere.
             pairs_per_pass: how many pairs meet in the fusion at a time: less takes less memory.
 
         The other arguments are `VioletModel.forward`'s. `logits` are (texts, videos), the match head's score divided
-        by the configuration's `match_temperature`. `hidden_states` and `attentions`, where asked for, have a row a
-        pair, in the order of `logits`.
+        by the configuration's `match_temperature`. `hidden_states` and `attentions`, if asked for, have one row
+        per pair, in the order of `logits`.
 
-        Where several processes train together, the videos are those of all of them (`logits` have as many columns),
+        If several processes train together, the videos are those of all of them (`logits` have as many columns),
         and the loss is that of the whole batch: it has the same negatives however many processes share it out.
         """
         if input_ids is None:
@@ -150,30 +174,18 @@ class VioletForRetrieval(VioletPreTrainedModel):
         shared = self.training and dist.is_available() and dist.is_initialized()
         if shared and labels is not None:
             video_tokens, labels = _videos_of_all_processes(video_tokens, labels, video_ids)
-        words = self.violet.text_embeddings(input_ids, attention_mask)
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        texts, videos = len(input_ids), len(video_tokens.tokens)
+        encoded = self.violet.encode_texts(input_ids, attention_mask)
+        texts, videos = len(encoded), len(video_tokens)
         pairs = torch.arange(texts * videos, device=input_ids.device)
-        kwargs |= {
-            "task_ids": task_ids,
-            "prompt_ids": prompt_ids,
-            "prompt_attention_mask": prompt_attention_mask,
-            "video_tokens": video_tokens,
-        }
-        scores: list[torch.Tensor] = []
+        scores: list[Any] = []
         recorded: dict[str, list[tuple[torch.Tensor, ...]]] = {}
         for part in pairs.split(pairs_per_pass):
-            outputs = self.violet(
-                inputs_embeds=words[part // videos],
-                attention_mask=mask[part // videos],
-                video_index=part % videos,
-                **kwargs,
-            )
-            scores.append(self.match_head(outputs.first_text_state())[:, 0])
+            outputs = self.score_pairs(video_tokens, encoded.select(part // videos), part % videos, **kwargs)
+            scores.append(outputs.logits)
             for name in ("hidden_states", "attentions"):
                 if outputs.get(name) is not None:
                     recorded.setdefault(name, []).append(outputs[name])
-        logits = torch.cat(scores).view(texts, videos) / self.config.match_temperature
+        logits = torch.cat(scores).view(texts, videos)
         loss = None
         if labels is not None:
             compared, labels = (gather_rows(logits), gather_rows(labels)) if shared else (logits, labels)
@@ -187,7 +199,7 @@ def _videos_of_all_processes(
     """Every process's videos, each once, and the number that each text's video has among them."""
     check_labels(labels, len(video_tokens.tokens), ignored=False)
     ids = video_ids
-    if ids is None:  # all videos differ: a number a place
+    if ids is None:  # all videos differ: one number per place
         ids = torch.arange(len(video_tokens.tokens), device=labels.device)
         ids = ids * dist.get_world_size() + dist.get_rank()
     known, first = first_of_each(gather_rows(ids))

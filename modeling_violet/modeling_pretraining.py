@@ -17,7 +17,7 @@ from .losses import combine
 from .modeling_violet import VioletModel, VioletPreTrainedModel
 from .objectives.masked_vision import build_mvm_heads
 from .objectives.objective import Objective, objectives_of, why_absent
-from .objectives.passes import Passes, unread_parameters
+from .objectives.passes import Passes
 
 
 @dataclass
@@ -32,9 +32,9 @@ class VioletPreTrainingOutput(ModelOutput):
         mvm_predictions: what each target's head predicts, by target, in the target's layout (see
             `vision_targets`).
         predictions: what the heads of other objectives predict, by objective.
-        received_attention: (batch, L_v + X), in a pass that asks for it alone.
-        hidden_states, attentions: where asked for, of the fusion under the bidirectional rule, a row a pair: each
-            video with its own text, then with its negatives.
+        received_attention: (batch, L_v + X), if only this was asked for.
+        hidden_states, attentions: if asked for, of the fusion under the bidirectional rule, one row per pair:
+            each video with its own text, then with its negatives.
     """
 
     loss: torch.Tensor | None = None
@@ -89,7 +89,8 @@ class VioletForPreTraining(VioletPreTrainedModel):
         The objectives of these names, in the order in which they are computed.
 
         Raises:
-            ValueError: for one that this model does not have, with those that it has and with what it lacks.
+            ValueError: for one that this model does not have, with those that it has and with what it lacks; for one
+                whose rule of attention its parts cannot serve.
         """
         unknown = [name for name in names if name not in self.objectives]
         if unknown:
@@ -97,7 +98,15 @@ class VioletForPreTraining(VioletPreTrainedModel):
                 f"This model has no objective {', '.join(map(repr, unknown))}; it has "
                 f"{', '.join(self.objectives)} ({'; '.join(map(why_absent, unknown))})."
             )
-        return [objective for name, objective in self.objectives.items() if name in names]
+        found = [objective for name, objective in self.objectives.items() if name in names]
+        for objective in found:
+            self.violet.check_rule(objective.rule, f"The objective {objective.name!r}")
+        return found
+
+    def unread_parameters(self) -> list[nn.Parameter]:
+        """Task tokens, and what stands for a hidden order of frames, see `VioletPreTrainedModel`."""
+        optional = (self.violet.task_tokens, self.violet.video_encoder.hidden_order_embedding)
+        return [parameter for parameter in optional if parameter is not None]
 
     def freeze_unused(self, objectives: Collection[str]) -> None:
         """
@@ -106,7 +115,7 @@ class VioletForPreTraining(VioletPreTrainedModel):
         """
         used = {parameter for one in self.find_objectives(objectives) for parameter in one.trained(self)}
         own = {parameter for one in self.objectives.values() for parameter in one.trained(self)}
-        for parameter in own.union(unread_parameters(self.violet)) - used:
+        for parameter in own.union(self.unread_parameters()) - used:
             parameter.requires_grad_(False)
 
     @can_return_tuple
@@ -137,10 +146,10 @@ class VioletForPreTraining(VioletPreTrainedModel):
             wrong_ids: (others, X'), texts that are true of no video, best such that are nearly so: contrast tells each
                 video apart from them too.
             wrong_attention_mask: (others, X').
-            num_hard_negatives: take only so many of the K, those nearest to the video before the fusion.
+            num_hard_negatives: take only this many of the K, those nearest to the video before the fusion.
             mvm_targets: what the masked patches show, by target, as its teacher gives it (see `teachers`).
-            objectives: weights by objective; those that are not named are not computed. By default 1 for `vtm`, `mlm`,
-                `vtc` and every MVM target, as far as their inputs are given.
+            objectives: weights by objective; those that are not named are not computed. By default 1 for each whose
+                inputs are given.
             kwargs: what other objectives need, and transformers' own arguments.
             only_received_attention: return nothing but `received_attention`: for each place of the video and of the
                 text the attention that it receives, mean over heads, summed over layers and queries.

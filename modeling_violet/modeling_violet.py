@@ -1,6 +1,9 @@
 """The models: `VioletModel` and one class for each task."""
 
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -13,7 +16,9 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from ..configuration.configuration_violet import VioletConfig
 from ..core.upstream import can_return_tuple, capture_outputs, one_cache
 from ..core.whole_folders import SavedWhole
+from .attention import RULES
 from .embeddings import VioletVideoEncoder
+from .encoders import Encoder
 from .fusions import build_fusion
 from .fusions.bert_fusion import FusionAttention, FusionLayer
 from .heads import VioletClassificationHead, VioletMaskedLMHead
@@ -27,14 +32,14 @@ from .tokens import Tokens
 class VioletModelOutput(ModelOutput):
     """
     Attributes:
-        last_hidden_state: (texts, L_v + P + X, width), the fusion's states of `[video; prompt; text]`, or of the text
-            alone where a filled cache was given.
+        last_hidden_state: (texts, L_v + P + X, width), the fusion's states of `[video; prompt; text]`, or only of
+            the text if a filled cache was given.
         video_hidden_state: (texts, L_v, width).
-        prompt_hidden_state: (texts, P, width), where there is a task token or a prompt.
+        prompt_hidden_state: (texts, P, width), if there is a task token or a prompt.
         text_hidden_state: (texts, X, width).
-        video_tokens: the videos as they entered the fusion, one row a *video*; give it back as `video_tokens` to ask
+        video_tokens: the videos as they entered the fusion, one row per *video*; give it back as `video_tokens` to ask
             about the same videos again.
-        hidden_states, attentions: one a fusion layer, where asked for.
+        hidden_states, attentions: one per fusion layer, if asked for.
     """
 
     last_hidden_state: torch.Tensor | None = None
@@ -56,15 +61,46 @@ class VioletModelOutput(ModelOutput):
 class VioletTaskOutput(ModelOutput):
     """
     Attributes:
-        loss: (), where labels or captions were given.
+        loss: (), if labels or captions were given.
         logits: the head's scores; their shape stands with each model's `forward`.
-        hidden_states, attentions: one a fusion layer, where asked for.
+        hidden_states, attentions: one per fusion layer, if asked for.
     """
 
     loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
+
+
+class PromptInputs(TransformersKwargs, total=False):  # type: ignore[call-arg]
+    """Arguments of `VioletModel.forward` that every model of texts beside videos passes on."""
+
+    task_ids: torch.Tensor | None
+    prompt_ids: torch.Tensor | None
+    prompt_attention_mask: torch.Tensor | None
+
+
+class VioletInputs(PromptInputs, total=False):  # type: ignore[call-arg]
+    """Arguments of `VioletModel.forward` that those pass on whose texts each have one video."""
+
+    video_index: torch.Tensor | None
+    video_tokens: Tokens | None
+
+
+def names_inputs(forward: Callable) -> Callable:
+    """
+    Decorates a `forward` that passes arguments on by `**kwargs: Unpack[…]`: its signature has them by name. By the
+    signature transformers' Trainer tells which columns a model needs, and `generate` which arguments it knows.
+    """
+    signature = inspect.signature(forward)
+    *named, catch_all = signature.parameters.values()
+    passed_on = get_args(catch_all.annotation)[0].__annotations__
+    own = {name: kind for name, kind in passed_on.items() if name not in TransformersKwargs.__annotations__}
+    keywords = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=own[name]) for name in own
+    ]
+    forward.__signature__ = signature.replace(parameters=[*named, *keywords, catch_all])  # type: ignore[attr-defined]
+    return forward
 
 
 class VioletPreTrainedModel(SavedWhole, PreTrainedModel):
@@ -110,6 +146,13 @@ class VioletPreTrainedModel(SavedWhole, PreTrainedModel):
     def set_input_embeddings(self, value: nn.Embedding):
         self.base_model.text_embeddings.set_input_embeddings(value)
 
+    def unread_parameters(self) -> list[nn.Parameter]:
+        """
+        Parameters that no pass of this class reads. Freeze them before training: processes that train together would
+        wait for gradients that never come.
+        """
+        return []
+
     def enable_input_require_grads(self):
         """As transformers', which needs embeddings that give one tensor: TimeSformer's give more beside it."""
 
@@ -146,6 +189,21 @@ class VioletModel(VioletPreTrainedModel):
         self.fusion = build_fusion(config)
         self.post_init()
 
+    @property
+    def vision_model(self) -> PreTrainedModel:
+        """The vision encoder's model, without what VIOLET adds to its states."""
+        return self.video_encoder.vision_model
+
+    @property
+    def vision_encoder(self) -> Encoder:
+        """How that model is asked: its cells, and the grid of a clip."""
+        return self.video_encoder.encoder
+
+    @property
+    def has_embeddings(self) -> bool:
+        """Whether `embed_videos` and `embed_texts` work: the configuration has a `projection_dim`."""
+        return self.projection is not None
+
     def encode_videos(
         self,
         pixel_values_videos: torch.Tensor,
@@ -155,6 +213,48 @@ class VioletModel(VioletPreTrainedModel):
         """Videos (batch, frames, channels, height, width) as the tokens that enter the fusion."""
         return self.video_encoder(pixel_values_videos, bool_masked_pos, hidden_frame_order)
 
+    def encode_texts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> Tokens:
+        """Texts (batch, X), with their mask, as the tokens that enter the fusion."""
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        return Tokens(self.text_embeddings(input_ids, mask), mask)
+
+    def embed_videos(self, tokens: Tokens) -> torch.Tensor:
+        """
+        Encoded videos -> their embeddings before the fusion, (batch, projection_dim), of length 1. Their inner product
+        with `embed_texts` says how near a video and a text are.
+
+        Raises:
+            ValueError: for a model without embeddings, see `has_embeddings`.
+        """
+        return self._need_projection().video(tokens)
+
+    def embed_texts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """
+        Texts (batch, X) -> their embeddings before the fusion, (batch, projection_dim), of length 1.
+
+        Raises:
+            ValueError: for a model without embeddings, see `has_embeddings`.
+        """
+        projection, texts = self._need_projection(), self.encode_texts(input_ids, attention_mask)
+        return projection.text(texts.tokens, texts.mask)
+
+    def fuse(
+        self,
+        groups: dict[str, Tokens],
+        rule: str = "bidirectional",
+        cache: Cache | None = None,
+        past_mask: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> dict[str, torch.Tensor]:
+        """
+        Named groups of tokens through the fusion: each group's states (batch, tokens, width). See `Fusion.forward`.
+
+        Raises:
+            ValueError: for a rule that is unknown, or that the model's parts cannot serve.
+        """
+        self.check_rule(rule, "This pass")
+        return self.fusion(groups, rule, cache, past_mask, **kwargs)
+
     def check_rule(self, rule: str, reader: str) -> None:
         """
         Refuses a model whose parts cannot serve a rule of attention.
@@ -163,19 +263,22 @@ class VioletModel(VioletPreTrainedModel):
             reader: what needs it, for the message.
 
         Raises:
-            ValueError: names the setting that stands against it.
+            ValueError: for a rule that is unknown, or that a setting stands against, with its name.
         """
         if rule not in self.fusion.rules:
-            fusion = self.config.fusion_config.model_type
+            if rule not in RULES:
+                raise ValueError(f"`attention_rule` {rule!r} is unknown; use {' or '.join(map(repr, RULES))}.")
+            own = self.config.fusion_model_config
             raise ValueError(
-                f"{reader} needs the rule of attention {rule!r}, and `fusion_config.model_type` {fusion!r} serves "
-                f"{', '.join(self.fusion.rules)}."
+                f"{reader} needs the rule of attention {rule!r} (`attention_rule`), and the fusion "
+                f"`fusion_model_config.model_type` {own.model_type if own else 'bert'!r} serves "
+                f"{', '.join(map(repr, self.fusion.rules))}."
             )
-        if rule == "sequence_to_sequence" and self.text_embeddings.contextual:
+        if RULES[rule].causal and self.text_embeddings.contextual:
             text = self.config.text_config.model_type
             raise ValueError(
-                f"{reader} needs words that do not know those behind them, and `text_config.model_type` {text!r} lets "
-                "each see all: leave `text_config` out."
+                f"{reader} needs the rule of attention {rule!r} (`attention_rule`), under which no word knows those "
+                f"behind it, and `text_config.model_type` {text!r} lets each see all: leave `text_config` out."
             )
 
     def _need_projection(self) -> VioletProjection:
@@ -188,11 +291,11 @@ class VioletModel(VioletPreTrainedModel):
     def get_video_features(self, pixel_values_videos: torch.Tensor) -> BaseModelOutputWithPooling:
         """
         Videos before they meet a text: `last_hidden_state` (batch, L_v, width), the video tokens, and `pooler_output`
-        (batch, projection_dim), of length 1 and comparable with `get_text_features`, where the configuration has a
+        (batch, projection_dim), of length 1 and comparable with `get_text_features`, if the configuration has a
         projection (`None` elsewhere). Good for search over many clips; a fused score tells near clips apart better.
         """
         video = self.encode_videos(pixel_values_videos)
-        pooled = None if self.projection is None else self.projection.video(video)
+        pooled = self.embed_videos(video) if self.has_embeddings else None
         return BaseModelOutputWithPooling(last_hidden_state=video.tokens, pooler_output=pooled)
 
     def get_text_features(
@@ -200,21 +303,19 @@ class VioletModel(VioletPreTrainedModel):
     ) -> BaseModelOutputWithPooling:
         """
         Texts before they meet a video: `last_hidden_state` (batch, X, width), BERT's embeddings (no context between
-        the words), and `pooler_output` (batch, projection_dim), of length 1, where the configuration has a projection.
+        the words), and `pooler_output` (batch, projection_dim), of length 1, if the configuration has a projection.
         """
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        states = self.text_embeddings(input_ids, mask)
-        pooled = None if self.projection is None else self.projection.text(states, mask)
-        return BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=pooled)
+        texts = self.encode_texts(input_ids, attention_mask)
+        pooled = None if self.projection is None else self.projection.text(texts.tokens, texts.mask)
+        return BaseModelOutputWithPooling(last_hidden_state=texts.tokens, pooler_output=pooled)
 
     def video_and_text_embeddings(
         self, video: Tokens, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Encoded videos and one text for each -> their embeddings before the fusion, (batch, projection_dim) each."""
-        projection = self._need_projection()
         if len(input_ids) != len(video.tokens):
             raise ValueError(f"There are {len(input_ids)} texts for {len(video.tokens)} videos: one each is needed.")
-        return projection.video(video), self.get_text_features(input_ids, attention_mask).pooler_output
+        return self.embed_videos(video), self.embed_texts(input_ids, attention_mask)
 
     def contrast(
         self,
@@ -275,11 +376,10 @@ class VioletModel(VioletPreTrainedModel):
             states = self.task_tokens[task_ids].unsqueeze(1).expand(batch, -1, -1)  # (batch, 1, width)
             return Tokens(states, task_ids.new_ones(states.shape[:2]))
         if prompt_ids is not None:
-            mask = torch.ones_like(prompt_ids) if prompt_attention_mask is None else prompt_attention_mask
-            states = self.text_embeddings(prompt_ids, mask)
+            prompt = self.encode_texts(prompt_ids, prompt_attention_mask)
             if len(prompt_ids) not in (1, batch):
                 raise ValueError(f"`prompt_ids` has {len(prompt_ids)} rows for {batch} texts: give one each, or one.")
-            return Tokens(states.expand(batch, -1, -1), mask.expand(batch, -1))
+            return Tokens(prompt.tokens.expand(batch, -1, -1), prompt.mask.expand(batch, -1))
         return None
 
     @capture_outputs(tie_last_hidden_states=False)
@@ -306,27 +406,27 @@ class VioletModel(VioletPreTrainedModel):
         Args:
             pixel_values_videos: (videos, frames, channels, height, width), normalised by the processor.
             input_ids: (texts, X), as `[CLS] … [SEP]`.
-            attention_mask: (texts, X), 1 for a token and 0 for padding; all 1 where it is not given.
-            video_index: (texts,), the video that each text belongs to; the text's own number where it is not given.
+            attention_mask: (texts, X), 1 for a token and 0 for padding; all 1 if it is not given.
+            video_index: (texts,), the video that each text belongs to; the text's own number if it is not given.
                 A video is encoded once, however many texts meet it.
             task_ids: (texts,) or (1,), rows of the learned task tokens (`configuration.TASK_TOKENS`).
             prompt_ids: (texts, P) or (1, P), an instruction in words between video and text.
-            prompt_attention_mask: the like, 1 for a token and 0 for padding.
+            prompt_attention_mask: (texts, P) or (1, P), 1 for a token and 0 for padding.
             bool_masked_pos: (videos, frames, rows, columns), True where a patch's pixels are hidden.
             hidden_frame_order: (videos, frames), True where a frame's place in time is hidden (VIOLETv2).
             video_tokens: videos encoded earlier, in place of `pixel_values_videos`.
-            attention_rule: `"bidirectional"` or `"sequence_to_sequence"`, see `attention.build_attention_mask`.
-            inputs_embeds: (texts, X, width), texts embedded earlier (`text_embeddings`), in place of `input_ids`.
-            position_ids: (texts, X), each token's place in its text; 0, 1, 2, … where it is not given.
+            attention_rule: who sees whom, a name of `attention.RULES` that the fusion serves.
+            inputs_embeds: (texts, X, width), texts encoded earlier (`encode_texts`), in place of `input_ids`.
+            position_ids: (texts, X), each token's place in its text; 0, 1, 2, … if it is not given.
             cache: under the sequence-to-sequence rule, a cache of keys and values. An empty one is filled
                 with those of video, prompt and text. With a filled one, `input_ids` are the words that come next:
-                they alone are computed, while `attention_mask` covers the whole text.
+                only they are computed, while `attention_mask` covers the whole text.
             past_key_values: the older name of `cache`.
         """
         cache = one_cache(cache, past_key_values)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError(
-                "Give exactly one of `input_ids` and `inputs_embeds`; for a video alone there is `get_video_features`."
+                "Give exactly one of `input_ids` and `inputs_embeds`; without a text there is `get_video_features`."
             )
         if video_tokens is None and pixel_values_videos is not None:
             video_tokens = self.encode_videos(pixel_values_videos, bool_masked_pos, hidden_frame_order)
@@ -334,7 +434,7 @@ class VioletModel(VioletPreTrainedModel):
             raise ValueError("Give exactly one of `pixel_values_videos` and `video_tokens`.")
         elif bool_masked_pos is not None or hidden_frame_order is not None:
             raise ValueError("Encoded `video_tokens` cannot be masked: give `pixel_values_videos`.")
-        words = inputs_embeds
+        words: Any = inputs_embeds
         if input_ids is not None:
             words = self.text_embeddings(input_ids, attention_mask, position_ids)
         videos, texts = video_tokens.tokens.shape[0], words.shape[0]
@@ -360,7 +460,7 @@ class VioletModel(VioletPreTrainedModel):
         if attention_mask is None:
             attention_mask = words.new_ones(words.shape[:2], dtype=torch.long)
         groups["text"] = Tokens(words, attention_mask)
-        states = self.fusion(groups, attention_rule, cache, past_mask, **kwargs)
+        states = self.fuse(groups, attention_rule, cache, past_mask, **kwargs)
         return VioletModelOutput(
             last_hidden_state=torch.cat(list(states.values()), dim=1),
             video_hidden_state=states.get("video"),
@@ -385,22 +485,18 @@ class VioletForMaskedLM(VioletPreTrainedModel):
     def set_output_embeddings(self, new_embeddings: nn.Linear):
         self.mlm_head.decoder = new_embeddings
 
+    @names_inputs
     @can_return_tuple
     def forward(
         self,
         pixel_values_videos: torch.Tensor | None = None,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        video_index: torch.Tensor | None = None,
-        task_ids: torch.Tensor | None = None,
-        prompt_ids: torch.Tensor | None = None,
-        prompt_attention_mask: torch.Tensor | None = None,
         bool_masked_pos: torch.Tensor | None = None,
         hidden_frame_order: torch.Tensor | None = None,
-        video_tokens: Tokens | None = None,
         attention_rule: str = "bidirectional",
         labels: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Unpack[VioletInputs],
     ) -> VioletTaskOutput:
         r"""
         Args:
@@ -412,13 +508,8 @@ class VioletForMaskedLM(VioletPreTrainedModel):
             pixel_values_videos=pixel_values_videos,
             input_ids=input_ids,
             attention_mask=attention_mask,
-            video_index=video_index,
-            task_ids=task_ids,
-            prompt_ids=prompt_ids,
-            prompt_attention_mask=prompt_attention_mask,
             bool_masked_pos=bool_masked_pos,
             hidden_frame_order=hidden_frame_order,
-            video_tokens=video_tokens,
             attention_rule=attention_rule,
             **kwargs,
         )
@@ -438,27 +529,23 @@ class VioletForQuestionAnswering(VioletPreTrainedModel):
         self.answer_head = VioletClassificationHead(config, config.num_labels)
         self.post_init()
 
+    @names_inputs
     @can_return_tuple
     def forward(
         self,
         pixel_values_videos: torch.Tensor | None = None,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        video_index: torch.Tensor | None = None,
-        task_ids: torch.Tensor | None = None,
-        prompt_ids: torch.Tensor | None = None,
-        prompt_attention_mask: torch.Tensor | None = None,
-        video_tokens: Tokens | None = None,
         labels: torch.Tensor | None = None,
         caption_ids: torch.Tensor | None = None,
         caption_attention_mask: torch.Tensor | None = None,
         video_ids: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Unpack[VioletInputs],
     ) -> VioletTaskOutput:
         r"""
         Args:
             labels: (texts,), the answers' numbers, −100 for "none of them".
-            caption_ids: (videos, X), a caption of each video. Where given, a contrastive loss on the embeddings before
+            caption_ids: (videos, X), a caption of each video. If given, a contrastive loss on the embeddings before
                 the fusion is added, with the configuration's `contrastive_weight`: a small model trained from scratch
                 does not learn motion without it.
             caption_attention_mask: (videos, X).
@@ -471,11 +558,6 @@ class VioletForQuestionAnswering(VioletPreTrainedModel):
             pixel_values_videos=pixel_values_videos,
             input_ids=input_ids,
             attention_mask=attention_mask,
-            video_index=video_index,
-            task_ids=task_ids,
-            prompt_ids=prompt_ids,
-            prompt_attention_mask=prompt_attention_mask,
-            video_tokens=video_tokens,
             **kwargs,
         )
         logits = self.answer_head(outputs.first_text_state())

@@ -10,7 +10,7 @@ from ..core.registry import Registry
 from .tokens import Tokens
 
 NUM_BASES = 4
-"""What is kept of a sequence's order where it is pooled, see `pool_in_order`."""
+"""What is kept of a sequence's order when it is pooled, see `pool_in_order`."""
 
 PROJECTIONS: Registry[type["VioletProjection"]] = Registry(
     "projection", __package__, {"in_order": "projection:VioletProjection"}, config_keys=("projection_type",)
@@ -19,7 +19,7 @@ PROJECTIONS: Registry[type["VioletProjection"]] = Registry(
 
 
 def build_projection(config: PreTrainedConfig) -> "VioletProjection | None":
-    """The projection of a configuration; None where its `projection_dim` is None."""
+    """The projection of a configuration; None if its `projection_dim` is None."""
     return None if config.projection_dim is None else PROJECTIONS.find(config.projection_type)(config)
 
 

@@ -1,4 +1,4 @@
-"""A person's question -> an answer: one file a task."""
+"""A user's question -> an answer: one file per task."""
 
 from .auto_classes import (
     AutoModelForVideoCaptioning,

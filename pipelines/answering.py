@@ -42,7 +42,7 @@ class Way:
     def ask(self, question: str, names: Sequence[str], mask_place: str) -> Asked:
         """
         Args:
-            names: the options, or the answers to choose among; empty where the model finds them itself.
+            names: the options, or the answers to choose among; empty if the model finds them itself.
             mask_place: where a [MASK] stands, see `processing.questions.MASK_PLACES`; of no matter elsewhere.
         """
         raise NotImplementedError
@@ -178,7 +178,7 @@ WITH_OPTIONS: Mapping[str, type[Way]] = {
 
 
 def model_name(model: Any) -> str:
-    """The name of the model's class; of the one inside where adapters are around it."""
+    """The name of the model's class; of the one inside if adapters are around it."""
     return type(model.get_base_model() if hasattr(model, "get_base_model") else model).__name__
 
 

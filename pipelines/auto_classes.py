@@ -28,8 +28,8 @@ class _AutoModelOfTask(_BaseAutoModelClass):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args: Any, **kwargs: Any):
         """
-        As of every Auto class, but nothing is made up: a checkpoint without weights for the task is refused, where
-        other Auto classes start a new head and warn. An adapter may bring a head of its own.
+        As of every Auto class, but a checkpoint without weights for the task is refused; other Auto classes start a
+        new head and warn. An adapter may bring a head of its own.
 
         Raises:
             ValueError: names the checkpoint, what it holds, and what is missing.

@@ -19,12 +19,12 @@ NUMBER = "input_number"
 @dataclass(frozen=True)
 class Asked:
     """
-    What is asked about a video. A batch of a pipeline stacks tensors and lists; this is neither, and stays whole.
+    What is asked about a video. A dataclass, so that the pipeline's collate function does not stack it.
 
     Attributes:
         texts: token ids of what the model reads; what each of them is depends on who asks.
-        answers: the names of what may be answered, where they are given with the question.
-        answer_tokens: the like as token ids.
+        answers: the names of what may be answered, if they are given with the question.
+        answer_tokens: their token ids.
     """
 
     texts: Sequence[TokenIds]
@@ -35,7 +35,7 @@ class Asked:
 class VideoTextPipeline(Pipeline):
     """
     A pipeline whose processor takes videos and texts. An input is a dictionary with a `video` and what belongs to it;
-    inputs come alone, as a list, or from a generator.
+    inputs come one by one, as a list, or from a generator.
     """
 
     _load_processor = True
@@ -60,7 +60,7 @@ class VideoTextPipeline(Pipeline):
         How many inputs go through the model together: as asked, or the pipeline's own.
 
         Raises:
-            ValueError: for several, where the processor takes as many frames of a video as it is long.
+            ValueError: for several, if the processor takes as many frames of a video as it is long.
         """
         size, frames = batch_size or self._batch_size or 1, self.processor.video_processor
         if size > 1 and (frames.fps is not None or not frames.do_sample_frames):
@@ -114,10 +114,10 @@ class VideoTextPipeline(Pipeline):
 
 def need(inputs: Any, *names: str) -> Mapping[str, Any]:
     """
-    The inputs, where they have a `video` and these names.
+    The inputs, if they have a `video` and these names.
 
     Raises:
-        ValueError: where they do not.
+        ValueError: if they do not.
     """
     if not isinstance(inputs, Mapping) or not {"video", *names} <= set(inputs):
         wanted = " and a ".join(["video", *names])
@@ -132,7 +132,7 @@ def in_batch(value: Any) -> list:
 
 
 def check_top_k(top_k: int | None) -> dict[str, int]:
-    """`top_k` as a keyword, where it is given."""
+    """`top_k` as a keyword, if it is given."""
     if top_k is not None and top_k < 1:
         raise ValueError(f"`top_k` must be 1 or more, got {top_k}.")
     return {} if top_k is None else {"top_k": top_k}
@@ -140,7 +140,7 @@ def check_top_k(top_k: int | None) -> dict[str, int]:
 
 def pair_up(videos: Any, texts: str | list[str], name: str) -> Any:
     """
-    One input where one video and one text are given, else a list: of lists of one length pair by pair, or of one of
+    One input if one video and one text are given, else a list: of lists of one length pair by pair, or of one of
     them with all of the other. A generator of videos with one text for all stays a generator.
 
     Args:

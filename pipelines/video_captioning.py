@@ -32,9 +32,9 @@ class VideoCaptioningPipeline(VideoTextPipeline):
         """
         Args:
             videos: a video or a list of them.
-            prompt: an instruction in words between video and text, where the model was trained with one.
+            prompt: an instruction in words between video and text, if the model was trained with one.
             batch_size: how many videos go through the model together.
-            kwargs: settings of `generate`: `max_new_tokens` (up to the processor's `max_length` in all where it is
+            kwargs: settings of `generate`: `max_new_tokens` (up to the processor's `max_length` in all if it is
                 not given), `num_beams`, `num_return_sequences`, `do_sample`, …
 
         Returns:

@@ -17,7 +17,7 @@ class VideoFeatureExtractionPipeline(VideoTextPipeline):
         >>> features("clip.mp4").shape
         torch.Size([128])
 
-    - Of a video one vector: its embedding before the fusion, of length 1, where the model has a projection; else the
+    - Of a video one vector: its embedding before the fusion, of length 1, if the model has a projection; else the
       mean of its tokens. With `pool=False` its tokens before the fusion.
     - Of a video and a text one vector: the fused state that the match and answer heads read, at the text's [CLS]. With
       `pool=False` the fused states of the video's tokens and then the text's.
@@ -33,7 +33,7 @@ class VideoFeatureExtractionPipeline(VideoTextPipeline):
     def __call__(self, videos: Any, text: str | list[str] | None = None, **kwargs: Any) -> Any:
         """
         Args:
-            videos: a video or a list of them; or inputs of a `video` and maybe a `text`, where `text` is not given.
+            videos: a video or a list of them; or inputs of a `video` and maybe a `text`, if `text` is not given.
             text: a text or a list of them, paired with the videos.
             pool: whether to give one vector, (width,), or all tokens, (tokens, width).
             batch_size: how many inputs go through the model together.
@@ -59,8 +59,8 @@ class VideoFeatureExtractionPipeline(VideoTextPipeline):
             video = self.model.encode_videos(pixels)
             if not pool:
                 return {"features": video.tokens, "mask": video.mask}
-            if self.model.projection is not None:
-                return {"features": self.model.projection.video(video)}
+            if self.model.has_embeddings:
+                return {"features": self.model.embed_videos(video)}
             mask = video.mask.unsqueeze(-1).to(video.tokens.dtype)
             return {"features": (video.tokens * mask).sum(1) / mask.sum(1)}
         padding = self.processor.tokenizer.pad_token_id

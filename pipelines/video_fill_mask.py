@@ -15,7 +15,7 @@ class VideoFillMaskPipeline(VideoTextPipeline):
         >>> fill("clip.mp4", "a red disc moves [MASK]", top_k=1)
         [{"score": 0.97, "token": 61, "token_str": "left", "sequence": "a red disc moves left"}]
 
-    Several at once: lists of videos and of sentences of one length, one of them alone for all of the other, a list or
+    Several at once: lists of videos and of sentences of one length, one of either for all of the other, a list or
     a generator of `{"video": ..., "text": ...}`; with `batch_size`. A sentence with several blanks gives a list for
     each.
 
@@ -26,9 +26,9 @@ class VideoFillMaskPipeline(VideoTextPipeline):
     def __call__(self, videos: Any, text: str | list[str] | None = None, **kwargs: Any) -> Any:
         """
         Args:
-            videos: a video or a list of them; or the inputs with their sentences, where `text` is not given.
+            videos: a video or a list of them; or the inputs with their sentences, if `text` is not given.
             text: a sentence with [MASK] for each blank, or a list of them.
-            top_k: how many words to give for a blank, 5 where it is not given.
+            top_k: how many words to give for a blank, 5 if it is not given.
             batch_size: how many sentences go through the model together.
 
         Returns:

@@ -25,8 +25,8 @@ class VideoQuestionAnsweringPipeline(VideoTextPipeline):
     | `VioletForMultipleChoice` | `options=[...]` | probability among them |
     | `VioletForCaptioning` | writes its answer | geometric mean of its tokens' probabilities |
 
-    Several at once: lists of videos and of questions of one length, one of them alone for all of the other, a list or
-    a generator of `{"video": ..., "question": ...}`, with `"options"` where there are some; with `batch_size`. Each
+    Several at once: lists of videos and of questions of one length, one of either for all of the other, a list or
+    a generator of `{"video": ..., "question": ...}`, with `"options"` if there are some; with `batch_size`. Each
     gives a list of answers, best first.
 
     A video is anything that `violet.processing.decode_video` reads; one that cannot be read raises `VideoDecodeError`,
@@ -51,13 +51,13 @@ class VideoQuestionAnsweringPipeline(VideoTextPipeline):
     ) -> Any:
         """
         Args:
-            videos: a video or a list of them; or the inputs with their questions, where `question` is not given.
+            videos: a video or a list of them; or the inputs with their questions, if `question` is not given.
             question: a question or a list of them.
             options: what to choose between: a list for all questions, or a list of such lists, one a question.
             answers: a list of answers to choose among, for all questions.
             mask_place: where the [MASK] stands in a question that has none: "append" (default), "prepend", "insert"
                 or "replace", see `violet.processing.questions`; the one that the model was trained with.
-            top_k: how many answers to give, 5 where it is not given; all where there are fewer. A model that writes
+            top_k: how many answers to give, 5 if it is not given; all if there are fewer. A model that writes
                 gives one, or as many as its best beams.
             batch_size: how many questions go through the model together.
             kwargs: for a model that writes, settings of `generate`: `max_new_tokens`, `num_beams`, …

@@ -28,7 +28,7 @@ class VideoTextRetrievalPipeline(VideoTextPipeline):
         >>> search.add(["a.mp4", "b.mp4", "c.mp4"])
         >>> search("a red disc moves left", top_k=2)
         [{"video": "b.mp4", "index": 1, "score": 0.93}, {"video": "a.mp4", "index": 0, "score": 0.05}]
-        >>> search(["a red disc moves left", "a blue square grows"], videos=["d.mp4", "e.mp4"])  # in these alone
+        >>> search(["a red disc moves left", "a blue square grows"], videos=["d.mp4", "e.mp4"])  # only in these
 
     A score is the probability that the video is the one that the text tells of, among those searched: they sum to 1
     over the gallery, and depend on what else is in it.
@@ -38,7 +38,7 @@ class VideoTextRetrievalPipeline(VideoTextPipeline):
     at the published models' width. Many videos are better kept on disk, and searched in two stages:
 
         >>> search.open("gallery", videos=paths)  # encodes what the folder does not have yet
-        >>> search("a red disc moves left", shortlist=100)  # the fusion sees the nearest 100 alone
+        >>> search("a red disc moves left", shortlist=100)  # the fusion sees only the nearest 100
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -81,12 +81,12 @@ class VideoTextRetrievalPipeline(VideoTextPipeline):
 
     def add(self, videos: Any, names: Sequence[str] | None = None, batch_size: int | None = None) -> None:
         """
-        Encodes videos and puts them behind those of the gallery: all of them, or, where one cannot be read, none. A
+        Encodes videos and puts them behind those of the gallery: all of them, or, if one cannot be read, none. A
         gallery on disk stays as it is, and takes none.
 
         Args:
             videos: a video, a list of them, or a generator.
-            names: what results call them, where that is not their path or URL. A name that the gallery has already is
+            names: what results call them, if that is not their path or URL. A name that the gallery has already is
                 passed over: it is not encoded again.
             batch_size: how many are encoded together, by default the pipeline's own, or 1.
         """
@@ -109,10 +109,10 @@ class VideoTextRetrievalPipeline(VideoTextPipeline):
         Args:
             texts: a text, a list of them, or a generator.
             videos: a video or several to search in place of the gallery, which they do not enter.
-            top_k: how many videos to give, 5 where it is not given; all where there are fewer.
+            top_k: how many videos to give, 5 if it is not given; all if there are fewer.
             shortlist: how many videos meet the text in the fusion: those nearest to it before, by the model's
-                projection; all where it is not given. Scores then sum to 1 over the shortlist.
-            pairs_per_pass: how many pairs of a text and a video meet in the fusion at a time, 256 where it is not
+                projection; all if it is not given. Scores then sum to 1 over the shortlist.
+            pairs_per_pass: how many pairs of a text and a video meet in the fusion at a time, 256 if it is not
                 given: less takes less memory.
             batch_size: how many texts, and of `videos` how many, go through the model together.
 
@@ -152,9 +152,9 @@ class VideoTextRetrievalPipeline(VideoTextPipeline):
             pixels = torch.cat([self.read_video(one) for one in inputs[start : start + size]])
             with self.device_placement(), torch.no_grad():
                 encoded.append(self.model.violet.encode_videos(pixels.to(self.device)))
-        tokens, projection = Tokens.join(encoded), self.model.violet.projection
+        tokens, model = Tokens.join(encoded), self.model.violet
         with self.device_placement(), torch.no_grad():
-            embeds = None if projection is None else projection.video(tokens)
+            embeds = model.embed_videos(tokens) if model.has_embeddings else None
         return MemoryGallery((*gallery.names, *new), tokens, embeds)
 
     def _sanitize_parameters(

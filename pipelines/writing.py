@@ -29,7 +29,7 @@ def check_special_tokens(model: Any, tokenizer: Any) -> None:
 
 
 def default_length(model: Any, processor: Any) -> int:
-    """How many tokens are written at most: up to the processor's `max_length`, as far as the model has positions."""
+    """How many tokens are written at most: the processor's `max_length` or the model's positions, the smaller one."""
     look_ahead = 0 if model.config.next_word_prediction else 1
     return min(processor.max_length, model.config.max_position_embeddings - look_ahead) - 1  # [CLS] is there already
 
@@ -43,7 +43,7 @@ def write(
     Args:
         pixels: (videos, frames, 3, height, width).
         prompts: for each video the token ids that stand between it and the text; or none at all.
-        generate_kwargs: of `generate`; `num_return_sequences` asks for several texts a video.
+        generate_kwargs: of `generate`; `num_return_sequences` asks for several texts per video.
 
     Returns:
         The token ids (videos, texts, tokens), and (videos, texts), the geometric mean of the probabilities of the

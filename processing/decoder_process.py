@@ -1,4 +1,4 @@
-"""`decode_video` in a process that can be killed: a decoder that hangs hears nothing else.
+"""`decode_video` in a process that can be killed: nothing else can interrupt a hung native decoder.
 
 The process is this file, run by its path, so that it loads neither the package nor torch. The two talk over a pair of
 sockets; a message is the lengths of its parts, a JSON object, and bytes: those of a file or of frames, as they are.
@@ -52,7 +52,7 @@ class DecoderProcess:
         As `decode_video`, for a path, a URL or the bytes of a file. `sample_indices` is asked in this process.
 
         Raises:
-            VideoDecodeError: also where the time limit is over, or the process dies.
+            VideoDecodeError: also if the time limit is over, or the process dies.
         """
         name = describe_source(source) if name is None else name
         request: dict[str, Any] = {"backend": backend, "name": name}
@@ -135,7 +135,7 @@ _ERRORS: dict[str, type[Exception]] = {error.__name__: error for error in (Video
 
 def _end(owner: int, process: subprocess.Popen, connection: socket.socket) -> None:
     connection.close()
-    if owner == os.getpid():  # a process forked from its owner leaves it alone
+    if owner == os.getpid():  # not in a process forked from its owner
         process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):  # one that the kernel holds is not waited for
             process.wait(timeout=1)

@@ -3,11 +3,11 @@
 Three libraries can read a video file, and on one file they give the same frames to the bit:
 
 - `"pyav"` bundles FFmpeg on every platform, checks every file, and is what `"auto"` takes: it was the fastest (five
-  frames of an MSR-VTT clip: 59 ms, decord 69 ms) and alone reports damage inside packets.
+  frames of an MSR-VTT clip: 59 ms, decord 69 ms) and is the only one to report damage inside packets.
 - `"decord"` and `"torchcodec"` read the files they are known to be exact on (see `_seeks_are_exact`); torchcodec needs
   FFmpeg's shared libraries on the machine.
 
-PyAV stands in where the chosen library is not installed or not exact; `DecodedVideo.backend` says what was used.
+PyAV stands in if the chosen library is not installed or not exact; `DecodedVideo.backend` says what was used.
 A file is checked before any frame is decoded: its packets are held against what the container promises. That finds
 truncation without decoding, and keeps damaged files away from decord, which can loop for ever on them. GIF, animated
 WebP and PNG, and still pictures are read with Pillow.
@@ -82,11 +82,11 @@ class DecodedVideo:
 
     Attributes:
         frames: (frames, height, width, 3) uint8 RGB.
-        times: (frames,) float64, seconds from the start of the video; NaN where the source has no time stamps
+        times: (frames,) float64, seconds from the start of the video; NaN if the source has no time stamps
             (arrays, lists of pictures, folders) and none were given.
         indices: (frames,) int64, the place of each frame in the video, in order of presentation.
         total_frames: how many frames the whole video has.
-        fps: average frames a second, None where there are no time stamps.
+        fps: average frames a second, None if there are no time stamps.
         backend: what read it: "pyav", "decord", "torchcodec", "pillow" or "array".
     """
 
@@ -116,7 +116,7 @@ def decode_video(
             - an http(s) URL, or another address that fsspec reads (`hf://…`, as streamed data sets have it);
             - the `bytes` of a file;
             - a dictionary `{"path": ..., "bytes": ...}`, as `datasets.Video(decode=False)` gives it: the bytes, or
-              the file at the path where they are None;
+              the file at the path if they are None;
             - torchcodec's `VideoDecoder`, as `datasets.Video()` gives it;
             - an array or tensor (T, H, W, C) or (T, C, H, W) with 1, 3 or 4 channels, or grey (T, H, W), uint8 or
               float in 0..1;
@@ -124,17 +124,17 @@ def decode_video(
             Grey becomes RGB; an alpha channel is dropped.
         sample_indices: `(total_frames, fps) -> frame indices`, in any order, repeats allowed. None takes all frames.
         backend: "auto", "decord", "pyav" or "torchcodec"; matters for video files only.
-        name: what messages call the source; `describe_source(source)` where it is not given.
+        name: what messages call the source; `describe_source(source)` if it is not given.
         sample_times: in place of `sample_indices`: `(duration) -> seconds` from the first frame on, below the
             duration. At each of them the frame is taken that is on the screen then: the last one whose time stamp is
             not later.
         video_metadata: when the frames are shown, for sources without time stamps (arrays, lists of frames, folders):
-            `fps`, or `duration` in seconds; `frames_indices` where they are frames of a longer video, with
+            `fps`, or `duration` in seconds; `frames_indices` if they are frames of a longer video, with
             `total_num_frames`, the number of its frames. As transformers' `VideoMetadata`. Files have their own.
 
     Raises:
         VideoDecodeError: the source is missing, damaged, truncated, not a video, has values that are no colours, or
-            no time stamps where frames are sampled by time.
+            no time stamps if frames are sampled by time.
         ValueError: an index or a time is out of range, or the backend is unknown.
         ImportError: the library that the source needs is not installed.
     """
@@ -178,7 +178,7 @@ def is_encoded_file(source: Any) -> bool:
 
 def encoded_file(source: Any, name: str | None = None) -> Any:
     """
-    The bytes in such a dictionary, or the path where they are None; what is no dictionary comes back as it is.
+    The bytes in such a dictionary, or the path if they are None; what is no dictionary comes back as it is.
 
     Raises:
         VideoDecodeError: for another dictionary, or one with neither.
@@ -220,7 +220,7 @@ class Clock:
     """When the frames of a video are shown.
 
     Attributes:
-        times: (frames,) float64 seconds, ascending; NaN where they are not known.
+        times: (frames,) float64 seconds, ascending; NaN if they are not known.
         end: seconds at which the last frame ends.
         fps: average frames a second, or None.
     """
@@ -239,7 +239,7 @@ class Clock:
         return max(0.0, self.end - float(self.times[0])) if np.isfinite(self.times).all() else 0.0
 
     def shown_at(self, seconds: np.ndarray) -> np.ndarray:
-        """The frames that are on the screen so many seconds after the first one appeared."""
+        """The frames that are on the screen at these numbers of seconds after the first one appeared."""
         if len(self.times) == 1:
             return np.zeros(len(seconds), np.int64)
         return np.searchsorted(self.times - self.times[0], seconds + TIME_TOLERANCE, side="right") - 1
@@ -255,7 +255,7 @@ class _Choice:
     video_metadata: Mapping[str, Any]
 
     def __call__(self, total_frames: int, fps: float | None, read_clock: Callable[[], Clock]) -> np.ndarray:
-        """Frame indices; the clock is read only where they are chosen by it."""
+        """Frame indices; the clock is read only if they are chosen by it."""
         if self.sample_times is not None:
             clock = read_clock()
             if not clock.is_known:
@@ -301,7 +301,7 @@ def clock_from_metadata(metadata: Mapping[str, Any], count: int, name: str) -> t
         Their clock, their numbers in the video, (count,), and how many frames that has.
 
     Raises:
-        ValueError: where it contradicts itself or the frames.
+        ValueError: if it contradicts itself or the frames.
     """
     fps, duration, total = (metadata.get(key) for key in ("fps", "duration", "total_num_frames"))
     for key, value in (("fps", fps), ("duration", duration)):
@@ -319,7 +319,7 @@ def clock_from_metadata(metadata: Mapping[str, Any], count: int, name: str) -> t
             raise ValueError(f"`video_metadata` of {name}: frame {numbers[-1]} of {total} in `frames_indices`.")
     elif total is not None and total != count:
         raise ValueError(
-            f"`video_metadata` of {name}: `total_num_frames` is {total}, but there are {count} frames. Where they are "
+            f"`video_metadata` of {name}: `total_num_frames` is {total}, but there are {count} frames. If they are "
             "some of the video's, say by `frames_indices` which."
         )
     if fps is None and duration is not None:
@@ -447,7 +447,7 @@ def natural_order(name: str) -> list:
 
 
 def _without_clock(read: Callable[[np.ndarray], np.ndarray], count: int, choose: _Choice, backend: str):
-    """The frames that `read` gives for the chosen of `count` indices; their times are known where they were given."""
+    """The frames that `read` gives for the chosen of `count` indices; their times are known if they were given."""
     clock, numbers, total_frames = choose.given_clock(count)
     indices = choose(count, clock.fps, lambda: clock)
     return DecodedVideo(read(indices), clock.times[indices], numbers[indices], total_frames, clock.fps, backend)
@@ -576,8 +576,8 @@ class _PacketTable:
 
     Attributes:
         count: how many frames are shown.
-        pts: sorted presentation time stamps of the shown frames; none where they are missing or not unique.
-        keyframes: sorted time stamps at which decoding can start exactly; the first packet's alone where unknown.
+        pts: sorted presentation time stamps of the shown frames; none if they are missing or not unique.
+        keyframes: sorted time stamps at which decoding can start exactly; only the first packet's if unknown.
         times: (count,) float64 seconds from the start of the file.
         end: seconds at which the last frame ends.
         fps: average frames a second, or None.
@@ -634,7 +634,7 @@ def _video_stream(container, name: str):
     """The video stream of an open container, ready to decode; cover pictures and text drawn as video do not count."""
     stream = container.streams.best("video")
     if stream is None or stream.disposition & stream.disposition.attached_pic:
-        raise VideoDecodeError(name, "it has no video stream", "Pass a file that holds pictures, not sound alone.")
+        raise VideoDecodeError(name, "it has no video stream", "Pass a file that holds pictures, not only sound.")
     if container.format.name in _TEXT_ART_DEMUXERS:
         raise VideoDecodeError(name, "it is damaged or not a video (a text file)")
     if stream.codec_context is None:
@@ -718,7 +718,7 @@ def _is_idr(packet: bytes) -> bool:
 
 
 def _promised_end(container, stream) -> float | None:
-    """Seconds at which the video should end, where the container says so."""
+    """Seconds at which the video should end, if the container says so."""
     if stream.duration is not None:
         return float((stream.duration + (stream.start_time or 0)) * stream.time_base)
     # Matroska's tag of one stream, as 00:00:02.400000000
@@ -731,7 +731,7 @@ def _promised_end(container, stream) -> float | None:
 
 
 def _read_with_pyav(file, container, stream, table: _PacketTable, wanted: list[int], name: str) -> np.ndarray:
-    """The frames at the sorted indices `wanted`, from the nearest keyframe where that is exact, else in order."""
+    """The frames at the sorted indices `wanted`, from the nearest keyframe if that is exact, else in order."""
     av = _import_av()
     frames = None
     if len(table.keyframes) > 1:
@@ -797,7 +797,7 @@ def _decode_in_order(container, stream, table: _PacketTable, wanted: list[int], 
 def _seeks_are_exact(container, stream, table: _PacketTable) -> bool:
     """Whether decord and torchcodec give PyAV's frames on this file.
 
-    Measured against decord 0.6: after a seek its frames differ where a keyframe does not start afresh, and in 10-bit,
+    Measured against decord 0.6: after a seek its frames differ if a keyframe does not start afresh, and in 10-bit,
     interlaced and MPEG-program-stream video; turned video, transport streams and AV1 are not read at all. And against
     torchcodec: its frames differ in open groups, interlaced video, transport streams and AVI.
     """
@@ -815,7 +815,7 @@ def _seeks_are_exact(container, stream, table: _PacketTable) -> bool:
 
 
 def _read_with_decord(file: Path | bytes, container, stream, table: _PacketTable, wanted: list[int], name: str):
-    """The frames at the sorted indices `wanted`, or None where decord is not installed or not exact on this file."""
+    """The frames at the sorted indices `wanted`, or None if decord is not installed or not exact on this file."""
     try:
         import decord
     except (ImportError, OSError):
@@ -831,7 +831,7 @@ def _read_with_decord(file: Path | bytes, container, stream, table: _PacketTable
 
 
 def _read_with_torchcodec(file: Path | bytes, container, stream, table: _PacketTable, wanted: list[int], name: str):
-    """The frames at the sorted indices `wanted`, or None where torchcodec does not work here or is not exact."""
+    """The frames at the sorted indices `wanted`, or None if torchcodec does not work here or is not exact."""
     try:
         from torchcodec.decoders import VideoDecoder
     except (ImportError, OSError, RuntimeError):
@@ -858,7 +858,7 @@ def _decode_with_decoder(decoder: Any, name: str, choose: _Choice) -> DecodedVid
     """Frames of torchcodec's `VideoDecoder`, in whatever layout, type and place it gives them."""
     count, said = len(decoder), decoder.metadata
     begin, end = said.begin_stream_seconds, said.end_stream_seconds
-    # Where packets have no durations, torchcodec lets the video end as its last frame appears.
+    # If packets have no durations, torchcodec lets the video end as its last frame appears.
     duration = (
         max(end, (said.begin_stream_seconds_from_header or 0) + (said.duration_seconds_from_header or 0)) - begin
     )
@@ -892,7 +892,7 @@ def _decode_with_decoder(decoder: Any, name: str, choose: _Choice) -> DecodedVid
 def _places(decoder: Any, stamps: Sequence[float], fps: float | None) -> np.ndarray:
     """
     The numbers of a `VideoDecoder`'s frames with these time stamps, which ascend: as the average rate suggests, and
-    else by bisection, since a decoder tells the stamps of the frames that it decodes alone.
+    else by bisection, since a decoder tells only the stamps of the frames that it decodes.
     """
     begin = decoder.metadata.begin_stream_seconds
     places, low = [], 0

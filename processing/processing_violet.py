@@ -21,7 +21,7 @@ class VideoTextProcessor(SavedWhole, ProcessorMixin):
     Args:
         tokenizer: a BERT WordPiece tokenizer (`BertTokenizer`, or what `AutoTokenizer` gives for it).
         video_processor: a `VioletVideoProcessor`.
-        max_length: texts are cut to so many tokens, [CLS] and [SEP] included. Saved with the processor.
+        max_length: texts are cut to this many tokens, [CLS] and [SEP] included. Saved with the processor.
         padding: True pads to the longest text of a call, "max_length" to `max_length`. Saved with the processor.
     """
 
@@ -47,7 +47,7 @@ class VideoTextProcessor(SavedWhole, ProcessorMixin):
 
         Returns:
             `input_ids`, `attention_mask` (texts, tokens) int64 and `pixel_values_videos`
-            (clips, frames, 3, height, width) float32, as far as texts and videos or images were given.
+            (clips, frames, 3, height, width) float32, each if texts, or videos or images, were given.
 
         Raises:
             TypeError: a positional argument, or a setting that neither part knows.

@@ -71,7 +71,7 @@ def masked_question(tokenizer: Any, question: str, place: str = "append", count:
 
 
 def question_with_option(question: str, option: str) -> str:
-    """One of the texts among which the match head chooses: `question option`, or the option where nothing is asked."""
+    """One of the texts among which the match head chooses: `question option`, or the option if nothing is asked."""
     return f"{question} {option}".strip()
 
 
@@ -80,7 +80,7 @@ def by_question(
 ) -> dict[str, torch.Tensor]:
     """
     `input_ids` and `attention_mask`, (options of all questions, X) -> (questions, options of the one with most, X),
-    all padding where a question has fewer.
+    all padding if a question has fewer.
 
     Args:
         counts: how many options each question has, in order.
@@ -102,7 +102,7 @@ def options_in_one_text(tokenizer: Any, question: str, options: Sequence[str], p
         place: of the [MASK], a key of `MASK_PLACES`.
 
     Raises:
-        ValueError: for an unknown place, or where question or options have a [MASK] of their own.
+        ValueError: for an unknown place, or if question or options have a [MASK] of their own.
     """
     numbered = [f"option {number}: {option}" for number, option in enumerate(options)]
     text = f" {tokenizer.sep_token} ".join([question, *numbered])
@@ -116,7 +116,7 @@ def number_tokens(tokenizer: Any, count: int) -> TokenIds:
     The tokens of the numbers 0, 1, … of `count` options.
 
     Raises:
-        ValueError: where a number is not one token of the vocabulary.
+        ValueError: if a number is not one token of the vocabulary.
     """
     numbers = [_words(tokenizer, str(number)) for number in range(count)]
     for number, ids in enumerate(numbers):

@@ -1,7 +1,7 @@
 """Clips of any kind -> `pixel_values_videos`: frames chosen, fitted to one size, normalised.
 
-Chance comes in with `draws`, a number a clip, and from it alone: all frames of a clip are cropped alike. Without them,
-frames and crops are those of an evaluation, whatever the settings.
+Chance comes only from `draws`, one number per clip: all frames of a clip are cropped alike. Without them, frames and
+crops are those of an evaluation, whatever the settings.
 """
 
 import math
@@ -41,10 +41,10 @@ class VioletVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[cal
     """The settings of `VioletVideoProcessor` beyond transformers' own.
 
     do_pad_to_square (`bool`):
-        Pad with black to a centred square, then resize to `size` (the original's evaluation). Otherwise resize until
-        `size` is covered and take its centre.
+        Pad with black to the shape of `size` (of a square, to a square), centred, then resize to `size` (the
+        original's evaluation). Otherwise resize until `size` is covered and take its centre.
     do_random_crop (`bool`):
-        Take a drawn place instead of the centre, where the clip has a draw (VIOLETv2's pre-training).
+        Take a drawn place instead of the centre, if the clip has a draw (VIOLETv2's pre-training).
     frame_sampling (`str`):
         Which frames are taken of a clip that has a draw: "even" as without, "random_start" or "jitter", see
         `VioletVideoProcessor.sample_frames`.
@@ -62,7 +62,7 @@ class VioletVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[cal
 
 
 def evenly_spaced_indices(total_frames: int, num_frames: int) -> np.ndarray:
-    """The `num_frames` indices floor(total_frames / (num_frames + 1) * (i + 1)), repeating where frames are few."""
+    """The `num_frames` indices floor(total_frames / (num_frames + 1) * (i + 1)), repeating if frames are few."""
     return np.array([total_frames * (i + 1) // (num_frames + 1) for i in range(num_frames)], dtype=np.int64)
 
 
@@ -88,7 +88,7 @@ def split_into_clips(videos: Any) -> list:
 
     - A list of PIL images, or of arrays (H, W), (H, W, C) or (C, H, W) with 1, 3 or 4 channels, is one clip: its
       frames.
-    - Any other list, and a column of a `datasets.Dataset`, holds one clip an item, of any mixture of kinds.
+    - Any other list, and a column of a `datasets.Dataset`, holds one clip per item, of any mixture of kinds.
     - A 5-D array or tensor is a batch of clips.
     - Anything else is one clip.
     """
@@ -107,7 +107,7 @@ def is_list(videos: Any) -> bool:
 
 def split_into_pictures(images: Any) -> list:
     """
-    What a call's `images` holds, one picture an item: the items of a list, the slices of a 4-D array or tensor.
+    What a call's `images` holds, one picture per item: the items of a list, the slices of a 4-D array or tensor.
     Anything else is one picture.
     """
     if is_list(images) or getattr(images, "ndim", None) == 4:
@@ -154,7 +154,7 @@ def _is_frame(item: Any) -> bool:
 
 def metadata_of_clips(video_metadata: Any, count: int) -> list[Mapping[str, Any]]:
     """
-    The argument `video_metadata` of a call with so many clips: for each a mapping with keys of `VideoMetadata`.
+    The argument `video_metadata` of a call with `count` clips: for each a mapping with keys of `VideoMetadata`.
 
     Args:
         video_metadata: a dictionary or `VideoMetadata`, or a list of one for each clip, None for one without; or
@@ -197,14 +197,14 @@ class VioletVideoProcessor(SavedWhole, BaseVideoProcessor):
       was. A rate above the file's repeats frames.
 
     `fps` needs time stamps. Files have them; for arrays, lists of frames and folders `video_metadata` gives them:
-    `fps` or `duration`, and `frames_indices` where the frames are already a choice of the video's; a dictionary or
+    `fps` or `duration`, and `frames_indices` if the frames are already a choice of the video's; a dictionary or
     transformers' `VideoMetadata`, or a list of one (or None) for each clip. With `return_metadata=True` the result has
     `video_metadata` too, whose `frames_indices` say which frames were taken.
 
     With `do_sample_frames=False` every frame is kept. Clips of unequal length come back as a list.
 
     Errors: `VideoDecodeError` (a `ValueError`) for a clip that cannot be read, naming it, or that has no time stamps
-    where `fps` needs them.
+    if `fps` needs them.
     """
 
     valid_kwargs = VioletVideoProcessorKwargs
@@ -256,7 +256,7 @@ class VioletVideoProcessor(SavedWhole, BaseVideoProcessor):
         **kwargs,
     ) -> np.ndarray:
         """
-        (num_frames,) indices of the frames to take: of those at a rate of `fps`, where it is given; else
+        (num_frames,) indices of the frames to take: of those at a rate of `fps`, if it is given; else
 
         - "even", or without a draw: floor(N / (S + 1) * (i + 1)), as the original takes them.
         - "random_start": one frame in each of S equal parts, at the same drawn place in all.
@@ -368,7 +368,7 @@ class VioletVideoProcessor(SavedWhole, BaseVideoProcessor):
         grouped, grouped_index = group_videos_by_shape(videos)
         for shape, stacked in grouped.items():  # stacked: (clips, frames, 3, height, width)
             if do_pad_to_square:
-                stacked = _pad_to_square(stacked)
+                stacked = _pad_to_shape(stacked, size)
             if do_resize and do_pad_to_square:
                 stacked = self.resize(stacked, size, resample)
             elif do_resize:
@@ -405,12 +405,16 @@ def _check_sampling(num_frames: int | None, fps: float | None) -> None:
         raise ValueError(f"`fps` must be above 0, got {fps}.")
 
 
-def _pad_to_square(videos: torch.Tensor) -> torch.Tensor:
-    """(..., height, width) -> (..., side, side) with black around; an odd pixel goes to the right or bottom."""
+def _pad_to_shape(videos: torch.Tensor, size: SizeDict) -> torch.Tensor:
+    """
+    (..., height, width), with black around them to the shape of `size`: a square for a square. An odd pixel goes to
+    the right or bottom.
+    """
     height, width = videos.shape[-2:]
-    side = max(height, width)
-    left, top = (side - width) // 2, (side - height) // 2
-    return torch.nn.functional.pad(videos, [left, side - width - left, top, side - height - top])
+    tall = max(height, round(width * size.height / size.width))
+    wide = max(width, round(height * size.width / size.height))
+    left, top = (wide - width) // 2, (tall - height) // 2
+    return torch.nn.functional.pad(videos, [left, wide - width - left, top, tall - height - top])
 
 
 def _drawn_crop(clip: torch.Tensor, size: SizeDict, draw: int) -> torch.Tensor:

@@ -83,7 +83,7 @@ LIBRARIES = {"transformers", "huggingface_hub", "tokenizers", "torch"}
 
 class OwnDeprecations(logging.Handler):
     """
-    Collects what the libraries call deprecated, through `logging` or through `warnings`, where the nearest caller
+    Collects what the libraries call deprecated, through `logging` or through `warnings`, if the nearest caller
     outside of them is a module of violet. Warnings are mostly attributed to the library that gives them, so that
     pytest's own filter (see pyproject.toml) does not see whose they are.
     """

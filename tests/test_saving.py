@@ -77,7 +77,7 @@ def model_of(version: int) -> VioletForQuestionAnswering:
 
 
 def version_in(folder) -> int:
-    """The version of the checkpoint in a folder, which must be of that one alone."""
+    """The version of the checkpoint in a folder, which must be only of that one."""
     model, report = VioletForQuestionAnswering.from_pretrained(folder, output_loading_info=True)
     assert not any(report.values()), report
     values = {value for parameter in model.parameters() for value in parameter.unique().tolist()}

@@ -27,7 +27,7 @@ def ship(model: Path, recipe: Path) -> Path:
     Writes `pretrained/NAME`, NAME being the model's folder's, over what was there.
 
     Raises:
-        ValueError: where it would weigh more than a package should carry.
+        ValueError: if it would weigh more than a package should carry.
     """
     facts = json.loads((model / METRICS_FILE).read_text())
     of_recipe = {"recipe": recipe.name, "recipe sha256": sha256(recipe), "example": {"text": EXAMPLE}}

@@ -58,7 +58,7 @@ def read_settings(path: str | Path) -> dict[str, Any]:
 
 @dataclass
 class DataArguments:
-    """What to train on. Without files: the built-in moving shapes."""
+    """The data to train on; without files, the built-in moving shapes."""
 
     task: str = field(
         default="open-ended", metadata={"help": f"One of: {', '.join(TASK_NAMES)}.", "choices": TASK_NAMES}
@@ -73,8 +73,8 @@ class DataArguments:
             "caption (retrieval, captioning); video, label (classification; several labels as a list or as a|b)."
         },
     )
-    validation_file: str | None = field(default=None, metadata={"help": "The like, evaluated during training."})
-    test_file: str | None = field(default=None, metadata={"help": "The like, evaluated at the end."})
+    validation_file: str | None = field(default=None, metadata={"help": "As `train_file`, evaluated during training."})
+    test_file: str | None = field(default=None, metadata={"help": "As `train_file`, evaluated at the end."})
     video_folder: str | None = field(
         default=None, metadata={"help": "Where relative video paths start; by default each table's own folder."}
     )
@@ -85,14 +85,14 @@ class DataArguments:
     shapes_seed: int = field(default=0, metadata={"help": "Decides what the built-in data set shows."})
     max_answers: int = field(default=1500, metadata={"help": "Size of the answer vocabulary: the most frequent ones."})
     questions_per_video: int | None = field(
-        default=None, metadata={"help": "At most so many questions of a video in an epoch, drawn anew in each."}
+        default=None, metadata={"help": "At most this many questions of a video per epoch, drawn in each epoch."}
     )
     word_ratio: float = field(
         default=0.15, metadata={"help": "Captioning: the share of a caption's words that are masked in training."}
     )
     dual_softmax: bool = field(
         default=False,
-        metadata={"help": "Retrieval: measure by dual softmax too, where a text's order depends on all texts."},
+        metadata={"help": "Retrieval: also measure by dual softmax, in which a text's order depends on all texts."},
     )
     allow_unknown_words: bool = field(
         default=False,
@@ -142,7 +142,7 @@ class DataArguments:
 
 @dataclass
 class ModelArguments:
-    """What to train."""
+    """The model to train, and how its parts learn."""
 
     model: str = field(
         default="violet-tiny",
@@ -168,7 +168,7 @@ class ModelArguments:
         metadata={
             "help": "A folder or Hub name, such as bert-base-uncased, whose vocabulary replaces the model's: words of "
             "both keep what was learned of them, the others start at random. From scratch a small vocabulary is "
-            "trained on the texts of the training data where none is given."
+            "trained on the texts of the training data if none is given."
         },
     )
     image_size: int | None = field(default=None, metadata={"help": "Side of a frame in pixels."})
@@ -243,7 +243,7 @@ class FinetuningArguments(TrainingArguments):
     dataloader_persistent_workers: bool = field(default=True, metadata={"help": "They keep what they decoded."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "The collator needs every column."})
     backbone_learning_rate: float | None = field(
-        default=None, metadata={"help": "Of the vision encoder, where it is to differ."}
+        default=None, metadata={"help": "Of the vision encoder, if it is to differ."}
     )
     layer_decay: float = field(
         default=1.0, metadata={"help": "What a layer's learning rate is, in parts of that of the layer behind it."}
@@ -251,7 +251,7 @@ class FinetuningArguments(TrainingArguments):
     early_stopping_patience: int | None = field(
         default=None,
         metadata={
-            "help": "Evaluate whenever a checkpoint is saved, keep the best one, and stop after so many evaluations "
+            "help": "Evaluate whenever a checkpoint is saved, keep the best one, and stop after this many evaluations "
             "without a better one (by --metric_for_best_model; the validation loss if it is not given)."
         },
     )

@@ -66,7 +66,7 @@ def load_benchmark(benchmark: Benchmark, folder: str | Path, task: str | None = 
         task: by default the benchmark's own; `MASKED` for the others that ask questions.
 
     Raises:
-        SettingsError: where the folder does not hold it: every problem that `check_benchmark` found; for another task.
+        SettingsError: if the folder does not hold it: every problem that `check_benchmark` found; for another task.
     """
     task = task or benchmark.task
     renamed = TASKS[benchmark.task].masked_columns
@@ -101,7 +101,7 @@ def run_benchmark(
     on its test split. The report goes into `training.output_dir`, see `write_report`; `metrics.json` too.
 
     Raises:
-        SettingsError: where the folder does not hold the benchmark, or the model has no weights for its task.
+        SettingsError: if the folder does not hold the benchmark, or the model has no weights for its task.
     """
     if training.push_to_hub:
         raise SettingsError("--push_to_hub: a benchmark's model is published once it is measured, by `violet push`.")
@@ -140,7 +140,7 @@ def run_benchmark(
             "split": f"test, {len(test)} rows",
             "split sha256": rows_digest(test, folders=False),
             "seed": training.seed,
-            "published by": source or "nobody, as far as this project knows",
+            "published by": source or "nobody known to this project",
             **{
                 f"published ({name})": ", ".join(f"{metric} {value:g} %" for metric, value in values.items())
                 for name, values in benchmark.published.items()

@@ -1,4 +1,4 @@
-"""What a pre-training run is built from, one function a part: accelerator, processor, model, optimiser, batches."""
+"""What a pre-training run is built from, one function per part: accelerator, processor, model, optimiser, batches."""
 
 import logging
 import os
@@ -212,7 +212,7 @@ def build_collator(
         group_size=recipe.group_size,
         hard_negatives=recipe.hard_negatives,
         seed=recipe.seed,
-        encoder=model.violet.video_encoder.encoder,
+        encoder=model.violet.vision_encoder,
         reader=reader,
         skip_bad=recipe.bad_samples == "skip",
         options={name: one.options for name, one in model.objectives.items()},
@@ -248,11 +248,11 @@ def build_batches(
     Raises:
         SettingsError: if the processes cannot share the batch in whole groups, or the encoder cannot take the clips.
     """
-    side = recipe.image_size or collator.processor.video_processor.size.height
-    sizes = [(source.num_frames, side) for source in sources]
+    size = recipe.frame_size(collator.processor.video_processor)
+    sizes = [(source.num_frames, *size) for source in sources]
     for source in sources:
         try:
-            collator.encoder.grid(source.num_frames, side, side)
+            collator.encoder.grid(source.num_frames, *size)
         except ValueError as error:
             raise SettingsError(f"data set {source.name!r}: {error} Set `num_frames` or `image_size`.") from error
     schedule = SCHEDULES.find(SCHEDULE)([source.weight for source in sources], sizes, objectives, recipe.seed)

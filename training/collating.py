@@ -26,7 +26,7 @@ class VideoTextCollator:
     Rows with a `video` and texts -> what a model takes. A video is decoded once for all its rows. It may be whatever
     `open_video` or `decode_video` takes: a path, the dictionary or the decoder of a `datasets.Video`, …
 
-    Rows with a `draw` (see `DrawnRows`) are rows to train on: frames and crops are drawn where the processor says so.
+    Rows with a `draw` (see `DrawnRows`) are rows to train on: frames and crops are drawn if the processor says so.
     A row whose video cannot be read raises an error, or with `skip_bad`:
 
     - in training it is left out. A batch that loses all its rows takes the next row of `spare_rows` that can be read.
@@ -172,7 +172,7 @@ def rows_after(number: int, rows: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def unreadable(row: Mapping[str, Any]) -> VideoDecodeError:
-    """What is raised where none of those can be read either: so many bad samples are no accident."""
+    """The error if none of those can be read either: that many bad samples are no accident."""
     return VideoDecodeError(
         f"{describe_source(row['video'])} (row {row.get('row')})",
         f"none of the rows of its batch, nor of up to {MOST_SPARES} after them, can be read",
@@ -187,7 +187,7 @@ def video_ids(first_rows: Sequence[Mapping[str, Any]]) -> torch.Tensor:
 
 
 def shuffled(frames: torch.Tensor, name: str) -> torch.Tensor:
-    """(frames, ...) in another order, which depends on `name` alone; a single frame stays as it is."""
+    """(frames, ...) in another order, which depends only on `name`; a single frame stays as it is."""
     generator = np.random.default_rng(zlib.crc32(name.encode()))
     order = np.arange(len(frames))
     while len(frames) > 1 and (order == np.arange(len(frames))).all():

@@ -148,7 +148,7 @@ def processor_of_weights(arguments: ModelArguments) -> VideoTextProcessor:
 
 
 def texts_of(rows: Dataset, columns: Iterable[str]) -> Iterable[str]:
-    """Every text in these columns, as far as the rows have them; lists of texts are texts too."""
+    """Every text in those of these columns that the rows have; lists of texts are texts too."""
     for name in columns:
         if name not in rows.column_names:
             continue
@@ -161,9 +161,9 @@ def build_model(
     arguments: ModelArguments, processor: VideoTextProcessor, rows: Dataset, data: DataArguments, kernel: str | None
 ) -> VioletPreTrainedModel:
     """
-    From scratch where a named configuration is asked for, else from pretrained weights, with what the task sets in
+    From scratch if a named configuration is asked for, else from pretrained weights, with what the task sets in
     their configuration; those of a model of pictures or videos as `model_from_parts` says. A VIOLET's weights keep
-    their head of labels where it has the very same ones, and start a new one elsewhere. Where another tokenizer is
+    their head of labels if it has the very same ones, and start a new one otherwise. If another tokenizer is
     asked for, see `exchange_vocabulary`.
     """
     task, source = TASKS[data.task], "" if arguments.from_scratch else source_of(arguments)
@@ -252,11 +252,11 @@ def finetune(
         callbacks: further callbacks of the Trainer. They report progress: the Trainer's log is not printed then.
 
     Into `training.output_dir`: model and processor, for `from_pretrained`; `metrics.json`, with the measures of each
-    further split; `README.md`, the model card; `run.json`, the settings; `failed_samples.jsonl`, where samples were
+    further split; `README.md`, the model card; `run.json`, the settings; `failed_samples.jsonl`, if samples were
     skipped; checkpoints. With `push_to_hub` the model then goes to the Hub, with its card.
 
     Raises:
-        SettingsError: where the folder holds a run with other settings, a table or video cannot be used, or the
+        SettingsError: if the folder holds a run with other settings, a table or video cannot be used, or the
             tokenizer does not know its words (see `vocabulary`).
     """
     output_dir, task = Path(str(training.output_dir)), TASKS[data.task]
@@ -267,11 +267,10 @@ def finetune(
     model = build_model(model_arguments, processor, tables["train"], data, kernel)
     with training.main_process_first(local=False):  # one writes the settings
         begin_run(output_dir, settings)
-    for part in (getattr(model.violet, name) for name in task.unused):
-        if part is not None:
-            part.requires_grad_(False)
+    for parameter in model.unread_parameters():
+        parameter.requires_grad_(False)
     if model_arguments.freeze_backbone:
-        model.violet.video_encoder.vision_model.requires_grad_(False)
+        model.violet.vision_model.requires_grad_(False)
     trainer = build_trainer(model, processor, tables, data, training, callbacks)
     trainer.train(resume_from_checkpoint=checkpoint_to_resume(output_dir, trainer.accelerator, trainer.failed_samples))
 
@@ -332,7 +331,7 @@ def build_trainer(
 ) -> VioletTrainer:
     """The Trainer of a run with the task's collator and metrics; further callbacks silence the Trainer's own log."""
     task, validation = TASKS[data.task], tables.get("validation")
-    # The heads smooth their own targets: the Trainer's way knows one form of labels alone.
+    # The heads smooth their own targets: the Trainer's way knows only one form of labels.
     model.config.label_smoothing, training.label_smoothing_factor = training.label_smoothing_factor, 0.0
     reader = ClipReader(processor.video_processor, data.frame_cache_mb * 2**20, data.decode_time_limit)
     skip = data.bad_samples == "skip"

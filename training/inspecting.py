@@ -20,7 +20,7 @@ from ..processing import VideoTextProcessor
 from .arguments import SettingsError
 from .masking import MASK_KINDS, Masking, mask_attended
 from .pretraining_data import CaptionedVideos, PretrainingCollator
-from .schedule import StepPlan
+from .schedule import ClipSize, StepPlan
 from .targets import load_teacher
 
 HIDDEN_COLOUR = np.array([0.85, 0.1, 0.2])
@@ -76,7 +76,7 @@ def load_known_teachers(
     report: Callable[[str], Any],
 ) -> dict[str, Teacher]:
     """
-    The teachers of the model's targets, by target. One that needs weights is loaded where `sources` names them:
+    The teachers of the model's targets, by target. One that needs weights is loaded if `sources` names them:
     nothing is downloaded unasked. The others are left out and reported.
 
     Raises:
@@ -114,7 +114,7 @@ def masked_clip(
 ) -> MaskedClip:
     """One clip under one kind of mask, ready to be drawn."""
     batch = masked_batch(model, processor, video, caption, kind, masking)
-    pixels, cell = batch["pixel_values_videos"], model.violet.video_encoder.encoder.cell
+    pixels, cell = batch["pixel_values_videos"], model.violet.vision_encoder.cell
     mask = batch["bool_masked_pos"].repeat_interleave(cell[0], dim=1)  # by frame
     grid = (mask.shape[1], mask.shape[2], mask.shape[3])
     targets = {name: teacher(pixels, grid) for name, teacher in teachers.items()}
@@ -161,11 +161,13 @@ def masked_batch(
 ) -> dict[str, torch.Tensor]:
     """A batch of one clip, as a step of pre-training has it, masked in that way."""
     masking = Masking({kind: 1.0}, masking.patch_ratio, masking.word_ratio)
-    frames, encoder = processor.video_processor, model.violet.video_encoder.encoder
+    frames, encoder = processor.video_processor, model.violet.vision_encoder
     collator = PretrainingCollator(processor, masking, encoder, num_negatives=1, group_size=1)
     row = {"video": str(video), "caption": caption}
     source = CaptionedVideos("inspected", Dataset.from_list([row]), frames.num_frames, 1.0)
-    batch = collator(source, [row], [0], StepPlan(0, 0, {}, frames.num_frames, frames.size.height))
+    batch = collator(
+        source, [row], [0], StepPlan(0, 0, {}, ClipSize(frames.num_frames, frames.size.height, frames.size.width))
+    )
     batch["pixel_values_videos"] = frames.normalize_pixels(batch["pixel_values_videos"])
     if "attended" in batch:
         names = ("pixel_values_videos", "input_ids", "attention_mask")
@@ -176,7 +178,7 @@ def masked_batch(
 
 
 def caption_lines(processor: VideoTextProcessor, batch: Mapping[str, torch.Tensor], logits: torch.Tensor) -> list[str]:
-    """The masked caption, and the model's word for each that is hidden, with the true one where it is another."""
+    """The masked caption, and the model's word for each that is hidden, with the true one if it is another."""
     tokenizer = processor.tokenizer
     ids, labels = batch["input_ids"][0], batch["labels"][0]
     special = set(tokenizer.all_special_ids) - {tokenizer.mask_token_id, tokenizer.unk_token_id}
@@ -192,7 +194,7 @@ def caption_lines(processor: VideoTextProcessor, batch: Mapping[str, torch.Tenso
 
 
 def as_pictures(pixels: torch.Tensor, processor: VideoTextProcessor) -> list[np.ndarray]:
-    """(frames, 3, H, W), normalised -> a picture a frame, (H, W, 3) of 0 to 1"""
+    """(frames, 3, H, W), normalised -> one picture per frame, (H, W, 3) of 0 to 1"""
     frames = processor.video_processor
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (frames.image_mean, frames.image_std))
     # (frames, 3, H, W) -> (frames, H, W, 3)
@@ -200,7 +202,7 @@ def as_pictures(pixels: torch.Tensor, processor: VideoTextProcessor) -> list[np.
 
 
 def enlarged(cells: torch.Tensor, size: tuple[int, int], side: int) -> np.ndarray:
-    """(h, w), a value a patch -> (height, width), cut to `size`"""
+    """(h, w), one value per patch -> (height, width), cut to `size`"""
     return cells.repeat_interleave(side, 0).repeat_interleave(side, 1)[: size[0], : size[1]].numpy()
 
 

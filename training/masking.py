@@ -71,7 +71,7 @@ def block_mask(grid: tuple[int, int, int], generator: torch.Generator) -> torch.
     """
 
     def draw(low: int, high: int) -> int:
-        """An integer of [low, high), or low where there is none."""
+        """An integer of [low, high), or low if there is none."""
         return int(torch.randint(low, max(high, low + 1), (), generator=generator))
 
     frames, rows, columns = grid

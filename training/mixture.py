@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .schedule import StepPlan
+from .schedule import ClipSize, StepPlan
 
 BLOCK = 4096
 """Steps whose draws are made together."""
@@ -18,13 +18,13 @@ class MixtureSchedule:
 
     Args:
         weights: of each data set.
-        clip_sizes: (frames, pixels) of each data set.
+        clip_sizes: (frames, height, width) of each data set.
         objectives: the sets, each with its share and the step from which it takes part.
         seed: decides the draws.
     """
 
     weights: Sequence[float]
-    clip_sizes: Sequence[tuple[int, int]]
+    clip_sizes: Sequence[tuple[int, int, int]]
     objectives: Sequence[tuple[float, int, Mapping[str, float]]]
     seed: int
     _counts: list[np.ndarray] = field(default_factory=list, repr=False)
@@ -35,8 +35,8 @@ class MixtureSchedule:
         datasets, shares = self._draw(block)
         dataset = int(datasets[place])
         position = int(self._count_before(block)[dataset] + (datasets[:place] == dataset).sum())
-        frames, pixels = self.clip_sizes[dataset]
-        return StepPlan(dataset, position, self._objectives(step, shares[place]), frames, pixels)
+        clip = ClipSize(*self.clip_sizes[dataset])
+        return StepPlan(dataset, position, self._objectives(step, shares[place]), clip)
 
     def positions(self, step: int) -> list[int]:
         """How many batches are drawn from each data set before step `step`."""

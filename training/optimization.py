@@ -20,9 +20,9 @@ def parameter_groups(
     Weights of linear and convolutional layers decay; biases, norms, tables of words and positions do not.
 
     Args:
-        learning_rate: of the heads; where it is not given, the optimiser's own goes for all.
-        backbone_learning_rate: of the visual backbone; `learning_rate` where it is not given.
-        layer_decay: each layer's rate is so many times that of the layer behind it (Clark et al., 2020,
+        learning_rate: of the heads; if it is not given, the optimiser's own goes for all.
+        backbone_learning_rate: of the visual backbone; `learning_rate` if it is not given.
+        layer_decay: each layer's rate is this factor times that of the layer behind it (Clark et al., 2020,
             arXiv:2003.10555, and Bao et al., 2022, arXiv:2106.08254, for pictures).
     """
     decayed = {

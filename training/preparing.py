@@ -52,10 +52,10 @@ def prepare_targets(
     Args:
         target: a name of `MVM_TARGETS`; its teacher is the recipe's, or the default one.
         output: the folder.
-        dataset: its name in the recipe, which may be left out where there is one.
+        dataset: its name in the recipe, which may be left out if there is one.
 
     Raises:
-        SettingsError: where the target, its teacher or the data set is not there, the folder was made with other
+        SettingsError: if the target, its teacher or the data set is not there, the folder was made with other
             settings, or one name stands for two videos.
     """
     source = _find_dataset(recipe, dataset)
@@ -69,13 +69,13 @@ def prepare_targets(
 
     tables = [rows for rows in load_dataset(source) if rows is not None]
     videos = videos_by_name(tables)
-    side, num_frames = settings["image_size"], settings["num_frames"]
-    grid = (num_frames, *encoder.grid(num_frames, side, side)[1:])
+    num_frames, size = settings["num_frames"], recipe.frame_size(frames)
+    grid = (num_frames, *encoder.grid(num_frames, *size)[1:])
 
     reader = ClipReader(frames, time_limit=recipe.decode_time_limit)
 
     def compute(names: Sequence[str]) -> Iterator[torch.Tensor]:
-        clips = ClipPixels([videos[name] for name in names], reader, num_frames, side)
+        clips = ClipPixels([videos[name] for name in names], reader, num_frames, size)
         batches = torch.utils.data.DataLoader(clips, batch_size=recipe.batch_size, num_workers=recipe.num_workers)
         with tqdm(total=len(videos), initial=len(videos) - len(names), desc=target, unit="video") as bar:
             for pixels in batches:
@@ -90,13 +90,13 @@ def prepare_targets(
 
 
 class ClipPixels(torch.utils.data.Dataset):
-    """Each video's sampled frames as a pre-training batch has them: (frames, 3, side, side) uint8, unmasked."""
+    """Each video's sampled frames as a pre-training batch has them: (frames, 3, height, width) uint8, unmasked."""
 
-    def __init__(self, videos: Sequence[str], reader: ClipReader, num_frames: int, side: int):
+    def __init__(self, videos: Sequence[str], reader: ClipReader, num_frames: int, size: tuple[int, int]):
         self.videos = videos
         self.frames = reader.video_processor
         self.num_frames = num_frames
-        self.size = {"height": side, "width": side}
+        self.size = dict(zip(("height", "width"), size, strict=True))
         self.reader = reader
 
     def __len__(self) -> int:
@@ -129,7 +129,7 @@ def videos_by_name(tables: Iterable[Dataset]) -> dict[str, str]:
     The video of each name in these rows, in their order.
 
     Raises:
-        SettingsError: where one name stands for two videos.
+        SettingsError: if one name stands for two videos.
     """
     videos: dict[str, str] = {}
     for rows in tables:

@@ -66,16 +66,16 @@ def pretrain(recipe: PretrainingRecipe, resume: bool = False) -> PretrainingResu
     Trains, evaluates and saves. Under `accelerate launch` it is one of several processes.
 
     Into `recipe.output_dir`: model and processor, for `from_pretrained`; `metrics.json`; `README.md`, the model card;
-    `log.jsonl` and `curves.png`; `run.json`, the settings; `failed_samples.jsonl`, where samples were skipped;
+    `log.jsonl` and `curves.png`; `run.json`, the settings; `failed_samples.jsonl`, if samples were skipped;
     checkpoints.
 
     Args:
-        resume: go on from the last whole checkpoint, where there is one, to the same weights as without a break.
+        resume: go on from the last whole checkpoint, if there is one, to the same weights as without a break.
 
     Raises:
-        SettingsError: where settings contradict one another or the run in the output folder.
-        FloatingPointError: where a loss is NaN or infinite; it was not applied.
-        WorkerDiedError: where a process that loads data was killed.
+        SettingsError: if settings contradict one another or the run in the output folder.
+        FloatingPointError: if a loss is NaN or infinite; it was not applied.
+        WorkerDiedError: if a process that loads data was killed.
     """
     run = Pretraining(recipe)
     with explained_workers(run.reader):
@@ -142,7 +142,7 @@ class Pretraining:
             batch_size=None,
             sampler=steps,
             num_workers=self.recipe.num_workers,
-            generator=torch.Generator().manual_seed(self.recipe.seed),  # workers leave the global one alone
+            generator=torch.Generator().manual_seed(self.recipe.seed),  # workers do not use the global one
             pin_memory=torch.cuda.is_available(),
         )
         for batch in loader:

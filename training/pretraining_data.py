@@ -26,7 +26,7 @@ class CaptionedVideos:
 
     Attributes:
         name: stands in logs and metrics.
-        rows: with `video`, `caption` and, where they have one, `id` and `wrong_caption`: nearly the caption, but not
+        rows: with `video`, `caption` and, if they have one, `id` and `wrong_caption`: nearly the caption, but not
             true of the video. Contrast then tells the video apart from it too.
         num_frames: frames taken of each video; an image is one frame.
         weight: its share of the steps, against the other data sets'.
@@ -57,7 +57,7 @@ class PretrainingCollator:
         processor: makes tensors of videos and captions.
         masking: how they are masked.
         num_negatives: texts that a video is told apart from, drawn without repetition among those of other words in
-            its group; fewer where the group has fewer.
+            its group; fewer if the group has fewer.
         group_size: rows of a group. The groups do not depend on how many processes share a batch.
         hard_negatives: pass all candidates on instead, of which the model chooses those nearest to the video.
         seed: decides masks and negatives.
@@ -117,7 +117,7 @@ class PretrainingCollator:
         planned = [(row_id(row), row["caption"]) for row in rows]
         rows, epochs = [rows[number] for number in kept], [epochs[number] for number in kept]
         clips = [clip for clip in found if clip is not None]
-        size = {"height": plan.image_size, "width": plan.image_size}
+        size = {"height": plan.clip.height, "width": plan.clip.width}
         frames, draws = [frames for frames, _ in clips], [draws[number] for number in kept]
         pixels = self.processor(videos=frames, do_sample_frames=False, size=size, draws=draws, **RAW_PIXELS)
         words = self.processor(text=[row["caption"] for row in rows])
@@ -132,7 +132,7 @@ class PretrainingCollator:
             input_ids=words["input_ids"],
             attention_mask=words["attention_mask"],
             frame_indices=[indices for _, indices in clips],
-            grid=self._grid(plan),
+            grid=self.encoder.grid(*plan.clip),
             stored_targets=source.stored_targets,
             planned=planned,
             kept=kept,
@@ -150,9 +150,9 @@ class PretrainingCollator:
         draw: int,
         failed: list[FailedSample] | None = None,
     ) -> Clip | None:
-        """The frames of a row's video; None where it cannot be read, which is added to `failed`."""
+        """The frames of a row's video; None if it cannot be read, which is added to `failed`."""
         try:
-            return self.reader.read(row["video"], plan.num_frames, draw, row=row.get("row"))
+            return self.reader.read(row["video"], plan.clip.frames, draw, row=row.get("row"))
         except SAMPLE_ERRORS as error:
             if not self.skip_bad:
                 raise
@@ -170,21 +170,18 @@ class PretrainingCollator:
                 return [row], [clip]
         raise unreadable(lost)
 
-    def _grid(self, plan: StepPlan) -> tuple[int, int, int]:
-        return self.encoder.grid(plan.num_frames, plan.image_size, plan.image_size)
-
 
 class PretrainingBatches(torch.utils.data.Dataset):
     """
-    The batch of step i, as this process sees it: item i. It depends on nothing else, so that a run goes on at any
-    step, and as many processes as one likes share a step's rows.
+    The batch of step i, as this process sees it: item i. It is a function of the step: a run can resume at any step,
+    and any number of processes can share its rows.
 
     Args:
         batch_size: rows of a step over all processes.
         rank, world_size: this process, and how many there are; each takes its own run of whole groups.
 
     Raises:
-        ValueError: where the processes cannot share the batch in whole groups.
+        ValueError: if the processes cannot share the batch in whole groups.
     """
 
     def __init__(

@@ -8,6 +8,7 @@ from typing import Any
 from ..configuration import NAMED_CONFIGURATIONS
 from ..core.registry import Registry
 from ..data.loading import TIME_LIMIT_SECONDS
+from ..processing import VioletVideoProcessor
 from .arguments import BAD_SAMPLES, SettingsError, check_frames, read_settings
 from .learning_rates import LEARNING_RATES
 
@@ -35,7 +36,7 @@ class DatasetRecipe:
         source: `moving_shapes` (drawn, see `data.moving_shapes`), `table` (whatever `data.read_rows` takes, with the
             columns video and caption) or `tsv` (the original's, see `data.annotations`).
         path: the folder for the drawn videos, the table, or the `.tsv`.
-        validation_path: the like for validation; a `tsv` may use `validation_split` of the same file instead.
+        validation_path: as `path`, for validation; a `tsv` may use `validation_split` of the same file instead.
         captions: of a `tsv`: the JSON file with its captions.
         split, validation_split: of drawn videos (`pretrain` and `validation` if not given) or of `captions`.
         clips, validation_clips: how many videos are drawn.
@@ -76,7 +77,7 @@ class DatasetRecipe:
 @dataclass
 class PretrainingRecipe:
     """
-    A run of pre-training. The defaults are VIOLETv2's, as far as they do not depend on the data.
+    A run of pre-training. The defaults are VIOLETv2's, except those that depend on the data.
 
     Attributes:
         datasets: the mixture, see `DatasetRecipe`.
@@ -95,7 +96,7 @@ class PretrainingRecipe:
         patch_ratio, word_ratio: shares that are hidden.
         num_negatives: other texts that a video is told apart from, within groups of `group_size` rows.
         hard_negatives: take those that are nearest before the fusion instead of random ones.
-        image_size: side of a frame in pixels; by default the model's processor's.
+        image_size: side of a frame in pixels, or [height, width]; by default the model's processor's.
         max_text_length: tokens that a text is cut to.
         max_steps: optimiser steps.
         batch_size: videos of a step, over all processes, before gradient accumulation.
@@ -103,7 +104,7 @@ class PretrainingRecipe:
         learning_rate, learning_rate_schedule, warmup: the peak, what follows it, and the share of the steps before it.
         weight_decay: not on biases, norms, and tables of positions and words.
         max_grad_norm: gradients are clipped to this norm.
-        mixed_precision: `auto` is bf16 where the machine computes it fast.
+        mixed_precision: `auto` is bf16 if the machine computes it fast.
         gradient_checkpointing: compute activations again in the backward pass instead of keeping them.
         ema_decay: keep a moving average of the weights, evaluate it and save it as the model.
         seed: decides weights, order, masks and negatives.
@@ -136,7 +137,7 @@ class PretrainingRecipe:
     num_negatives: int = 3
     group_size: int = 4
     hard_negatives: bool = False
-    image_size: int | None = None
+    image_size: int | list[int] | None = None
     max_text_length: int = 32
     max_steps: int = 1000
     batch_size: int = 32
@@ -173,6 +174,9 @@ class PretrainingRecipe:
             if getattr(self, name) < 1:
                 raise SettingsError(f"`{name}`: must be 1 or more, got {getattr(self, name)}.")
         check_frames(self.fit, self.frame_sampling)
+        sides = self.image_size if isinstance(self.image_size, list) else [self.image_size or 1] * 2
+        if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+            raise SettingsError(f"`image_size`: must be pixels, or [height, width], got {self.image_size}.")
         if self.bad_samples not in BAD_SAMPLES:
             raise SettingsError(f"`bad_samples`: {self.bad_samples!r} is unknown; use {', '.join(BAD_SAMPLES)}.")
         if not self.decode_time_limit > 0:
@@ -202,6 +206,13 @@ class PretrainingRecipe:
             )
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise SettingsError(f"`ema_decay`: must lie between 0 and 1, got {self.ema_decay}.")
+
+    def frame_size(self, frames: VioletVideoProcessor) -> tuple[int, int]:
+        """(height, width) of the run's frames; by default what the processor makes."""
+        if self.image_size is None:
+            return frames.size["height"], frames.size["width"]
+        height, width = self.image_size if isinstance(self.image_size, list) else [self.image_size] * 2
+        return height, width
 
     @property
     def from_scratch(self) -> bool:

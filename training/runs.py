@@ -30,7 +30,7 @@ def begin_run(output_dir: Path, settings: dict[str, Any]) -> None:
     Writes the run's settings into its folder, or compares them with those that are there.
 
     Raises:
-        SettingsError: where the folder holds a run with other settings; it names them.
+        SettingsError: if the folder holds a run with other settings; it names them.
     """
     file = output_dir / RUN_FILE
     if not file.exists():

@@ -31,9 +31,9 @@ class NumberedRows(torch.utils.data.Dataset):
 
 class DrawnRows(NumberedRows):
     """
-    Rows that know what to draw by: `rows[epoch, number]` has an additional `draw`, a number that depends on (seed,
-    epoch, number) alone, and `video_draw`, which depends on (seed, epoch, video): a video's rows see the same frames
-    of it. So neither workers nor processes nor a resume change what is masked, cropped or sampled.
+    Rows with seeds of their own: `rows[epoch, number]` has an additional `draw`, a number that depends only on (seed,
+    epoch, number), and `video_draw`, which depends on (seed, epoch, video): a video's rows see the same frames of it.
+    So neither workers nor processes nor a resume change what is masked, cropped or sampled.
 
     Args:
         rows: a `datasets.Dataset`, or a list of rows.
@@ -57,19 +57,19 @@ class DrawnRows(NumberedRows):
 
 
 def number_of_name(name: str) -> int:
-    """A number of 64 bits, the same everywhere, which no other name of the data set has."""
+    """64-bit BLAKE2b hash of the name, equal in every process; collisions are possible but negligible."""
     return int.from_bytes(blake2b(name.encode(), digest_size=8).digest())
 
 
 class GroupedSampler(torch.utils.data.Sampler[tuple[int, int]]):
     """
     (epoch, row number), as `DrawnRows` takes them: the groups in random order and the rows of a group side by side, so
-    that a video is decoded and encoded once for all its rows of a batch. Of each row it keeps its number alone.
+    that a video is decoded and encoded once for all its rows of a batch. Of each row it keeps only the number.
 
     Args:
         groups: each row's group, such as its video's path.
         seed: with the epoch, it decides the order. Set the epoch by `set_epoch`, as the Trainer does.
-        rows_per_group: at most so many rows of a group in one epoch, drawn anew in each; all where it is not given.
+        rows_per_group: at most this many rows of a group per epoch, drawn in each epoch; all if it is not given.
         apart: whether the rows of a group are spread over the epoch instead.
     """
 

@@ -1,10 +1,18 @@
-"""What a pre-training step does: a pure function of the seed and the step, so that every process decides alike."""
+"""Schedules of pre-training: what each step does, a pure function of seed and step, so that all processes agree."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ..core.registry import Registry
+
+
+class ClipSize(NamedTuple):
+    """Of the clips of one data set: the number of frames, and their sides in pixels."""
+
+    frames: int
+    height: int
+    width: int
 
 
 @dataclass(frozen=True)
@@ -16,15 +24,13 @@ class StepPlan:
         dataset: number of the data set that its batch is drawn from.
         position: how many batches were drawn from that data set before.
         objectives: weights by objective, see `VioletForPreTraining`.
-        num_frames: frames of a clip.
-        image_size: side of a frame in pixels.
+        clip: the size of its clips.
     """
 
     dataset: int
     position: int
     objectives: Mapping[str, float]
-    num_frames: int
-    image_size: int
+    clip: ClipSize
 
 
 class Schedule(Protocol):
@@ -43,6 +49,6 @@ SCHEDULES: Registry[Callable[..., Schedule]] = Registry(
     "schedule", __package__, {"mixture": "mixture:MixtureSchedule"}
 )
 """
-Each is called with (weights, clip_sizes, objectives, seed): of each data set its weight and its (frames, pixels); the
+Each is called with (weights, clip_sizes, objectives, seed): of each data set its weight and its `ClipSize`; the
 sets of objectives, each with its share, the step from which it takes part, and weights by objective.
 """

@@ -1,6 +1,6 @@
 """What a named configuration starts from scratch with: its frames, its tokenizer, its processor."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
@@ -12,19 +12,20 @@ FRAMES_FROM_SCRATCH = {"violet-tiny": (64, 4), "violet-v1-base": (224, 5), "viol
 
 
 def frames_from_scratch(
-    model: str, image_size: int | None = None, num_frames: int | None = None
+    model: str, image_size: int | Sequence[int] | None = None, num_frames: int | None = None
 ) -> VioletVideoProcessor:
-    """What a named configuration starts from scratch with, where side and number of frames are not asked for."""
+    """What a named configuration starts from scratch with, if no size and number of frames are asked for."""
     side, frames = FRAMES_FROM_SCRATCH[model]
-    side, frames = image_size or side, num_frames or frames
-    return VioletVideoProcessor(size={"height": side, "width": side}, num_frames=frames)
+    size = image_size or side
+    height, width = (size, size) if isinstance(size, int) else size
+    return VioletVideoProcessor(size={"height": height, "width": width}, num_frames=num_frames or frames)
 
 
 def processor_from_scratch(
     model: str,
     tokenizer: PreTrainedTokenizerBase | None,
     texts: Iterable[str],
-    image_size: int | None = None,
+    image_size: int | Sequence[int] | None = None,
     num_frames: int | None = None,
 ) -> VideoTextProcessor:
     """
@@ -33,7 +34,8 @@ def processor_from_scratch(
     Args:
         tokenizer: by default a WordPiece vocabulary of the configuration's size is trained on the texts.
         texts: read only if no tokenizer is given.
-        image_size, num_frames: side in pixels and number of frames; by default the configuration's.
+        image_size: side of a frame in pixels, or (height, width); by default the configuration's.
+        num_frames: of a clip; by default the configuration's.
     """
     if tokenizer is None:
         tokenizer = train_wordpiece_tokenizer(texts, named_configuration(model).vocab_size)

@@ -34,7 +34,7 @@ class StoredTargets(Protocol):
 
 
 class PickledTokens:
-    """The original's `{id: [a (rows, columns) array of visual tokens a frame]}`; nothing in the file is run."""
+    """The original's `{id: [a (rows, columns) array of visual tokens per frame]}`; nothing in the file is run."""
 
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
@@ -61,7 +61,7 @@ class ShardedTargets:
     What `write_targets` wrote: a folder of safetensors files with each row's target under its name.
 
     Raises:
-        SettingsError: where the folder holds no targets, was not made with `settings`, or holds a damaged file.
+        SettingsError: if the folder holds no targets, was not made with `settings`, or holds a damaged file.
     """
 
     def __init__(self, folder: str | os.PathLike, settings: Mapping[str, Any]):
@@ -89,7 +89,7 @@ def target_settings(
         encoder: the model's vision encoder.
 
     Raises:
-        SettingsError: where frames or crops are drawn anew in each epoch: no target can be stored for those.
+        SettingsError: if frames or crops are drawn in each epoch: no target can be stored for those.
     """
     if frames.is_random:
         raise SettingsError(
@@ -97,13 +97,13 @@ def target_settings(
             "`frame_sampling` must be even and `fit` not random_crop."
         )
     options = recipe.mvm_targets.get(target, {})
-    source, side = options.get("teacher"), dict(frames.size)["height"]
+    source, (height, width) = options.get("teacher"), recipe.frame_size(frames)
     return {
         "target": target,
         "teacher": MVM_TARGETS.find(target).teacher.default_source if source is None else str(source),
         "per_cell": options.get("per_cell"),
         "num_frames": dataset.num_frames or frames.num_frames,
-        "image_size": recipe.image_size or side,
+        "image_size": height if height == width else [height, width],
         "patch_size": encoder.cell[1],
         "image_mean": list(frames.image_mean),
         "image_std": list(frames.image_std),
@@ -122,7 +122,7 @@ def load_teacher(target: str, options: Mapping[str, Any], frames: VioletVideoPro
         frames: the run's video processor.
 
     Raises:
-        SettingsError: where the target is unknown, or its teacher cannot be loaded.
+        SettingsError: if the target is unknown, or its teacher cannot be loaded.
     """
     more = {"per_cell": options["per_cell"]} if "per_cell" in options else {}
     try:
@@ -143,7 +143,7 @@ def open_targets(path: str | os.PathLike, settings: Mapping[str, Any], names: It
         names: the rows that the targets are needed for, see `row_id`.
 
     Raises:
-        SettingsError: where there is nothing, it was made with other settings, or a row has no target in it.
+        SettingsError: if there is nothing, it was made with other settings, or a row has no target in it.
     """
     path = Path(path)
     if not path.exists():
@@ -179,7 +179,7 @@ def write_targets(
         How many rows were computed; the others were there.
 
     Raises:
-        SettingsError: where the folder was made with other settings, or holds a damaged file.
+        SettingsError: if the folder was made with other settings, or holds a damaged file.
     """
     folder = Path(folder)
     if (folder / SETTINGS_FILE).exists():
@@ -208,13 +208,11 @@ def write_targets(
 def compare_settings(folder: Path, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     """Refuses targets that were made with other settings, naming them; a setting that is not asked for may be any."""
     other = [
-        f"{name} {found.get(name)!r} where {value!r} is needed"
-        for name, value in asked.items()
-        if found.get(name) != value
+        f"{name} {found.get(name)!r} instead of {value!r}" for name, value in asked.items() if found.get(name) != value
     ]
     if other:
         raise SettingsError(
-            f"{folder} holds targets made with {', '.join(other)}. Prepare them anew in another folder."
+            f"{folder} holds targets made with {', '.join(other)}. Prepare new ones in another folder."
         )
 
 

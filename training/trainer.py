@@ -37,7 +37,7 @@ class VioletTrainer(Trainer):
     """
     `transformers.Trainer` for tables of videos and texts. What differs:
 
-    - Rows of one video stay together and their order depends on (seed, epoch) alone, see `GroupedSampler`; each has a
+    - Rows of one video stay together and their order depends only on (seed, epoch), see `GroupedSampler`; each has a
       number to draw by, see `DrawnRows`.
     - Weight decay spares biases, norms and tables, and the backbone and lower layers may have learning rates of their
       own, see `optimization.parameter_groups`.
@@ -51,9 +51,9 @@ class VioletTrainer(Trainer):
     - What `push_to_hub` publishes is what `violet push` does: our card, and no pickles.
 
     Args:
-        rows_per_video: at most so many rows of a video in one epoch, drawn anew in each; all where it is not given.
+        rows_per_video: at most this many rows of a video per epoch, drawn in each epoch; all if it is not given.
         rows_apart: whether the rows of a video are spread over an epoch instead of standing together.
-        backbone_learning_rate: of the visual backbone; the others' where it is not given.
+        backbone_learning_rate: of the visual backbone; the others' if it is not given.
         layer_decay: what the learning rate is multiplied by for each layer further from the heads.
     """
 
@@ -200,7 +200,7 @@ class VioletTrainer(Trainer):
             license: of the weights; by default that of the training arguments, or of the card that is there.
 
         Returns:
-            What was sent; where `blocking` is off, its future. None in processes that do not send.
+            What was sent; if `blocking` is off, its future. None in processes that do not send.
         """
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         if self.hub_model_id is None:

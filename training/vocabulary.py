@@ -87,7 +87,7 @@ def check_words(
     Warns of words that the tokenizer does not know.
 
     Raises:
-        SettingsError: where these are more than `MOST_UNKNOWN` of all that stand there, unless that is allowed.
+        SettingsError: if these are more than `MOST_UNKNOWN` of all that stand there, unless that is allowed.
     """
     words = table_words(texts, tokenizer)
     if not words.unknown:
@@ -107,7 +107,7 @@ def check_answers(task: Task, rows: Dataset, tokenizer: PreTrainedTokenizerBase,
     Warns of answers that cannot be said at a [MASK] with this vocabulary.
 
     Raises:
-        SettingsError: where no row has another: nothing would be learned.
+        SettingsError: if no row has another: nothing would be learned.
     """
     if task.sayable is None:
         return
@@ -131,7 +131,7 @@ def check_answers(task: Task, rows: Dataset, tokenizer: PreTrainedTokenizerBase,
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     """
     Raises:
-        SettingsError: where it lacks a special token that texts are written with here.
+        SettingsError: if it lacks a special token that texts are written with here.
     """
     roles = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
     missing = [role for role in roles if getattr(tokenizer, role) is None]
@@ -144,7 +144,7 @@ def exchange_vocabulary(
 ) -> int:
     """
     Lets the model read texts with another tokenizer: tokens of both, and special tokens of one role, keep their
-    embeddings and, where the model predicts words, their rows of the head; the others start at random. The
+    embeddings and, if the model predicts words, their rows of the head; the others start at random. The
     configuration is told.
 
     Returns:

@@ -11,7 +11,7 @@ from ...core.registry import Registry
 from ..parts import build_part
 from ..tokens import Grid
 
-ENCODERS: Registry[type] = Registry(
+ENCODERS: Registry[Any] = Registry(
     "vision encoder",
     __package__,
     {
@@ -55,7 +55,7 @@ class Encoder:
 
     def build(self) -> PreTrainedModel:
         """The model, freshly initialised."""
-        if self.model_class is not None:  # no Auto class knows it where a checkpoint carries the code
+        if self.model_class is not None:  # no Auto class knows it if a checkpoint carries the code
             return self.model_class._from_config(self.config)
         return build_part(self.config, self.unused)
 

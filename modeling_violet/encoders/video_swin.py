@@ -23,7 +23,10 @@ from ..attention import eager_attention_forward
 Size = tuple[int, int, int]
 
 SHIFT_PENALTY = -100.0
-"""Added to a logit between two tokens that a cyclic shift brought into one window; the published weights know it."""
+"""
+Added to a logit between two tokens that a cyclic shift brought into one window; the published weights were trained
+with it.
+"""
 
 
 def effective_window(grid: Size, window: Size, shifted: bool) -> tuple[Size, Size]:
@@ -128,7 +131,7 @@ class VideoSwinAttention(nn.Module):
 
     def forward(self, windows: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
-        windows (B * M, N, C), mask (M, 1, N, N) or None -> (B * M, N, C), and the weights (B * M, heads, N, N) where
+        windows (B * M, N, C), mask (M, 1, N, N) or None -> (B * M, N, C), and the weights (B * M, heads, N, N) if
         the kernel gives them
         """
         count, N, C = windows.shape
@@ -261,8 +264,8 @@ class VioletVisionModel(SavedWhole, PreTrainedModel):
         if isinstance(module, nn.Linear | nn.Conv3d):
             init.trunc_normal_(module.weight, std=std)
             if isinstance(module, nn.Conv3d):
-                # As large as what a patch of ones gives. The norm behind it forgets how bright a flat patch is where
-                # the bias is small, and of a masked patch of zeros there is nothing but the bias: at 0, each norm
+                # As large as what a patch of ones gives. The norm behind it removes a flat patch's brightness if the
+                # bias is small, and of a masked patch of zeros there is nothing but the bias: at 0, each norm
                 # multiplies its gradient by 1 / sqrt(eps); 1e15 in all were measured.
                 init.trunc_normal_(module.bias, std=std * module.weight[0].numel() ** 0.5)
             elif module.bias is not None:
@@ -282,7 +285,7 @@ class VioletVisionModel(SavedWhole, PreTrainedModel):
         """
         Pixels (B, T, channels, H, W), normalised -> `last_hidden_state`
         (B, ceil(T / temporal_stride), ceil(H / reduction), ceil(W / reduction), hidden_size). `hidden_states` and
-        `attentions`, where asked for: what enters the first block and what leaves each, (B, T, H, W, C) of its stage;
+        `attentions`, if asked for: what enters the first block and what leaves each, (B, T, H, W, C) of its stage;
         and the weights of each block's windows, (B * M, heads, N, N).
         """
         x = self.patch_embed(pixel_values_videos)

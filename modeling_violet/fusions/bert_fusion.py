@@ -9,7 +9,7 @@ from transformers import Cache
 from transformers.activations import ACT2FN
 
 from ...core.upstream import ALL_ATTENTION_FUNCTIONS, GradientCheckpointingLayer
-from ..attention import build_attention_mask, eager_attention_forward
+from ..attention import AttentionLayout, build_attention_mask, eager_attention_forward
 from ..tokens import Tokens
 from .fusion import Fusion
 
@@ -31,7 +31,7 @@ class FusionAttention(nn.Module):
     def forward(
         self, states: torch.Tensor, mask, cache: Cache | None = None, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """states (batch, tokens, width) -> the same shape, and the weights where the kernel gives them"""
+        """states (batch, tokens, width) -> the same shape, and the weights if the kernel gives them"""
         heads = (*states.shape[:-1], -1, self.head_width)
         # (batch, tokens, width) -> (batch, heads, tokens, head width)
         query, key, value = (layer(states).view(heads).transpose(1, 2) for layer in (self.query, self.key, self.value))
@@ -89,19 +89,20 @@ class BertFusion(Fusion):
         past_mask: torch.Tensor | None = None,
         **kwargs,
     ) -> dict[str, torch.Tensor]:
-        lengths = [group.tokens.shape[1] for group in groups.values()]
+        lengths = {name: group.tokens.shape[1] for name, group in groups.items()}
         states = torch.cat([group.tokens for group in groups.values()], dim=1)
         key_mask = torch.cat([group.mask for group in groups.values()], dim=1)
-        context_length = sum(lengths[:-1])
+        past = {}
         if past_mask is not None:
             key_mask = torch.cat([past_mask, key_mask], dim=1)
-            context_length += past_mask.shape[1]
-        mask = build_attention_mask(self.config, states, key_mask, rule, context_length, cache)
+            past = {"past": past_mask.shape[1]}
+        layout = AttentionLayout({**past, **lengths})
+        mask = build_attention_mask(self.config, states, key_mask, rule, layout, cache)
         for layer in self.layers:
             states = layer(states, mask, cache=cache, **kwargs)
         if self.norm is not None:
             states = self.norm(states)
-        return dict(zip(groups, states.split(lengths, dim=1), strict=True))
+        return dict(zip(groups, states.split(list(lengths.values()), dim=1), strict=True))
 
 
 class ReceivedAttention:
@@ -116,20 +117,25 @@ class ReceivedAttention:
 
 
 @contextmanager
-def record_received_attention(fusion: BertFusion) -> Iterator[ReceivedAttention]:
+def record_received_attention(fusion: Fusion) -> Iterator[ReceivedAttention]:
     """
     Within it, a pass through the fusion sums up the attention that each token receives: mean over heads, sum over
     layers and queries. No gradient, plain attention steps, and only one layer's weights in memory at a time.
+
+    Raises:
+        ValueError: for a fusion of other layers than BERT's.
     """
     received = ReceivedAttention()
     attentions = [module for module in fusion.modules() if isinstance(module, FusionAttention)]
+    if not attentions:
+        raise ValueError(f"The fusion {type(fusion).__name__} has no layers of BERT, whose attention is summed up.")
     hooks = [attention.register_forward_hook(received.add) for attention in attentions]
-    kernel = fusion.config._attn_implementation
-    fusion.config._attn_implementation = "eager"
+    config = attentions[0].config
+    kernel, config._attn_implementation = config._attn_implementation, "eager"
     try:
         with torch.no_grad():
             yield received
     finally:
-        fusion.config._attn_implementation = kernel
+        config._attn_implementation = kernel
         for hook in hooks:
             hook.remove()

@@ -7,18 +7,19 @@ from torch import nn
 from transformers import Cache, PreTrainedConfig
 
 from ...core.registry import Registry
+from ..attention import RULES
 from ..tokens import Tokens
 
 
 class Fusion(nn.Module):
     """
-    What VIOLET asks of a fusion. It is built from the whole model's configuration, whose `fusion_config` holds its own
-    fields.
+    What VIOLET asks of a fusion. It is built from the whole model's configuration, whose `fusion_model_config` holds
+    its own fields.
 
     Attributes:
         layers: its layers, from the first to the last.
         norm: what stands behind the last layer, or None.
-        rules: the rules of attention that it serves, of `attention.RULES`.
+        rules: the rules of attention that it serves, of `attention.ATTENTION_RULES`.
     """
 
     layers: nn.ModuleList
@@ -35,11 +36,11 @@ class Fusion(nn.Module):
     ) -> dict[str, torch.Tensor]:
         """
         Args:
-            groups: in order; under the sequence-to-sequence rule the last one is the text that is written, and those
-                before it are what it is written about.
+            groups: in order: "video", "prompt" (if there is one), "text" (if there is one).
             rule: who sees whom, one of `rules`.
-            cache: the keys and values of tokens that came before these; those of these are added.
-            past_mask: (batch, tokens that came before), 1 where one may be seen.
+            cache: the keys and values of tokens that came before these; those of these are added. Only under a causal
+                rule.
+            past_mask: (batch, tokens that came before), 1 if one may be seen.
 
         Returns:
             Each group's states (batch, tokens, width), by name and in the same order.
@@ -48,7 +49,7 @@ class Fusion(nn.Module):
 
 
 FUSIONS: Registry[type[Fusion]] = Registry(
-    "fusion", __package__, {"bert": "bert_fusion:BertFusion"}, config_keys=("fusion_config.model_type",)
+    "fusion", __package__, {"bert": "bert_fusion:BertFusion"}, config_keys=("fusion_model_config.model_type",)
 )
 """
 By the fusion configuration's `model_type`; without a configuration it is BERT's encoder, from VIOLET's own fields.
@@ -60,7 +61,11 @@ def build_fusion(config: PreTrainedConfig) -> Fusion:
     The fusion of a configuration.
 
     Raises:
-        ValueError: for an unknown `fusion_config.model_type`.
+        ValueError: for an unknown `fusion_model_config.model_type`, or a fusion that lists an unknown rule of
+            attention.
     """
-    own: Any = getattr(config, "fusion_config", None)
-    return FUSIONS.find("bert" if own is None else own.model_type)(config)
+    own: Any = getattr(config, "fusion_model_config", None)
+    fusion = FUSIONS.find("bert" if own is None else own.model_type)(config)
+    for rule in fusion.rules:
+        RULES.find(rule)
+    return fusion

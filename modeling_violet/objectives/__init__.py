@@ -1,1 +1,1 @@
-"""What pre-training trains: one file for each objective, found by its name in `objective.OBJECTIVES`."""
+"""Pre-training objectives: one file for each, found by its name in `objective.OBJECTIVES`."""

@@ -29,6 +29,6 @@ class Contrast(Objective):
         wrong = passes.inputs["wrong_ids"]
         others = None
         if wrong is not None:
-            others = passes.violet.get_text_features(wrong, passes.inputs["wrong_attention_mask"]).pooler_output
+            others = passes.violet.embed_texts(wrong, passes.inputs["wrong_attention_mask"])
         loss, accuracy = passes.violet.contrast(videos, texts, passes.words, gather=True, others=others)
         return Outcome(loss, accuracy)

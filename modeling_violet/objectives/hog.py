@@ -41,8 +41,8 @@ def _segments() -> torch.Tensor:
 def hog_picture(pictures: torch.Tensor) -> torch.Tensor:
     """
     Gradients' orientations (9, unsigned) in cells of 8x8 pixels (Dalal and Triggs, 2005, doi:10.1109/CVPR.2005.177),
-    drawn: every cell holds one line an orientation, as bright as the cell's mean gradient of that orientation. At each
-    pixel the channel with the strongest gradient counts. Blocks and their normalisation do not enter the picture.
+    drawn: every cell holds one line per orientation, as bright as the cell's mean gradient of that orientation. At
+    each pixel the channel with the strongest gradient counts. Blocks and their normalisation do not enter the picture.
 
     Args:
         pictures: (n, channels, H, W), with values in [0, 1].

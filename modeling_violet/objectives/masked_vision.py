@@ -30,7 +30,7 @@ from its target drags the whole fusion towards a constant, which forgets the vid
 @dataclass(frozen=True)
 class MVMTarget:
     """
-    What masked patches predict.
+    A target of masked visual modelling.
 
     Attributes:
         build_head: (config, options) -> a module from the fusion's patches (B, T, h, w, D) to the prediction.
@@ -195,7 +195,7 @@ def mvm_loss(
     reduction: str = "mean",
 ) -> torch.Tensor:
     """
-    The loss of that target over the masked patches alone; 0 where there is none.
+    The loss of that target over the masked patches only; 0 if there is none.
 
     Args:
         prediction: what the target's head gave.

@@ -32,6 +32,8 @@ class MaskedWords(Objective):
 class WrittenWords(MaskedWords):
     """Predicts the same words from those before them: a pass of its own, under the sequence-to-sequence rule."""
 
+    rule = "sequence_to_sequence"
+
     def is_asked_for(self, inputs: Mapping[str, Any]) -> bool:
         return False  # a second pass is computed only if the objective is named
 

@@ -21,7 +21,7 @@ from .passes import Passes
 @dataclass
 class Outcome:
     """
-    What an objective makes of a batch.
+    The result of an objective on a batch.
 
     Attributes:
         loss: (), before its weight.
@@ -48,11 +48,13 @@ class Objective:
 
     Class attributes:
         Options: a dataclass of its options and their defaults; `None` if it has none.
+        rule: of attention, under which its pass through the fusion is.
         family: whether the name in `OBJECTIVES` stands for several objectives, named `NAME_…`.
         requirement: what a model must have for it, for messages.
     """
 
     Options: ClassVar[type | None] = None
+    rule: ClassVar[str] = "bidirectional"
     family: ClassVar[bool] = False
     requirement: ClassVar[str] = "its name among the configuration's `objectives`"
     needs: tuple[str, ...] = ()

@@ -4,7 +4,6 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
-from torch import nn
 
 from ..losses import IGNORE_INDEX
 from ..tokens import Tokens
@@ -119,12 +118,6 @@ class Passes:
         if "fused" not in self.computed:
             return {}
         return {"hidden_states": self.fused.hidden_states, "attentions": self.fused.attentions}
-
-
-def unread_parameters(violet: Any) -> list[nn.Parameter]:
-    """The parameters of a `VioletModel` that no pass reads: task tokens, and what stands for a hidden frame order."""
-    optional = (violet.task_tokens, violet.video_encoder.hidden_order_embedding)
-    return [parameter for parameter in optional if parameter is not None]
 
 
 def hardest(candidates: torch.Tensor, videos: torch.Tensor, texts: torch.Tensor, most: int) -> torch.Tensor:

@@ -1,5 +1,5 @@
 """
-Frozen networks that say what masked patches are to predict (masked visual modelling).
+Teachers: frozen networks that make the targets of masked visual modelling.
 
 A teacher sees the *whole* frames, as they were before masking. Shapes: (B, T) videos and frames, (h, w) the student's
 grid of patches, (H, W) pixels.
@@ -36,7 +36,7 @@ class Teacher(nn.Module):
         image_mean, image_std: how it takes a frame's channels, from [0, 1]; (0, 0, 0) and (1, 1, 1) for [0, 1] itself.
         size: the side, in pixels, that it takes frames of (they are resized to a square), the network's own once there
             is one; `None` for any size.
-        default_source: the weights on the Hub that `load` takes where no source is given; `None` for no such weights.
+        default_source: the weights on the Hub that `load` takes if no source is given; `None` for no such weights.
 
     Args:
         student_mean, student_std: how the frames given to `forward` are normalised.
@@ -66,12 +66,12 @@ class Teacher(nn.Module):
         The teacher with its published weights.
 
         Args:
-            source: a name on the Hub or a folder; `default_source` where it is not given.
-            normalisation: `student_mean` and `student_std`, ImageNet's where they are not given.
+            source: a name on the Hub or a folder; `default_source` if it is not given.
+            normalisation: `student_mean` and `student_std`, ImageNet's if they are not given.
 
         Raises:
-            ValueError: where there is neither a source nor a default.
-            OSError: where the weights are not found.
+            ValueError: if there is neither a source nor a default.
+            OSError: if the weights are not found.
         """
         if source is None:
             source = cls.default_source
@@ -96,7 +96,7 @@ class Teacher(nn.Module):
     def pictures(self, pixel_values_videos: torch.Tensor, size: tuple[int, int] | None = None) -> torch.Tensor:
         """
         Frames (B, T, 3, H, W) as the student takes them -> (B * T, 3, *size), float32, as this teacher takes them.
-        They are resized bicubically to `size` (the teacher's own where it is not given), and held within [0, 1]
+        They are resized bicubically to `size` (the teacher's own if it is not given), and held within [0, 1]
         before they are normalised.
         """
         if size is None:
@@ -129,7 +129,7 @@ class Teacher(nn.Module):
 
 
 def pooled_to(features: torch.Tensor, grid: Grid) -> torch.Tensor:
-    """(B * T, rows, columns, C) -> (B, T, h, w, C), averaged where the grids differ."""
+    """(B * T, rows, columns, C) -> (B, T, h, w, C), averaged if the grids differ."""
     frames, rows, columns = grid
     if features.shape[1:3] != (rows, columns):
         # (B * T, rows, columns, C) -> (B * T, C, rows, columns) -> (B * T, C, h, w) -> (B * T, h, w, C)
@@ -202,7 +202,7 @@ class OpticalFlowTeacher(Teacher):
     of 8, and to 128 or more (Teed and Deng, 2020, arXiv:2003.12039).
 
     Its source is a safetensors file of torchvision's `raft_large` state dict, or a folder with that file as
-    `model.safetensors`; torchvision's own weights where none is given.
+    `model.safetensors`; torchvision's own weights if none is given.
     """
 
     image_mean = tuple(IMAGENET_STANDARD_MEAN)
@@ -237,10 +237,10 @@ class OpticalFlowTeacher(Teacher):
 
 class TokenTeacher(Teacher):
     """
-    DALL-E's visual words, `per_cell` x `per_cell` of them a patch: (B, T, h * per_cell, w * per_cell), int64. A word
-    stands for 8 x 8 pixels: frames are resized to 8 pixels a word (for 7 x 7 patches, VIOLETv2: 4 x 4 words a patch,
-    224 pixels; VIOLET: one word a patch, 56 pixels). Values in [0, 1] are mapped to [0.1, 0.9], which mean and
-    standard deviation state here (Ramesh et al., 2021, arXiv:2102.12092, appendix A.3).
+    DALL-E's visual words, `per_cell` x `per_cell` of them per patch: (B, T, h * per_cell, w * per_cell), int64. A word
+    stands for 8 x 8 pixels: frames are resized to 8 pixels per word (for 7 x 7 patches, VIOLETv2: 4 x 4 words per
+    patch, 224 pixels; VIOLET: one word per patch, 56 pixels). Values in [0, 1] are mapped to [0.1, 0.9], which mean
+    and standard deviation state here (Ramesh et al., 2021, arXiv:2102.12092, appendix A.3).
 
     Args:
         per_cell: 1 fits the head's default; 4 is VIOLETv2's live tokenizer.
@@ -278,7 +278,7 @@ class TokenTeacher(Teacher):
 
 
 class FeatureTeacher(Teacher):
-    """A network whose last map is to be predicted: (B, T, h, w, C), averaged where its grid differs."""
+    """A network whose last map is to be predicted: (B, T, h, w, C), averaged if its grid differs."""
 
     @property
     def head_options(self) -> dict[str, int]:

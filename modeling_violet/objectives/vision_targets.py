@@ -63,7 +63,7 @@ class PixelDecoder(nn.Module):
 
 
 class FlowDecoder(PixelDecoder):
-    """A `PixelDecoder` of two neighbouring frames' patches: (B, T, h, w, D) -> (B, T - 1, 2, h * side, w * side)"""
+    """A pixel decoder of two neighbouring frames' patches: (B, T, h, w, D) -> (B, T - 1, 2, h * side, w * side)"""
 
     def __init__(self, width: int, side: int):
         super().__init__(2 * width, 2, side)
@@ -170,7 +170,7 @@ def dense_loss(prediction, target, bool_masked_pos, reduction: str = "mean", div
 
 def flow_loss(prediction, target, bool_masked_pos, reduction: str = "mean", divisor: int = 1) -> torch.Tensor:
     """
-    L1 on optical flow, in pixels. A pair of frames counts where either frame is masked, and not at all if its largest
+    L1 on optical flow, in pixels. A pair of frames counts if either frame is masked, and not at all if its largest
     displacement along an axis is `LARGEST_FLOW` or more.
 
     Args:

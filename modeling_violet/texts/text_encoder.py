@@ -9,7 +9,7 @@ from .text_side import TextSide
 
 
 class TextEncoder(TextSide):
-    """A model of transformers that gives `last_hidden_state` (batch, X, width); a linear layer where widths differ."""
+    """A model of transformers that gives `last_hidden_state` (batch, X, width); a linear layer if widths differ."""
 
     contextual = True
 
@@ -21,6 +21,7 @@ class TextEncoder(TextSide):
                 f"`vocab_size` is {config.vocab_size}, and `text_config.vocab_size` {text.vocab_size}: one tokenizer "
                 "serves both, so they must be equal."
             )
+        self.config = config
         self.model = build_part(text, unused=("pooler",))
         self._no_split_modules = self.model._no_split_modules  # transformers collects them from direct children
         self.projection = nn.Linear(text.hidden_size, width) if text.hidden_size != width else nn.Identity()
@@ -38,4 +39,6 @@ class TextEncoder(TextSide):
         return self.model.get_input_embeddings()
 
     def set_input_embeddings(self, table: nn.Module) -> None:
+        assert isinstance(table, nn.Embedding)
         self.model.set_input_embeddings(table)
+        self.config.text_config.vocab_size = table.num_embeddings

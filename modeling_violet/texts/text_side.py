@@ -31,8 +31,8 @@ class TextSide(nn.Module):
         """
         Args:
             input_ids: (batch, X).
-            attention_mask: (batch, X), 1 for a token and 0 for padding; all 1 where it is not given.
-            position_ids: (batch, X), each token's place in its text; 0, 1, 2, … where it is not given.
+            attention_mask: (batch, X), 1 for a token and 0 for padding; all 1 if it is not given.
+            position_ids: (batch, X), each token's place in its text; 0, 1, 2, … if it is not given.
 
         Returns:
             (batch, X, width)

@@ -85,7 +85,7 @@ def around(subject, size: int = 64, margin: float = 0.0) -> np.ndarray:
     x, y, radius, angle = (v[:, None, None] for v in (subject.x, subject.y, subject.radius, subject.angle))
     dx, dy = grid[None, None, :] - x, grid[None, :, None] - y
     u, v = np.abs(dx * np.cos(angle) + dy * np.sin(angle)), np.abs(dy * np.cos(angle) - dx * np.sin(angle))
-    filled = {  # the outlines, written anew: the drawing has its own
+    filled = {  # the outlines, written again: the drawing has its own
         "disc": np.hypot(u, v),
         "square": np.maximum(u, v) / 0.9,
         "cross": np.minimum(np.maximum(u, v / 0.28), np.maximum(u / 0.28, v)),
@@ -123,7 +123,7 @@ def seen_shape(mask: np.ndarray) -> str:
 
 
 def seen_action(masks: np.ndarray) -> tuple[str, str]:
-    """The action and the direction, from the marked pixels alone."""
+    """The action and the direction, only from the marked pixels."""
     places = centres(masks)
     width = PLACES[1] - PLACES[0]
     steps = (np.diff(places, axis=0) + width / 2) % width - width / 2  # what leaves the range comes back opposite

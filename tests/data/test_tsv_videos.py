@@ -190,4 +190,4 @@ def test_ids_cost_little_memory_by_the_row(tmp_path, write_tsv):
         assert "a-rather-long-name-7" in videos and "a" not in videos
         sizes[count] = tracemalloc.get_traced_memory()[0]
         tracemalloc.stop()
-    assert (sizes[11_000] - sizes[1_000]) / 10_000 < 30, "a Python string alone takes 60 bytes"
+    assert (sizes[11_000] - sizes[1_000]) / 10_000 < 30, "a Python string by itself takes 60 bytes"

@@ -41,7 +41,7 @@ WHOLE_CLIPS = ("videomae", "vjepa2", "timesformer")
 def model_config(encoder: str, **changes: Any) -> VioletConfig:
     """A small model with that vision encoder, of the vocabulary and sizes of violet-tiny's kind."""
     return VioletConfig(
-        vision_config={"model_type": encoder, **ENCODER_CONFIGS[encoder]},
+        vision_config={"model_type": encoder, **ENCODER_CONFIGS.get(encoder, {})},
         **{
             **_SMALL,
             "intermediate_size": 64,

@@ -5,7 +5,7 @@ A Hub in a box: the parts of the Hugging Face Hub's protocol that `huggingface_h
 read HF_ENDPOINT when they are imported. The process lives on, so that many tests pay for one import.
 
 It can fail on purpose: `hub.fail("PUT /_lfs/", status=500)` answers the next such request with an error, `cut=1000`
-closes the connection after so many bytes of the request's or the answer's body, `reset=True` does so rudely,
+closes the connection after that many bytes of the request's or the answer's body, `reset=True` does so rudely,
 `lose_answer=True` does what is asked and then closes, `delay=0.5` waits.
 """
 
@@ -473,7 +473,7 @@ class HubClient:
             environment: variables of the environment while it runs.
 
         Raises:
-            ClientFailure: where it raised.
+            ClientFailure: if it raised.
         """
         assert self.process.stdin is not None and self.process.stdout is not None
         asked = {"code": code, "values": values, "environment": environment or {}}

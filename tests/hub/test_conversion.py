@@ -271,7 +271,7 @@ def test_pickled_and_safetensors_files_give_the_same_model(tmp_path):
 @pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.proof)])
 @pytest.mark.parametrize("name", ["v1_keys", "v2_keys", "v2_finetune_keys"])
 def test_no_key_can_be_removed_renamed_or_reshaped(name, every, shared_folder):
-    """Of keys that differ in the number of their layer or block alone, the last; or every key."""
+    """Of keys that differ only in the number of their layer or block, the last; or every key."""
     shapes = {
         key: tuple(shape)
         for key, shape in json.loads((shared_folder / "goldens" / f"{name}.json").read_text()).items()
@@ -414,7 +414,7 @@ def test_the_backbone_alone():
     model, report = from_original(original(), VioletVisionModel)
     whole = from_original(original())[0].violet.video_encoder.swin
     assert all(torch.equal(value, whole.state_dict()[name]) for name, value in model.state_dict().items())
-    assert "alone" in report.skipped["enc_img.norm.bias"] and model.config.temporal_stride == 1
+    assert "only the video encoder" in report.skipped["enc_img.norm.bias"] and model.config.temporal_stride == 1
 
 
 @pytest.mark.parametrize("version", [1, 2])

@@ -1,4 +1,4 @@
-"""Public weights of other models, by random instances of their real classes where those are installed."""
+"""Public weights of other models, by random instances of their real classes if those are installed."""
 
 import re
 import shlex
@@ -9,7 +9,16 @@ import torch
 from safetensors.torch import load_file
 from torchvision.models.swin_transformer import SwinTransformer
 from torchvision.models.video.swin_transformer import SwinTransformer3d
-from transformers import BertConfig, BertForMaskedLM, BertModel, SwinConfig, SwinForImageClassification
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertModel,
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    SwinConfig,
+    SwinForImageClassification,
+)
 
 import violet
 from violet.cli import main
@@ -18,7 +27,7 @@ from violet.data import moving_shapes, open_ended
 from violet.hub import ConversionError, build_model, from_original
 from violet.modeling_violet import Tokens, VioletForMaskedLM, VioletForPreTraining, VioletModel, VioletVisionModel
 from violet.modeling_violet.encoders.video_swin import relative_position_index
-from violet.processing import train_wordpiece_tokenizer
+from violet.processing import VideoTextProcessor, train_wordpiece_tokenizer
 
 EMBED, DEPTHS, HEADS = 32, (2, 2), (1, 2)
 WIDTH, VOCABULARY = 64, 50
@@ -304,7 +313,8 @@ def test_weights_of_no_known_kind_are_refused():
 def test_the_readmes_way_from_public_weights_to_a_fine_tuned_model(tmp_path, monkeypatch, capfd, shapes_folder):
     """Its lines as they stand there, with small instances of the real classes under the public names."""
     readme = (Path(violet.__file__).parent / "README.md").read_text()
-    (code,) = (block for block in re.findall(r"```python\n(.*?)```", readme, re.S) if "build_model(" in block)
+    blocks = [block for block in re.findall(r"```python\n(.*?)```", readme, re.S) if "build_model(" in block]
+    code, of_any_encoder = blocks
     finetuning, asking = re.search(r"```bash\n(violet finetune.*?)\n(violet predict.*?)\n```", readme, re.S).groups()
     width, shapes = 64, {"embed_dim": 16, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 4, 8)}
     clips = moving_shapes(shapes_folder, train=24, validation=4, test=8, test_unseen=0, test_together=0)
@@ -335,6 +345,15 @@ def test_the_readmes_way_from_public_weights_to_a_fine_tuned_model(tmp_path, mon
     capfd.readouterr()
     assert main(shlex.split(asking)[1:]) == 0
     assert len(capfd.readouterr().out.splitlines()) == 24
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 16}
+    pair = CLIPModel(CLIPConfig(vision_config={**sizes, "image_size": 32, "patch_size": 16}, text_config=sizes))
+    pair.save_pretrained("openai/clip-vit-base-patch16")
+    CLIPImageProcessor(size={"shortest_edge": 32}).save_pretrained("openai/clip-vit-base-patch16")
+    exec(of_any_encoder, {})
+    started = VioletForPreTraining.from_pretrained("outputs/clip")
+    assert type(started.config.vision_config).__name__ == "CLIPVisionConfig"
+    assert VideoTextProcessor.from_pretrained("outputs/clip").video_processor.size.height == 32
 
 
 @pytest.mark.parametrize("window", [(8, 7, 7), (16, 7, 7), (4, 4, 4), (5, 7, 7), (2, 12, 12)])

@@ -26,7 +26,7 @@ def script():
 
 @pytest.fixture
 def model(tmp_path, model_folder, monkeypatch, script):
-    """A finished pre-training's folder, as far as the script reads it."""
+    """What the script reads of a finished pre-training's folder."""
     from transformers import AutoProcessor
 
     for module in (script, cards):

@@ -57,6 +57,15 @@ def test_several_labels_are_learned_each_by_itself(videos):
         model(videos, labels=torch.tensor([0, 1, 2]))
 
 
+def test_what_it_says_that_no_pass_reads_gets_no_gradient_and_all_else_does(videos):
+    model = model_of(num_task_tokens=2).train()
+    model(videos, labels=torch.tensor([1, 0, 4])).loss.backward()
+    without = {name for name, parameter in model.named_parameters() if parameter.grad is None}
+    unread = {id(parameter) for parameter in model.unread_parameters()}
+    assert without == {name for name, parameter in model.named_parameters() if id(parameter) in unread}
+    assert {name.split(".")[1] for name in without} == {"text_embeddings", "projection", "task_tokens"}
+
+
 def test_rows_of_one_video_share_its_scores(videos):
     model = model_of()
     index = torch.tensor([2, 0, 2, 1])

@@ -1,6 +1,6 @@
 """
 `VioletForCaptioning`: what is written with a key-value cache is what is written by recomputing everything, in every
-mode; a text alone is the text in a batch; and what its training may see.
+mode; a text by itself is the text in a batch; and what its training may see.
 """
 
 import copy
@@ -71,7 +71,7 @@ TWO_OF_ONE = {
     "input_ids": torch.tensor([[START, 8], [START, 8], [START, 9]]),
 }
 GIVEN = {
-    "videos alone": {},
+    "videos without texts": {},
     "unequal prefixes": PREFIXES,
     "unequal prompts": PROMPTS,
     "one prompt": {"prompt_ids": torch.tensor([[START, 11, 12]])},
@@ -359,7 +359,6 @@ def test_what_is_returned_is_a_tensor_unless_more_is_asked_for(model):
         ({"task_ids": torch.tensor([0, 1, 2])}, r"task_ids.*\(3,\) for 2 texts"),
         ({"video_index": torch.tensor([0, 1, 1]), "input_ids": torch.full((2, 1), START)}, "video_index.*2 texts"),
         ({"prompt_lookup_num_tokens": 2}, "Assisted decoding"),
-        ({"generation_config": GenerationConfig(prompt_lookup_num_tokens=2)}, "Assisted decoding"),
         ({"assistant_model": "the model"}, "Assisted decoding"),
         ({"cache_implementation": "static"}, "cache"),
         ({"colour": "red"}, "colour"),
@@ -370,6 +369,11 @@ def test_what_cannot_be_written_is_refused(model, options, complaint):
         options = {"assistant_model": model}
     with pytest.raises(ValueError, match=complaint):
         write(model, **options)
+
+
+def test_a_generation_configuration_cannot_ask_for_assisted_decoding_either(model):
+    with pytest.raises(ValueError, match="Assisted decoding"):
+        model.generate(pixel_values_videos=clips(), generation_config=GenerationConfig(prompt_lookup_num_tokens=2))
 
 
 @pytest.mark.parametrize("both", [False, True])

@@ -68,7 +68,7 @@ def assert_same_gradients(one, other):
 
 
 def count_rows(*modules):
-    """How many rows each call of each module gets: a list a module."""
+    """How many rows each call of each module gets: one list per module."""
     rows = [[] for _ in modules]
     for module, found in zip(modules, rows, strict=True):
         module.register_forward_hook(lambda _, given, output, found=found: found.append(len(given[0])))
@@ -310,7 +310,7 @@ def retrieval_loss_by_hand(scores, video_of_text, directions, smoothing):
 @pytest.mark.parametrize("directions", [1, 2])
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 @pytest.mark.parametrize("temperature", [0.05, 1.5])
-@pytest.mark.parametrize("labels", [[2, 0, 1, 3], [1, 0, 1, 1]], ids=["one text a video", "several, and none"])
+@pytest.mark.parametrize("labels", [[2, 0, 1, 3], [1, 0, 1, 1]], ids=["one text per video", "several, and none"])
 def test_the_loss_of_retrieval_is_that_of_a_loop(directions, smoothing, temperature, labels):
     settings = {"retrieval_directions": directions, "label_smoothing": smoothing, "match_temperature": temperature}
     model = build(VioletForRetrieval, **settings)

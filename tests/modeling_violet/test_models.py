@@ -1,6 +1,6 @@
 """
 What every model does: saving, initialisation, gradients, batching, masking, sizes, attention, losses, errors. What one
-task alone does stands beside: test_generation, test_matching, test_pretraining_model, test_peft.
+task does stands beside: test_generation, test_matching, test_pretraining_model, test_peft.
 """
 
 import copy

@@ -66,7 +66,7 @@ def random_target(name, frames=FRAMES, seed=1):
 def some_mask(frames=FRAMES, seed=2):
     mask = torch.rand(2, frames, 2, 3, generator=torch.Generator().manual_seed(seed)) < 0.4
     mask[0, 0] = torch.tensor([[True, False, False], [False, False, True]])
-    mask[0, 1:] = False  # so that for some pairs of frames one alone is masked
+    mask[0, 1:] = False  # so that for some pairs of frames only one is masked
     return mask
 
 

@@ -11,7 +11,8 @@ from transformers.utils import logging as transformers_logging
 
 from violet.configuration import named_configuration
 from violet.configuration.configuration_violet import IMAGENET_BLACK
-from violet.modeling_violet import VioletForMaskedLM, VioletForPreTraining, VioletForQuestionAnswering, fusion
+from violet.modeling_violet import VioletForMaskedLM, VioletForPreTraining, VioletForQuestionAnswering
+from violet.modeling_violet.fusions import bert_fusion
 from violet.modeling_violet.losses import IGNORE_INDEX, contrastive_loss
 from violet.modeling_violet.objectives.passes import hardest
 
@@ -133,7 +134,7 @@ def test_matching_is_a_choice_among_pairs_that_are_fused_one_by_one(model):
         scores = [score(video, text) for text in [video, *(text for text in others if text != ABSENT)]]
         found = output.match_logits[video, : len(scores)]
         assert found.tolist() == pytest.approx(scores, abs=1e-5)
-        if len(scores) > 1:  # alone, there is nothing to choose from
+        if len(scores) > 1:  # with one, there is nothing to choose from
             powers = [math.exp(value / 0.05) for value in scores]
             losses.append(-math.log(powers[0] / sum(powers)))
             right.append(scores[0] == max(scores))
@@ -418,7 +419,10 @@ def test_received_attention_is_the_sum_of_the_weights_and_leaves_the_model_as_it
 
 
 def test_received_attention_leaves_the_model_as_it_was_after_an_error(model):
-    with pytest.raises(ValueError, match="bool_masked_pos"), fusion.record_received_attention(model.violet.fusion):
+    with (
+        pytest.raises(ValueError, match="bool_masked_pos"),
+        bert_fusion.record_received_attention(model.violet.fusion),
+    ):
         model.violet(**attention_inputs(), bool_masked_pos=torch.zeros(1, 1, 1, 1))
     assert model.config._attn_implementation == "sdpa" and torch.is_grad_enabled()
     assert not any(module._forward_hooks for module in model.violet.fusion.modules())
@@ -426,7 +430,7 @@ def test_received_attention_leaves_the_model_as_it_was_after_an_error(model):
 
 def most_weights_alive(monkeypatch, run):
     """The largest number of layers' attention weights that were in memory at a time."""
-    attend = fusion.eager_attention_forward
+    attend = bert_fusion.eager_attention_forward
     made, alive = [], []
 
     def spy(*arguments, **options):
@@ -435,7 +439,7 @@ def most_weights_alive(monkeypatch, run):
         alive.append(sum(not weights.expired() for weights in made))
         return output, weights
 
-    monkeypatch.setattr(fusion, "eager_attention_forward", spy)
+    monkeypatch.setattr(bert_fusion, "eager_attention_forward", spy)
     result = run()
     del result
     assert len(made) == 3

@@ -190,7 +190,7 @@ def test_visual_words_stand_for_eight_pixels(folders, per_cell, side):
     got = teacher(as_student(clip), GRID)
     assert got.shape == (2, 3, 2 * per_cell, 2 * per_cell)
     assert len(got.unique()) > 1
-    # a word may change where two are as likely but for the rounding of the normalisation
+    # a word may change if two are as likely but for the rounding of the normalisation
     assert (got.flatten(0, 1) == expected).float().mean() > 0.99
     assert teacher(as_student(raw_clip()), GRID).shape == got.shape, "frames of another size are resized"
 

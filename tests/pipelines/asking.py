@@ -4,7 +4,7 @@ Asks checkpoints that carry their code, each through every pipeline that it has,
     python asking.py FOLDER CLIPS ANSWERS.json [--refuse]
 
 FOLDER holds a checkpoint in a folder for each model class; the answers are written as JSON. The package must not be
-importable; `--refuse` sees to that where it is installed.
+importable; `--refuse` sees to that if it is installed.
 """
 
 import json

@@ -329,7 +329,7 @@ def test_the_reason_says_what_is_wrong(tmp_path):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_flipped_bytes_never_change_frames_in_number(clip, seed):
-    """Damaged payload is reported or, where the decoder notices nothing, still gives every frame asked for."""
+    """Damaged payload is reported or, if the decoder notices nothing, still gives every frame asked for."""
     data = bytearray(clip.read_bytes())
     rng = np.random.default_rng(seed)
     data[rng.integers(len(data))] ^= 1 << rng.integers(8)

@@ -280,3 +280,13 @@ def test_several_test_clips_share_out_the_frames(total, count, clips):
         assert found == [[0, 4, 8], [1, 5, 9], [2, 6, 10], [3, 7, 11]]
     if clips == 1:
         assert found == [evenly_spaced_indices(total, count).tolist()]
+
+
+def test_a_frame_is_padded_to_the_shape_of_the_size_whatever_that_is():
+    frames = VioletVideoProcessor(size={"height": 32, "width": 64}, do_normalize=False, num_frames=1)
+    for height, width, shown in ((20, 20, (32, 32)), (10, 40, (16, 64)), (16, 32, (32, 64))):
+        white = np.full((1, height, width, 3), 255, np.uint8)
+        pixels = frames(white, return_tensors="pt")["pixel_values_videos"][0, 0]
+        assert pixels.shape == (3, 32, 64)
+        rows, columns = (pixels[0] > 0.5).any(1).sum(), (pixels[0] > 0.5).any(0).sum()
+        assert (int(rows), int(columns)) == shown

@@ -210,7 +210,7 @@ def batches(processor, broken):
 
     def build(table=table, skip_bad=True, batch_size=8, **collating):
         source = CaptionedVideos("shapes", table, 4, 1.0)
-        schedule = MixtureSchedule([1.0], [(4, 64)], [(1.0, 0, {"vtm": 1.0, "mlm": 1.0})], 0)
+        schedule = MixtureSchedule([1.0], [(4, 64, 64)], [(1.0, 0, {"vtm": 1.0, "mlm": 1.0})], 0)
         encoder = find_encoder(named_configuration("violet-tiny").vision_config)
         collator = PretrainingCollator(
             processor, Masking({"random": 1.0}, 0.4, 0.3), encoder, group_size=4, skip_bad=skip_bad, **collating

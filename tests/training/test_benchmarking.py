@@ -141,7 +141,7 @@ def test_there_are_the_thirteen_two_more_and_eight_of_classes():
 
 @pytest.mark.parametrize("name", list(BENCHMARKS))
 def test_the_recipe_is_that_of_the_originals_settings(name, shared_folder):
-    """v1's and v2's files of settings, as far as there are some."""
+    """v1's and v2's files of settings, if there are some."""
     seen = 0
     for model, folder in (("v1", ""), ("v2", "args_v2")):
         file = shared_folder / "data" / "original" / folder / f"args_{name}.json"

@@ -91,7 +91,7 @@ def test_a_single_box_is_a_box():
         mask = block_mask((2, 1, 8), generator(seed))
         for frame in mask[:, 0]:
             places = frame.nonzero().flatten().tolist()
-            if places and mask.any(2).all():  # one box a frame
+            if places and mask.any(2).all():  # one box per frame
                 assert places == list(range(places[0], places[-1] + 1))
                 lengths[len(places)] += 1
     assert set(lengths) == {1, 2, 3, 4, 5}, "below 2/3 of 8, which is 5.33"

@@ -153,7 +153,7 @@ def data(shapes_folder):
     def build(share=0.5, sets=SETS, rank=0, world_size=1) -> PretrainingBatches:
         options = {"reversal": ReversalOptions(share=share)}
         collator = PretrainingCollator(processor, Masking(), ENCODER, options=options)
-        schedule = MixtureSchedule([1.0], [(FRAMES, SIDE)], sets, 0)
+        schedule = MixtureSchedule([1.0], [(FRAMES, SIDE, SIDE)], sets, 0)
         return PretrainingBatches(
             [CaptionedVideos("shapes", rows, FRAMES, 1.0)], schedule, collator, 8, 0, rank, world_size
         )

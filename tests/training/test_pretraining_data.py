@@ -50,13 +50,13 @@ def images(rows, tmp_path_factory):
 
 @pytest.fixture
 def batches(processor, rows, images):
-    """Builds a mixture of the videos and the images, or of the videos alone."""
+    """Builds a mixture of the videos and the images, or only of the videos."""
 
     def build(mixture=True, batch_size=BATCH, seed=3, rank=0, world_size=1, table=rows, kinds=KINDS, **collating):
         sources = [CaptionedVideos("videos", table, num_frames=3, weight=1.0)]
         if mixture:
             sources.append(CaptionedVideos("images", images, num_frames=1, weight=1.0))
-        sizes = [(source.num_frames, SIDE) for source in sources]
+        sizes = [(source.num_frames, SIDE, SIDE) for source in sources]
         schedule = MixtureSchedule([source.weight for source in sources], sizes, OBJECTIVES, seed)
         settings = {"num_negatives": 2, "group_size": GROUP, "seed": seed, **collating}
         collator = PretrainingCollator(processor, Masking(kinds, 0.4, 0.3), ENCODER, **settings)

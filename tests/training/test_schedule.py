@@ -7,7 +7,7 @@ import pytest
 from violet.training.mixture import BLOCK, MixtureSchedule
 
 WEIGHTS = (5.0, 2.0, 1.0)
-SIZES = ((4, 64), (1, 64), (4, 32))
+SIZES = ((4, 64, 64), (1, 64, 96), (4, 32, 32))
 OBJECTIVES = ((3.0, 0, {"vtm": 1.0}), (1.0, 0, {"mlm": 0.5, "vtc": 2.0}))
 
 
@@ -46,7 +46,7 @@ def test_a_position_is_the_number_of_batches_drawn_before(plans):
         if step % 997 == 0 or abs(step % BLOCK) < 3 or step % BLOCK == BLOCK - 1:
             assert drawn.positions(step) == counts
         assert plan.position == counts[plan.dataset]
-        assert (plan.num_frames, plan.image_size) == SIZES[plan.dataset]
+        assert plan.clip == SIZES[plan.dataset]
         counts[plan.dataset] += 1
     assert min(counts) > 900
 

@@ -158,9 +158,9 @@ def test_one_id_of_two_videos_is_refused(drawn, tmp_path):
 @pytest.mark.parametrize(
     "settings, named",
     [
-        ({"image_size": 96}, "image_size 64 where 96"),
-        ({"dataset": {"num_frames": 2}}, "num_frames 4 where 2"),
-        ({"mvm_targets": {"hog": {"teacher": "other"}, "pixel": {}}}, "teacher None where 'other'"),
+        ({"image_size": 96}, "image_size 64 instead of 96"),
+        ({"dataset": {"num_frames": 2}}, "num_frames 4 instead of 2"),
+        ({"mvm_targets": {"hog": {"teacher": "other"}, "pixel": {}}}, "teacher None instead of 'other'"),
     ],
 )
 def test_targets_made_with_other_settings_are_refused_by_name(drawn, prepared, tmp_path, settings, named):
@@ -171,10 +171,10 @@ def test_targets_made_with_other_settings_are_refused_by_name(drawn, prepared, t
 
 
 def test_another_target_or_other_drawings_do_not_go_into_the_same_folder(drawn, prepared, tmp_path):
-    with pytest.raises(SettingsError, match="target 'hog' where 'pixel'"):
+    with pytest.raises(SettingsError, match="target 'hog' instead of 'pixel'"):
         prepare_targets(make_recipe(drawn), "pixel", prepared)
     others = make_recipe(drawn, dataset={"path": str(tmp_path / "shapes"), "seed": 8})
-    with pytest.raises(SettingsError, match="drawn_with_seed 7 where 8"):
+    with pytest.raises(SettingsError, match="drawn_with_seed 7 instead of 8"):
         prepare_targets(others, "hog", prepared)
     with pytest.raises(SettingsError, match="holds no stored targets"):
         prepare_targets(make_recipe(drawn), "hog", drawn)

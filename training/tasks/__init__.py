@@ -1,4 +1,4 @@
-"""What a model can be fine-tuned for: one file a task, with its rows, check, collator and measure."""
+"""What a model can be fine-tuned for: one file per task, with its rows, check, collator and measure."""
 
 from .task import TASKS, Task
 

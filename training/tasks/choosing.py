@@ -31,7 +31,7 @@ def words_of(tokenizer: Any, answer: Any) -> TokenIds:
 
 
 def single_token(tokenizer: Any, answer: Any) -> int | None:
-    """The token that an answer is; None where it is several, or has none."""
+    """The token that an answer is; None if it is several, or has none."""
     ids = words_of(tokenizer, answer)
     return ids[0] if len(ids) == 1 and ids[0] != tokenizer.unk_token_id else None
 

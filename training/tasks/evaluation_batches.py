@@ -67,8 +67,8 @@ def precision(model, training: TrainingArguments) -> torch.autocast:
 
 def encoded_videos(model, collator: VideoTextCollator, rows: Dataset, training: TrainingArguments):
     """
-    The videos of this process's share of the rows, batch by batch, as far as they can be read: the rows with their
-    numbers, `Tokens`.
+    The videos of this process's share of the rows that can be read, batch by batch: the rows with their numbers,
+    `Tokens`.
     """
     for batch in evaluation_batches(model, collator, rows, training):
         if batch.read.any():
@@ -88,7 +88,7 @@ def first_of_each(rows: Dataset) -> Dataset:
 def need_some(found: Collection[Any], rows: Dataset) -> None:
     """
     Raises:
-        ValueError: where none of the rows could be read.
+        ValueError: if none of the rows could be read.
     """
     if not found:
         raise ValueError(f"None of the {len(rows)} rows could be read: there is nothing to measure.")

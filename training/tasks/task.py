@@ -1,4 +1,4 @@
-"""What a task of fine-tuning is, and the table of all tasks."""
+"""The contract of a fine-tuning task, and the table of all tasks."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -51,8 +51,8 @@ class Task:
     Attributes:
         model_class: the model that is fine-tuned.
         columns: what every row of a table must have.
-        texts: the columns whose words a vocabulary from scratch is trained on, as far as the rows have them.
-        reads: the columns whose words the model reads or learns to write, as far as the rows have them.
+        texts: the columns whose words a vocabulary from scratch is trained on, if the rows have them.
+        reads: the columns whose words the model reads or learns to write, if the rows have them.
         rows: the clips of the built-in data set -> the rows of a split.
         test_rows: the same for the splits that are measured.
         collate: (processor, model, data arguments, whether for training, settings of `VideoTextCollator`) -> collator.
@@ -60,15 +60,13 @@ class Task:
         check: a row of a table -> the row as the collator takes it; a `ValueError` says what is wrong with it.
         configure: (model arguments, data arguments, training rows, the labels of the weights to start from or None) ->
             what the task sets in the model's configuration.
-        label_head: the model's attribute that has one output per label of the configuration; "" where none does. It
-            starts at random where the labels are not those of the weights to start from.
-        unused: parts of the base model that the task does not use. They do not learn: processes that train together
-            would wait for gradients that never come.
+        label_head: the model's attribute that has one output per label of the configuration; "" if none does. It
+            starts at random if the labels are not those of the weights to start from.
         metrics: the rows to evaluate during training -> what a Trainer needs to measure them, beside their loss; None
-            where it can measure the loss only, as there are no scores of answers.
+            if it can measure the loss only, as there are no scores of answers.
         ask: a row -> the options of `violet predict` that ask what it is about.
-        masked_columns: how columns are renamed so that `masked-answer` can ask these rows; None where it cannot.
-        sayable: (tokenizer, answer) -> whether it can be learned at a [MASK], where answers are said there.
+        masked_columns: how columns are renamed so that `masked-answer` can ask these rows; None if it cannot.
+        sayable: (tokenizer, answer) -> whether it can be learned at a [MASK], if answers are said there.
         unsayable: why one cannot.
         apart: whether a batch should hold many videos, rather than all rows of a few: what is learned is to tell the
             videos of a batch apart.
@@ -88,7 +86,6 @@ class Task:
         configure_nothing
     )
     label_head: str = ""
-    unused: tuple[str, ...] = ()
     metrics: Callable[[Dataset], dict[str, Any]] | None = metrics_of_answers
     ask: Callable[[Mapping[str, Any]], list[str]] = ask_in_words
     masked_columns: Mapping[str, str] | None = None
@@ -116,8 +113,8 @@ class Task:
         shuffle_frames: bool = False,
     ) -> Evaluation:
         """
-        What a model is worth on rows of the task: numbers with intervals, and what it said to each row. Processes that
-        run together share the rows out, and all of them get the whole result.
+        Evaluates a model on rows of the task: numbers with intervals, and its answer to each row. Processes that run
+        together share the rows, and each of them gets the whole result.
 
         Args:
             shuffle_frames: whether to put each video's frames into another order.

@@ -31,7 +31,7 @@ class CaptionCollator(VideoTextCollator):
     Args:
         processor, settings: as of `VideoTextCollator`.
         word_ratio: the share of words that are masked, at least one of each caption. Which ones is drawn from the
-            row's `draw` (see `DrawnRows`), or from its caption where it has none.
+            row's `draw` (see `DrawnRows`), or from its caption if it has none.
         next_word: for a model whose configuration has `next_word_prediction`.
     """
 

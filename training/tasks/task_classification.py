@@ -129,7 +129,7 @@ def _worst_of(probabilities: torch.Tensor, labels: torch.Tensor) -> float:
 def _configure(
     model: "ModelArguments", data: "DataArguments", rows: Dataset, labels_before: list[str] | None
 ) -> dict[str, Any]:
-    """The labels are those of the rows; where the weights have the very same ones, in their order."""
+    """The labels are those of the rows; if the weights have the very same ones, in their order."""
     known = sorted({label for labels in rows["label"] for label in labels})
     known = labels_before if labels_before is not None and set(labels_before) == set(known) else known
     several = any(len(labels) != 1 for labels in rows["label"])
@@ -161,7 +161,6 @@ TASK = Task(
     check=check_label,
     configure=_configure,
     label_head="classifier",
-    unused=("text_embeddings", "projection", "task_tokens"),
     metrics=lambda rows: {"compute_metrics": ClassAccuracy()},
     ask=_ask,
 )

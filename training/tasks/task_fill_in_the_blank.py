@@ -20,7 +20,7 @@ def check_blanks(row: Row) -> Row:
     A row of fill in the blank, `answer` as a list.
 
     Raises:
-        ValueError: where `text` has not as many [MASK]s as there are answers.
+        ValueError: if `text` has not as many [MASK]s as there are answers.
     """
     answers = row["answer"] if isinstance(row["answer"], list) else [row["answer"]]
     blanks = str(row["text"]).count("[MASK]")

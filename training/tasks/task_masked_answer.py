@@ -19,10 +19,10 @@ from .task_multiple_choice import check_options
 
 def check_masked(row: Row) -> Row:
     """
-    A question that is answered at a [MASK], with options as `check_options` gives them, where it has some.
+    A question that is answered at a [MASK], with options as `check_options` gives them, if it has some.
 
     Raises:
-        ValueError: where it has several [MASK]s of its own.
+        ValueError: if it has several [MASK]s of its own.
     """
     masks = str(row["question"]).count("[MASK]")
     if masks > 1:

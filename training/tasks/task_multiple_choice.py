@@ -40,7 +40,7 @@ class MultipleChoiceCollator(VideoTextCollator):
     def texts(self, rows: Sequence[Mapping[str, Any]], first_rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """
         Rows with `question`, `options` (texts) and `answer` (the right one's number) -> `input_ids` and
-        `attention_mask` (rows, options, tokens), all padding where a row has fewer options, and `labels` (rows,).
+        `attention_mask` (rows, options, tokens), all padding if a row has fewer options, and `labels` (rows,).
         """
         texts = [question_with_option(row["question"], option) for row in rows for option in row["options"]]
         flat = self.processor(text=texts)

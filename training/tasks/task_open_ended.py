@@ -32,7 +32,7 @@ def answer_vocabulary(answers: Iterable[str], most: int) -> list[str]:
 def _configure(
     model: "ModelArguments", data: "DataArguments", rows: Dataset, labels_before: list[str] | None
 ) -> dict[str, Any]:
-    """The answers are those of the rows; where the weights have the very same ones, in their order."""
+    """The answers are those of the rows; if the weights have the very same ones, in their order."""
     answers = answer_vocabulary(rows["answer"], data.max_answers)
     answers = labels_before if labels_before is not None and set(labels_before) == set(answers) else answers
     numbers = {answer: number for number, answer in enumerate(answers)}
@@ -49,7 +49,7 @@ class QuestionCollator(VideoTextCollator):
     Args:
         processor, settings: as of `VideoTextCollator`.
         label2id: the answers' numbers; an answer that is not there gets the label −100: no loss, never right.
-        captions: whether to pass the videos' captions on for the contrastive loss, where the rows have them.
+        captions: whether to pass the videos' captions on for the contrastive loss, if the rows have them.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class QuestionCollator(VideoTextCollator):
     def texts(self, rows: Sequence[Mapping[str, Any]], first_rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """
         Rows with `question` and, for labels, `answer` -> `input_ids` and `attention_mask` (rows, tokens), `labels`
-        (rows,), and `caption_ids` and `caption_attention_mask` (videos, tokens) and `video_ids` (videos,) where every
+        (rows,), and `caption_ids` and `caption_attention_mask` (videos, tokens) and `video_ids` (videos,) if every
         video has a `caption`.
         """
         batch = dict(self.processor(text=[row["question"] for row in rows]))
@@ -87,8 +87,8 @@ def _say(model, processor: VideoTextProcessor, row: Row, chosen: list[int]) -> t
 
 def _collate(processor, model, data, training: bool, **settings) -> VideoTextCollator:
     # A frozen backbone has nothing to learn from contrast.
-    learns = any(parameter.requires_grad for parameter in model.violet.video_encoder.vision_model.parameters())
-    captions = training and learns and model.violet.projection is not None
+    learns = any(parameter.requires_grad for parameter in model.violet.vision_model.parameters())
+    captions = training and learns and model.violet.has_embeddings
     return QuestionCollator(processor, model.config.label2id, captions=captions, **settings)
 
 
