@@ -112,7 +112,7 @@ def configuration_for(text: str | os.PathLike, **changes: Any) -> VioletConfig:
         changes: further fields.
 
     Raises:
-        WeightsError: where there is no BERT.
+        WeightsError: if there is no BERT.
     """
     try:
         config = AutoConfig.from_pretrained(text)
@@ -131,7 +131,7 @@ def with_places(
     image_size: int | None,
 ) -> VioletConfig:
     """
-    The configuration with another vision encoder, where one is given, and learned places for as many steps and cells
+    The configuration with another vision encoder, if one is given, and learned places for as many steps and cells
     as clips of that size have; see `build_model`.
 
     Raises:

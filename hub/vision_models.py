@@ -20,7 +20,7 @@ def model_type(source: str | os.PathLike) -> str:
     The model type that the configuration of a folder or of a name on the Hub names; "" where it names none.
 
     Raises:
-        WeightsError: where there is no configuration.
+        WeightsError: if there is no configuration.
     """
     try:
         settings, _ = PreTrainedConfig.get_config_dict(source)
@@ -84,7 +84,7 @@ def own_clip(encoder: Encoder, num_frames: int) -> tuple[int, int]:
 
 def check_clip(encoder: Encoder, num_frames: int, side: int) -> tuple[int, int, int]:
     """
-    The encoder's grid (steps, rows, columns) for clips of that many frames with so many pixels a side.
+    The encoder's grid (steps, rows, columns) for clips of that many frames of that size.
 
     Raises:
         WeightsError: for clips that it cannot take, with what it can.
@@ -98,10 +98,10 @@ def check_clip(encoder: Encoder, num_frames: int, side: int) -> tuple[int, int, 
 def picture_settings(vision: str | os.PathLike) -> tuple[dict[str, Any], int | None]:
     """
     What of a model's own processor is taken: how colours are normalised and pictures resized; and the side of its
-    pictures in pixels, None where it does not say.
+    pictures in pixels, None if it does not say.
 
     Raises:
-        WeightsError: where there is no processor.
+        WeightsError: if there is no processor.
     """
     try:
         processor: Any = AutoVideoProcessor.from_pretrained(vision)

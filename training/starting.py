@@ -21,7 +21,7 @@ def starts_from_parts(model: str) -> bool:
         model: a folder, a name on the Hub, or a named configuration.
 
     Raises:
-        SettingsError: where there is no such model, or its weights must be converted first.
+        SettingsError: if there is no such model, or its weights must be converted first.
     """
     if model in NAMED_CONFIGURATIONS:
         return False
@@ -47,7 +47,7 @@ def processor_from_parts(
     The processor of a run that starts from these parts; see `hub.build_processor`.
 
     Raises:
-        WeightsError: where a part is missing or of another kind, or the encoder cannot take such clips.
+        WeightsError: if a part is missing or of another kind, or the encoder cannot take such clips.
     """
     configuration_for(text)
     return build_processor(model, text, num_frames, image_size)
