@@ -30,7 +30,7 @@ from .training.machine import leave_cores_to_workers, preferred_dtype
 
 STEPS = 900
 LABEL_SMOOTHING = 0.1
-"""Without it the score of an answer that never comes with a colour falls on and on: a blue square is no square then."""
+"""Without it the score of an answer that a colour never has only falls, and a blue square is told to be no square."""
 CLIPS = 8000
 SECONDS = 340
 """Time limit of the whole demo, a little below 6 minutes: a slow machine takes fewer steps."""
