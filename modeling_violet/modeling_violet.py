@@ -20,7 +20,7 @@ from .attention import RULES
 from .embeddings import VioletVideoEncoder
 from .encoders import Encoder
 from .fusions import build_fusion
-from .fusions.bert_fusion import FusionAttention, FusionLayer
+from .fusions.bert_fusion import VioletFusionAttention, VioletFusionLayer
 from .heads import VioletClassificationHead, VioletMaskedLMHead
 from .losses import contrastive_loss, first_of_each, gather_rows, masked_cross_entropy
 from .projection import VioletProjection, build_projection
@@ -113,8 +113,8 @@ class VioletPreTrainedModel(SavedWhole, PreTrainedModel):
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False  # the losses are means of their own: let the Trainer divide by the accumulated steps
     _supports_sdpa = True
-    _no_split_modules = ["FusionLayer", "VioletTextEmbeddings"]  # and the encoder's own
-    _can_record_outputs = {"hidden_states": FusionLayer, "attentions": FusionAttention}
+    _no_split_modules = ["VioletFusionLayer", "VioletTextEmbeddings"]  # and the encoder's own
+    _can_record_outputs = {"hidden_states": VioletFusionLayer, "attentions": VioletFusionAttention}
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):

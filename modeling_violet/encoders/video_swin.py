@@ -87,7 +87,7 @@ def shift_mask(grid: Size, window: Size, shift: Size, device: torch.device, dtyp
         return (apart.unsqueeze(1) * SHIFT_PENALTY).to(device=device, dtype=dtype)
 
 
-class DropPath(nn.Module):
+class VioletDropPath(nn.Module):
     """Stochastic depth: training drops a sample's residual branch with probability `rate` and rescales the rest."""
 
     def __init__(self, rate: float):
@@ -102,7 +102,7 @@ class DropPath(nn.Module):
         return x * kept / keep
 
 
-class VideoSwinAttention(nn.Module):
+class VioletVideoSwinAttention(nn.Module):
     """Self-attention inside windows, with a learned bias for each relative position."""
 
     def __init__(self, config, dim: int, num_heads: int):
@@ -145,17 +145,17 @@ class VideoSwinAttention(nn.Module):
         return self.proj(output.reshape(count, N, C)), weights
 
 
-class VideoSwinBlock(GradientCheckpointingLayer):
+class VioletVideoSwinBlock(GradientCheckpointingLayer):
     def __init__(self, config, dim: int, num_heads: int, shifted: bool, drop_path: float):
         super().__init__()
         self.window = tuple(config.window_size)
         self.shifted = shifted
         self.norm1 = nn.LayerNorm(dim, eps=config.layer_norm_eps)
-        self.attn = VideoSwinAttention(config, dim, num_heads)
+        self.attn = VioletVideoSwinAttention(config, dim, num_heads)
         self.norm2 = nn.LayerNorm(dim, eps=config.layer_norm_eps)
         hidden = int(dim * config.mlp_ratio)
         self.mlp = nn.Sequential(nn.Linear(dim, hidden), ACT2FN[config.hidden_act], nn.Linear(hidden, dim))
-        self.drop_path = DropPath(drop_path)
+        self.drop_path = VioletDropPath(drop_path)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, T, H, W, C) -> the same shape"""
@@ -177,7 +177,7 @@ class VideoSwinBlock(GradientCheckpointingLayer):
         return x[:, :T, :H, :W]
 
 
-class PatchMerging(nn.Module):
+class VioletPatchMerging(nn.Module):
     """Halves rows and columns and doubles the channels; an odd side is padded with zeros."""
 
     def __init__(self, config, dim: int):
@@ -192,7 +192,7 @@ class PatchMerging(nn.Module):
         return self.reduction(self.norm(torch.cat(corners, dim=-1)))
 
 
-class VideoSwinPatchEmbedding(nn.Module):
+class VioletVideoSwinPatchEmbedding(nn.Module):
     """Frames -> patches. Zero frames at the end and zero rows and columns make whole patches of every size."""
 
     def __init__(self, config):
@@ -218,7 +218,7 @@ class VideoSwinPatchEmbedding(nn.Module):
         return self.norm(x.permute(0, 2, 3, 4, 1))  # (B, C, T, H, W) -> (B, T, H, W, C)
 
 
-class VideoSwinStage(nn.Module):
+class VioletVideoSwinStage(nn.Module):
     """Blocks of one width, every second one shifted, and the merging that leads to the next stage."""
 
     def __init__(self, config, stage: int):
@@ -228,10 +228,12 @@ class VideoSwinStage(nn.Module):
             sum(config.depths) - 1, 1
         )  # stochastic depth grows linearly over all blocks
         self.blocks = nn.ModuleList(
-            VideoSwinBlock(config, dim, config.num_heads[stage], shifted=i % 2 == 1, drop_path=rate * (first + i))
+            VioletVideoSwinBlock(
+                config, dim, config.num_heads[stage], shifted=i % 2 == 1, drop_path=rate * (first + i)
+            )
             for i in range(depth)
         )
-        self.downsample = PatchMerging(config, dim) if stage < len(config.depths) - 1 else nn.Identity()
+        self.downsample = VioletPatchMerging(config, dim) if stage < len(config.depths) - 1 else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for block in self.blocks:
@@ -248,13 +250,13 @@ class VioletVisionModel(SavedWhole, PreTrainedModel):
     input_modalities = ("video",)
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _no_split_modules = ["VideoSwinBlock", "PatchMerging"]
-    _can_record_outputs = {"hidden_states": VideoSwinBlock, "attentions": VideoSwinAttention}
+    _no_split_modules = ["VioletVideoSwinBlock", "VioletPatchMerging"]
+    _can_record_outputs = {"hidden_states": VioletVideoSwinBlock, "attentions": VioletVideoSwinAttention}
 
     def __init__(self, config: VioletVisionConfig):
         super().__init__(config)
-        self.patch_embed = VideoSwinPatchEmbedding(config)
-        self.stages = nn.ModuleList(VideoSwinStage(config, stage) for stage in range(len(config.depths)))
+        self.patch_embed = VioletVideoSwinPatchEmbedding(config)
+        self.stages = nn.ModuleList(VioletVideoSwinStage(config, stage) for stage in range(len(config.depths)))
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
 
@@ -273,7 +275,7 @@ class VioletVisionModel(SavedWhole, PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
-        elif isinstance(module, VideoSwinAttention):
+        elif isinstance(module, VioletVideoSwinAttention):
             init.trunc_normal_(module.relative_position_bias_table, std=std)
             init.copy_(module.relative_position_index, relative_position_index(module.window))
 

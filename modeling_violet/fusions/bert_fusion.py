@@ -14,7 +14,7 @@ from ..tokens import Tokens
 from .fusion import Fusion
 
 
-class FusionAttention(nn.Module):
+class VioletFusionAttention(nn.Module):
     def __init__(self, config, layer: int):
         super().__init__()
         self.config = config
@@ -43,13 +43,13 @@ class FusionAttention(nn.Module):
         return self.output(output.reshape(states.shape).contiguous()), weights
 
 
-class FusionLayer(GradientCheckpointingLayer):
+class VioletFusionLayer(GradientCheckpointingLayer):
     """A BERT layer; with `fusion_norm="pre"` its norms stand before the sub-layers instead of behind them."""
 
     def __init__(self, config, layer: int):
         super().__init__()
         self.norm_first = config.fusion_norm == "pre"
-        self.attention = FusionAttention(config, layer)
+        self.attention = VioletFusionAttention(config, layer)
         self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.intermediate = nn.Linear(config.hidden_size, config.intermediate_size)
         self.activation = ACT2FN[config.hidden_act]
@@ -68,7 +68,7 @@ class FusionLayer(GradientCheckpointingLayer):
         return self.output_norm(states + self.feed_forward(states))
 
 
-class BertFusion(Fusion):
+class VioletBertFusion(Fusion):
     """BERT's encoder over named token groups. It adds no positions: each group brings its own."""
 
     rules = ("bidirectional", "sequence_to_sequence")
@@ -76,7 +76,7 @@ class BertFusion(Fusion):
     def __init__(self, config):
         super().__init__()
         self.config = config
-        self.layers = nn.ModuleList(FusionLayer(config, layer) for layer in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(VioletFusionLayer(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = (
             nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.fusion_norm == "pre" else None
         )
@@ -126,7 +126,7 @@ def record_received_attention(fusion: Fusion) -> Iterator[ReceivedAttention]:
         ValueError: for a fusion of other layers than BERT's.
     """
     received = ReceivedAttention()
-    attentions = [module for module in fusion.modules() if isinstance(module, FusionAttention)]
+    attentions = [module for module in fusion.modules() if isinstance(module, VioletFusionAttention)]
     if not attentions:
         raise ValueError(f"The fusion {type(fusion).__name__} has no layers of BERT, whose attention is summed up.")
     hooks = [attention.register_forward_hook(received.add) for attention in attentions]

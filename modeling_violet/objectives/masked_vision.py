@@ -122,7 +122,7 @@ def build_mvm_heads(config: VioletConfig) -> nn.ModuleDict:
             if option == "scale" and value <= 0:
                 raise ValueError(f"The head of {name!r}: `scale` must be above 0, got {value}.")
         head, frames = target.build_head(config, options), frames_of_cell(config)
-        heads[name] = head if frames == 1 else nn.Sequential(FramesOfCell(config.hidden_size, frames), head)
+        heads[name] = head if frames == 1 else nn.Sequential(VioletFramesOfCell(config.hidden_size, frames), head)
     return heads
 
 
@@ -131,7 +131,7 @@ def frames_of_cell(config: VioletConfig) -> int:
     return find_encoder(config.vision_config).cell[0]
 
 
-class FramesOfCell(nn.Module):
+class VioletFramesOfCell(nn.Module):
     """The state of a cell of several frames -> a state for each of them: (B, steps, h, w, D) -> (B, T, h, w, D)."""
 
     def __init__(self, width: int, frames: int):

@@ -50,7 +50,7 @@ def pixel_shuffle(patches: torch.Tensor, side: int) -> torch.Tensor:
     return x.flatten(5, 6).flatten(3, 4)  # -> (B, T, C, h * side, w * side)
 
 
-class PixelDecoder(nn.Module):
+class VioletPixelDecoder(nn.Module):
     """Each patch to its pixels, linearly (a 1x1 convolution): (B, T, h, w, D) -> (B, T, C, h * side, w * side)."""
 
     def __init__(self, width: int, channels: int, side: int):
@@ -62,7 +62,7 @@ class PixelDecoder(nn.Module):
         return pixel_shuffle(self.projection(patches), self.side)
 
 
-class FlowDecoder(PixelDecoder):
+class VioletFlowDecoder(VioletPixelDecoder):
     """A pixel decoder of two neighbouring frames' patches: (B, T, h, w, D) -> (B, T - 1, 2, h * side, w * side)"""
 
     def __init__(self, width: int, side: int):
@@ -72,7 +72,7 @@ class FlowDecoder(PixelDecoder):
         return super().forward(torch.cat([patches[:, :-1], patches[:, 1:]], dim=-1))
 
 
-class TokenHead(nn.Module):
+class VioletTokenHead(nn.Module):
     """Visual words, k x k of them a patch: (B, T, h, w, D) -> (B, T, h * k, w * k, words)"""
 
     def __init__(self, config: VioletConfig, words: int, per_cell: int):
@@ -100,15 +100,15 @@ def _side(config) -> int:
 
 
 def _pixel_head(config, options):
-    return PixelDecoder(config.hidden_size, len(config.masked_patch_value), _side(config))
+    return VioletPixelDecoder(config.hidden_size, len(config.masked_patch_value), _side(config))
 
 
 def _grey_head(config, options):
-    return PixelDecoder(config.hidden_size, 1, _side(config))
+    return VioletPixelDecoder(config.hidden_size, 1, _side(config))
 
 
 def _flow_head(config, options):
-    return FlowDecoder(config.hidden_size, _side(config))
+    return VioletFlowDecoder(config.hidden_size, _side(config))
 
 
 def _feature_head(config, options):
@@ -118,7 +118,7 @@ def _feature_head(config, options):
 def _token_head(config, options):
     if options["per_cell"] == 1:
         return VioletClassificationHead(config, options["channels"])
-    return TokenHead(config, options["channels"], options["per_cell"])
+    return VioletTokenHead(config, options["channels"], options["per_cell"])
 
 
 def _require_shape(what: str, tensor: torch.Tensor, shape: tuple[int, ...]):

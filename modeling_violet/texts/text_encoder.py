@@ -8,7 +8,7 @@ from ..parts import build_part
 from .text_side import TextSide
 
 
-class TextEncoder(TextSide):
+class VioletTextEncoder(TextSide):
     """A model of transformers that gives `last_hidden_state` (batch, X, width); a linear layer if widths differ."""
 
     contextual = True

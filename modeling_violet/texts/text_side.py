@@ -51,13 +51,13 @@ class TextSide(nn.Module):
 TEXTS: Registry[type[TextSide]] = Registry(
     "text side",
     __package__,
-    {"text_encoder": "text_encoder:TextEncoder"},
+    {"text_encoder": "text_encoder:VioletTextEncoder"},
     config_keys=("text_config.model_type",),
     default="text_encoder",
 )
 """
 By the text configuration's `model_type`; without a configuration it is BERT's embedding layer, from VIOLET's own
-fields. A text encoder of transformers needs no line: it is a `TextEncoder`.
+fields. A text encoder of transformers needs no line: it is a `VioletTextEncoder`.
 """
 
 

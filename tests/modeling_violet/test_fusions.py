@@ -8,7 +8,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from violet.modeling_violet import Tokens, VioletForCaptioning, VioletForMaskedLM, VioletForPreTraining, VioletModel
 from violet.modeling_violet.attention import RULES, AttentionLayout, AttentionRule, build_attention_mask
 from violet.modeling_violet.fusions import FUSIONS, Fusion
-from violet.modeling_violet.fusions.bert_fusion import BertFusion
+from violet.modeling_violet.fusions.bert_fusion import VioletBertFusion
 
 WIDTH = 32
 
@@ -17,7 +17,7 @@ class OneWayConfig(PreTrainedConfig):
     model_type = "test_one_way"
 
 
-class OneWayFusion(BertFusion):
+class OneWayFusion(VioletBertFusion):
     """It serves the bidirectional rule only."""
 
     rules = ("bidirectional",)
@@ -155,6 +155,6 @@ def test_received_attention_of_a_fusion_of_other_layers_is_refused(monkeypatch):
 
 
 def test_rules_are_named_once():
-    assert set(BertFusion.rules) == set(RULES) - {name for name in RULES if name.startswith("own_")}
+    assert set(VioletBertFusion.rules) == set(RULES) - {name for name in RULES if name.startswith("own_")}
     with pytest.raises(ValueError, match="named 'bidirectional' already"):
         RULES.add("bidirectional", AttentionRule(causal=True))

@@ -35,7 +35,7 @@ from violet.modeling_violet import (
     VioletVisionModel,
 )
 from violet.modeling_violet.embeddings import interpolate_grid, interpolate_rows
-from violet.modeling_violet.encoders.video_swin import VideoSwinAttention, relative_position_index
+from violet.modeling_violet.encoders.video_swin import VioletVideoSwinAttention, relative_position_index
 from violet.modeling_violet.losses import contrastive_loss
 
 LAYERS, PLACES, VOCABULARY, ANSWERS = 2, 16, 60, 5
@@ -204,7 +204,7 @@ def test_loaded_buffers_have_the_right_values(tmp_path):
     build(VioletForMaskedLM).save_pretrained(tmp_path)
     loaded = AutoModelForMaskedLM.from_pretrained(tmp_path)
     assert loaded.violet.video_encoder.masked_patch_value.tolist() == list(BLACK)
-    attentions = [module for module in loaded.modules() if isinstance(module, VideoSwinAttention)]
+    attentions = [module for module in loaded.modules() if isinstance(module, VioletVideoSwinAttention)]
     assert attentions
     for attention in attentions:
         assert torch.equal(attention.relative_position_index, relative_position_index((4, 4, 4)))

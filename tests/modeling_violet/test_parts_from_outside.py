@@ -99,7 +99,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from violet.modeling_violet.attention import RULES, AttentionRule
 from violet.modeling_violet.fusions import FUSIONS
-from violet.modeling_violet.fusions.bert_fusion import BertFusion
+from violet.modeling_violet.fusions.bert_fusion import VioletBertFusion
 
 def video_by_itself(query, key, layout):
     text = layout.start("text")
@@ -108,8 +108,8 @@ def video_by_itself(query, key, layout):
 class RuledConfig(PreTrainedConfig):
     model_type = "own_ruled"
 
-class RuledFusion(BertFusion):
-    rules = (*BertFusion.rules, "own_video_by_itself")
+class RuledFusion(VioletBertFusion):
+    rules = (*VioletBertFusion.rules, "own_video_by_itself")
 
 RULES.add("own_video_by_itself", AttentionRule(video_by_itself))
 AutoConfig.register("own_ruled", RuledConfig, exist_ok=True)

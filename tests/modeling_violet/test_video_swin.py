@@ -10,10 +10,10 @@ from violet.configuration import VioletVisionConfig, named_configuration
 from violet.modeling_violet import VioletVisionModel
 from violet.modeling_violet.encoders.video_swin import (
     SHIFT_PENALTY,
-    DropPath,
-    PatchMerging,
-    VideoSwinBlock,
-    VideoSwinPatchEmbedding,
+    VioletDropPath,
+    VioletPatchMerging,
+    VioletVideoSwinBlock,
+    VioletVideoSwinPatchEmbedding,
     effective_window,
     relative_position_index,
     shift_mask,
@@ -32,10 +32,10 @@ def vision_configuration(**overrides) -> VioletVisionConfig:
     return VioletVisionConfig(**{**named_configuration("violet-tiny").vision_config.to_dict(), **overrides})
 
 
-def build_block(shifted: bool, window=(2, 2, 2)) -> VideoSwinBlock:
+def build_block(shifted: bool, window=(2, 2, 2)) -> VioletVideoSwinBlock:
     config = vision_configuration(window_size=window)
     torch.manual_seed(0)
-    block = VideoSwinBlock(config, 8, 2, shifted=shifted, drop_path=0.0).eval()
+    block = VioletVideoSwinBlock(config, 8, 2, shifted=shifted, drop_path=0.0).eval()
     for parameter in block.parameters():
         nn.init.normal_(parameter, std=0.3)
     return block
@@ -157,7 +157,7 @@ def test_a_sample_does_not_depend_on_its_batch(kernel):
 @torch.no_grad()
 def test_merging_an_odd_grid_pads_it_with_zeros():
     torch.manual_seed(0)
-    merging = PatchMerging(vision_configuration(), 4)
+    merging = VioletPatchMerging(vision_configuration(), 4)
     x = noise(2, 3, 5, 7, 4)
     merged = merging(x)
     assert merged.shape == (2, 3, 3, 4, 8)
@@ -167,7 +167,7 @@ def test_merging_an_odd_grid_pads_it_with_zeros():
 
 @torch.no_grad()
 def test_merging_reads_the_four_corners_down_before_across():
-    merging = PatchMerging(vision_configuration(), 1)
+    merging = VioletPatchMerging(vision_configuration(), 1)
     merging.norm = nn.Identity()
     merging.reduction = nn.Identity()
     corners = merging(torch.arange(4.0).view(1, 1, 2, 2, 1))  # 0 1 above 2 3
@@ -178,7 +178,7 @@ def test_merging_reads_the_four_corners_down_before_across():
 @pytest.mark.parametrize("stride, frames, expected", [(1, 4, 4), (1, 1, 1), (2, 4, 2), (2, 5, 3), (2, 1, 1)])
 def test_patches_of_any_size_are_completed_by_zeros(stride, frames, expected):
     torch.manual_seed(0)
-    embed = VideoSwinPatchEmbedding(vision_configuration(temporal_stride=stride))
+    embed = VioletVideoSwinPatchEmbedding(vision_configuration(temporal_stride=stride))
     pixels = noise(2, frames, 3, 10, 13)
     patches = embed(pixels)
     assert patches.shape == (2, expected, 3, 4, 32)
@@ -202,7 +202,7 @@ def test_odd_sizes_give_a_grid_rounded_up(size, grid):
 
 def test_stochastic_depth_drops_whole_samples_and_keeps_the_mean():
     torch.manual_seed(0)
-    drop, x = DropPath(0.3).train(), torch.ones(20000, 2, 3)
+    drop, x = VioletDropPath(0.3).train(), torch.ones(20000, 2, 3)
     dropped = drop(x)
     first = dropped[:, :1, :1]
     assert torch.equal(dropped, first.expand_as(dropped))
@@ -212,8 +212,8 @@ def test_stochastic_depth_drops_whole_samples_and_keeps_the_mean():
 
 def test_stochastic_depth_is_off_in_evaluation():
     x = noise(50, 4)
-    assert torch.equal(DropPath(0.9).eval()(x), x)
-    assert torch.equal(DropPath(0.0).train()(x), x)
+    assert torch.equal(VioletDropPath(0.9).eval()(x), x)
+    assert torch.equal(VioletDropPath(0.0).train()(x), x)
 
 
 def test_stochastic_depth_grows_linearly_over_all_blocks():
@@ -225,7 +225,7 @@ def test_stochastic_depth_grows_linearly_over_all_blocks():
 def test_a_dropped_block_is_the_identity():
     config = vision_configuration(window_size=(2, 2, 2))
     torch.manual_seed(0)
-    block = VideoSwinBlock(config, 8, 2, shifted=False, drop_path=0.999999).train()
+    block = VioletVideoSwinBlock(config, 8, 2, shifted=False, drop_path=0.999999).train()
     torch.nn.init.zeros_(block.attn.relative_position_bias_table)  # a block on its own leaves it as the memory was
     x = noise(4, 2, 4, 4, 8)
     assert torch.equal(block(x), x)
