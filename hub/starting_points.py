@@ -1,7 +1,7 @@
 """New models that start from public weights: `build_model` and the processor that goes with one, `build_processor`."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ from .vision_models import (
     encoder_of,
     own_clip,
     picture_settings,
+    sides,
     vision_configuration,
 )
 from .weight_files import WeightsError, first_line, read_weights
@@ -51,7 +52,7 @@ def build_model(
     text: Source | None = None,
     model_class: type[VioletPreTrainedModel] = VioletForPreTraining,
     num_frames: int | None = None,
-    image_size: int | None = None,
+    image_size: int | Sequence[int] | None = None,
     attn_implementation: str | None = None,
 ) -> Any:
     """
@@ -128,7 +129,7 @@ def with_places(
     vision: Source | None,
     encoder: PreTrainedConfig | None,
     num_frames: int | None,
-    image_size: int | None,
+    image_size: int | Sequence[int] | None,
 ) -> VioletConfig:
     """
     The configuration with another vision encoder, if one is given, and learned places for as many steps and cells
@@ -145,8 +146,8 @@ def with_places(
         frames = config.num_video_frames * used.cell[0]
     else:
         frames, side = own_clip(used, config.num_video_frames)
-    steps, rows, _ = check_clip(used, num_frames or frames, image_size or side)
-    changed = {"num_video_frames": steps, "video_grid_size": rows}
+    steps, rows, columns = check_clip(used, num_frames or frames, image_size or side)
+    changed = {"num_video_frames": steps, "video_grid_size": max(rows, columns)}
     if encoder is not None:
         changed["vision_config"] = encoder.to_dict()
     return VioletConfig(**{**config.to_dict(), **changed})
@@ -184,7 +185,7 @@ def build_processor(
     vision: str | os.PathLike,
     text: str | os.PathLike,
     num_frames: int | None = None,
-    image_size: int | None = None,
+    image_size: int | Sequence[int] | None = None,
 ) -> VideoTextProcessor:
     """
     The processor of a model that `build_model` starts from these two: the text model's tokenizer, and frames as the
@@ -193,7 +194,7 @@ def build_processor(
     Args:
         vision, text: folders or names on the Hub.
         num_frames: frames of a clip; by default a video model's own number, and 8 for a model of pictures.
-        image_size: side of a frame in pixels; by default the model's own.
+        image_size: side of a frame in pixels, or (height, width); by default the model's own.
 
     Raises:
         WeightsError: for a model that is no vision encoder, a source without the settings of its pictures or without
@@ -207,7 +208,7 @@ def build_processor(
     settings, of_pictures = picture_settings(vision)
     if not isinstance(encoder, WholeClip):  # its positions are interpolated: DINOv2 has 518 pixels and is asked at 224
         side = of_pictures or side
-    frames, side = num_frames or frames, image_size or side
-    check_clip(encoder, frames, side)
-    frames_of_clip = VioletVideoProcessor(num_frames=frames, size={"height": side, "width": side}, **settings)
+    frames, (height, width) = num_frames or frames, sides(image_size or side)
+    check_clip(encoder, frames, (height, width))
+    frames_of_clip = VioletVideoProcessor(num_frames=frames, size={"height": height, "width": width}, **settings)
     return VideoTextProcessor(load_tokenizer(str(text)), frames_of_clip)

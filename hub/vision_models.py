@@ -1,7 +1,7 @@
 """Models of pictures and videos of transformers as starting points: what they are, and which clips they take."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,13 @@ def own_clip(encoder: Encoder, num_frames: int) -> tuple[int, int]:
     return frames, side if isinstance(side, int) else side[0]
 
 
-def check_clip(encoder: Encoder, num_frames: int, side: int) -> tuple[int, int, int]:
+def sides(size: int | Sequence[int]) -> tuple[int, int]:
+    """(height, width) in pixels; one number is a square's."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
+
+
+def check_clip(encoder: Encoder, num_frames: int, size: int | Sequence[int]) -> tuple[int, int, int]:
     """
     The encoder's grid (steps, rows, columns) for clips of that many frames of that size.
 
@@ -90,7 +96,7 @@ def check_clip(encoder: Encoder, num_frames: int, side: int) -> tuple[int, int, 
         WeightsError: for clips that it cannot take, with what it can.
     """
     try:
-        return encoder.grid(num_frames, side, side)
+        return encoder.grid(num_frames, *sides(size))
     except ValueError as error:
         raise WeightsError(str(error)) from error
 

@@ -187,10 +187,9 @@ def check_sizes(recipe: PretrainingRecipe, model: VioletForPreTraining, frames: 
     Raises:
         SettingsError: for a data set whose clips the model's vision encoder cannot take.
     """
-    side = recipe.image_size or frames.size["height"]
     for dataset in recipe.datasets:
         try:
-            check_clip(model.violet.video_encoder.encoder, dataset.num_frames or frames.num_frames, side)
+            check_clip(model.violet.vision_encoder, dataset.num_frames or frames.num_frames, recipe.frame_size(frames))
         except WeightsError as error:
             raise SettingsError(f"data set {dataset.name!r}: {error}") from error
 
@@ -246,15 +245,10 @@ def build_batches(
         objectives: sets of them, see `PretrainingRecipe.objective_sets`.
 
     Raises:
-        SettingsError: if the processes cannot share the batch in whole groups, or the encoder cannot take the clips.
+        SettingsError: if the processes cannot share the batch in whole groups.
     """
     size = recipe.frame_size(collator.processor.video_processor)
     sizes = [(source.num_frames, *size) for source in sources]
-    for source in sources:
-        try:
-            collator.encoder.grid(source.num_frames, *size)
-        except ValueError as error:
-            raise SettingsError(f"data set {source.name!r}: {error} Set `num_frames` or `image_size`.") from error
     schedule = SCHEDULES.find(SCHEDULE)([source.weight for source in sources], sizes, objectives, recipe.seed)
     share = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
     try:

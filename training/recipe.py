@@ -8,6 +8,7 @@ from typing import Any
 from ..configuration import NAMED_CONFIGURATIONS
 from ..core.registry import Registry
 from ..data.loading import TIME_LIMIT_SECONDS
+from ..hub.vision_models import sides
 from ..processing import VioletVideoProcessor
 from .arguments import BAD_SAMPLES, SettingsError, check_frames, read_settings
 from .learning_rates import LEARNING_RATES
@@ -211,8 +212,7 @@ class PretrainingRecipe:
         """(height, width) of the run's frames; by default what the processor makes."""
         if self.image_size is None:
             return frames.size["height"], frames.size["width"]
-        height, width = self.image_size if isinstance(self.image_size, list) else [self.image_size] * 2
-        return height, width
+        return sides(self.image_size)
 
     @property
     def from_scratch(self) -> bool:

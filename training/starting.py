@@ -1,5 +1,6 @@
 """Runs that start from public parts: a model of pictures or videos of transformers, and a BERT for the words."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..configuration import NAMED_CONFIGURATIONS, VioletConfig
@@ -41,7 +42,7 @@ def starts_from_parts(model: str) -> bool:
 
 
 def processor_from_parts(
-    model: str, text: str, num_frames: int | None = None, image_size: int | None = None
+    model: str, text: str, num_frames: int | None = None, image_size: int | Sequence[int] | None = None
 ) -> VideoTextProcessor:
     """
     The processor of a run that starts from these parts; see `hub.build_processor`.
@@ -63,5 +64,13 @@ def model_from_parts(
 ) -> Any:
     """The model that starts from these parts, with learned places for the processor's clips."""
     frames = processor.video_processor
-    size = {"num_frames": frames.num_frames, "image_size": frames.size["height"]}
-    return build_model(config, model, text, model_class, attn_implementation=kernel, **size)
+    size = frames.size["height"], frames.size["width"]
+    return build_model(
+        config,
+        model,
+        text,
+        model_class,
+        num_frames=frames.num_frames,
+        image_size=size,
+        attn_implementation=kernel,
+    )
