@@ -349,7 +349,7 @@ def test_the_readmes_way_from_public_weights_to_a_fine_tuned_model(tmp_path, mon
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 16}
     pair = CLIPModel(CLIPConfig(vision_config={**sizes, "image_size": 32, "patch_size": 16}, text_config=sizes))
     pair.save_pretrained("openai/clip-vit-base-patch16")
-    CLIPImageProcessor(size={"shortest_edge": 32}).save_pretrained("openai/clip-vit-base-patch16")
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained("openai/clip-vit-base-patch16")
     exec(of_any_encoder, {})
     started = VioletForPreTraining.from_pretrained("outputs/clip")
     assert type(started.config.vision_config).__name__ == "CLIPVisionConfig"

@@ -8,6 +8,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from violet import VioletConfig
+from violet.core.upstream import checkpoint_activations
 from violet.modeling_violet import (
     ENCODERS,
     VioletForCaptioning,
@@ -136,7 +137,7 @@ def test_gradient_checkpointing_and_half_precision_work_with_any_encoder(encoder
     gradients = []
     for checkpointing in (False, True):
         if checkpointing:
-            model.gradient_checkpointing_enable()
+            checkpoint_activations(model)
         model.zero_grad()
         torch.manual_seed(1)
         model(**inputs).loss.backward()

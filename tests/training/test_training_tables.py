@@ -36,7 +36,7 @@ def test_every_entry_is_there_and_an_unknown_name_is_told_the_known_ones(table):
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_a_schedule_counts_the_batches_of_each_data_set(name):
     def build():
-        return SCHEDULES[name]([2.0, 1.0], [(4, 64), (1, 32)], [(1.0, 0, {"mlm": 1.0})], 7)
+        return SCHEDULES[name]([2.0, 1.0], [(4, 64, 64), (1, 32, 48)], [(1.0, 0, {"mlm": 1.0})], 7)
 
     schedule, drawn = build(), Counter()
     for step in range(300):
