@@ -73,6 +73,18 @@ def finetune_command(argv: list[str]) -> int:
     return explain_errors("finetune", run)
 
 
+def _list_benchmarks() -> int:
+    from .data.benchmarks import BENCHMARKS
+
+    for name, one in BENCHMARKS.items():
+        reached = "; ".join(
+            f"{source}: {', '.join(f'{value:g}' for value in values.values())}"
+            for source, values in one.published.items()
+        )
+        print(f"{name:32}{one.task:19}{one.about}{f' [{one.metrics[0]} {reached}]' if reached else ''}")
+    return 0
+
+
 def benchmark_command(argv: list[str]) -> int:
     """Measure a model on a published benchmark: list them, check a folder, run one."""
     parser = argparse.ArgumentParser(
@@ -91,13 +103,7 @@ def benchmark_command(argv: list[str]) -> int:
     from .data.benchmarks import BENCHMARKS, check_benchmark
 
     if options.what == "list":
-        for name, one in BENCHMARKS.items():
-            reached = "; ".join(
-                f"{source}: {', '.join(f'{value:g}' for value in values.values())}"
-                for source, values in one.published.items()
-            )
-            print(f"{name:32}{one.task:19}{one.about}{f' [{one.metrics[0]} {reached}]' if reached else ''}")
-        return 0
+        return _list_benchmarks()
     if options.name not in BENCHMARKS:
         parser.error(f"there is no benchmark {options.name!r}; there are {', '.join(BENCHMARKS)}.")
     if options.data is None:
@@ -177,8 +183,8 @@ def pretrain_command(argv: list[str]) -> int:
     return explain_errors("pretrain", run)
 
 
-def prepare_command(argv: list[str]) -> int:
-    """Pack any data set into tar shards, extract frames, or compute what masked patches are to predict."""
+def _prepare_parser() -> argparse.ArgumentParser:
+    """The arguments of `violet prepare`: `what` is to be made, and the arguments of the function that makes it."""
     parser = argparse.ArgumentParser(
         prog="violet prepare", description="Does once what every run would do. The same call goes on where it stopped."
     )
@@ -214,7 +220,12 @@ def prepare_command(argv: list[str]) -> int:
     kind.add_argument("--target", required=True, help="such as hog or depth; its teacher is the recipe's")
     kind.add_argument("--output", required=True, help="the folder for the targets")
     kind.add_argument("--dataset", help="its name in the recipe, if there are several")
-    options = vars(parser.parse_args(argv))
+    return parser
+
+
+def prepare_command(argv: list[str]) -> int:
+    """Pack any data set into tar shards, extract frames, or compute what masked patches are to predict."""
+    options = vars(_prepare_parser().parse_args(argv))
     what = options.pop("what")
 
     def run() -> int:

@@ -437,14 +437,8 @@ class VioletModel(VioletPreTrainedModel):
         words: Any = inputs_embeds
         if input_ids is not None:
             words = self.text_embeddings(input_ids, attention_mask, position_ids)
-        videos, texts = video_tokens.tokens.shape[0], words.shape[0]
-        if video_index is None and videos != texts:
-            raise ValueError(f"{texts} texts and {videos} videos: say by `video_index` which belong together.")
-        if video_index is not None and video_index.shape != (texts,):
-            raise ValueError(f"`video_index` has shape {tuple(video_index.shape)} for {texts} texts.")
-
-        selected = video_tokens if video_index is None else video_tokens.select(video_index)
-        groups = {"video": selected}
+        texts = words.shape[0]
+        groups = {"video": _videos_of_texts(video_tokens, texts, video_index)}
         prompt = self._prompt(task_ids, prompt_ids, prompt_attention_mask, batch=texts)
         if prompt is not None:
             groups["prompt"] = prompt
@@ -468,6 +462,17 @@ class VioletModel(VioletPreTrainedModel):
             text_hidden_state=states["text"],
             video_tokens=video_tokens,
         )
+
+
+def _videos_of_texts(video: Tokens, texts: int, video_index: torch.Tensor | None) -> Tokens:
+    """The video of each text, a row each; see `VioletModel.forward`."""
+    if video_index is None:
+        if len(video) != texts:
+            raise ValueError(f"{texts} texts and {len(video)} videos: say by `video_index` which belong together.")
+        return video
+    if video_index.shape != (texts,):
+        raise ValueError(f"`video_index` has shape {tuple(video_index.shape)} for {texts} texts.")
+    return video.select(video_index)
 
 
 class VioletForMaskedLM(VioletPreTrainedModel):

@@ -13,11 +13,12 @@ from ..data.loading import ClipReader
 from ..evaluation.provenance import weights_hash
 from ..evaluation.reporting import Report, write_report
 from ..hub import write_model_card
+from ..modeling_violet import VioletPreTrainedModel
 from .arguments import DataArguments, FinetuningArguments, ModelArguments, SettingsError
 from .finetuning import card_facts, finetune, run_settings
 from .runs import write_metrics
 from .starting import starts_from_parts
-from .tasks import TASKS
+from .tasks import TASKS, Task
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +89,24 @@ def load_benchmark(benchmark: Benchmark, folder: str | Path, task: str | None = 
     return tables
 
 
+def _load_trained(model: str, task: Task) -> VioletPreTrainedModel:
+    """
+    The model with all weights that the task needs.
+
+    Raises:
+        SettingsError: if it has not all of them.
+    """
+    if starts_from_parts(model):
+        raise SettingsError(f"--measure_only: {model} is no VIOLET. Leave it out to fine-tune one that starts so.")
+    loaded, report = task.model_class.from_pretrained(model, output_loading_info=True)
+    if report["missing_keys"]:
+        raise SettingsError(
+            f"--model: {model} has no weights for {sorted(report['missing_keys'])[0]} of {task.model_class.__name__}: "
+            "it has to be trained for this task first."
+        )
+    return loaded
+
+
 def run_benchmark(
     benchmark: Benchmark,
     folder: str | Path,
@@ -112,16 +131,7 @@ def run_benchmark(
         result = finetune(model_arguments, data, training, tables)
         model, processor, settings = result.model, result.processor, result.settings
     else:
-        if starts_from_parts(model_arguments.model):
-            raise SettingsError(
-                f"--measure_only: {model_arguments.model} is no VIOLET. Leave it out to fine-tune one that starts so."
-            )
-        model, report = task.model_class.from_pretrained(model_arguments.model, output_loading_info=True)
-        if report["missing_keys"]:
-            raise SettingsError(
-                f"--model: {model_arguments.model} has no weights for {sorted(report['missing_keys'])[0]} of "
-                f"{task.model_class.__name__}: it has to be trained for this task first."
-            )
+        model = _load_trained(model_arguments.model, task)
         processor = AutoProcessor.from_pretrained(model_arguments.model)
         settings = run_settings(model_arguments, data, training, DatasetDict())
     evaluation = task.examine(model, processor, test, data, training)
