@@ -8,6 +8,7 @@ from typing import Any
 from transformers import CONFIG_MAPPING, AutoConfig, AutoImageProcessor, AutoVideoProcessor, PreTrainedConfig
 
 from ..modeling_violet.encoders import Encoder, find_encoder
+from ..modeling_violet.encoders.whole_clip import WholeClip
 from .weight_files import WeightsError, first_line
 
 CONVERTED = ("swin", "violet", "violet_vision")
@@ -76,10 +77,10 @@ def encoder_of(vision: str | os.PathLike, config: PreTrainedConfig) -> Encoder:
 
 def own_clip(encoder: Encoder, num_frames: int) -> tuple[int, int]:
     """(frames, pixels of a side) of the clips that a model was made for; `num_frames` for one of pictures."""
-    config = encoder.config
-    side = config.crop_size if hasattr(config, "crop_size") else config.image_size
-    frames = getattr(config, "frames_per_clip", getattr(config, "num_frames", num_frames))
-    return frames, side if isinstance(side, int) else side[0]
+    if isinstance(encoder, WholeClip):
+        return encoder.num_frames, encoder.size[0]
+    side = encoder.config.image_size
+    return num_frames, side if isinstance(side, int) else side[0]
 
 
 def sides(size: int | Sequence[int]) -> tuple[int, int]:

@@ -175,7 +175,8 @@ def _has_input_embeddings(model: PreTrainedModel) -> bool:
 
 class VioletModel(VioletPreTrainedModel):
     """
-    Video Swin, BERT's text embeddings and a BERT fusion encoder: fused features of a video and a text.
+    A vision encoder, a text side and a fusion (VIOLET's: Video Swin, BERT's text embeddings, BERT's encoder): fused
+    features of a video and a text.
     """
 
     def __init__(self, config: VioletConfig):
@@ -302,8 +303,9 @@ class VioletModel(VioletPreTrainedModel):
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> BaseModelOutputWithPooling:
         """
-        Texts before they meet a video: `last_hidden_state` (batch, X, width), BERT's embeddings (no context between
-        the words), and `pooler_output` (batch, projection_dim), of length 1, if the configuration has a projection.
+        Texts before they meet a video: `last_hidden_state` (batch, X, width), the text side's states (of BERT's
+        embeddings: no context between the words), and `pooler_output` (batch, projection_dim), of length 1, if the
+        configuration has a projection.
         """
         texts = self.encode_texts(input_ids, attention_mask)
         pooled = None if self.projection is None else self.projection.text(texts.tokens, texts.mask)
