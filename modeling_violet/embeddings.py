@@ -87,7 +87,8 @@ class VioletVideoEncoder(nn.Module):
         """
         if bool_masked_pos is not None:
             pixels = self.mask_patches(pixels, bool_masked_pos)
-        features = self.projection(self.encoder.features(self.vision_model, pixels))
+        states = self.encoder.states(self.vision_model, pixels)
+        features = self.projection(states.last_hidden_state)
         batch, frames, rows, columns, width = features.shape
         in_time = interpolate_rows(self.frame_embeddings, frames).unsqueeze(0)  # (1, frames, width)
         if hidden_frame_order is not None:

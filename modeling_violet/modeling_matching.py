@@ -1,6 +1,5 @@
 """Models that score how well texts fit a video: multiple choice and retrieval."""
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -203,8 +202,7 @@ def _videos_of_all_processes(
         ids = torch.arange(len(video_tokens.tokens), device=labels.device)
         ids = ids * dist.get_world_size() + dist.get_rank()
     known, first = first_of_each(gather_rows(ids))
-    everyone = replace(video_tokens, tokens=gather_rows(video_tokens.tokens), mask=gather_rows(video_tokens.mask))
-    return everyone.select(first), torch.searchsorted(known, ids[labels])
+    return video_tokens.map(gather_rows).select(first), torch.searchsorted(known, ids[labels])
 
 
 def _join(passes: list[tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:

@@ -1,11 +1,31 @@
 """Tokens and where each of them stands: what goes from the encoders to the fusion, its heads and objectives."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from transformers.utils import ModelOutput
 
 Grid = tuple[int, int, int]
+
+
+@dataclass
+class VisionStates(ModelOutput):
+    """
+    What a vision encoder gives of a batch of clips.
+
+    Attributes:
+        last_hidden_state: (batch, steps, rows, columns, width), the states on its grid.
+        frame_states: (batch, steps, n, width), n states of each step in time beside those of its grid, such as a class
+            token of each frame.
+        clip_states: (batch, n, width), n states of the whole clip, such as proxy tokens.
+        pooler_output: (batch, any width), what the encoder itself calls the clip's vector.
+    """
+
+    last_hidden_state: torch.Tensor | None = None
+    frame_states: torch.Tensor | None = None
+    clip_states: torch.Tensor | None = None
+    pooler_output: torch.Tensor | None = None
 
 
 @dataclass
@@ -15,18 +35,22 @@ class Tokens:
     pixels.
 
     Attributes:
-        tokens: (batch, L, width). Those of a video stand frame by frame: `num_special_per_frame` special tokens, then
-            the grid row by row.
+        tokens: (batch, L, width). Those of a video: `num_special_per_clip` special tokens, and then frame by frame
+            `num_special_per_frame` special tokens and the grid row by row.
         mask: (batch, L), 1 for a token and 0 for padding.
-        grid: (steps in time, rows, columns) of a video's patches; L = steps * (num_special_per_frame + rows *
-            columns). None for a text.
+        grid: (steps in time, rows, columns) of a video's patches; L = num_special_per_clip + steps *
+            (num_special_per_frame + rows * columns). None for a text.
         num_special_per_frame: special tokens in front of the patches of each step in time.
+        num_special_per_clip: special tokens in front of all others.
+        pooled: (batch, any width), one vector a row that its encoder gave beside the tokens; None if it gives none.
     """
 
     tokens: torch.Tensor
     mask: torch.Tensor
     grid: Grid | None = None
     num_special_per_frame: int = 0
+    num_special_per_clip: int = 0
+    pooled: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -37,12 +61,17 @@ class Tokens:
             raise ValueError("These are tokens of texts: only a video has patches.")
         steps, rows, columns = self.grid
         # (batch, L, width) -> (batch, steps, special + rows * columns, width)
-        by_step = self.tokens.unflatten(1, (steps, -1))
+        by_step = self.tokens[:, self.num_special_per_clip :].unflatten(1, (steps, -1))
         return by_step[:, :, self.num_special_per_frame :].unflatten(2, (rows, columns))
+
+    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Tokens":
+        """The same places with each tensor changed, for example moved or gathered."""
+        pooled = None if self.pooled is None else change(self.pooled)
+        return replace(self, tokens=change(self.tokens), mask=change(self.mask), pooled=pooled)
 
     def select(self, index: torch.Tensor) -> "Tokens":
         """The rows of that index (n,), in its order: one may be taken several times, or not at all."""
-        return replace(self, tokens=self.tokens[index], mask=self.mask[index])
+        return self.map(lambda rows: rows[index])
 
     def with_tokens(self, tokens: torch.Tensor) -> "Tokens":
         """Other tokens (batch, L, width) in the same places, for example the fusion's states."""
@@ -50,7 +79,7 @@ class Tokens:
 
     def to(self, device: torch.device) -> "Tokens":
         """The same tokens on a device."""
-        return replace(self, tokens=self.tokens.to(device), mask=self.mask.to(device))
+        return self.map(lambda rows: rows.to(device))
 
     @staticmethod
     def join(parts: Sequence["Tokens"]) -> "Tokens":
@@ -60,15 +89,19 @@ class Tokens:
         Raises:
             ValueError: for videos whose grids differ: they had other sizes or other numbers of frames.
         """
-        shapes = sorted({(*(part.grid or ()), part.num_special_per_frame) for part in parts})
+        special = [(part.num_special_per_frame, part.num_special_per_clip) for part in parts]
+        shapes = sorted({(*(part.grid or ()), *numbers) for part, numbers in zip(parts, special, strict=True)})
         if len(shapes) > 1:
             raise ValueError(
-                f"Videos of unequal grids make no one gallery: (frames, rows, columns, special tokens) are {shapes}."
+                f"Videos of unequal grids make no one gallery: (frames, rows, columns, special tokens of a "
+                f"frame, of the clip) are {shapes}."
             )
+        pooled = [part.pooled for part in parts if part.pooled is not None]
         return replace(
             parts[0],
             tokens=torch.cat([part.tokens for part in parts]),
             mask=torch.cat([part.mask for part in parts]),
+            pooled=torch.cat(pooled) if pooled else None,
         )
 
 

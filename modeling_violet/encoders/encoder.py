@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ...core.registry import Registry
 from ..parts import build_part
-from ..tokens import Grid
+from ..tokens import Grid, VisionStates
 
 ENCODERS: Registry[Any] = Registry(
     "vision encoder",
@@ -34,8 +34,9 @@ configuration say what `Encoder` says. A picture model of transformers needs no 
 class Encoder:
     """
     How VIOLET builds and asks a vision model. This one serves models whose `forward` takes `pixel_values_videos`
-    (batch, frames, channels, height, width) and gives `last_hidden_state` (batch, steps, rows, columns, width), and
-    whose configuration has `hidden_size`, `cell` and `grid(frames, height, width)`, as `VioletVisionConfig`.
+    (batch, frames, channels, height, width) and gives `last_hidden_state` (batch, steps, rows, columns, width), if it
+    has them with the other fields of `VisionStates`, and whose configuration has `hidden_size`, `cell` and
+    `grid(frames, height, width)`, as `VioletVisionConfig`.
 
     Attributes:
         config: the vision configuration.
@@ -73,9 +74,10 @@ class Encoder:
         """
         return self.config.grid(frames, height, width)
 
-    def features(self, model: PreTrainedModel, pixels: torch.Tensor) -> torch.Tensor:
-        """(batch, frames, channels, height, width), normalised -> (batch, steps, rows, columns, hidden_size)"""
-        return model(pixels).last_hidden_state
+    def states(self, model: PreTrainedModel, pixels: torch.Tensor) -> VisionStates:
+        """The states of clips (batch, frames, channels, height, width), normalised."""
+        output = model(pixels)
+        return VisionStates(**{name: output[name] for name in VisionStates.__annotations__ if name in output})
 
     def layers(self, model: PreTrainedModel) -> list[nn.Module]:
         """The model's blocks from the first to the last, for learning rates by layer."""

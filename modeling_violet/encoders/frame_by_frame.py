@@ -3,7 +3,7 @@
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..tokens import Grid
+from ..tokens import Grid, VisionStates
 from .encoder import Encoder, accepts
 
 
@@ -36,9 +36,9 @@ class FrameByFrame(Encoder):
             raise self.refuse(f"needs frames of at least {side} x {side} pixels, got {height} x {width}.")
         return frames, height // side, width // side  # what is left at the lower and right edge is not seen
 
-    def features(self, model: PreTrainedModel, pixels: torch.Tensor) -> torch.Tensor:
+    def states(self, model: PreTrainedModel, pixels: torch.Tensor) -> VisionStates:
         grid = self.grid(pixels.shape[1], *pixels.shape[3:])
         options = {"interpolate_pos_encoding": True} if accepts(model, "interpolate_pos_encoding") else {}
         states = model(pixels.flatten(0, 1).to(model.dtype), **options).last_hidden_state
         patches = states[:, -grid[1] * grid[2] :]  # (batch * frames, rows * columns, width)
-        return patches.unflatten(1, grid[1:]).unflatten(0, (-1, grid[0]))
+        return VisionStates(patches.unflatten(1, grid[1:]).unflatten(0, (-1, grid[0])))

@@ -3,7 +3,7 @@
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..tokens import Grid
+from ..tokens import Grid, VisionStates
 from .encoder import Encoder, accepts
 
 
@@ -43,11 +43,11 @@ class WholeClip(Encoder):
             raise self.refuse(f"takes clips of {self.num_frames} frames, got {frames}.")
         return frames // step, height // self.cell[1], width // self.cell[2]
 
-    def features(self, model: PreTrainedModel, pixels: torch.Tensor) -> torch.Tensor:
+    def states(self, model: PreTrainedModel, pixels: torch.Tensor) -> VisionStates:
         steps, rows, columns = self.grid(pixels.shape[1], *pixels.shape[3:])
         options = {"skip_predictor": True} if accepts(model, "skip_predictor") else {}
         states = model(pixels.to(model.dtype), **options).last_hidden_state[:, -steps * rows * columns :]
         if self.config.model_type in self.TIME_INNERMOST:
             # (batch, rows * columns * steps, width) -> (batch, steps, rows, columns, width)
-            return states.unflatten(1, (rows, columns, steps)).permute(0, 3, 1, 2, 4)
-        return states.unflatten(1, (steps, rows, columns))
+            return VisionStates(states.unflatten(1, (rows, columns, steps)).permute(0, 3, 1, 2, 4))
+        return VisionStates(states.unflatten(1, (steps, rows, columns)))

@@ -52,7 +52,7 @@ def test_a_model_with_any_encoder_trains_and_is_the_same_when_loaded(encoder, tm
 def test_a_picture_model_gives_each_frame_what_it_gives_the_picture(encoder):
     torch.manual_seed(0)
     video = VioletModel(model_config(encoder)).eval().video_encoder
-    states = video.encoder.features(video.vision_model, clips())
+    states = video.encoder.states(video.vision_model, clips()).last_hidden_state
     for clip, of_clip in zip(clips(), states, strict=True):
         pictures = video.vision_model(pixel_values=clip).last_hidden_state
         torch.testing.assert_close(of_clip.flatten(1, 2), pictures[:, -4:])
@@ -91,7 +91,7 @@ def test_the_cells_of_a_model_that_keeps_time_innermost_are_in_their_places():
     video = VioletModel(model_config("timesformer")).eval().video_encoder
     before, changed = clips(), clips()
     changed[:, 2, :, :PATCH, PATCH:] += 5
-    features = [video.encoder.features(video.vision_model, pixels) for pixels in (before, changed)]
+    features = [video.encoder.states(video.vision_model, pixels).last_hidden_state for pixels in (before, changed)]
     moved = (features[0] - features[1]).norm(dim=-1)[0]
     assert moved.flatten().argmax() == torch.tensor([2 * 4 + 0 * 2 + 1])
 
@@ -101,7 +101,7 @@ def test_a_video_model_gives_what_it_gives_by_itself(encoder):
     torch.manual_seed(0)
     video = VioletModel(model_config(encoder)).eval().video_encoder
     alone = video.vision_model(clips(), **({"skip_predictor": True} if encoder == "vjepa2" else {})).last_hidden_state
-    states = video.encoder.features(video.vision_model, clips())
+    states = video.encoder.states(video.vision_model, clips()).last_hidden_state
     assert states.shape[1:4] == video.encoder.grid(FRAMES, SIDE, SIDE)
     same = torch.sort(states.flatten(1, 3).sum(-1)).values
     torch.testing.assert_close(same, torch.sort(alone[:, -states[0, ..., 0].numel() :].sum(-1)).values)
