@@ -256,8 +256,10 @@ class Sizes:
         at = f"{CLIP_TEXT}embeddings."
         words = self.vote("the vocabulary", [(f"{at}token_embedding.weight", -2)], CLIP_WORDS)
         places = self.vote("the places of words", [(f"{at}position_embedding.weight", -2)], CLIP_PLACES)
-        end = words - 1 if own is None else own.eos_token_id
-        return {"vocab_size": words, "max_position_embeddings": places, "eos_token_id": end}
+        tokens = {"bos_token_id": words - 2, "eos_token_id": words - 1, "pad_token_id": words - 1}
+        if own is not None:
+            tokens = {name: getattr(own, name) for name in tokens}
+        return {"vocab_size": words, "max_position_embeddings": places, **tokens}
 
 
 CLIP_WORDS, CLIP_PLACES, CLIP_PROJECTION = 49408, 77, 512
