@@ -367,8 +367,7 @@ def convert(
     processor: Any = frames_of(plan)
     if isinstance(plan.config, VioletConfig) and with_tokenizer:
         words = read_tokenizer(tokenizer or own_tokenizer(source, plan.kind), plan.config)
-        processor = VideoTextProcessor(words, processor)
-        processor.max_length = plan.kind.max_length or processor.max_length
+        processor = processor_of(plan, words, processor)
     tensors, report = convert_tensors(plan, weights)
     model = build(plan.model_class, plan.config, tensors)
     with new_folder(output) as folder:
@@ -390,6 +389,17 @@ def frames_of(plan: ConversionPlan) -> VioletVideoProcessor:
         settings["size"] = {"height": vision.image_size, "width": vision.image_size}
         settings["num_frames"] = vision.temporal_size or FRAMES_OF_PICTURE_MODELS
     return VioletVideoProcessor(**settings)
+
+
+def processor_of(
+    plan: ConversionPlan, tokenizer: PreTrainedTokenizerBase, frames: VioletVideoProcessor
+) -> VideoTextProcessor:
+    """The processor of a model, with texts of the length that its kind has, or of the longest that has places."""
+    processor = VideoTextProcessor(tokenizer, frames)
+    if plan.kind.max_length is not None:
+        places = getattr(plan.config.text_config, "max_position_embeddings", plan.kind.max_length)
+        processor.max_length = min(plan.kind.max_length, places)
+    return processor
 
 
 def own_tokenizer(source: Any, kind: Kind) -> str:

@@ -141,6 +141,8 @@ class Kind:
         forms: pattern of their names -> their form, if it is not ours.
         skipped: pattern of their names -> why it is not needed.
         aliases: other spellings of their names -> the one in `parts`.
+        needs: beginnings of our names, of `parts` -> (field of the model's configuration, value): without it the model
+            has something else under these names.
         of_pictures: whether it knows no time.
         system: what its sizes make, a name of `sizing.SYSTEMS`.
         writes_counters: whether published files hold `position_ids`.
@@ -154,6 +156,7 @@ class Kind:
     forms: Mapping[str, Form] = field(default_factory=dict)
     skipped: Mapping[str, str] = field(default_factory=dict)
     aliases: Rules = ()
+    needs: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     of_pictures: bool = False
     system: str = "violet"
     writes_counters: bool = False
@@ -168,6 +171,14 @@ class Kind:
     def part(self, ours: str) -> str | None:
         """The first of `parts` that our name begins with."""
         return next((start for start in self.parts if ours.startswith(start)), None)
+
+    def serves(self, part: str, config: Mapping[str, Any]) -> bool:
+        """Whether a model with this configuration, as JSON, has that part of this kind; see `needs`."""
+        path, needed = self.needs.get(part, ("", None))
+        value: Any = config
+        for step in path.split("."):
+            value = value.get(step) if isinstance(value, Mapping) else None
+        return value == needed
 
     def start(self, part: str) -> str:
         """How their names of a part begin."""
@@ -343,6 +354,10 @@ def _clip(name: str, held: Iterable[str] = CLIP_NAMES, prefix: str = "", tower: 
             ),
         },
         aliases=((CLIP_INSIDE, tower),) if tower else (),
+        needs={
+            CLIP_TEXT: ("text_config.model_type", "clip_text_model"),
+            **{ours: ("projection_type", "pooled") for ours in CLIP_NAMES if ours.startswith("projection.")},
+        },
         system="clip_vip",
         writes_counters=True,
         tokenizer="openai/clip-vit-base-patch32",

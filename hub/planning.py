@@ -75,12 +75,20 @@ class Derived:
         why: it is not needed.
         value: (the source's tensors by the kind's names) -> what it must be.
         group: exports without it exist: they lack all of this group. None if it must be there.
+        rows_of: a table of the source, by the kind's name, whose rows it counts: of another length than ours if that
+            is interpolated.
     """
 
     shape: Shape
     why: str
     value: Callable[[Mapping[str, torch.Tensor]], torch.Tensor]
     group: str | None = None
+    rows_of: str | None = None
+
+    def expected(self, found: Mapping[str, Shape]) -> Shape:
+        """The shape that it must have in a source of these shapes."""
+        rows = found.get(self.rows_of or "", ())
+        return (1, rows[0]) if rows else self.shape
 
 
 @dataclass(frozen=True)
@@ -237,12 +245,15 @@ def _layout(
     }
     pieces: dict[str, Piece] = {}
     new: dict[str, str] = {}
+    config = json.loads(config_json)
     # Names that the source's own shapes tell come first: they claim a key that several of ours could be.
     for ours in sorted(targets, key=lambda ours: ours not in source):
         target, shape = targets[ours]
         part, theirs = kind.part(ours), dict(tied).get(ours) or kind.their_name(ours)
         if part is None or theirs is None:
             new[target] = f"{kind.name} holds no such part"
+        elif not kind.serves(part, config):
+            new[target] = f"{kind.name} holds another: see `{kind.needs[part][0]}`"
         elif part.startswith(OPTIONAL) and part not in present and ours not in source:
             new[target] = f"the source holds no {kind.start(part)!r}"
         elif part.startswith("mvm_heads.") and theirs in {piece.theirs for piece in pieces.values()}:
@@ -252,10 +263,9 @@ def _layout(
     claimed = {piece.theirs for piece in pieces.values()}
     for ours, shape in source.items():
         theirs = dict(tied).get(ours) or kind.their_name(ours)
-        if ours not in targets and theirs is not None and theirs not in claimed:
+        if ours not in pieces and theirs is not None and theirs not in claimed:
             pieces[ours] = Piece(ours, theirs, shape, kind.form(theirs), None)
-    vision = json.loads(config_json)
-    window = tuple(vision.get("vision_config", vision).get("window_size", ()))  # only a Video Swin has windows
+    window = tuple(config.get("vision_config", config).get("window_size", ()))  # only a Video Swin has windows
     return Layout(tuple(pieces.values()), derived_pieces(kind, pieces, window), new, window)
 
 
@@ -264,8 +274,8 @@ def _index(window: Shape, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
     return relative_position_index((t, h, w))
 
 
-def _places(places: int, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    return torch.arange(places)[None]
+def _places(table: str, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    return torch.arange(len(tensors[table]))[None]
 
 
 def derived_pieces(kind: Kind, pieces: Mapping[str, Piece], window: Shape) -> dict[str, Derived]:
@@ -283,8 +293,8 @@ def derived_pieces(kind: Kind, pieces: Mapping[str, Piece], window: Shape) -> di
                 group=POSITION_INDEX,
             )
         elif places_of := re.fullmatch(r"(.*)position_embeddings?\.weight", piece.theirs):
-            places, name = piece.shape[0], f"{places_of[1]}position_ids"
-            derived[name] = Derived((1, places), "computed", partial(_places, places), group=POSITION_IDS)
+            name, count = f"{places_of[1]}position_ids", partial(_places, piece.theirs)
+            derived[name] = Derived((1, piece.shape[0]), "computed", count, POSITION_IDS, piece.theirs)
     bias = pieces.get(MLM + "decoder.bias")
     if bias is not None and bias.theirs != kind.start(MLM) + "bias":
         derived[kind.start(MLM) + "bias"] = Derived(
@@ -360,7 +370,7 @@ def _compare(
                 skipped[names[piece.theirs]] = why
     for name, derived in layout.derived.items():
         if name in found:
-            compare(name, derived.shape)
+            compare(name, derived.expected(found))
             skipped[names[name]] = derived.why
         elif derived.group in groups:
             missing.append(name)

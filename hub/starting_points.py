@@ -21,6 +21,7 @@ from .conversion import (
     load_tokenizer,
     own_tokenizer,
     plan_for,
+    processor_of,
     quietly,
     read_tokenizer,
     shapes_of,
@@ -134,9 +135,7 @@ def processor_of_system(
     if image_size is not None:
         frames.size = {"height": image_size, "width": image_size}
     check_clip(find_encoder(plan.config.vision_config), frames.num_frames, (frames.size.height, frames.size.width))
-    processor = VideoTextProcessor(words, frames)
-    processor.max_length = plan.kind.max_length or processor.max_length
-    return processor
+    return processor_of(plan, words, frames)
 
 
 def build_system(
