@@ -36,6 +36,7 @@ PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """The class and the settings of each model's own processor."""
 PUBLIC_ENCODERS = tuple(PROCESSORS)
+OUR_ENCODERS = tuple(name for name in ENCODER_CONFIGS if name not in PROCESSORS)
 
 
 def save_vision_model(encoder: str, folder: Path, seed: int = 0) -> Path:
