@@ -353,6 +353,22 @@ NAMED_CONFIGURATIONS: dict[str, dict[str, Any]] = {
         **CLIP_TOWERS,
         "video_grid_size": 7,
     },
+    "clip-vip-tiny": {
+        **CLIP_TOWERS,
+        "vision_config": {
+            "model_type": "clip_vip",
+            **{"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 4},
+            **{"patch_size": 16, "image_size": 64, "temporal_size": 4, "initializer_range": 0.08},
+        },
+        "text_config": {
+            "model_type": "clip_text_model",
+            **{"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4},
+            **{"max_position_embeddings": 64, "vocab_size": 512},
+            **{"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0},  # of `processing.train_wordpiece_tokenizer`
+        },
+        **{"vocab_size": 512, "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0},
+        **{"projection_dim": 128, "num_video_frames": 4, "video_grid_size": 4},
+    },
 }
 
 
@@ -361,7 +377,7 @@ def named_configuration(name: str, **overrides) -> VioletConfig:
     The configuration of that name, with `overrides` in place of its fields.
 
     `"violet-v1-base"`, `"violet-v2-base"`, `"clip-vip-base-16"` and `"clip-vip-base-32"` have the published models'
-    shapes; `"violet-tiny"` (64-pixel clips of four frames) trains on two CPU cores in minutes.
+    shapes; `"violet-tiny"` and `"clip-vip-tiny"` (64-pixel clips of four frames) train on two CPU cores in minutes.
 
     Raises:
         ValueError: for an unknown name or field.

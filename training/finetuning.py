@@ -35,7 +35,7 @@ from .arguments import DataArguments, FinetuningArguments, ModelArguments, Setti
 from .checkpoints import checkpoint_to_resume
 from .machine import preferred_kernel
 from .runs import begin_run, end_run, is_hub_name, save_model
-from .scratch import processor_from_scratch
+from .scratch import processor_from_scratch, texts_from_scratch
 from .starting import SYSTEMS, check_system, model_from_parts, processor_from_parts, starts_from_parts
 from .tasks import TASKS, Task
 from .trainer import VioletTrainer
@@ -177,8 +177,8 @@ def build_model(
         before = list(VioletConfig.from_pretrained(source).id2label.values())
     changes = task.configure(arguments, data, rows, before)
     if arguments.from_scratch:
-        changes |= special_tokens(processor.tokenizer)
-        config = named_configuration(arguments.model, vocab_size=len(processor.tokenizer), **changes)
+        changes |= texts_from_scratch(arguments.model, processor.tokenizer)
+        config = named_configuration(arguments.model, **changes)
         return task.model_class._from_config(config, attn_implementation=kernel)
     if arguments.system is not None:
         frames = processor.video_processor

@@ -10,7 +10,7 @@ import pytest
 import torch
 from datasets import DatasetDict
 from encoder_configs import ENCODER_CONFIGS, FRAMES, PICTURES, SIDE, model_config
-from public_models import OUR_ENCODERS, PUBLIC_ENCODERS, clip_tokenizer, save_bert, save_clip, save_vision_model
+from public_models import OUR_ENCODERS, PUBLIC_ENCODERS, save_bert, save_vision_model
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, BertConfig, BertModel, pipeline
 
