@@ -129,12 +129,14 @@ def processor_of_system(
     Raises:
         WeightsError: as that one does; for clips that the model cannot take, or no tokenizer.
     """
-    _, plan = _plan_system(source, system, VioletModel)
+    _, plan = _plan_system(source, system)
     words, frames = read_tokenizer(own_tokenizer(source, plan.kind), plan.config), frames_of(plan)
     frames.num_frames = num_frames or frames.num_frames
     if image_size is not None:
         frames.size = {"height": image_size, "width": image_size}
-    check_clip(find_encoder(plan.config.vision_config), frames.num_frames, (frames.size.height, frames.size.width))
+    check_clip(
+        find_encoder(plan.config.vision_config), frames.num_frames, (frames.size["height"], frames.size["width"])
+    )
     return processor_of(plan, words, frames)
 
 
@@ -162,7 +164,12 @@ def build_system(
     Raises:
         WeightsError: for weights that cannot be read, or are of another kind.
     """
-    weights, plan = _plan_system(source, system, model_class)
+    weights, plan = _plan_system(source, system)
+    if model_class.needs_fusion and not plan.config.has_fusion:
+        raise ConversionError(
+            f"{weights.origin} becomes a {system!r}, which has no fusion, and {model_class.__name__} reads the states of "
+            "one: it is for retrieval and classification."
+        )
     if image_size is not None:
         plan.config.vision_config.image_size = image_size
     config = VioletConfig(**{**plan.config.to_dict(), **changes})
@@ -174,11 +181,9 @@ def build_system(
     return model
 
 
-def _plan_system(
-    source: str | os.PathLike, system: str, model_class: type[VioletPreTrainedModel]
-) -> tuple[Weights, ConversionPlan]:
+def _plan_system(source: str | os.PathLike, system: str) -> tuple[Weights, ConversionPlan]:
     weights = read_weights(source)
-    plan = plan_for(weights, model_class, None)
+    plan = plan_for(weights, VioletModel, None)
     if plan.kind.system != system:
         raise ConversionError(f"{weights.origin}: weights of {plan.kind.name}, which become no {system!r}.")
     return weights, plan
