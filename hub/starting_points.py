@@ -167,8 +167,8 @@ def build_system(
     weights, plan = _plan_system(source, system)
     if model_class.needs_fusion and not plan.config.has_fusion:
         raise ConversionError(
-            f"{weights.origin} becomes a {system!r}, which has no fusion, and {model_class.__name__} reads the states of "
-            "one: it is for retrieval and classification."
+            f"{weights.origin} becomes a {system!r}, which has no fusion, and {model_class.__name__} reads the states "
+            "of one: it is for retrieval and classification."
         )
     if image_size is not None:
         plan.config.vision_config.image_size = image_size
