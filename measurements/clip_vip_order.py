@@ -38,8 +38,8 @@ AT_MOST = {"no places in time": 0.55, "mean of frames": 0.55}
 def draw(clips: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """
     Black clips (clips, frames, 3, side, side) from 0 to 1 with a red square in one frame and a blue one in another,
-    each in a random cell; and (clips,) whether red came first. Black is 0: at -1 its large embedding, the same in every
-    cell, hides the places in time, and nothing is learned in 300 steps.
+    each in a random cell; and (clips,) whether red came first. Black is 0: at -1 its large embedding, the same in
+    every cell, hides the places in time, and nothing is learned in 300 steps.
     """
     pixels = torch.zeros(clips, FRAMES, 3, SIDE, SIDE)
     frames = torch.rand(clips, FRAMES, generator=generator).argsort(1)[:, :2]  # two different ones: of red, of blue
