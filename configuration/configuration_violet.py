@@ -151,7 +151,7 @@ class VioletConfig(PreTrainedConfig):
             `modeling_violet.fusions`. `None` is BERT's encoder (VIOLET), which the fields here describe; of the type
             `none` there is no fusion: videos and texts are compared by their vectors. (By the name `fusion_config`
             transformers itself looks for fused kernels.)
-        vision_positions (`str`): what is added to the vision encoder's states: `"violet"` (a token a frame, learned
+        vision_positions (`str`): what is added to the vision encoder's states: `"violet"` (a token for each frame, learned
             places in the frame and in time, and a norm) or `"none"` (the encoder's states as they are).
         fusion_norm (`str`): `"post"` (BERT, the published models) or `"pre"` (normalised before each sub-layer,
             easier to train from scratch).
