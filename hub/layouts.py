@@ -56,6 +56,33 @@ LAYERS: Rules = (
 )
 MASKED_WORDS: Rules = ((r"^norm\.", "transform.LayerNorm."), (r"^dense\.", "transform.dense."))
 
+UNIFORMERV2_BLOCK: Rules = (
+    (r"\.local_(\d)\.norm\.", r".lmhra\1.pos_embed.0."),
+    (r"\.local_(\d)\.reduce\.", r".lmhra\1.pos_embed.1."),
+    (r"\.local_(\d)\.mix\.", r".lmhra\1.pos_embed.2."),
+    (r"\.local_(\d)\.expand\.", r".lmhra\1.pos_embed.3."),
+    (r"\.attention\.qkv\.", ".attn.in_proj_"),
+    (r"\.attention\.out\.", ".attn.out_proj."),
+    (r"\.attention\.(query_)?norm\.", ".ln_1."),
+    (r"\.attention\.memory_norm\.", ".ln_3."),
+    (r"\.attention\.in_proj_", ".attn.in_proj_"),
+    (r"\.mlp\.norm\.", ".ln_2."),
+    (r"\.mlp\.fc1\.", ".mlp.c_fc."),
+    (r"\.mlp\.fc2\.", ".mlp.c_proj."),
+)
+UNIFORMERV2_NAMES: Rules = (
+    (r"^embeddings\.patch_embedding\.", "conv1."),
+    (r"^embeddings\.class_embedding$", "class_embedding"),
+    (r"^embeddings\.position_embedding$", "positional_embedding"),
+    (r"^embeddings\.norm\.", "ln_pre."),
+    (r"^query$", "transformer.temporal_cls_token"),
+    (r"^balance$", "transformer.balance"),
+    (r"^layers\.", "transformer.resblocks."),
+    (r"^global_blocks\.(\d+)\.place\.", r"transformer.dpe.\1."),
+    (r"^global_blocks\.", "transformer.dec."),
+    *UNIFORMERV2_BLOCK,
+)
+
 OPTIONAL = ("answer_head.", "mlm_head.", "mvm_heads.", "task_tokens")
 """What a source may lack altogether; if it holds some of such a part, it must hold the whole."""
 BACKBONE, TEXT, FUSION = "video_encoder.swin.", "text_embeddings.", "fusion.layers."
@@ -140,6 +167,7 @@ class Kind:
         skipped: pattern of their names -> why it is not needed.
         aliases: other spellings of their names -> the one in `parts`.
         of_pictures: whether it knows no time.
+        absent: pattern of our names that it does not hold, within `parts`.
     """
 
     name: str
@@ -148,6 +176,7 @@ class Kind:
     skipped: Mapping[str, str] = field(default_factory=dict)
     aliases: Rules = ()
     of_pictures: bool = False
+    absent: str | None = None
 
     def their_name(self, ours: str) -> str | None:
         """What this kind calls it, or None if it holds no such thing."""
@@ -171,7 +200,7 @@ class Kind:
 def _their_name(kind: Kind, ours: str) -> str | None:
     part = kind.part(ours)
     found = None if part is None else kind.parts[part]
-    if part is None or found is None:
+    if part is None or found is None or (kind.absent and re.search(kind.absent, ours)):
         return None
     theirs, rules = found
     return theirs + rename(ours.removeprefix(part), rules)
@@ -273,6 +302,47 @@ SWINBERT = Kind(
         r"^learn_vid_att\.": "VIOLET learns no mask between video tokens",
         r"^swin\.cls_head\.": ANOTHER_HEAD,
     },
+)
+
+
+def _centre_tap(value: torch.Tensor, shape: Shape) -> torch.Tensor:
+    """(width, channels, side, side) -> (width, channels, frames, side, side): the middle one, and zeros"""
+    if len(shape) == value.dim():
+        return value.reshape(shape)
+    inflated = value.new_zeros(shape)
+    inflated[:, :, shape[2] // 2] = value
+    return inflated
+
+
+LOCAL_CONVOLUTIONS = {
+    r"\.pos_embed\.[13]\.weight$": Form(lambda shape, window: (*shape, 1, 1, 1)),
+    r"\.pos_embed\.2\.weight$": Form(lambda shape, window: (*shape, 1)),
+}
+UNIFORMERV2_BACKBONE = "video_encoder.backbone."
+UNIFORMERV2 = Kind(
+    "UniFormerV2",
+    parts={
+        UNIFORMERV2_BACKBONE: ("backbone.", UNIFORMERV2_NAMES),
+        "classifier.": ("backbone.transformer.proj.", ()),
+    },
+    forms=LOCAL_CONVOLUTIONS,
+)
+UNIFORMERV2_OPENMMLAB = Kind(
+    "UniFormerV2 (OpenMMLab)",
+    parts={
+        UNIFORMERV2_BACKBONE: ("backbone.", UNIFORMERV2_NAMES),
+        "classifier.0.": ("backbone.transformer.norm.", ()),
+        "classifier.2.": ("cls_head.fc_cls.", ()),
+    },
+    forms=LOCAL_CONVOLUTIONS,
+    skipped={r"^data_preprocessor\.(mean|std)$": "mean and standard deviation of colours, which the processor has"},
+)
+CLIP_AS_UNIFORMERV2 = Kind(
+    "CLIP",
+    parts={UNIFORMERV2_BACKBONE: ("visual.", UNIFORMERV2_NAMES)},
+    forms={r"^visual\.conv1\.weight$": Form(lambda shape, window: (*shape[:2], *shape[3:]), _centre_tap)},
+    absent=r"backbone\.(query|balance|global_blocks\.|layers\.\d+\.local_)",
+    of_pictures=True,
 )
 KINDS = {kind.name: kind for kind in (VIOLET, SWINBERT, TORCHVISION, VIDEO_SWIN, SWIN_2D, SWIN_TRANSFORMERS, BERT)}
 

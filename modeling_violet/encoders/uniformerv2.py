@@ -191,6 +191,17 @@ def quick_gelu(x: torch.Tensor) -> torch.Tensor:
     return x * torch.sigmoid(1.702 * x)
 
 
+class UniFormerV2Linear(nn.Linear):
+    """
+    A linear layer that says how its weight and its bias start: "torch", as torch has it, "xavier" (uniform, of a
+    weight), or "zero".
+    """
+
+    def __init__(self, inputs: int, outputs: int, weight: str = "torch", bias: str = "torch"):
+        super().__init__(inputs, outputs)
+        self.start = weight, bias
+
+
 class UniFormerV2LayerNorm(nn.LayerNorm):
     """CLIP's: in float32 whatever the type of what it is given, and back to that type."""
 
@@ -224,7 +235,7 @@ class UniFormerV2LocalBlock(nn.Module):
         self.norm = UniFormerV2BatchNorm(config.hidden_size, config.local_norm == "frozen")
         self.reduce = nn.Linear(config.hidden_size, inner)
         self.mix = nn.Conv2d(inner, inner, (3, 1), padding=(1, 0), groups=inner)
-        self.expand = nn.Linear(inner, config.hidden_size)
+        self.expand = UniFormerV2Linear(inner, config.hidden_size, "zero", "zero")
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
         """(B, T, h * w, D) -> what is added to it, of the same shape"""
@@ -244,8 +255,8 @@ class UniFormerV2Attention(GradientCheckpointingLayer):
         self.scaling = (width // self.num_heads) ** -0.5
         self.is_causal = False
         self.norm = UniFormerV2LayerNorm(width, eps=config.layer_norm_eps)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.qkv = UniFormerV2Linear(width, 3 * width, "xavier", "zero")
+        self.out = UniFormerV2Linear(width, width, bias="zero")
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
@@ -316,7 +327,7 @@ class UniFormerV2GlobalAttention(nn.Module):
         self.memory_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.empty(3 * width))
-        self.out = nn.Linear(width, width)
+        self.out = UniFormerV2Linear(width, width, "zero", "zero")
 
     def forward(self, query: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
         """(B, 1, D), (B, T * N, D) -> what is added to the query, (B, 1, D)"""
@@ -339,9 +350,9 @@ class UniFormerV2GlobalMLP(nn.Module):
         super().__init__()
         width = config.hidden_size
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.fc1 = nn.Linear(width, config.mlp_ratio * width)
+        self.fc1 = UniFormerV2Linear(width, config.mlp_ratio * width, "xavier")
         self.dropout = nn.Dropout(config.global_dropout)
-        self.fc2 = nn.Linear(config.mlp_ratio * width, width)
+        self.fc2 = UniFormerV2Linear(config.mlp_ratio * width, width, "zero", "zero")
 
     def forward(self, query: torch.Tensor) -> torch.Tensor:
         return self.fc2(self.dropout(quick_gelu(self.fc1(self.norm(query)))))
@@ -450,39 +461,32 @@ class UniFormerV2Model(SavedWhole, PreTrainedModel):
                 init.zeros_(module.running_mean)
                 init.ones_(module.running_var)
                 init.zeros_(module.num_batches_tracked)
-        elif isinstance(module, nn.Linear | nn.Conv2d | nn.Conv3d):  # torch's own start
-            reach = module.weight[0].numel() ** -0.5
-            init.uniform_(module.weight, -reach, reach)
-            if module.bias is not None:
-                init.uniform_(module.bias, -reach, reach)
+        elif isinstance(module, nn.Linear | nn.Conv2d | nn.Conv3d):
+            self._start(module)
         elif isinstance(module, UniFormerV2Embeddings):
             std = self.config.hidden_size**-0.5
             init.normal_(module.class_embedding, std=std)
             init.normal_(module.position_embedding, std=std)
-        elif isinstance(module, UniFormerV2Attention):
-            init.xavier_uniform_(module.qkv.weight)
-            for bias in (module.qkv.bias, module.out.bias):
-                init.zeros_(bias)
-        elif isinstance(module, UniFormerV2LocalBlock):
-            self._start_at_zero(module.expand)
         elif isinstance(module, UniFormerV2GlobalAttention):
             init.xavier_uniform_(module.in_proj_weight)
             init.zeros_(module.in_proj_bias)
-            self._start_at_zero(module.out)
-        elif isinstance(module, UniFormerV2GlobalMLP):
-            init.xavier_uniform_(module.fc1.weight)
-            self._start_at_zero(module.fc2)
-        elif isinstance(module, UniFormerV2GlobalBlock):
-            init.zeros_(module.place.bias)
         elif isinstance(module, UniFormerV2Model):
             init.zeros_(module.query)
             if module.balance is not None:
                 init.zeros_(module.balance)
 
     @staticmethod
-    def _start_at_zero(layer: nn.Linear) -> None:
-        init.zeros_(layer.weight)
-        init.zeros_(layer.bias)
+    def _start(layer: nn.Linear | nn.Conv2d | nn.Conv3d) -> None:
+        weight, bias = getattr(layer, "start", ("torch", "zero" if isinstance(layer, nn.Conv3d) else "torch"))
+        reach = layer.weight[0].numel() ** -0.5  # torch's own start, of weight and bias
+        if weight == "torch":
+            init.uniform_(layer.weight, -reach, reach)
+        elif weight == "xavier":
+            init.xavier_uniform_(layer.weight)
+        else:
+            init.zeros_(layer.weight)
+        if layer.bias is not None:
+            init.uniform_(layer.bias, -reach, reach) if bias == "torch" else init.zeros_(layer.bias)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.embeddings
