@@ -447,10 +447,8 @@ class UniFormerV2Model(SavedWhole, PreTrainedModel):
         rates = _grows(config.global_drop_path_rate, len(config.global_layers))
         self.global_blocks = nn.ModuleList(UniFormerV2GlobalBlock(config, rate) for rate in rates)
         self.balance = nn.Parameter(torch.empty(config.hidden_size)) if config.balance else None
-        if config.frozen:
-            self.embeddings.requires_grad_(False)
-            self.layers.requires_grad_(False)
         self.post_init()
+        self.train(self.training)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -487,6 +485,13 @@ class UniFormerV2Model(SavedWhole, PreTrainedModel):
             init.zeros_(layer.weight)
         if layer.bias is not None:
             init.uniform_(layer.bias, -reach, reach) if bias == "torch" else init.zeros_(layer.bias)
+
+    def train(self, mode: bool = True) -> "UniFormerV2Model":
+        """As torch's. Parts that the configuration freezes get no gradients; loading would have them ask for some."""
+        if self.config.frozen:
+            self.embeddings.requires_grad_(False)
+            self.layers.requires_grad_(False)
+        return super().train(mode)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.embeddings

@@ -215,3 +215,326 @@ def test_every_array_of_the_published_code(goldens, instance, name):
 @pytest.mark.shared
 def test_all_arrays_are_compared(goldens):
     assert {f"{instance}/{name}" for instance, name in ARRAYS} | {"configs"} == set(goldens.archive)
+
+
+# --- small models of random weights ---
+
+SMALL: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "patch_size": 8,
+    "image_size": 16,
+    "global_layers": [0, 1],
+    "global_dropout": 0.0,
+}
+
+
+def small(seed: int = 0, **changes: Any) -> UniFormerV2Model:
+    """A model in which no part is zero, in evaluation mode."""
+    torch.manual_seed(seed)
+    model = UniFormerV2Model(UniFormerV2Config(**{**SMALL, **changes})).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("norm.weight"):
+                parameter.add_(0.1 * torch.randn_like(parameter))
+            elif parameter.dim() > 1:
+                parameter.normal_(std=parameter[0].numel() ** -0.5)
+            else:
+                parameter.normal_(std=0.5 if name == "balance" else 0.02)
+        for name, value in model.named_buffers():
+            if name.endswith("running_var"):
+                value.uniform_(0.5, 1.5)
+            elif name.endswith("running_mean"):
+                value.normal_(std=0.1)
+    return model
+
+
+def clips(*size: int, batch: int = 2, seed: int = 0) -> torch.Tensor:
+    frames, height, width = size or (4, 16, 16)
+    return torch.randn(batch, frames, 3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def moved(model: UniFormerV2Model, frame: int, frames: int, layers: int) -> tuple[list[int], list[int]]:
+    """The slots whose patches, and whose class token, behind that many layers depend on a frame."""
+    pixels, other = clips(frames, 16, 16, batch=1), clips(frames, 16, 16, batch=1)
+    other[:, frame] += 1
+    with torch.no_grad():
+        one, two = (model(x, output_hidden_states=True).hidden_states[layers] for x in (pixels, other))
+    change = (one - two).abs().amax(-1)[0]  # (slots, tokens)
+    patches, tokens = change[:, 1:].amax(1), change[:, 0]
+    return patches.nonzero().flatten().tolist(), tokens.nonzero().flatten().tolist()
+
+
+@pytest.mark.parametrize(
+    ("local_blocks", "layers", "patches", "class_token"), [(1, 1, 1, 1), (2, 1, 2, 1), (2, 2, 4, 3), (0, 2, 0, 0)]
+)
+def test_how_far_a_frame_reaches_in_time(local_blocks, layers, patches, class_token):
+    """The second block of a layer stands behind its attention: a class token learns of it in the next layer."""
+    reached = moved(small(local_blocks=local_blocks), frame=6, frames=13, layers=layers)
+    expected = [list(range(6 - reach, 7 + reach)) for reach in (patches, class_token)]
+    assert list(reached) == expected
+
+
+def test_a_slot_of_downsampled_frames_sees_three():
+    """Frame 2t is the centre of slot t; an odd frame reaches two slots, and the last one only one."""
+    model = small(temporal_downsampling=True)
+    slots = [moved(model, frame, frames=6, layers=0)[0] for frame in range(6)]
+    assert slots == [[0], [0, 1], [1], [1, 2], [2], [2]]
+
+
+@torch.no_grad()
+def test_without_local_blocks_only_the_convolutions_over_places_see_the_order_of_frames():
+    pixels, order = clips(6, 16, 16), torch.tensor([3, 0, 5, 1, 4, 2])
+    still = clips(1, 16, 16).expand(-1, 6, -1, -1, -1)
+    blind, scene, local = small(), small(), small(local_blocks=2)
+    for model in (blind, local):
+        for block in model.global_blocks:
+            block.place.weight.zero_()
+
+    def change(model, one, other):
+        return (model(one).pooler_output - model(other).pooler_output).abs().max()
+
+    assert change(blind, pixels, pixels[:, order]) < 2e-6
+    assert change(blind, still, still[:, :1]) < 2e-6
+    assert change(scene, pixels, pixels[:, order]) > 0.02
+    assert change(local, pixels, pixels[:, order]) > 0.02
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("local_blocks", [0, 2])
+def test_a_clip_does_not_depend_on_those_beside_it(local_blocks):
+    model = small(local_blocks=local_blocks)
+    together = model(clips(batch=3)).pooler_output
+    alone = torch.cat([model(clip[None]).pooler_output for clip in clips(batch=3)])
+    torch.testing.assert_close(together, alone, rtol=0, atol=2e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("frames", "slots"), [(1, 1), (2, 1), (3, 2), (7, 4), (8, 4)])
+@pytest.mark.parametrize("size", [(16, 16), (24, 40), (8, 64)])
+def test_any_number_of_frames_and_any_size_of_whole_patches(frames, slots, size):
+    for model, expected in ((small(local_blocks=1), frames), (small(temporal_downsampling=True), slots)):
+        output = model(clips(frames, *size, batch=3))
+        rows, columns = size[0] // 8, size[1] // 8
+        assert model.config.grid(frames, *size) == (expected, rows, columns)
+        assert output.last_hidden_state.shape == (3, expected, rows, columns, 32)
+        assert output.frame_states.shape == (3, expected, 1, 32)
+        assert output.pooler_output.shape == (3, 32) and output.clip_states is None
+
+
+@torch.no_grad()
+def test_cells_of_a_wide_clip_stand_in_their_places():
+    """16 x 64 pixels have as many patches as 32 x 32: the convolution over places must not take one for the other."""
+    model, pixels, changed = small(), clips(1, 16, 64, batch=1), clips(1, 16, 64, batch=1)
+    changed[..., 8:, 40:48] += 5
+    states = [model.embeddings(x)[0, 0, 1:].unflatten(0, (2, 8)) for x in (pixels, changed)]
+    where = (states[0] - states[1]).norm(dim=-1)
+    assert where.nonzero().tolist() == [[1, 5]]
+    for axis in (-1, -2):  # a clip mirrored, with mirrored weights, gives the same
+        mirrored = small()
+        mirrored.embeddings.patch_embedding.weight.copy_(mirrored.embeddings.patch_embedding.weight.flip(axis))
+        grid = mirrored.embeddings.position_embedding[1:].unflatten(0, (2, 2)).flip(0 if axis == -2 else 1)
+        mirrored.embeddings.position_embedding[1:] = grid.flatten(0, 1)
+        for block in mirrored.global_blocks:
+            block.place.weight.copy_(block.place.weight.flip(axis))
+        torch.testing.assert_close(mirrored(pixels.flip(axis)).query, model(pixels).query, rtol=0, atol=2e-5)
+
+
+@torch.no_grad()
+def test_positions_are_interpolated_only_for_another_grid():
+    embeddings = small().embeddings
+    assert embeddings.positions(2, 2) is embeddings.position_embedding
+    with torch.no_grad():
+        embeddings.position_embedding[1:] = torch.arange(4.0)[:, None]
+    rows = embeddings.positions(2, 4)
+    assert torch.equal(rows[0], embeddings.position_embedding[0]) and rows.shape == (9, 32)
+    values = rows[1:, 0].view(2, 4)
+    assert (values[:, 1:] > values[:, :-1]).all() and (values[1] > values[0]).all()
+
+
+@torch.no_grad()
+def test_the_summary_token_is_the_last_query():
+    output = small(summary_token=True)(clips())
+    assert torch.equal(output.clip_states[:, 0], output.query)
+    share = small().balance.sigmoid()
+    mixed = (1 - share) * output.query + share * output.frame_states[:, :, 0].mean(1)
+    torch.testing.assert_close(output.pooler_output, mixed)
+    query_only = small(balance=False)(clips())
+    assert torch.equal(query_only.pooler_output, query_only.query)
+
+
+@torch.no_grad()
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("fault", "moves"),
+    [("the mix turned round", 1.0), ("another activation", 0.02), ("no class tokens of slots", 0.05)],
+)
+def test_a_fault_moves_the_logits(goldens, fault, moves, monkeypatch):
+    model, pixels = goldens.model("temporal"), goldens.pixels("temporal")
+    if fault == "the mix turned round":
+        model.backbone.balance.neg_()
+    elif fault == "another activation":
+        monkeypatch.setattr("violet.modeling_violet.encoders.uniformerv2.quick_gelu", nn.functional.gelu)
+    else:
+        attend = type(model.backbone.global_blocks[0].attention).forward
+        tokens = 17
+
+        def without(self, query, memory):
+            return attend(self, query, memory.unflatten(1, (-1, tokens))[:, :, 1:].flatten(1, 2))
+
+        monkeypatch.setattr(type(model.backbone.global_blocks[0].attention), "forward", without)
+    assert (model(pixels)[1] - torch.from_numpy(goldens.archive["temporal/logits"])).abs().max() > moves
+
+
+# --- training ---
+
+
+def gradients(model: nn.Module, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    model(pixels).pooler_output.pow(2).mean().backward()
+    return {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
+
+
+def test_a_new_model_is_its_picture_encoder_and_what_learns_first():
+    """q = 0 and z = mean of class tokens / 2; what stands in front of what is zero has a gradient of exactly zero."""
+    torch.manual_seed(0)
+    model = UniFormerV2Model(UniFormerV2Config(**SMALL, local_blocks=2))
+    output = model(clips())
+    assert (output.query == 0).all()
+    assert torch.equal(output.pooler_output, output.frame_states[:, :, 0].mean(1) / 2)
+    found = gradients(model, clips())
+    new = {name for name in found if "local_" in name or name.startswith(("global_", "query", "balance"))}
+    ends = ("query", "balance", "expand.weight", "expand.bias")
+    ends += tuple(f"{part}.{one}" for part in ("attention.out", "mlp.fc2") for one in ("weight", "bias"))
+    last = {f"layers.1.local_2.expand.{one}" for one in ("weight", "bias")}  # only the last global block reads it
+    assert {name for name in new if found[name].abs().sum() > 0} == {one for one in new if one.endswith(ends)} - last
+
+
+def test_gradient_checkpointing_gives_the_same_and_counts_a_batch_once():
+    results = []
+    for checkpointing in (False, True):
+        model = small(local_blocks=2).train()
+        if checkpointing:
+            checkpoint_activations(model)
+        found = gradients(model, clips())
+        results.append((found, {name: one.clone() for name, one in model.named_buffers()}))
+    (one, numbers), (other, again) = results
+    assert len(one) == len(dict(small(local_blocks=2).named_parameters()))
+    assert all(torch.allclose(one[name], other[name], atol=1e-7) for name in one)
+    assert all(torch.equal(numbers[name], again[name]) for name in numbers)
+    assert numbers["layers.0.local_1.norm.num_batches_tracked"] == 1
+
+
+def test_frozen_statistics_make_halves_of_a_batch_one_batch():
+    """What two processes, or two accumulated steps, compute is what one computes; live statistics break that."""
+    for norm, same in (("frozen", True), ("live", False)):
+        model = small(local_blocks=2, local_norm=norm).train()
+        before = {name: one.clone() for name, one in model.named_buffers()}
+        whole = gradients(model, clips(batch=4))
+        halves = [gradients(model, part) for part in clips(batch=4).split(2)]
+        apart = max((whole[n] - (halves[0][n] + halves[1][n]) / 2).abs().max() for n in whole)
+        assert (apart < 1e-6) == same
+        assert all(torch.equal(one, before[name]) for name, one in model.named_buffers()) == same
+        assert whole["layers.0.local_1.norm.weight"].abs().sum() > 0
+
+
+def test_a_frozen_encoder_changes_only_its_global_blocks():
+    changes = {"frozen": True, "local_blocks": 2, "local_norm": "frozen", "temporal_downsampling": True}
+    model = small(**changes).train()
+    before = {name: one.clone() for name, one in model.state_dict().items()}
+    optimiser = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.1)
+    model(clips()).pooler_output.pow(2).mean().backward()
+    with_gradient = {name for name, one in model.named_parameters() if one.grad is not None}
+    assert with_gradient == {name for name in before if name.startswith(("query", "global_blocks."))}
+    assert {name for name, one in model.named_parameters() if one.requires_grad} == with_gradient
+    optimiser.step()
+    changed = {name for name, one in model.state_dict().items() if not torch.equal(one, before[name])}
+    assert changed == with_gradient
+
+
+def test_a_frozen_encoder_stays_so_when_it_is_loaded(tmp_path):
+    model = small(frozen=True)
+    model.save_pretrained(tmp_path)
+    loaded = AutoModel.from_pretrained(tmp_path)
+    assert type(loaded) is UniFormerV2Model and loaded.balance is None
+    assert [one.requires_grad for one in loaded.parameters()] == [one.requires_grad for one in model.parameters()]
+    assert torch.equal(loaded.eval()(clips()).pooler_output, model(clips()).pooler_output)
+
+
+def test_stochastic_depth_drops_branches_of_a_clip():
+    """All slots and tokens of one clip, and no other clip's: never a place in all clips."""
+    torch.manual_seed(0)
+    model = small(drop_path_rate=0.5, global_drop_path_rate=0.5, local_blocks=2, local_norm="frozen")
+    assert [layer.drop_path.rate for layer in model.layers] == [0, 0.5]
+    assert [block.drop_path.rate for block in model.global_blocks] == [0, 0.5]
+    layer, x = model.layers[1].train(), clips(4, 5, 32, batch=40)[:, :, 0]
+    x = torch.randn(40, 4, 5, 32)
+    drop = layer.drop_path(torch.ones_like(x))
+    assert set(drop.unique().tolist()) == {0.0, 2.0}
+    assert (drop == drop[:, :1, :1, :1]).all()
+    query, memory = torch.randn(40, 1, 32), torch.randn(40, 4, 5, 32)
+    after = model.global_blocks[1].train()(query, memory, (4, 2, 2))
+    same = (after == query).all(-1).flatten()  # both branches of that clip dropped
+    assert 2 <= same.sum() <= 20
+
+
+def test_half_precision_keeps_the_norms_of_the_picture_encoder_in_float32():
+    model, seen = small(local_blocks=1).to(torch.bfloat16), []
+    original = nn.functional.layer_norm
+
+    def spy(x, *rest):
+        seen.append(x.dtype)
+        return original(x, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn.functional, "layer_norm", spy)
+        output = model(clips())
+    assert output.pooler_output.dtype == torch.bfloat16 and output.pooler_output.isfinite().all()
+    assert seen.count(torch.float32) == 1 + 2 * 2 and seen.count(torch.bfloat16) == 3 * 2
+
+
+@torch.no_grad()
+def test_kernels_agree():
+    model = small(local_blocks=1)
+    one = model(clips()).pooler_output
+    model.set_attn_implementation("eager")
+    output = model(clips(), output_attentions=True)
+    torch.testing.assert_close(output.pooler_output, one, rtol=0, atol=1e-6)
+    assert [weights.shape for weights in output.attentions] == [(2 * 4, 4, 5, 5)] * 2
+
+
+# --- what is refused ---
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"global_layers": []}, "`global_layers`.*`num_hidden_layers` 2"),
+        ({"global_layers": [1, 2]}, "`global_layers`.*`num_hidden_layers` 2"),
+        ({"global_layers": [-1]}, "`global_layers`.*`num_hidden_layers` 2"),
+        ({"global_layers": [1, 0]}, "`global_layers`: must be increasing"),
+        ({"global_layers": [1, 1]}, "`global_layers`: must be increasing"),
+        ({"local_blocks": 3}, "`local_blocks`: a layer has 0, 1 or 2, got 3"),
+        ({"local_reduction": 64, "local_blocks": 1}, "`local_reduction`.*`hidden_size`"),
+        ({"local_norm": "synchronised"}, "`local_norm`: 'synchronised' is unknown"),
+        ({"frozen": True, "local_blocks": 2}, "`local_norm`: 'live' moves.*`local_blocks`.*`frozen`"),
+        ({"frozen": True, "drop_path_rate": 0.1}, "`drop_path_rate`.*`frozen`"),
+        ({"frozen": True, "balance": True}, "`balance`.*`frozen`"),
+        ({"num_attention_heads": 5}, "`num_attention_heads`.*`hidden_size`"),
+        ({"image_size": 20}, "`image_size`.*`patch_size`"),
+        ({"drop_path_rate": 1.0}, "`drop_path_rate`: must lie in"),
+        ({"window_size": [8, 7, 7]}, "UniFormerV2Config has no field window_size"),
+        ({"shift": True}, "UniFormerV2Config has no field shift"),
+        ({"double_lmhra": True}, "UniFormerV2Config has no field double_lmhra"),
+    ],
+)
+def test_a_contradiction_is_refused_when_the_configuration_is_made(changes, says):
+    with pytest.raises(Exception, match=says):
+        UniFormerV2Config(**{**SMALL, **changes})
+
+
+@pytest.mark.parametrize("size", [(20, 16), (16, 20), (4, 16)])
+def test_a_clip_that_is_no_whole_number_of_patches_is_refused(size):
+    with pytest.raises(ValueError, match=f"`patch_size`: 8 must divide .* got {size[0]} x {size[1]}"):
+        small()(clips(2, *size))
