@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModel, CLIPVisionConfig, CLIPVisionModel
+from transformers import AutoModel
 
 from violet.core.upstream import checkpoint_activations
 from violet.hub.layouts import CLIP_AS_UNIFORMERV2, UNIFORMERV2
