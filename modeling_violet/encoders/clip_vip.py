@@ -339,7 +339,7 @@ class ClipVipVisionModel(SavedWhole, PreTrainedModel):
 
     @capture_outputs(tie_last_hidden_states=False)
     def forward(self, pixel_values_videos: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> ClipVipVisionOutput:
-        """Pixels (B, T, channels, H, W), normalised with CLIP's mean and standard deviation, H and W multiples of p."""
+        """Pixels (B, T, channels, H, W), normalised with CLIP's mean and standard deviation, see `ClipVipVisionOutput`."""
         x, grid = self.embeddings(pixel_values_videos)
         x = self.encoder(self.pre_layrnorm(x), grid[0])
         proxies, patches = x[:, : self.config.num_proxies], x[:, self.config.num_proxies :]
