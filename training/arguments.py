@@ -160,6 +160,15 @@ class ModelArguments:
             "model of pictures or videos. A VIOLET has its own."
         },
     )
+    system: str | None = field(
+        default=None,
+        metadata={
+            "aliases": ["--as"],
+            "help": "What a --model of transformers becomes, with all its weights: clip-vip (of a CLIP: two towers "
+            "without a fusion, whose frames meet in proxy tokens). By default its vision part becomes the encoder of "
+            "a new VIOLET, see --text.",
+        },
+    )
     from_scratch: bool = field(
         default=False,
         metadata={"help": f"Random weights of a named configuration instead: {', '.join(NAMED_CONFIGURATIONS)}."},
@@ -212,6 +221,8 @@ class ModelArguments:
     )
 
     def __post_init__(self):
+        if self.from_scratch and self.system is not None:
+            raise SettingsError("--as starts from the weights of --model, and --from_scratch from none: give one.")
         if self.from_scratch and self.model not in NAMED_CONFIGURATIONS:
             raise SettingsError(
                 f"--from_scratch: no configuration is named {self.model!r}; use {', '.join(NAMED_CONFIGURATIONS)}."

@@ -339,7 +339,7 @@ class ClipVipVisionModel(SavedWhole, PreTrainedModel):
 
     @capture_outputs(tie_last_hidden_states=False)
     def forward(self, pixel_values_videos: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> ClipVipVisionOutput:
-        """Pixels (B, T, channels, H, W), normalised with CLIP's mean and standard deviation, see `ClipVipVisionOutput`."""
+        """Pixels (B, T, channels, H, W), normalised with CLIP's mean and std -> see `ClipVipVisionOutput`."""
         x, grid = self.embeddings(pixel_values_videos)
         x = self.encoder(self.pre_layrnorm(x), grid[0])
         proxies, patches = x[:, : self.config.num_proxies], x[:, self.config.num_proxies :]
@@ -355,8 +355,9 @@ class ClipVip(Encoder):
 
     key = "clip_vip"
 
-    def build(self) -> PreTrainedModel:
-        return ClipVipVisionModel._from_config(self.config)
+    def __init__(self, config: PreTrainedConfig):
+        super().__init__(config)
+        self.model_class = ClipVipVisionModel
 
     def states(self, model: PreTrainedModel, pixels: torch.Tensor) -> VisionStates:
         output, norm = model(pixels), model.post_layernorm
