@@ -299,6 +299,20 @@ class VioletConfig(PreTrainedConfig):
 AutoConfig.register(VioletVisionConfig.model_type, VioletVisionConfig, exist_ok=True)
 AutoConfig.register(VioletNoPartConfig.model_type, VioletNoPartConfig, exist_ok=True)
 
+CLIP_TOWERS: dict[str, Any] = {
+    "text_config": {"model_type": "clip_text_model"},
+    "fusion_model_config": {"model_type": "none"},
+    "vision_positions": "none",
+    "projection_type": "pooled",
+    "projection_dim": 512,
+    "vocab_size": 49408,  # of CLIP's tokenizer
+    "bos_token_id": 49406,
+    "eos_token_id": 49407,
+    "pad_token_id": 49407,
+    "num_video_frames": 12,
+    "hidden_frame_order": False,
+}
+"""What models of CLIP's two towers share: texts are read by CLIP's, and compared with videos as vectors."""
 NAMED_CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "violet-v1-base": {
         "vision_config": {"embed_dim": 96, "num_heads": (3, 6, 12, 24)},
@@ -333,6 +347,12 @@ NAMED_CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "clip_summary": True,
         "projection_dim": 128,
     },
+    "clip-vip-base-16": {"vision_config": {"model_type": "clip_vip"}, **CLIP_TOWERS, "video_grid_size": 14},
+    "clip-vip-base-32": {
+        "vision_config": {"model_type": "clip_vip", "patch_size": 32},
+        **CLIP_TOWERS,
+        "video_grid_size": 7,
+    },
 }
 
 
@@ -340,8 +360,8 @@ def named_configuration(name: str, **overrides) -> VioletConfig:
     """
     The configuration of that name, with `overrides` in place of its fields.
 
-    `"violet-v1-base"` and `"violet-v2-base"` have the published models' shapes; `"violet-tiny"` (64-pixel clips of
-    four frames) trains on two CPU cores in minutes.
+    `"violet-v1-base"`, `"violet-v2-base"`, `"clip-vip-base-16"` and `"clip-vip-base-32"` have the published models'
+    shapes; `"violet-tiny"` (64-pixel clips of four frames) trains on two CPU cores in minutes.
 
     Raises:
         ValueError: for an unknown name or field.

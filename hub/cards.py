@@ -501,7 +501,8 @@ def _architecture(facts: Facts, model: str | None) -> str:
         rows.append(("answers", f"{_answers(facts)}"))
     if frames:
         size = frames.get("size", {})
-        fit = "padded to a square" if frames.get("do_pad_to_square") else "cropped to a square"
+        cut = "stretched to a square" if frames.get("do_stretch") else "cropped to a square"
+        fit = "padded to a square" if frames.get("do_pad_to_square") else cut
         rows.append(
             (
                 "input",

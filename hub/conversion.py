@@ -14,16 +14,17 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ..configuration import NAMED_CONFIGURATIONS, VioletConfig, VioletVisionConfig, named_configuration
+from ..configuration import NAMED_CONFIGURATIONS, VioletConfig, named_configuration
 from ..core.catalogue import MODELS
 from ..core.files import new_file, new_folder, sha256, write_json, write_tensors
-from ..modeling_violet import VioletPreTrainedModel
+from ..modeling_violet import ENCODERS, VioletPreTrainedModel
+from ..modeling_violet.encoders import find_encoder
 from ..processing import VideoTextProcessor, VioletVideoProcessor, special_tokens
 from .cards import CONVERSION_FILE
-from .layouts import BERT, VIOLET, Shape, holds
+from .layouts import BERT, CLIP_TEXT, CLIP_TOWER, EXPORTED, Kind, Shape, holds
 from .planning import (
     POSITION_IDS,
     ConversionError,
@@ -34,13 +35,11 @@ from .planning import (
     listed,
     plan_conversion,
 )
-from .vision_models import vision_model_type
+from .vision_models import FRAMES_OF_PICTURE_MODELS, STARTS, vision_model_type
 from .weight_files import Weights, WeightsError, first_line, read_weights
 
 KEPT_FILE = "kept_from_original.safetensors"
 """Beside a converted model, if needed: what the source holds and no model reads, to be given back."""
-TOKENIZER = "bert-base-uncased"
-"""With which every published VIOLET reads texts."""
 
 
 @dataclass
@@ -92,18 +91,18 @@ class ConversionReport:
 def from_original(
     state_dict_or_path: Mapping[str, Any] | str | os.PathLike,
     model_class: type[PreTrainedModel] | None = None,
-    config: VioletConfig | VioletVisionConfig | None = None,
+    config: PreTrainedConfig | None = None,
 ) -> tuple[Any, ConversionReport]:
     """
     A model from the weights of other code: the original VIOLET and VIOLETv2, SwinBERT, Video Swin (of its authors, of
-    torchvision), Swin for pictures (of its authors, of transformers; inflated in time), BERT. See `layouts` for
-    what is known of each.
+    torchvision), Swin for pictures (of its authors, of transformers; inflated in time), BERT, CLIP-ViP, and CLIP (of
+    transformers), which becomes a CLIP-ViP. See `layouts` for what is known of each.
 
     Args:
         state_dict_or_path: a state dict, a file (safetensors, or one that torch wrote, read with `weights_only=True`),
             a folder that transformers wrote, or its name on the Hub.
-        model_class: what to build; by default the class whose heads the weights hold, and `VioletVisionModel` for
-            weights of a video encoder only.
+        model_class: what to build; by default the class whose heads the weights hold, and for weights of a vision
+            encoder only that of the encoder, such as `VioletVisionModel`.
         config: by default what the shapes tell. Positions in frame and time of another number are interpolated, as the
             model itself does with longer clips.
 
@@ -122,7 +121,7 @@ def from_original(
 
 
 def plan_for(
-    weights: Weights, model_class: type[PreTrainedModel] | None, config: VioletConfig | VioletVisionConfig | None
+    weights: Weights, model_class: type[PreTrainedModel] | None, config: PreTrainedConfig | None
 ) -> ConversionPlan:
     """
     `plan_conversion`.
@@ -131,10 +130,10 @@ def plan_for(
         ConversionError: as that one does; for a model of pictures or videos that needs no conversion, what to do.
     """
     try:
-        return plan_conversion(shapes_of(weights), model_class, config)
+        return plan_conversion(shapes_of(weights), model_class, config, weights.settings)
     except ConversionError as error:
         kind = vision_model_type(weights.settings)
-        if kind is None:
+        if kind is None or kind in STARTS:
             raise
         raise ConversionError(
             f"{weights.origin}: a model of type {kind!r} of transformers is not converted: it becomes a VIOLET's "
@@ -232,23 +231,31 @@ def convert_tensors(
 
 def check_settings(plan: ConversionPlan, weights: Weights) -> None:
     """
-    Compares the `config.json` beside a BERT with the configuration, in what the weights do not tell.
+    Compares the `config.json` beside a BERT or a CLIP with the configuration, in what the weights do not tell.
 
     Raises:
         ConversionError: if a field differs.
     """
-    if plan.kind is not BERT:
-        return
-    for name in ("num_attention_heads", "hidden_act", "layer_norm_eps"):
-        theirs, ours = weights.settings.get(name), getattr(plan.config, name)
-        if theirs is not None and theirs != ours:
-            raise ConversionError(f"{weights.origin}: `{name}` is {theirs} in its config.json, and {ours} in ours.")
+    compared: list[tuple[Mapping[str, Any], Any]] = []
+    if plan.kind is BERT:
+        compared.append((weights.settings, plan.config))
+    elif plan.kind.system == "clip_vip" and weights.settings:
+        theirs: Any = AutoConfig.for_model(**weights.settings)
+        for side, part in (("vision_config", CLIP_TOWER), ("text_config", CLIP_TEXT)):
+            if any(piece.target is not None and piece.ours.startswith(part) for piece in plan.layout.pieces):
+                own = getattr(plan.config, side, plan.config)
+                compared.append((getattr(theirs, side, theirs).to_dict(), own))
+    for settings, own in compared:
+        for name in ("num_attention_heads", "hidden_act", "layer_norm_eps"):
+            told, ours = settings.get(name), getattr(own, name)
+            if told is not None and told != ours:
+                raise ConversionError(f"{weights.origin}: `{name}` is {told} in its config.json, and {ours} in ours.")
 
 
 def export_original(model: VioletPreTrainedModel | str | os.PathLike) -> dict[str, torch.Tensor]:
     """
-    The weights of a model under the original VIOLET's names and in its shapes, with what it keeps twice or could
-    compute: what `violet convert` read in float32 comes back to the bit.
+    The weights of a model under the names of the original, VIOLET's or its encoder's, and in its shapes, with what it
+    keeps twice or could compute: what `violet convert` read in float32 comes back to the bit.
 
     Args:
         model: a model, or its folder or name on the Hub. In a folder that `violet convert` wrote, what the original
@@ -268,28 +275,29 @@ def export_original(model: VioletPreTrainedModel | str | os.PathLike) -> dict[st
         there = holds(model.state_dict(), f"mvm_heads.{target}.")
         if there and (options.get("shift", 0.0) != 0 or options.get("scale", 1.0) != 1):
             raise ConversionError(f"The head of {target!r} has a shift and a scale, which the original does not know.")
-    if not isinstance(model.config.vision_config, VioletVisionConfig):
+    vision = model.config.vision_config
+    if vision.model_type not in EXPORTED:
         raise ConversionError(
-            f"The vision encoder is a {model.config.vision_config.model_type!r}, and the original knows Video Swin "
-            "only: there is no form in which its code could read this model."
+            f"The vision encoder is a {vision.model_type!r}, and the original knows Video Swin only: there is no form "
+            "in which its code could read this model."
         )
-    window = tuple(model.config.vision_config.window_size)
+    kind, window = EXPORTED[vision.model_type], tuple(getattr(vision, "window_size", ()))
     pieces: dict[str, Piece] = {}
     weights: dict[str, torch.Tensor] = {}
     homeless: list[str] = []
     for target, value in model.state_dict().items():
         ours = below_the_model(type(model), target)
-        theirs = VIOLET.their_name(ours)
+        theirs = kind.their_name(ours)
         if theirs is None or theirs in weights:
             homeless.append(target)
             continue
-        form = VIOLET.form(theirs)
+        form = kind.form(theirs)
         pieces[ours] = Piece(ours, theirs, tuple(value.shape), form, target)
         weights[theirs] = value.reshape(form.theirs(tuple(value.shape), window))
     if homeless:
-        raise ConversionError(f"The original has no place for {listed(homeless)}.")
-    for name, derived in derived_pieces(VIOLET, pieces, window).items():
-        if derived.group != POSITION_IDS:  # the published files do not hold them
+        raise ConversionError(f"The original, {kind.name}, has no place for {listed(homeless)}.")
+    for name, derived in derived_pieces(kind, pieces, window).items():
+        if derived.group != POSITION_IDS or kind.writes_counters:
             weights[name] = kept[name] if name in kept else derived.value(weights).clone()
     return weights
 
@@ -329,7 +337,8 @@ def convert(
     output: str | os.PathLike,
     model_class: str | None = None,
     config: str | None = None,
-    tokenizer: str | None = TOKENIZER,
+    tokenizer: str | None = None,
+    with_tokenizer: bool = True,
 ) -> ConversionReport:
     """
     Writes the folder `output`, whole or not at all: configuration, `model.safetensors`, processor, and a report of
@@ -339,7 +348,8 @@ def convert(
         source: see `from_original`.
         model_class: the name of the class to build; by default the one whose heads the weights hold.
         config: a folder, a name on the Hub, or a named configuration; by default what the shapes tell.
-        tokenizer: a folder or a name on the Hub; None writes only the video processor.
+        tokenizer: a folder or a name on the Hub; by default the one with which the weights' kind reads texts.
+        with_tokenizer: whether to write one; else only the video processor.
 
     Raises:
         FileExistsError: if there is an `output` already.
@@ -354,9 +364,11 @@ def convert(
         None if config is None else read_configuration(config),
     )
     check_settings(plan, weights)
-    processor: Any = VioletVideoProcessor()
-    if isinstance(plan.config, VioletConfig) and tokenizer is not None:
-        processor = VideoTextProcessor(read_tokenizer(tokenizer, plan.config), processor)
+    processor: Any = frames_of(plan)
+    if isinstance(plan.config, VioletConfig) and with_tokenizer:
+        words = read_tokenizer(tokenizer or own_tokenizer(source, plan.kind), plan.config)
+        processor = VideoTextProcessor(words, processor)
+        processor.max_length = plan.kind.max_length or processor.max_length
     tensors, report = convert_tensors(plan, weights)
     model = build(plan.model_class, plan.config, tensors)
     with new_folder(output) as folder:
@@ -370,7 +382,23 @@ def convert(
     return report
 
 
-def read_configuration(name: str) -> VioletConfig | VioletVisionConfig:
+def frames_of(plan: ConversionPlan) -> VioletVideoProcessor:
+    """How the model takes its clips: as its kind does, of the size and length that its positions have."""
+    vision = getattr(plan.config, "vision_config", plan.config)
+    settings = dict(plan.kind.frames)
+    if settings:
+        settings["size"] = {"height": vision.image_size, "width": vision.image_size}
+        settings["num_frames"] = vision.temporal_size or FRAMES_OF_PICTURE_MODELS
+    return VioletVideoProcessor(**settings)
+
+
+def own_tokenizer(source: Any, kind: Kind) -> str:
+    """The source, if it is a folder with a tokenizer; else that of its kind."""
+    folder = isinstance(source, str | os.PathLike) and Path(source).is_dir()
+    return os.fspath(source) if folder and (Path(source) / "tokenizer_config.json").is_file() else kind.tokenizer
+
+
+def read_configuration(name: str) -> PreTrainedConfig:
     """
     A named configuration, or that of a folder or a Hub repository.
 
@@ -386,7 +414,8 @@ def read_configuration(name: str) -> VioletConfig | VioletVisionConfig:
         raise WeightsError(
             f"{name}: no configuration ({first_line(error)}); a folder, a Hub name, or {known}."
         ) from error
-    if not isinstance(config, VioletConfig | VioletVisionConfig):
+    own_encoder = config.model_type in ENCODERS and find_encoder(config).model_class is not None
+    if not isinstance(config, VioletConfig) and not own_encoder:
         raise WeightsError(f"{name}: a configuration of {config.model_type!r}, not of VIOLET.")
     return config
 
@@ -418,7 +447,16 @@ def read_tokenizer(name: str, config: VioletConfig) -> PreTrainedTokenizerBase:
         raise ConversionError(
             f"{name}: the tokenizer has {len(tokenizer)} words, and the weights have {config.vocab_size}."
         )
-    for name_of_token, token in special_tokens(tokenizer).items():
+    tokens = special_tokens(tokenizer)
+    text: Any = config.text_config
+    if getattr(text, "model_type", None) == "clip_text_model":
+        end = text.vocab_size - 1 if text.eos_token_id == 2 else text.eos_token_id  # 2 stands for the largest number
+        if tokens.get("eos_token_id") != end:
+            raise ConversionError(
+                f"{name}: texts end with the token {tokens.get('eos_token_id')}, and the text tower is read at the "
+                f"token {end} (`text_config.eos_token_id`): CLIP's own tokenizer is needed."
+            )
+    for name_of_token, token in tokens.items():
         setattr(config, name_of_token, token)
     return tokenizer
 

@@ -20,13 +20,14 @@ from ..modeling_violet import (
     VioletForQuestionAnswering,
     VioletForRetrieval,
     VioletModel,
+    VioletPreTrainedModel,
     VioletVisionModel,
 )
+from ..modeling_violet.encoders import find_encoder
 from ..modeling_violet.encoders.video_swin import relative_position_index
 from ..modeling_violet.heads import VioletClassificationHead, VioletMaskedLMHead
 from ..modeling_violet.objectives.masked_vision import build_mvm_heads
 from .layouts import (
-    BACKBONE,
     BERT,
     FUSION,
     KINDS,
@@ -117,9 +118,13 @@ def plan_conversion(
     shapes: Mapping[str, Shape],
     model_class: type[PreTrainedModel] | None = None,
     config: Any = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> ConversionPlan:
     """
     What `from_original` will do with weights of these names and shapes.
+
+    Args:
+        settings: the `config.json` beside the weights: what shapes do not tell of a configuration that is not given.
 
     Raises:
         ConversionError: if a key is unknown, missing or of a wrong shape; it names the key.
@@ -139,13 +144,13 @@ def plan_conversion(
     found = {name: tuple(shapes[source]) for name, source in names.items()}
 
     try:
-        of_source, conflicts = infer_configuration(kind, found, strict=config is None)
+        of_source, conflicts = infer_configuration(kind, found, config is None, settings)
     except StrictDataclassError as error:
         raise ConversionError(f"The weights' shapes make no model: {str(error).splitlines()[-1].strip()}") from error
     problems += conflicts
     if model_class is None:
         model_class = infer_class(kind, found, of_source)
-    if model_class is VioletVisionModel and isinstance(config, VioletConfig):
+    if is_tower(model_class) and isinstance(config, VioletConfig):
         config = config.vision_config
     if config is None:
         wanted = _own_configuration(kind, model_class, of_source)
@@ -170,10 +175,16 @@ def plan_conversion(
 def infer_class(kind: Kind, shapes: Mapping[str, Shape], config_json: str) -> type[PreTrainedModel]:
     """
     The class whose heads the weights hold. Pre-training's has a match head beside masked words, or heads for masked
-    patches and no answers; a match head without them is retrieval's, which multiple choice shares.
+    patches and no answers; a match head without them is retrieval's, which multiple choice shares. A model of two
+    towers without a fusion is retrieval's, and a vision encoder only its own class.
     """
-    if all(part.startswith(BACKBONE) for part in kind.parts):
-        return VioletVisionModel
+    of_model = VioletConfig.from_dict(json.loads(config_json))
+    encoder = find_encoder(of_model.vision_config)
+    of_videos = (f"video_encoder.{encoder.key}.", "projection.video_projection.")
+    if all(part.startswith(of_videos) for part in kind.parts) and encoder.model_class is not None:
+        return encoder.model_class
+    if not of_model.has_fusion and of_model.projection_dim is not None:
+        return VioletForRetrieval
 
     def has(part: str) -> bool:
         return part in kind.parts and holds(shapes, kind.start(part))
@@ -190,10 +201,10 @@ def infer_class(kind: Kind, shapes: Mapping[str, Shape], config_json: str) -> ty
 
 def _own_configuration(kind: Kind, model_class: type[PreTrainedModel], config_json: str) -> str:
     """What the shapes tell. A backbone by itself keeps its stride in time, which in VIOLET is 1."""
-    if model_class is not VioletVisionModel:
+    if not is_tower(model_class):
         return config_json
     vision = json.loads(config_json)["vision_config"]
-    if kind is not VIOLET:
+    if model_class is VioletVisionModel and kind is not VIOLET:
         vision["temporal_stride"] = vision["temporal_patch_size"]
     return json.dumps(vision)
 
@@ -271,9 +282,8 @@ def derived_pieces(kind: Kind, pieces: Mapping[str, Piece], window: Shape) -> di
                 partial(_index, effective),
                 group=POSITION_INDEX,
             )
-        elif ours == TEXT + "position_embeddings.weight":
-            places = piece.shape[0]
-            name = piece.theirs.replace("position_embeddings.weight", "position_ids")
+        elif places_of := re.fullmatch(r"(.*)position_embeddings?\.weight", piece.theirs):
+            places, name = piece.shape[0], f"{places_of[1]}position_ids"
             derived[name] = Derived((1, places), "computed", partial(_places, places), group=POSITION_IDS)
     bias = pieces.get(MLM + "decoder.bias")
     if bias is not None and bias.theirs != kind.start(MLM) + "bias":
@@ -306,10 +316,15 @@ def _source_shapes(config_json: str, has_fc: bool, has_mlm: bool) -> dict[str, S
     return {**_model_shapes(VioletModel, config_json), **shapes}
 
 
+def is_tower(model_class: type[PreTrainedModel]) -> bool:
+    """Whether a class is only a vision encoder."""
+    return not issubclass(model_class, VioletPreTrainedModel)
+
+
 def below_the_model(model_class: type[PreTrainedModel], name: str) -> str:
     """A key of a model's state dict -> its name in `layouts`."""
-    if model_class is VioletVisionModel:
-        return BACKBONE + name
+    if is_tower(model_class):
+        return f"video_encoder.{model_class.base_model_prefix}.{name}"
     return re.sub(r"^match_head\.", "answer_head.", name.removeprefix(model_class.base_model_prefix + "."))
 
 
@@ -378,10 +393,12 @@ def listed(names: list[str]) -> str:
 
 
 def _why_unplaced(kind: Kind, model_class: type[PreTrainedModel], ours: str) -> str | None:
-    if model_class is VioletVisionModel:
+    if is_tower(model_class):
         return f"{model_class.__name__} is only the video encoder"
     if ours == "task_tokens":
         return "the configuration has no task tokens"
+    if kind.system != "violet" and not ours.startswith("video_encoder."):
+        return f"the configuration has no such part: its text side or projection is not {kind.name}'s"
     if ours.startswith(OPTIONAL):
         return f"{model_class.__name__} has no such head"
     if kind is BERT and ours.startswith(FUSION):

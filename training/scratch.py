@@ -7,7 +7,13 @@ from transformers import PreTrainedTokenizerBase
 from ..configuration import named_configuration
 from ..processing import VideoTextProcessor, VioletVideoProcessor, train_wordpiece_tokenizer
 
-FRAMES_FROM_SCRATCH = {"violet-tiny": (64, 4), "violet-v1-base": (224, 5), "violet-v2-base": (224, 5)}
+FRAMES_FROM_SCRATCH = {
+    "violet-tiny": (64, 4),
+    "violet-v1-base": (224, 5),
+    "violet-v2-base": (224, 5),
+    "clip-vip-base-16": (224, 12),
+    "clip-vip-base-32": (224, 12),
+}
 """Side in pixels and number of frames that a named configuration is trained with."""
 
 

@@ -1,4 +1,4 @@
-"""Small random models of transformers that can be vision encoders: eight, of pictures and of videos."""
+"""Small random models of transformers that can be vision encoders, and our own."""
 
 from typing import Any
 
@@ -16,6 +16,7 @@ ENCODER_CONFIGS: dict[str, dict[str, Any]] = {
         "patch_size": 8,
         "drop_path_rate": 0.0,
     },
+    "clip_vip": {**_VIT, "temporal_size": FRAMES},
     "clip_vision_model": _VIT,
     "siglip_vision_model": _VIT,
     "dinov2": {**_SMALL, "image_size": SIDE, "patch_size": PATCH},

@@ -11,7 +11,6 @@ from transformers import AutoConfig, AutoModel, BertConfig, BertForMaskedLM, CLI
 
 from violet.processing import train_wordpiece_tokenizer
 
-PUBLIC_ENCODERS = tuple(name for name in ENCODER_CONFIGS if name != "violet_vision")
 SQUARE = {"height": SIDE, "width": SIDE}
 CROPPED: dict[str, Any] = {"size": {"shortest_edge": SIDE}, "crop_size": SQUARE}
 PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -24,6 +23,7 @@ PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
     "timesformer": ("VideoMAEImageProcessor", CROPPED),
 }
 """The class and the settings of each model's own processor."""
+PUBLIC_ENCODERS = tuple(PROCESSORS)
 
 
 def save_vision_model(encoder: str, folder: Path, seed: int = 0) -> Path:
