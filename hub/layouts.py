@@ -85,7 +85,7 @@ UNIFORMERV2_NAMES: Rules = (
     *UNIFORMERV2_BLOCK,
 )
 
-OPTIONAL = ("answer_head.", "mlm_head.", "mvm_heads.", "task_tokens")
+OPTIONAL = ("answer_head.", "classifier.", "mlm_head.", "mvm_heads.", "task_tokens")
 """What a source may lack altogether; if it holds some of such a part, it must hold the whole."""
 BACKBONE, TEXT, FUSION = "video_encoder.swin.", "text_embeddings.", "fusion.layers."
 MLM = "mlm_head."
@@ -115,12 +115,14 @@ class Form:
         ours: (the source's tensor, our shape) -> our tensor.
         length: the axis of the source's shape whose length is free, because `ours` fits it.
         lengths: which lengths it may have.
+        whole: whether it holds whole numbers, such as a count.
     """
 
     theirs: Callable[[Shape, Shape], Shape] = lambda shape, window: shape
     ours: Callable[[torch.Tensor, Shape], torch.Tensor] = lambda value, shape: value.reshape(shape)
     length: int | None = None
     lengths: Callable[[int], bool] = lambda length: length > 0
+    whole: bool = False
 
     def expected(self, ours: Shape, window: Shape, found: Shape) -> Shape:
         """The shape that the source must have, given the one that it has."""
@@ -172,9 +174,12 @@ class Kind:
         absent: pattern of our names that it does not hold, within `parts`.
         system: what its sizes make, a name of `sizing.SYSTEMS`.
         writes_counters: whether published files hold `position_ids`.
-        tokenizer: with which its texts are read, a name on the Hub.
+        tokenizer: with which its texts are read, a name on the Hub; None if it reads none.
         max_length: tokens of a text, beyond which it is cut; None for the processor's own.
         frames: how its frames are chosen, fitted and normalised: settings of `VioletVideoProcessor`.
+        assumed: what its shapes do not tell, and is taken for granted without a configuration, for the report.
+        spare: pattern of their names -> why a model may have no place for it.
+        joined: a pattern, and names of tensors that are one in ours, see `weight_files.join`.
     """
 
     name: str
@@ -186,9 +191,12 @@ class Kind:
     absent: str | None = None
     system: str = "violet"
     writes_counters: bool = False
-    tokenizer: str = "bert-base-uncased"
+    tokenizer: str | None = "bert-base-uncased"
     max_length: int | None = None
     frames: Mapping[str, Any] = field(default_factory=dict)
+    assumed: tuple[str, ...] = ()
+    spare: Mapping[str, str] = field(default_factory=dict)
+    joined: tuple[str, tuple[str, ...]] | None = None
 
     def their_name(self, ours: str) -> str | None:
         """What this kind calls it, or None if it holds no such thing."""
@@ -438,8 +446,13 @@ KINDS = {
         *(CLIP_VIP, CLIP, CLIP_VISION, CLIP_VISION_PROJECTED, CLIP_TEXTS, CLIP_TEXTS_PROJECTED),
     )
 }
-EXPORTED = {"violet_vision": VIOLET, "clip_vip": CLIP_VIP}
-"""As what a model is written back, by the `model_type` of its vision encoder."""
+EXPORTED: Mapping[str, tuple[Kind, ...]] = {"violet_vision": (VIOLET,), "clip_vip": (CLIP_VIP,)}
+"""As what a model can be written back, by the `model_type` of its vision encoder; the first one by default."""
+STARTING: Mapping[str, Mapping[str, Kind]] = {}
+"""
+By the `model_type` of a vision encoder: kinds by whose names it starts, in the place of those of the same weights that
+are found without knowing it (by their names).
+"""
 
 
 def _clip_kind(names: Iterable[str]) -> Kind | None:
@@ -456,8 +469,18 @@ def _clip_kind(names: Iterable[str]) -> Kind | None:
     return CLIP_TEXTS_PROJECTED if holds(names, "text_projection.") else CLIP_TEXTS
 
 
-def find_kind(shapes: Mapping[str, Shape]) -> Kind | None:
-    """The kind of checkpoint that these names (without wrappers' prefixes) and shapes are of."""
+def find_kind(shapes: Mapping[str, Shape], encoder: str | None = None) -> Kind | None:
+    """
+    The kind of checkpoint that these names (without wrappers' prefixes) and shapes are of.
+
+    Args:
+        encoder: `model_type` of the vision encoder that they are to become, if it is known.
+    """
+    found = _kind_by_names(shapes)
+    return found if found is None else STARTING.get(encoder or "", {}).get(found.name, found)
+
+
+def _kind_by_names(shapes: Mapping[str, Shape]) -> Kind | None:
     clip = _clip_kind(shapes)
     if clip is not None:
         return clip
