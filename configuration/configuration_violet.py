@@ -313,6 +313,14 @@ CLIP_TOWERS: dict[str, Any] = {
     "hidden_frame_order": False,
 }
 """What models of CLIP's two towers share: texts are read by CLIP's, and compared with videos as vectors."""
+VIDEOS_ONLY: dict[str, Any] = {
+    "text_config": {"model_type": "none"},
+    "fusion_model_config": {"model_type": "none"},
+    "vision_positions": "none",
+    "hidden_frame_order": False,
+    "classifier_dropout": 0.5,
+}
+"""A vision encoder that gives a vector of each clip, and a head on it: no texts, no fusion."""
 NAMED_CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "violet-v1-base": {
         "vision_config": {"embed_dim": 96, "num_heads": (3, 6, 12, 24)},
@@ -321,6 +329,18 @@ NAMED_CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "retrieval_directions": 1,
     },
     "violet-v2-base": {},
+    "uniformerv2-base-16-scene": {"vision_config": {"model_type": "uniformerv2"}, **VIDEOS_ONLY},
+    "uniformerv2-base-16-temporal": {
+        "vision_config": {
+            "model_type": "uniformerv2",
+            "temporal_downsampling": True,
+            "local_blocks": 2,
+            "global_layers": (4, 5, 6, 7, 8, 9, 10, 11),
+            "drop_path_rate": 0.2,
+            "global_drop_path_rate": 0.4,
+        },
+        **VIDEOS_ONLY,
+    },
     "violet-tiny": {
         "vision_config": {
             "embed_dim": 32,

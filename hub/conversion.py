@@ -279,7 +279,8 @@ def export_original(
         kind_name: under whose names, if there are several originals (`layouts.EXPORTED`); by default the first one's.
 
     Raises:
-        ConversionError: for a kind as which this model cannot be written, and for parts that the original does not have, naming them.
+        ConversionError: for a kind as which this model cannot be written, and for parts that the original does not
+            have, naming them.
     """
     kept: dict[str, torch.Tensor] = {}
     if not isinstance(model, nn.Module):

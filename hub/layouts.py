@@ -84,6 +84,15 @@ UNIFORMERV2_NAMES: Rules = (
     (r"^global_blocks\.", "transformer.dec."),
     *UNIFORMERV2_BLOCK,
 )
+UNIFORMERV2_CLIP_NAMES: Rules = (
+    (r"^embeddings\.position_embedding$", "embeddings.position_embedding.weight"),
+    (r"^embeddings\.norm\.", "pre_layrnorm."),
+    (r"^layers\.", "encoder.layers."),
+    (r"\.attention\.norm\.", ".layer_norm1."),
+    (r"\.attention\.qkv\.", ".self_attn.{q_proj,k_proj,v_proj}."),
+    (r"\.attention\.out\.", ".self_attn.out_proj."),
+    (r"\.mlp\.norm\.", ".layer_norm2."),
+)
 
 OPTIONAL = ("answer_head.", "classifier.", "mlm_head.", "mvm_heads.", "task_tokens")
 """What a source may lack altogether; if it holds some of such a part, it must hold the whole."""
@@ -324,46 +333,6 @@ SWINBERT = Kind(
     },
 )
 
-
-def _centre_tap(value: torch.Tensor, shape: Shape) -> torch.Tensor:
-    """(width, channels, side, side) -> (width, channels, frames, side, side): the middle one, and zeros"""
-    if len(shape) == value.dim():
-        return value.reshape(shape)
-    inflated = value.new_zeros(shape)
-    inflated[:, :, shape[2] // 2] = value
-    return inflated
-
-
-LOCAL_CONVOLUTIONS = {
-    r"\.pos_embed\.[13]\.weight$": Form(lambda shape, window: (*shape, 1, 1, 1)),
-    r"\.pos_embed\.2\.weight$": Form(lambda shape, window: (*shape, 1)),
-}
-UNIFORMERV2_BACKBONE = "video_encoder.backbone."
-UNIFORMERV2 = Kind(
-    "UniFormerV2",
-    parts={
-        UNIFORMERV2_BACKBONE: ("backbone.", UNIFORMERV2_NAMES),
-        "classifier.": ("backbone.transformer.proj.", ()),
-    },
-    forms=LOCAL_CONVOLUTIONS,
-)
-UNIFORMERV2_OPENMMLAB = Kind(
-    "UniFormerV2 (OpenMMLab)",
-    parts={
-        UNIFORMERV2_BACKBONE: ("backbone.", UNIFORMERV2_NAMES),
-        "classifier.0.": ("backbone.transformer.norm.", ()),
-        "classifier.2.": ("cls_head.fc_cls.", ()),
-    },
-    forms=LOCAL_CONVOLUTIONS,
-    skipped={r"^data_preprocessor\.(mean|std)$": "mean and standard deviation of colours, which the processor has"},
-)
-CLIP_AS_UNIFORMERV2 = Kind(
-    "CLIP",
-    parts={UNIFORMERV2_BACKBONE: ("visual.", UNIFORMERV2_NAMES)},
-    forms={r"^visual\.conv1\.weight$": Form(lambda shape, window: (*shape[:2], *shape[3:]), _centre_tap)},
-    absent=r"backbone\.(query|balance|global_blocks\.|layers\.\d+\.local_)",
-    of_pictures=True,
-)
 CLIP_PICTURES = re.compile(r"(vision_model\.)?pre_layrnorm\.")
 CLIP_WORDS = re.compile(r"(text_model\.)?embeddings\.token_embedding\.")
 CLIP_TOWER, CLIP_TEXT = "video_encoder.clip_vip.", "text_embeddings.model."
@@ -439,16 +408,102 @@ CLIP_VISION, CLIP_VISION_PROJECTED, CLIP_TEXTS, CLIP_TEXTS_PROJECTED = (
         ("text tower with its projection", CLIP_TEXT, ("projection.text_projection.",)),
     )
 )
+
+
+def _centre_tap(value: torch.Tensor, shape: Shape) -> torch.Tensor:
+    """(width, channels, side, side) -> (width, channels, frames, side, side): the middle one, and zeros"""
+    inflated = value.new_zeros(shape)
+    inflated[:, :, shape[2] // 2] = value
+    return inflated
+
+
+UNIFORMERV2_TOWER = "video_encoder.backbone."
+UNIFORMERV2_FORMS = {
+    r"\.pos_embed\.[13]\.weight$": Form(lambda shape, window: (*shape, 1, 1, 1)),
+    r"\.pos_embed\.2\.weight$": Form(lambda shape, window: (*shape, 1)),
+    r"\.num_batches_tracked$": Form(whole=True),
+}
+
+
+def _uniformerv2(name: str, parts: Mapping[str, tuple[str, Rules]], **options: Any) -> Kind:
+    """A kind whose weights become a UniFormerV2's (Li et al., 2022, arXiv:2211.09552)."""
+    frames = {"image_mean": [0.45] * 3, "image_std": [0.225] * 3, "do_pad_to_square": False}
+    return Kind(name, parts, system="uniformerv2", tokenizer=None, frames=frames, **options)
+
+
+UNIFORMERV2, UNIFORMERV2_OPENMMLAB = (
+    _uniformerv2(
+        name,
+        {UNIFORMERV2_TOWER: ("backbone.", UNIFORMERV2_NAMES), **head},
+        forms=UNIFORMERV2_FORMS,
+        skipped={r"^data_preprocessor\.": "mean and deviation of colours, which the processor has"},
+        aliases=(
+            (r"^backbone\.transformer\.norm\.", "backbone.transformer.proj.0."),
+            (r"^cls_head\.fc_cls\.", "backbone.transformer.proj.2."),
+        ),
+        assumed=(
+            "`num_attention_heads` is the width / 64",
+            "`global_layers` are the last ones, as many as there are global blocks",
+        ),
+        spare={r"\.balance$": "the configuration's features are the query, without the class tokens"},
+    )
+    for name, head in (
+        ("UniFormerV2", {"classifier.": ("backbone.transformer.proj.", ())}),
+        (
+            "UniFormerV2 (OpenMMLab)",
+            {"classifier.0.": ("backbone.transformer.norm.", ()), "classifier.2.": ("cls_head.fc_cls.", ())},
+        ),
+    )
+)
+"""The published files and OpenMMLab's are read as the first, and written as either."""
+NEW_IN_UNIFORMERV2 = r"backbone\.(query|balance|global_blocks\.|layers\.\d+\.local_)"
+NO_SUCH_PART = "a part of CLIP that UniFormerV2 does not have"
+OPENAI_CLIP = _uniformerv2(
+    "CLIP (OpenAI's names), which starts a UniFormerV2",
+    {UNIFORMERV2_TOWER: ("visual.", UNIFORMERV2_NAMES)},
+    forms={
+        r"^visual\.conv1\.weight$": Form(lambda shape, window: (*shape[:2], *shape[3:]), _centre_tap),
+        r"^visual\.positional_embedding$": Form(ours=_resize_clip_grid, length=0, lengths=is_grid),
+    },
+    skipped={
+        r"^visual\.(proj$|ln_post\.)": NO_SUCH_PART,
+        r"^(transformer|token_embedding|ln_final)\.": NO_SUCH_PART,
+        r"^(positional_embedding|text_projection|logit_scale)$": NO_SUCH_PART,
+        r"^(input_resolution|context_length|vocab_size)$": "sizes, which shapes tell",
+    },
+    absent=NEW_IN_UNIFORMERV2,
+)
+CLIP_START = _uniformerv2(
+    "CLIP, which starts a UniFormerV2",
+    {UNIFORMERV2_TOWER: ("vision_model.", UNIFORMERV2_CLIP_NAMES)},
+    forms={
+        r"\.patch_embedding\.weight$": Form(lambda shape, window: (*shape[:2], *shape[3:]), _centre_tap),
+        r"\.position_embedding\.weight$": Form(ours=_resize_clip_grid, length=0, lengths=is_grid),
+    },
+    skipped={
+        r"^(vision_model\.post_layernorm|visual_projection|text_model|text_projection)\.|^logit_scale$": NO_SUCH_PART
+    },
+    aliases=((CLIP_INSIDE, "vision_model."),),
+    absent=NEW_IN_UNIFORMERV2,
+    joined=(r".*self_attn\.", ("q_proj", "k_proj", "v_proj")),
+)
 KINDS = {
     kind.name: kind
     for kind in (
         *(VIOLET, SWINBERT, TORCHVISION, VIDEO_SWIN, SWIN_2D, SWIN_TRANSFORMERS, BERT),
         *(CLIP_VIP, CLIP, CLIP_VISION, CLIP_VISION_PROJECTED, CLIP_TEXTS, CLIP_TEXTS_PROJECTED),
+        *(UNIFORMERV2, UNIFORMERV2_OPENMMLAB, OPENAI_CLIP, CLIP_START),
     )
 }
-EXPORTED: Mapping[str, tuple[Kind, ...]] = {"violet_vision": (VIOLET,), "clip_vip": (CLIP_VIP,)}
+EXPORTED: Mapping[str, tuple[Kind, ...]] = {
+    "violet_vision": (VIOLET,),
+    "clip_vip": (CLIP_VIP,),
+    "uniformerv2": (UNIFORMERV2, UNIFORMERV2_OPENMMLAB),
+}
 """As what a model can be written back, by the `model_type` of its vision encoder; the first one by default."""
-STARTING: Mapping[str, Mapping[str, Kind]] = {}
+STARTING: Mapping[str, Mapping[str, Kind]] = {
+    "uniformerv2": dict.fromkeys((CLIP.name, CLIP_VISION.name, CLIP_VISION_PROJECTED.name), CLIP_START)
+}
 """
 By the `model_type` of a vision encoder: kinds by whose names it starts, in the place of those of the same weights that
 are found without knowing it (by their names).
@@ -486,6 +541,8 @@ def _kind_by_names(shapes: Mapping[str, Shape]) -> Kind | None:
         return clip
     for kind, pattern in (
         (VIOLET, r"(enc_img|enc_txt|trsfr)\."),
+        (UNIFORMERV2, r"backbone\.transformer\."),
+        (OPENAI_CLIP, r"visual\.(conv1|transformer)\."),
         (SWINBERT, r"(swin\.backbone|trans_encoder)\."),
         (TORCHVISION, r"features\.\d"),
         (SWIN_TRANSFORMERS, r"(swin\.)?(embeddings\.patch_embeddings|encoder\.layers\.\d+\.blocks)\."),

@@ -13,7 +13,7 @@ from .weight_files import WeightsError, first_line
 
 CONVERTED = ("swin", "violet", "violet_vision")
 """Model types whose weights become those of a Video Swin, key by key; a model of another type is taken as it is."""
-STARTS: Mapping[str, tuple[str, ...]] = {"clip": ("clip_vip",), "clip_vision_model": ("clip_vip",)}
+STARTS: Mapping[str, tuple[str, ...]] = dict.fromkeys(("clip", "clip_vision_model"), ("clip_vip", "uniformerv2"))
 """
 Model types of transformers whose weights become those of encoders of ours, key by key, if the configuration asks for
 one of these (their model types); else a model of such a type is taken as it is.
