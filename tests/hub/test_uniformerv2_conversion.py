@@ -157,7 +157,8 @@ def clip_model(image_size: int = 16, patch: int = 8, width: int = WIDTH) -> CLIP
     vision = {"hidden_size": width, "num_hidden_layers": 3, "num_attention_heads": 1, "intermediate_size": 4 * width}
     vision |= {"image_size": image_size, "patch_size": patch}
     text = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 16}
-    return CLIPModel(CLIPConfig(vision_config=vision, text_config={**text, "vocab_size": 40}, projection_dim=8)).eval()
+    text |= {"vocab_size": 40, "bos_token_id": 38, "eos_token_id": 39}
+    return CLIPModel(CLIPConfig(vision_config=vision, text_config=text, projection_dim=8)).eval()
 
 
 def openai_names(clip: CLIPModel) -> dict[str, torch.Tensor]:
@@ -213,19 +214,24 @@ def test_a_model_started_from_a_clip_gives_its_tokens(names, temporal, tmp_path)
         changed = pixels.clone()
         changed[:, 1::2] += 3
         assert torch.equal(encoder(changed).pooler_output, output.pooler_output)
-    assert not [name for name in report.new if "local_" not in name and "global_" not in name][3:]  # query, mix, head
+    own = {name.removeprefix("violet.video_encoder.backbone.") for name in report.new}
+    assert {name for name in own if "local_" not in name and "global_blocks." not in name} == {
+        *("query", "balance", "classifier.0.weight", "classifier.0.bias", "classifier.2.weight", "classifier.2.bias")
+    }
     assert set(report.skipped.values()) <= {"a part of CLIP that UniFormerV2 does not have", "computed"}
 
 
 def test_a_clip_of_another_patch_or_width_is_refused_and_of_another_grid_resized():
+    def start(source):
+        return build_model(configuration(), vision=source, model_class=VioletForVideoClassification)
+
     with pytest.raises(
         ConversionError, match=r"conv1\.weight' has shape \(64, 3, 16, 16\), but needs \(64, 3, 8, 8\)"
     ):
-        build_model(configuration(), vision=openai_names(clip_model(32, patch=16)))
+        start(openai_names(clip_model(32, patch=16)))
     with pytest.raises(ConversionError, match=r"has shape \(32,"):
-        build_model(configuration(), vision=clip_model(width=32).state_dict())
-    model = build_model(configuration(), vision=clip_model(32).state_dict(), model_class=VioletForVideoClassification)
-    changed = model.conversion_report["vision"].changed
+        start(clip_model(width=32).state_dict())
+    changed = start(clip_model(32).state_dict()).conversion_report["vision"].changed
     assert changed == {"vision_model.embeddings.position_embedding.weight": "(17, 64) made (5, 64)"}
 
 
