@@ -220,9 +220,10 @@ def assert_same_run(output, expected, initial):
     assert max(line["loss"] for line in steps) - min(line["loss"] for line in steps) > 0.05, "it is a curve"
     before, one, other = weights(initial), weights(expected), weights(output)
     assert one.keys() == other.keys() == before.keys()
-    # What softmax or ReLU leave no gradient but rounding (a key's bias, for one), Adam makes steps of all the same.
+    # What softmax or ReLU leave no gradient but rounding (a key's bias, for one), Adam makes steps of all the same: of
+    # the weights 0.03 % (torch 2.14) to 1.2 % (torch 2.9) differ by more than a twentieth of the longest way.
     far = {name: (value - other[name]).abs() > 0.05 * 1e-3 * STEPS for name, value in one.items()}
-    assert sum(int(places.sum()) for places in far.values()) < 0.01 * sum(value.numel() for value in one.values())
+    assert sum(int(places.sum()) for places in far.values()) < 0.03 * sum(value.numel() for value in one.values())
     assert min((value - before[name]).abs().max() for name, value in one.items()) > 1e-4, "all were trained"
 
 
