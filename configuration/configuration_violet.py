@@ -341,6 +341,20 @@ NAMED_CONFIGURATIONS: dict[str, dict[str, Any]] = {
         },
         **VIDEOS_ONLY,
     },
+    "uniformerv2-tiny": {
+        "vision_config": {
+            "model_type": "uniformerv2",
+            "hidden_size": 64,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "image_size": 64,
+            "local_blocks": 2,
+            "global_layers": (1, 2, 3),
+            "global_dropout": 0.0,
+        },
+        **VIDEOS_ONLY,
+        "classifier_dropout": 0.0,
+    },
     "violet-tiny": {
         "vision_config": {
             "embed_dim": 32,
@@ -380,8 +394,9 @@ def named_configuration(name: str, **overrides) -> VioletConfig:
     """
     The configuration of that name, with `overrides` in place of its fields.
 
-    `"violet-v1-base"`, `"violet-v2-base"`, `"clip-vip-base-16"` and `"clip-vip-base-32"` have the published models'
-    shapes; `"violet-tiny"` (64-pixel clips of four frames) trains on two CPU cores in minutes.
+    `"violet-v1-base"`, `"violet-v2-base"`, `"clip-vip-base-16"`, `"clip-vip-base-32"`, `"uniformerv2-base-16-scene"`
+    and `"uniformerv2-base-16-temporal"` have the published models' shapes; `"violet-tiny"` (64-pixel clips of four
+    frames) and `"uniformerv2-tiny"` (of eight frames, without texts) train on two CPU cores in minutes.
 
     Raises:
         ValueError: for an unknown name or field.

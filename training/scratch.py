@@ -11,6 +11,9 @@ FRAMES_FROM_SCRATCH = {
     "violet-tiny": (64, 4),
     "violet-v1-base": (224, 5),
     "violet-v2-base": (224, 5),
+    "uniformerv2-base-16-scene": (224, 8),
+    "uniformerv2-base-16-temporal": (224, 16),
+    "uniformerv2-tiny": (64, 8),
     "clip-vip-base-16": (224, 12),
     "clip-vip-base-32": (224, 12),
 }
