@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import AutoModel
 
-from violet import VioletConfig, VioletForVideoClassification, build_model, from_original
+from violet import VioletConfig, VioletForVideoClassification, VioletModel, build_model, from_original
 from violet.configuration import named_configuration
 from violet.core.upstream import checkpoint_activations
 from violet.hub.layouts import UNIFORMERV2
@@ -542,3 +542,34 @@ def test_a_contradiction_is_refused_when_the_configuration_is_made(changes, says
 def test_a_clip_that_is_no_whole_number_of_patches_is_refused(size):
     with pytest.raises(ValueError, match=f"`patch_size`: 8 must divide .* got {size[0]} x {size[1]}"):
         small()(clips(2, *size))
+
+
+# --- in a VIOLET ---
+
+
+def in_violet(**changes: Any) -> VioletConfig:
+    vision = {"model_type": "uniformerv2", **SMALL, "temporal_downsampling": True, **changes}
+    return VioletConfig(
+        vision_config=vision, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+
+
+def test_hidden_order_is_one_of_slots_and_the_tokens_have_class_tokens_and_summary():
+    model = VioletModel(in_violet(summary_token=True)).eval()
+    pixels = clips(8, 16, 16)
+    tokens = model.encode_videos(pixels, hidden_frame_order=torch.ones(2, 4, dtype=torch.bool))
+    assert tokens.grid == (4, 2, 2) and tokens.num_special_per_clip == 1 and tokens.num_special_per_frame == 1
+    assert tokens.pooled.shape == (2, 32)
+    with pytest.raises(ValueError, match=r"`hidden_frame_order` has shape \(2, 8\); these videos need \(2, 4\)"):
+        model.encode_videos(pixels, hidden_frame_order=torch.ones(2, 8, dtype=torch.bool))
+
+
+def test_the_published_head_reads_the_features():
+    model = VioletForVideoClassification(
+        named_configuration("uniformerv2-tiny", num_labels=3, vision_config={"model_type": "uniformerv2", **SMALL})
+    ).eval()
+    head = [type(layer) for layer in model.classifier]
+    assert head == [nn.LayerNorm, nn.Dropout, nn.Linear] and model.classifier[0].eps == 1e-5
+    assert named_configuration("uniformerv2-base-16-scene").classifier_dropout == 0.5
+    features = model.violet.vision_model(clips()).pooler_output
+    torch.testing.assert_close(model(clips()).logits, model.classifier(features))
