@@ -386,6 +386,7 @@ def export_original_command(argv: list[str]) -> int:
     )
     parser.add_argument("model", help="a folder or Hub name")
     parser.add_argument("output", help="a .pt, .pth or .safetensors file")
+    parser.add_argument("--kind", help="of several originals the one to write for, such as 'UniFormerV2 (OpenMMLab)'")
     options = parser.parse_args(argv)
 
     from . import register
@@ -394,7 +395,9 @@ def export_original_command(argv: list[str]) -> int:
     from .hub.conversion import export
 
     def run() -> int:
-        print(f"{options.output} holds {len(export(options.model, options.output))} keys of the original.")
+        print(
+            f"{options.output} holds {len(export(options.model, options.output, options.kind))} keys of the original."
+        )
         return 0
 
     return explain_errors("export-original", run)

@@ -313,6 +313,14 @@ CLIP_TOWERS: dict[str, Any] = {
     "hidden_frame_order": False,
 }
 """What models of CLIP's two towers share: texts are read by CLIP's, and compared with videos as vectors."""
+VIDEOS_ONLY: dict[str, Any] = {
+    "text_config": {"model_type": "none"},
+    "fusion_model_config": {"model_type": "none"},
+    "vision_positions": "none",
+    "hidden_frame_order": False,
+    "classifier_dropout": 0.5,
+}
+"""A vision encoder that gives a vector of each clip, and a head on it: no texts, no fusion."""
 NAMED_CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "violet-v1-base": {
         "vision_config": {"embed_dim": 96, "num_heads": (3, 6, 12, 24)},
@@ -321,6 +329,32 @@ NAMED_CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "retrieval_directions": 1,
     },
     "violet-v2-base": {},
+    "uniformerv2-base-16-scene": {"vision_config": {"model_type": "uniformerv2"}, **VIDEOS_ONLY},
+    "uniformerv2-base-16-temporal": {
+        "vision_config": {
+            "model_type": "uniformerv2",
+            "temporal_downsampling": True,
+            "local_blocks": 2,
+            "global_layers": (4, 5, 6, 7, 8, 9, 10, 11),
+            "drop_path_rate": 0.2,
+            "global_drop_path_rate": 0.4,
+        },
+        **VIDEOS_ONLY,
+    },
+    "uniformerv2-tiny": {
+        "vision_config": {
+            "model_type": "uniformerv2",
+            "hidden_size": 64,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "image_size": 64,
+            "local_blocks": 2,
+            "global_layers": (1, 2, 3),
+            "global_dropout": 0.0,
+        },
+        **VIDEOS_ONLY,
+        "classifier_dropout": 0.0,
+    },
     "violet-tiny": {
         "vision_config": {
             "embed_dim": 32,
@@ -376,8 +410,9 @@ def named_configuration(name: str, **overrides) -> VioletConfig:
     """
     The configuration of that name, with `overrides` in place of its fields.
 
-    `"violet-v1-base"`, `"violet-v2-base"`, `"clip-vip-base-16"` and `"clip-vip-base-32"` have the published models'
-    shapes; `"violet-tiny"` and `"clip-vip-tiny"` (64-pixel clips of four frames) train on two CPU cores in minutes.
+    `"violet-v1-base"`, `"violet-v2-base"`, `"clip-vip-base-16"`, `"clip-vip-base-32"`, `"uniformerv2-base-16-scene"`
+    and `"uniformerv2-base-16-temporal"` have the published models' shapes; `"violet-tiny"`, `"clip-vip-tiny"` (64-pixel
+    clips of four frames) and `"uniformerv2-tiny"` (of eight, without texts) train on two CPU cores in minutes.
 
     Raises:
         ValueError: for an unknown name or field.

@@ -24,7 +24,7 @@ from ..modeling_violet import ENCODERS, VioletPreTrainedModel
 from ..modeling_violet.encoders import find_encoder
 from ..processing import VideoTextProcessor, VioletVideoProcessor, special_tokens
 from .cards import CONVERSION_FILE
-from .layouts import BERT, CLIP_TEXT, CLIP_TOWER, EXPORTED, Kind, Shape, holds
+from .layouts import BERT, CLIP_TEXT, CLIP_TOWER, EXPORTED, Kind, Shape, find_kind, holds
 from .planning import (
     POSITION_IDS,
     ConversionError,
@@ -32,11 +32,12 @@ from .planning import (
     Piece,
     below_the_model,
     derived_pieces,
+    encoder_type,
     listed,
     plan_conversion,
 )
 from .vision_models import FRAMES_OF_PICTURE_MODELS, STARTS, vision_model_type
-from .weight_files import Weights, WeightsError, first_line, read_weights
+from .weight_files import Weights, WeightsError, first_line, join, read_weights, strip_prefixes
 
 KEPT_FILE = "kept_from_original.safetensors"
 """Beside a converted model, if needed: what the source holds and no model reads, to be given back."""
@@ -55,6 +56,7 @@ class ConversionReport:
         skipped: source key -> why it is not needed.
         loaded: target key -> the source key that it was filled from.
         new: target key -> why the source does not hold it; it is freshly initialised.
+        assumed: what the weights do not tell and was taken for granted.
         unlike: skipped source key that follows from others and has not the numbers that it should -> its name in the
             original.
         changed: source key -> how its numbers were changed beyond their shape: precision, interpolation.
@@ -69,6 +71,7 @@ class ConversionReport:
     new: dict[str, str] = field(default_factory=dict)
     changed: dict[str, str] = field(default_factory=dict)
     unlike: dict[str, str] = field(default_factory=dict)
+    assumed: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """As it is written into `conversion_report.json`."""
@@ -78,6 +81,7 @@ class ConversionReport:
         """A few lines for people."""
         lines = [f"{self.source} ({self.kind}) -> {self.model_class}"]
         lines.append(f"  {len(self.used)} keys used, {len(self.loaded)} of the model's loaded")
+        lines += [f"  assumed: {one}" for one in self.assumed]
         for title, entries in (("skipped", self.skipped), ("new", self.new), ("changed", self.changed)):
             reasons: dict[str, list[str]] = {}
             for key, why in entries.items():
@@ -129,6 +133,7 @@ def plan_for(
     Raises:
         ConversionError: as that one does; for a model of pictures or videos that needs no conversion, what to do.
     """
+    join_parts(weights, config)
     try:
         return plan_conversion(shapes_of(weights), model_class, config, weights.settings)
     except ConversionError as error:
@@ -140,6 +145,16 @@ def plan_for(
             f"encoder as it is, by `violet finetune --model {weights.origin}`, or in Python by "
             f'`violet.build_model("violet-v2-base", vision="{weights.origin}", text="bert-base-uncased")`.'
         ) from error
+
+
+def join_parts(weights: Weights, config: PreTrainedConfig | None) -> None:
+    """Puts tensors together that are one in the model of that configuration, if its kind says so."""
+    stripped = strip_prefixes(list(weights.tensors))
+    kind = find_kind(
+        {name: tuple(weights.tensors[source].shape) for name, source in stripped.items()}, encoder_type(config)
+    )
+    if kind is not None and kind.joined is not None:
+        join(weights.tensors, *kind.joined)
 
 
 def shapes_of(weights: Weights) -> dict[str, Shape]:
@@ -189,7 +204,7 @@ def convert_tensors(
     """
     report = ConversionReport(weights.origin, plan.kind.name, plan.model_class.__name__)
     report.skipped = {**weights.skipped, **plan.skipped}
-    report.new = dict(plan.layout.new)
+    report.new, report.assumed = dict(plan.layout.new), list(plan.assumed)
     by_name = {name: weights.tensors[source] for name, source in plan.names.items()}
     for name, derived in plan.layout.derived.items():
         if name in by_name:
@@ -201,7 +216,7 @@ def convert_tensors(
     uses = Counter(piece.theirs for piece in plan.layout.pieces)
     for piece in plan.layout.pieces:
         source, value = plan.names[piece.theirs], by_name[piece.theirs]
-        if not value.is_floating_point():
+        if not value.is_floating_point() and not piece.form.whole:
             raise ConversionError(f"{source!r} holds {value.dtype}: numbers with a fraction are needed.")
         if piece.target is None:
             continue
@@ -209,12 +224,11 @@ def convert_tensors(
             report.skipped.setdefault(source, "not asked for")
             report.new[piece.target] = "not taken from this source"
             continue
-        changes = [] if value.dtype == torch.float32 else [f"{value.dtype} made float32"]
+        changes = [] if piece.form.whole or value.dtype == torch.float32 else [f"{value.dtype} made float32"]
         if piece.form.length is not None and piece.form.theirs(piece.shape, plan.layout.window) != value.shape:
             changes.append(f"{tuple(value.shape)} made {piece.shape}")
-        tensors[piece.target] = piece.form.ours(value.detach().float(), piece.shape).clone(
-            memory_format=torch.contiguous_format
-        )
+        value = value.detach() if piece.form.whole else value.detach().float()
+        tensors[piece.target] = piece.form.ours(value, piece.shape).clone(memory_format=torch.contiguous_format)
         uses[piece.theirs] -= 1
         if not uses[piece.theirs] and source not in report.unlike:
             del by_name[piece.theirs], weights.tensors[source]
@@ -252,7 +266,9 @@ def check_settings(plan: ConversionPlan, weights: Weights) -> None:
                 raise ConversionError(f"{weights.origin}: `{name}` is {told} in its config.json, and {ours} in ours.")
 
 
-def export_original(model: VioletPreTrainedModel | str | os.PathLike) -> dict[str, torch.Tensor]:
+def export_original(
+    model: VioletPreTrainedModel | str | os.PathLike, kind_name: str | None = None
+) -> dict[str, torch.Tensor]:
     """
     The weights of a model under the names of the original, VIOLET's or its encoder's, and in its shapes, with what it
     keeps twice or could compute: what `violet convert` read in float32 comes back to the bit.
@@ -260,9 +276,11 @@ def export_original(model: VioletPreTrainedModel | str | os.PathLike) -> dict[st
     Args:
         model: a model, or its folder or name on the Hub. In a folder that `violet convert` wrote, what the original
             keeps twice may lie apart (`KEPT_FILE`), if it had other numbers than it should.
+        kind_name: under whose names, if there are several originals (`layouts.EXPORTED`); by default the first one's.
 
     Raises:
-        ConversionError: for parts that the original does not have, naming them.
+        ConversionError: for a kind as which this model cannot be written, and for parts that the original does not
+            have, naming them.
     """
     kept: dict[str, torch.Tensor] = {}
     if not isinstance(model, nn.Module):
@@ -281,7 +299,11 @@ def export_original(model: VioletPreTrainedModel | str | os.PathLike) -> dict[st
             f"The vision encoder is a {vision.model_type!r}, and the original knows Video Swin only: there is no form "
             "in which its code could read this model."
         )
-    kind, window = EXPORTED[vision.model_type], tuple(getattr(vision, "window_size", ()))
+    kinds = {kind.name: kind for kind in EXPORTED[vision.model_type]}
+    if kind_name is not None and kind_name not in kinds:
+        raise ConversionError(f"A {vision.model_type!r} is written as {' or '.join(kinds)}, not as {kind_name!r}.")
+    kind = kinds[kind_name or next(iter(kinds))]
+    window = tuple(getattr(vision, "window_size", ()))
     pieces: dict[str, Piece] = {}
     weights: dict[str, torch.Tensor] = {}
     homeless: list[str] = []
@@ -365,9 +387,9 @@ def convert(
     )
     check_settings(plan, weights)
     processor: Any = frames_of(plan)
-    if isinstance(plan.config, VioletConfig) and with_tokenizer:
-        words = read_tokenizer(tokenizer or own_tokenizer(source, plan.kind), plan.config)
-        processor = processor_of(plan, words, processor)
+    tokenizer = tokenizer or own_tokenizer(source, plan.kind)
+    if isinstance(plan.config, VioletConfig) and with_tokenizer and tokenizer is not None:
+        processor = processor_of(plan, read_tokenizer(tokenizer, plan.config), processor)
     tensors, report = convert_tensors(plan, weights)
     model = build(plan.model_class, plan.config, tensors)
     with new_folder(output) as folder:
@@ -387,7 +409,8 @@ def frames_of(plan: ConversionPlan) -> VioletVideoProcessor:
     settings = dict(plan.kind.frames)
     if settings:
         settings["size"] = {"height": vision.image_size, "width": vision.image_size}
-        settings["num_frames"] = vision.temporal_size or FRAMES_OF_PICTURE_MODELS
+        steps = find_encoder(vision).cell[0] * FRAMES_OF_PICTURE_MODELS
+        settings["num_frames"] = getattr(vision, "temporal_size", None) or steps
     return VioletVideoProcessor(**settings)
 
 
@@ -402,8 +425,8 @@ def processor_of(
     return processor
 
 
-def own_tokenizer(source: Any, kind: Kind) -> str:
-    """The source, if it is a folder with a tokenizer; else that of its kind."""
+def own_tokenizer(source: Any, kind: Kind) -> str | None:
+    """The source, if it is a folder with a tokenizer; else that of its kind. None for a kind that reads no texts."""
     folder = isinstance(source, str | os.PathLike) and Path(source).is_dir()
     return os.fspath(source) if folder and (Path(source) / "tokenizer_config.json").is_file() else kind.tokenizer
 
@@ -471,7 +494,9 @@ def read_tokenizer(name: str, config: VioletConfig) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def export(model: str | os.PathLike, output: str | os.PathLike) -> dict[str, torch.Tensor]:
+def export(
+    model: str | os.PathLike, output: str | os.PathLike, kind_name: str | None = None
+) -> dict[str, torch.Tensor]:
     """
     Writes what `export_original` gives into a `.pt`, `.pth` or `.safetensors` file, whole or not at all.
 
@@ -484,7 +509,7 @@ def export(model: str | os.PathLike, output: str | os.PathLike) -> dict[str, tor
         raise FileExistsError(f"{path} exists already: name another file.")
     if path.suffix not in (".pt", ".pth", ".safetensors"):
         raise WeightsError(f"{path}: a name that ends in .pt, .pth or .safetensors is needed.")
-    weights = export_original(model)
+    weights = export_original(model, kind_name)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".safetensors":
         write_tensors(path, {name: value.contiguous() for name, value in weights.items()}, {"format": "pt"})

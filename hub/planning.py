@@ -19,6 +19,7 @@ from ..modeling_violet import (
     VioletForPreTraining,
     VioletForQuestionAnswering,
     VioletForRetrieval,
+    VioletForVideoClassification,
     VioletModel,
     VioletPreTrainedModel,
     VioletVisionModel,
@@ -112,6 +113,7 @@ class ConversionPlan:
         layout: what the source must hold, and does.
         names: the kind's name -> the source's.
         skipped: source key -> why it is not needed.
+        assumed: what the weights do not tell and was taken for granted.
     """
 
     kind: Kind
@@ -120,6 +122,7 @@ class ConversionPlan:
     layout: Layout
     names: Mapping[str, str]
     skipped: Mapping[str, str]
+    assumed: tuple[str, ...] = ()
 
 
 def plan_conversion(
@@ -138,7 +141,7 @@ def plan_conversion(
         ConversionError: if a key is unknown, missing or of a wrong shape; it names the key.
     """
     stripped = strip_prefixes(list(shapes))
-    kind = find_kind({name: shapes[source] for name, source in stripped.items()})
+    kind = find_kind({name: shapes[source] for name, source in stripped.items()}, encoder_type(config))
     if kind is None:
         some = ", ".join(map(repr, list(shapes)[:3]))
         raise ConversionError(f"The weights are of no kind that is known ({', '.join(KINDS)}): they hold {some}.")
@@ -175,9 +178,15 @@ def plan_conversion(
     problems += found_problems
     if problems:
         raise ConversionError("The weights do not fit: " + "; ".join(problems) + ".")
+    assumed = kind.assumed if config is None else ()
     if config is None:
         config = model_class.config_class.from_dict(json.loads(wanted))
-    return ConversionPlan(kind, model_class, config, layout, names, skipped)
+    return ConversionPlan(kind, model_class, config, layout, names, skipped, assumed)
+
+
+def encoder_type(config: Any) -> str | None:
+    """`model_type` of a configuration's vision encoder, or its own if it is one's."""
+    return getattr(getattr(config, "vision_config", config), "model_type", None)
 
 
 def infer_class(kind: Kind, shapes: Mapping[str, Shape], config_json: str) -> type[PreTrainedModel]:
@@ -197,6 +206,8 @@ def infer_class(kind: Kind, shapes: Mapping[str, Shape], config_json: str) -> ty
     def has(part: str) -> bool:
         return part in kind.parts and holds(shapes, kind.start(part))
 
+    if has("classifier."):
+        return VioletForVideoClassification
     config = json.loads(config_json)
     matches = has("answer_head.") and config["id2label"] is not None and len(config["id2label"]) == 1
     if has(MLM):
@@ -238,7 +249,7 @@ def _layout(
     present: frozenset[str],
     tied: tuple[tuple[str, str], ...],
 ) -> Layout:
-    source = _source_shapes(source_json, "answer_head." in present, MLM in present)
+    source = _source_shapes(source_json, present & {"answer_head.", "classifier.", MLM})
     targets = {
         below_the_model(model_class, name): (name, shape)
         for name, shape in _model_shapes(model_class, config_json).items()  # type: ignore[arg-type]  # it is hashable
@@ -313,16 +324,19 @@ def _model_shapes(model_class: type[PreTrainedModel], config_json: str) -> dict[
 
 
 @lru_cache(maxsize=32)
-def _source_shapes(config_json: str, has_fc: bool, has_mlm: bool) -> dict[str, Shape]:
-    """Everything that weights of this configuration hold, by our names below the base model."""
+def _source_shapes(config_json: str, has: frozenset[str]) -> dict[str, Shape]:
+    """Everything that weights of this configuration, with these heads, hold, by our names below the base model."""
     config = VioletConfig.from_dict(json.loads(config_json))
     with torch.device("meta"):
         heads = nn.ModuleDict({"mvm_heads": build_mvm_heads(config)})
-        if has_fc:
+        if "answer_head." in has:
             heads["answer_head"] = VioletClassificationHead(config, config.num_labels)
-        if has_mlm:
+        if MLM in has:
             heads["mlm_head"] = VioletMaskedLMHead(config)
     shapes = {name: tuple(value.shape) for name, value in heads.state_dict().items()}
+    if "classifier." in has:
+        of_classifier = _model_shapes(VioletForVideoClassification, config_json)
+        shapes |= {name: shape for name, shape in of_classifier.items() if name.startswith("classifier.")}
     return {**_model_shapes(VioletModel, config_json), **shapes}
 
 
@@ -363,7 +377,7 @@ def _compare(
             continue
         compare(piece.theirs, piece.form.expected(piece.shape, layout.window, found[piece.theirs]), piece.target)
         if piece.target is None:
-            why = _why_unplaced(kind, model_class, piece.ours)
+            why = _why_unplaced(kind, model_class, piece)
             if why is None:
                 unplaced.append(names[piece.theirs])
             else:
@@ -402,7 +416,11 @@ def listed(names: list[str]) -> str:
     return ", ".join(map(repr, names[:SHOWN])) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
-def _why_unplaced(kind: Kind, model_class: type[PreTrainedModel], ours: str) -> str | None:
+def _why_unplaced(kind: Kind, model_class: type[PreTrainedModel], piece: Piece) -> str | None:
+    ours = piece.ours
+    spare = next((why for pattern, why in kind.spare.items() if re.search(pattern, piece.theirs)), None)
+    if spare is not None:
+        return spare
     if is_tower(model_class):
         return f"{model_class.__name__} is only the video encoder"
     if ours == "task_tokens":

@@ -13,7 +13,21 @@ from typing import Any
 from transformers import AutoConfig
 
 from ..configuration import VioletConfig, VioletVisionConfig, named_configuration
-from .layouts import BACKBONE, BERT, CLIP_TEXT, CLIP_TOWER, FUSION, MLM, TEXT, VIOLET, Kind, Shape, holds, is_grid
+from .layouts import (
+    BACKBONE,
+    BERT,
+    CLIP_TEXT,
+    CLIP_TOWER,
+    FUSION,
+    MLM,
+    TEXT,
+    UNIFORMERV2_TOWER,
+    VIOLET,
+    Kind,
+    Shape,
+    holds,
+    is_grid,
+)
 
 CODEBOOK = 8192
 """Visual tokens of DALL-E's discrete VAE: a `fc_mvm` with this many outputs predicts them, any other features."""
@@ -261,6 +275,45 @@ class Sizes:
             tokens = {name: getattr(own, name) for name in tokens}
         return {"vocab_size": words, "max_position_embeddings": places, **tokens}
 
+    def uniformerv2(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """
+        The fields of `VioletConfig` but for the vision encoder's, and those of `UniFormerV2Config`. Shapes do not tell
+        the heads (the published models have one for 64 channels) nor which layers have global blocks (the last ones).
+        """
+        at = UNIFORMERV2_TOWER
+
+        def shape(name: str) -> Shape:
+            return self.shapes.get(self.kind.their_name(at + name) or "", ())
+
+        layers = self.count(self.kind.their_name(f"{at}layers.") or "") or 12
+        blocks = [f"{at}layers.{i}." for i in range(layers)]
+        witnesses = [(f"{block}{name}", -1) for block in blocks for name in ("mlp.norm.weight", "mlp.fc2.bias")]
+        width = self.vote("the width", witnesses, 768)
+        inner = self.vote("the width of the MLPs", [(f"{block}mlp.fc1.bias", -1) for block in blocks], 4 * width)
+        vision: dict[str, Any] = {
+            "hidden_size": width,
+            "num_hidden_layers": layers,
+            "num_attention_heads": max(width // HEAD_WIDTH, 1),
+            "mlp_ratio": max(inner // width, 1),
+        }
+        patches, places = shape("embeddings.patch_embedding.weight"), shape("embeddings.position_embedding")
+        patch = patches[-1] if len(patches) in (4, 5) else 16
+        vision |= {"patch_size": patch, "temporal_downsampling": len(patches) == 5 and patches[2] == 3}
+        if len(places) == 2 and is_grid(places[0]):
+            vision["image_size"] = patch * math.isqrt(places[0] - 1)
+        local = [name for name in (1, 2) if any(shape(f"layers.{i}.local_{name}.reduce.bias") for i in range(layers))]
+        vision["local_blocks"] = max(local, default=0)
+        reduced = [(f"{block}local_{name}.reduce.bias", -1) for block in blocks for name in local]
+        usual = int(width / 1.5)
+        told = self.vote("the inner width of the local blocks", reduced, usual)
+        vision["local_reduction"] = 1.5 if told == usual else width / (told + 0.5)  # int() cuts it to what is told
+        count = self.count(self.kind.their_name(f"{at}global_blocks.") or "")
+        vision["global_layers"] = list(range(layers - min(count or 4, layers), layers))
+        if self.kind.their_name(f"{at}balance") is not None and not shape("balance"):
+            vision |= {"frozen": True, "balance": False, "local_norm": "frozen"}
+        last = [("classifier.2.weight", -2), ("classifier.2.bias", -1)]
+        return {"num_labels": self.vote("the classes", last, 2)}, vision
+
 
 CLIP_WORDS, CLIP_PLACES, CLIP_PROJECTION = 49408, 77, 512
 CLIP_WIDTHS = {CLIP_TOWER: 768, CLIP_TEXT: 512}
@@ -278,9 +331,14 @@ def _clip_vip_sizes(sizes: Sizes, strict: bool, settings: Mapping[str, Any]) -> 
     return "clip-vip-base-16", *sizes.clip(settings)
 
 
+def _uniformerv2_sizes(sizes: Sizes, strict: bool, settings: Mapping[str, Any]) -> tuple[str, dict, dict]:
+    return "uniformerv2-base-16-scene", *sizes.uniformerv2()
+
+
 SYSTEMS: Mapping[str, Callable[[Sizes, bool, Mapping[str, Any]], tuple[str, dict, dict]]] = {
     "violet": _violet_sizes,
     "clip_vip": _clip_vip_sizes,
+    "uniformerv2": _uniformerv2_sizes,
 }
 """
 By `Kind.system`: (sizes, see `Sizes.original`, the config.json beside the weights) -> the named configuration, the

@@ -18,6 +18,7 @@ from .conversion import (
     check_settings,
     convert_tensors,
     frames_of,
+    join_parts,
     load_tokenizer,
     own_tokenizer,
     plan_for,
@@ -101,6 +102,7 @@ def build_model(
         if source is None:
             continue
         weights = read_weights(source)
+        join_parts(weights, config)
         try:
             plan = plan_conversion(shapes_of(weights), model_class, config)
         except ConversionError as error:
@@ -129,8 +131,8 @@ def processor_of_system(
     Raises:
         WeightsError: as that one does; for clips that the model cannot take, or no tokenizer.
     """
-    _, plan = _plan_system(source, system)
-    words, frames = read_tokenizer(own_tokenizer(source, plan.kind), plan.config), frames_of(plan)
+    _, plan = _plan_system(source, system, VioletModel)
+    words, frames = read_tokenizer(str(own_tokenizer(source, plan.kind)), plan.config), frames_of(plan)
     frames.num_frames = num_frames or frames.num_frames
     if image_size is not None:
         frames.size = {"height": image_size, "width": image_size}

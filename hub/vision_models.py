@@ -13,10 +13,10 @@ from .weight_files import WeightsError, first_line
 
 CONVERTED = ("swin", "violet", "violet_vision")
 """Model types whose weights become those of a Video Swin, key by key; a model of another type is taken as it is."""
-STARTS: Mapping[str, str] = {"clip": "clip_vip", "clip_vision_model": "clip_vip"}
+STARTS: Mapping[str, tuple[str, ...]] = dict.fromkeys(("clip", "clip_vision_model"), ("clip_vip", "uniformerv2"))
 """
-Model types of transformers whose weights become those of an encoder of ours, key by key, if the configuration asks for
-that encoder (its model type); else a model of such a type is taken as it is.
+Model types of transformers whose weights become those of encoders of ours, key by key, if the configuration asks for
+one of these (their model types); else a model of such a type is taken as it is.
 """
 FRAMES_OF_PICTURE_MODELS = 8
 
@@ -56,7 +56,7 @@ def vision_configuration(
     except (OSError, ValueError) as error:
         raise WeightsError(f"`vision` ({vision}): {first_line(error)}") from error
     config = getattr(config, "vision_config", config)
-    if ours is not None and STARTS.get(config.model_type) == ours.model_type:
+    if ours is not None and ours.model_type in STARTS.get(config.model_type, ()):
         return None
     return None if config.model_type in CONVERTED else config
 

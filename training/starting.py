@@ -24,8 +24,8 @@ def check_system(model: str, system: str) -> None:
     if system not in SYSTEMS:
         raise SettingsError(f"--as: no system is named {system!r}; use {', '.join(SYSTEMS)}.")
     kind = None if model in NAMED_CONFIGURATIONS else model_type(model)
-    if kind is None or STARTS.get(kind) != SYSTEMS[system]:
-        known = ", ".join(one for one, becomes in STARTS.items() if becomes == SYSTEMS[system])
+    if kind is None or SYSTEMS[system] not in STARTS.get(kind, ()):
+        known = ", ".join(one for one, becomes in STARTS.items() if SYSTEMS[system] in becomes)
         told = "a configuration" if kind is None else f"a {kind!r}"
         raise SettingsError(
             f"--as {system}: --model {model} is {told}, which does not become one; a model of transformers of type "

@@ -22,6 +22,7 @@ ENCODERS: Registry[Any] = Registry(
         "videomae": "whole_clip:WholeClip",
         "vivit": "whole_clip:WholeClip",
         "vjepa2": "whole_clip:WholeClip",
+        "uniformerv2": "uniformerv2:UniFormerV2Model",
     },
     config_keys=("vision_config.model_type",),
     default="frame_by_frame",

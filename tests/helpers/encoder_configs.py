@@ -33,6 +33,15 @@ ENCODER_CONFIGS: dict[str, dict[str, Any]] = {
         "pred_num_hidden_layers": 1,
     },
     "timesformer": {**_VIT, "num_frames": FRAMES},
+    "uniformerv2": {
+        **_SMALL,
+        "image_size": SIDE,
+        "patch_size": PATCH,
+        "local_blocks": 2,
+        "global_layers": (0, 1),
+        "balance": False,
+        "summary_token": True,
+    },
 }
 """By `model_type`: cells of 16 x 16 pixels, and of 1 or 2 frames."""
 PICTURES = ("clip_vision_model", "siglip_vision_model", "dinov2", "vit")
