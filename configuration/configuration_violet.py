@@ -151,8 +151,8 @@ class VioletConfig(PreTrainedConfig):
             `modeling_violet.fusions`. `None` is BERT's encoder (VIOLET), which the fields here describe; of the type
             `none` there is no fusion: videos and texts are compared by their vectors. (By the name `fusion_config`
             transformers itself looks for fused kernels.)
-        vision_positions (`str`): what is added to the vision encoder's states: `"violet"` (a token for each frame, learned
-            places in the frame and in time, and a norm) or `"none"` (the encoder's states as they are).
+        vision_positions (`str`): what is added to the vision encoder's states: `"violet"` (a token for each frame,
+            learned places in the frame and in time, and a norm) or `"none"` (the encoder's states as they are).
         fusion_norm (`str`): `"post"` (BERT, the published models) or `"pre"` (normalised before each sub-layer,
             easier to train from scratch).
         num_video_frames (`int`): frames that have a learned place in time; more are interpolated.
@@ -411,8 +411,9 @@ def named_configuration(name: str, **overrides) -> VioletConfig:
     The configuration of that name, with `overrides` in place of its fields.
 
     `"violet-v1-base"`, `"violet-v2-base"`, `"clip-vip-base-16"`, `"clip-vip-base-32"`, `"uniformerv2-base-16-scene"`
-    and `"uniformerv2-base-16-temporal"` have the published models' shapes; `"violet-tiny"`, `"clip-vip-tiny"` (64-pixel
-    clips of four frames) and `"uniformerv2-tiny"` (of eight, without texts) train on two CPU cores in minutes.
+    and `"uniformerv2-base-16-temporal"` have the published models' shapes; `"violet-tiny"`, `"clip-vip-tiny"`
+    (64-pixel clips of four frames) and `"uniformerv2-tiny"` (of eight, without texts) train on two CPU cores in
+    minutes.
 
     Raises:
         ValueError: for an unknown name or field.
