@@ -1,7 +1,7 @@
 """Configurations of VIOLET: the video encoder, the whole model, and the named ones."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
@@ -44,6 +44,16 @@ def _require_positive(config: PreTrainedConfig, *fields: str):
 def _require_activation(config: PreTrainedConfig):
     if config.hidden_act not in ACT2FN:
         _refuse("hidden_act", f"{config.hidden_act!r} is unknown; known are {', '.join(sorted(ACT2FN))}.")
+
+
+class SwinStage(NamedTuple):
+    """Blocks of one width and window, and whether the merging of 2 x 2 cells stands behind them."""
+
+    width: int
+    depth: int
+    num_heads: int
+    window: tuple[int, int, int]
+    merges: bool
 
 
 @strict
@@ -90,6 +100,21 @@ class VioletVisionConfig(PreTrainedConfig):
     def hidden_size(self) -> int:
         """Channels of the last stage."""
         return self.embed_dim * 2 ** (len(self.depths) - 1)
+
+    @property
+    def stages(self) -> list[SwinStage]:
+        """What the network is built of, from the first stage to the last."""
+        frames, rows, columns = self.window_size
+        last = len(self.depths) - 1
+        return [
+            SwinStage(self.embed_dim * 2**i, depth, heads, (frames, rows, columns), merges=i < last)
+            for i, (depth, heads) in enumerate(zip(self.depths, self.num_heads, strict=True))
+        ]
+
+    @property
+    def temporal_shift(self) -> bool:
+        """Whether every second block's windows are shifted in time too."""
+        return True
 
     @property
     def cell(self) -> tuple[int, int, int]:
