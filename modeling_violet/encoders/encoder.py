@@ -16,6 +16,7 @@ ENCODERS: Registry[Any] = Registry(
     __package__,
     {
         "violet_vision": "video_swin:VioletVisionModel",
+        "lf_vila": "temporal_windows:LfVilaVisionModel",
         "frame_by_frame": "frame_by_frame:FrameByFrame",
         "timesformer": "whole_clip:WholeClip",
         "videomae": "whole_clip:WholeClip",
