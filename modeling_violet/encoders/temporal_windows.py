@@ -176,7 +176,9 @@ class LfVilaVisionConfig(PreTrainedConfig):
                 _refuse("window_sizes", f"each must be three positive numbers (frames, rows, columns), got {window}.")
         frames = [window[0] for window in self.window_sizes]
         if frames != sorted(frames):
-            _refuse("window_sizes", f"windows must not get shorter in time with depth (`depths`), got {frames} frames.")
+            _refuse(
+                "window_sizes", f"windows must not get shorter in time with depth (`depths`), got {frames} frames."
+            )
         merging = list(self.merge_after)
         if merging != sorted(set(merging)) or not set(merging) <= set(range(layers - 1)):
             _refuse(
@@ -234,7 +236,9 @@ def pool_cells(states: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """(B, T, H, W, C) -> (B, T, H - rows + 1, W - columns + 1, C): the maximum of each window of cells"""
     x = states.flatten(0, 1).permute(0, 3, 1, 2)  # (B, T, H, W, C) -> (B * T, C, H, W)
     x = nn.functional.max_pool2d(x, size, stride=1)
-    return x.permute(0, 2, 3, 1).unflatten(0, states.shape[:2])  # (B * T, C, rows, columns) -> (B, T, rows, columns, C)
+    return x.permute(0, 2, 3, 1).unflatten(
+        0, states.shape[:2]
+    )  # (B * T, C, rows, columns) -> (B, T, rows, columns, C)
 
 
 class LfVilaVisionModel(VioletVisionModel):
