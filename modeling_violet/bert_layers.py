@@ -42,8 +42,8 @@ class VioletBertAttention(nn.Module):
 
 class VioletBertLayer(GradientCheckpointingLayer):
     """
-    A BERT layer; with `fusion_norm="pre"` its norms stand before the sub-layers instead of behind them. What is recorded
-    of a model is told by classes: layers of the fusion are a class of their own.
+    A BERT layer; with `fusion_norm="pre"` its norms stand before the sub-layers instead of behind them. What is
+    recorded of a model is told by classes, so that layers of the fusion are a class of their own.
     """
 
     attention_class = VioletBertAttention

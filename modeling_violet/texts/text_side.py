@@ -51,7 +51,7 @@ class TextSide(nn.Module):
 TEXTS: Registry[type[TextSide]] = Registry(
     "text side",
     __package__,
-    {"text_encoder": "text_encoder:VioletTextEncoder"},
+    {"paragraph": "paragraph_text:LfVilaParagraphText", "text_encoder": "text_encoder:VioletTextEncoder"},
     config_keys=("text_config.model_type",),
     default="text_encoder",
 )
