@@ -135,13 +135,13 @@ class LfVilaParagraphText(TextSide):
         """
         length = self.config.sentence_length
         if tokens.dim() == 2:
-            X = tokens.shape[1]
-            if X > length and X % length:
+            places = tokens.shape[1]
+            if places > length and places % length:
                 raise ValueError(
                     f"A paragraph has sentences of `sentence_length` {length} places each, padding included; got "
-                    f"{X} places, which is no multiple of it."
+                    f"{places} places, which is no multiple of it."
                 )
-            tokens = tokens.unsqueeze(1) if X <= length else tokens.unflatten(1, (-1, length))
+            tokens = tokens.unsqueeze(1) if places <= length else tokens.unflatten(1, (-1, length))
         sentences = tokens.shape[1]
         if sentences > 1 and tokens.shape[2] != length:
             raise ValueError(
@@ -189,7 +189,7 @@ class LfVilaParagraphText(TextSide):
 
     def encode(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> Tokens:
         """
-        Paragraphs, sentence by sentence, (B, M, L) or (B, M * L), with their mask -> their `Tokens`. A sentence that is
+        Paragraphs, sentence by sentence, (B, M, L) or (B, M * L), with their mask. A sentence that is
         all padding is none.
 
         Raises:
