@@ -24,7 +24,7 @@ from ...configuration.configuration_violet import (
 )
 from ...core.carried_code import without_code
 from ...core.upstream import capture_outputs
-from .video_swin import VioletPatchMerging, VioletVisionModel
+from .video_swin import VioletPatchMerging, VioletVisionModel, effective_window
 
 CLIP_FEATURES = ("final", "intermediate")
 WINDOWS = ((2, 3, 5), (4, 3, 5), (8, 3, 5), (16, 3, 5), (16, 3, 5), (32, 3, 5))
@@ -159,6 +159,18 @@ class LfVilaVisionConfig(PreTrainedConfig):
                 f"pixels with `patch_size` {self.patch_size}: give larger frames."
             )
         return frames, rows, columns
+
+    def attention_pairs(self, frames: int, height: int, width: int) -> int:
+        """Pairs of a query and a key in all blocks for one clip of that size: the numbers of the attention's matrices."""
+        rows, columns = height // self.patch_size, width // self.patch_size
+        pairs = 0
+        for stage in self.stages:
+            (t, h, w), _ = effective_window((frames, rows, columns), stage.window, shifted=False)
+            padded = [-(-side // most) * most for side, most in ((frames, t), (rows, h), (columns, w))]
+            pairs += stage.depth * padded[0] * padded[1] * padded[2] * t * h * w
+            if stage.merges:
+                rows, columns = -(-rows // 2), -(-columns // 2)
+        return pairs
 
     def validate_architecture(self):
         """Refuses contradictions, naming both fields."""
