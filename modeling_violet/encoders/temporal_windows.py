@@ -161,7 +161,7 @@ class LfVilaVisionConfig(PreTrainedConfig):
         return frames, rows, columns
 
     def attention_pairs(self, frames: int, height: int, width: int) -> int:
-        """Pairs of a query and a key in all blocks for one clip of that size: the numbers of the attention's matrices."""
+        """Pairs of a query and a key in all blocks, for one clip of that size: what the attention's matrices hold."""
         rows, columns = height // self.patch_size, width // self.patch_size
         pairs = 0
         for stage in self.stages:
