@@ -25,7 +25,7 @@ from ..modeling_violet import (
 )
 from ..modeling_violet.encoders import find_encoder
 from ..modeling_violet.encoders.video_swin import relative_position_index
-from ..modeling_violet.heads import VioletClassificationHead, VioletMaskedLMHead
+from ..modeling_violet.heads import VioletMaskedLMHead, build_head
 from ..modeling_violet.objectives.masked_vision import build_mvm_heads
 from .layouts import (
     BACKBONE,
@@ -325,7 +325,7 @@ def _source_shapes(config_json: str, has_fc: bool, has_mlm: bool) -> dict[str, S
     with torch.device("meta"):
         heads = nn.ModuleDict({"mvm_heads": build_mvm_heads(config)})
         if has_fc:
-            heads["answer_head"] = VioletClassificationHead(config, config.num_labels)
+            heads["answer_head"] = build_head(config, config.num_labels)
         if has_mlm:
             heads["mlm_head"] = VioletMaskedLMHead(config)
     shapes = {name: tuple(value.shape) for name, value in heads.state_dict().items()}
