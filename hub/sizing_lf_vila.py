@@ -1,6 +1,5 @@
 """What the shapes of an LF-VILA checkpoint tell of its model."""
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -90,8 +89,8 @@ def _text(shapes: Mapping[str, Shape]) -> dict[str, Any]:
     fused = "video_token_pos.s_pos_embed" in shapes
     if layers < own or (fused and layers == own) or (not fused and layers > own):
         raise WeightsError(
-            f"The text encoder has {layers} layers, and the published ones {own} or {2 * own}: how many read sentences "
-            "and paragraphs, the weights do not tell; give a configuration (`--config`)."
+            f"The text encoder has {layers} layers, and the published ones {own} or {2 * own}: how many read "
+            "sentences and paragraphs, the weights do not tell; give a configuration (`--config`)."
         )
     fields: dict[str, Any] = {
         "vocab_size": words,
