@@ -202,11 +202,15 @@ class VioletConfig(PreTrainedConfig):
             a linear layer on its embedding before the fusion.
         match_classes (`int`): outputs of a match head: 1, a score, or 2, "no match" and "match" (BERT's), whose
             difference is the score; 2 needs the head type `"pooler"`.
+        span_head (`bool`): whether multiple choice also tells of each step in time whether the answer is seen there.
         match_temperature (`float`): what match scores are divided by before their softmax.
         retrieval_directions (`int`): 1 for a loss over the texts of each video (VIOLET), 2 for both ways (VIOLETv2).
         label_smoothing (`float`): the part of each target that the tasks' losses spread over all classes.
         next_word_prediction (`bool`): whether captioning predicts a word from the word before it, instead of from a
             [MASK] in its own place (the published models).
+        weights_license (`str`, *optional*): the terms, in words, under which others gave the weights that this model
+            was made of, if these may not be passed on, nor what is derived from them. It stays with every model that
+            is trained from this one; the card says it, and a push asks for an explicit word.
         mask_token_id, bos_token_id, eos_token_id (`int`): [MASK], [CLS] and [SEP], with which texts are written;
             by default BERT's.
     """
@@ -250,10 +254,12 @@ class VioletConfig(PreTrainedConfig):
     objectives: dict[str, dict[str, Any]] | None = None
     head_type: str = "mlp"
     match_classes: int = 1
+    span_head: bool = False
     match_temperature: float = 0.05
     retrieval_directions: int = 2
     label_smoothing: float | int = 0.0
     next_word_prediction: bool = False
+    weights_license: str | None = None
     mask_token_id: int = 103
     bos_token_id: int | None = 101
     eos_token_id: int | list[int] | None = 102
@@ -289,7 +295,8 @@ class VioletConfig(PreTrainedConfig):
     def to_dict(self) -> dict[str, Any]:
         """The fields, without those of other parts that have their defaults: VIOLETs are saved as they always were."""
         unused = {"text_config": None, "fusion_model_config": None, "projection_type": "in_order", "objectives": None}
-        unused |= {"vision_positions": "violet", "head_type": "mlp", "match_classes": 1}
+        unused |= {"vision_positions": "violet", "head_type": "mlp", "match_classes": 1, "span_head": False}
+        unused["weights_license"] = None
         fields = super().to_dict().items()
         return {name: value for name, value in fields if name not in unused or value != unused[name]}
 
