@@ -360,6 +360,22 @@ NAMED_CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "retrieval_directions": 1,
     },
     "violet-v2-base": {},
+    "lf-vila-base": {
+        "vision_config": {"model_type": "lf_vila"},
+        "text_config": {"model_type": "paragraph"},
+        "vision_positions": "cells",
+        "video_grid_size": (2, 3),
+        "num_video_frames": 32,
+        "hidden_frame_order": False,
+        "hidden_size": 1024,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 16,
+        "intermediate_size": 4096,
+        "projection_dim": 1024,
+        "projection_type": "paragraph_and_clips",
+        "head_type": "pooler",
+        "match_classes": 2,
+    },
     "violet-tiny": {
         "vision_config": {
             "embed_dim": 32,
@@ -393,7 +409,7 @@ def named_configuration(name: str, **overrides) -> VioletConfig:
     """
     The configuration of that name, with `overrides` in place of its fields.
 
-    `"violet-v1-base"` and `"violet-v2-base"` have the published models' shapes; `"violet-tiny"` (64-pixel clips of
+    `"violet-v1-base"`, `"violet-v2-base"` and `"lf-vila-base"` have the published models' shapes; `"violet-tiny"` (64-pixel clips of
     four frames) trains on two CPU cores in minutes.
 
     Raises:

@@ -192,6 +192,8 @@ def convert_tensors(
         ConversionError: for a weight that is no floating-point tensor.
     """
     report = ConversionReport(weights.origin, plan.kind.name, plan.model_class.__name__)
+    if plan.kind.license is not None and isinstance(plan.config, VioletConfig):
+        plan.config.weights_license = plan.kind.license
     report.skipped = {**weights.skipped, **plan.skipped}
     report.new = dict(plan.layout.new)
     by_name = {name: weights.tensors[source] for name, source in plan.names.items()}

@@ -183,6 +183,7 @@ class Kind:
         numbers: what our names become before they are looked up in `parts`, if both number layers differently.
         classes: pattern of their names -> the class of model that weights with such a name are of, the first that
             fits; () where heads tell it, see `planning.infer_class`.
+        license: the terms of published weights of this kind, if they may not be passed on.
         vision: the `model_type` of the vision encoder of models that can be written in this kind; None for none.
         fit: (this kind, a model's numbering, that of the source) -> the kind for that model, if names or forms depend
             on it. See `fitted`.
@@ -197,6 +198,7 @@ class Kind:
     kept: Mapping[str, str] = field(default_factory=dict)
     numbers: Rules = ()
     classes: tuple[tuple[str, str], ...] = ()
+    license: str | None = None
     vision: str | None = None
     fit: Callable[["Kind", "Numbering", "Numbering"], "Kind"] | None = None
 
@@ -402,6 +404,11 @@ def _paragraph_layers(kind: Kind, model: Numbering, source: Numbering) -> Kind:
 
 
 LF_VILA_HEADS = r"^text_encoder\.(bert\.pooler|cls|seq_relationship|classifier|span_classifier)\."
+LF_VILA_TERMS = (
+    "LF-VILA's published weights stand under a licence of Microsoft Research "
+    "(https://github.com/microsoft/XPretrain): non-commercial use only, and neither the weights nor anything derived from "
+    "them may be passed on."
+)
 LF_VILA = Kind(
     "LF-VILA",
     parts={
@@ -440,6 +447,7 @@ LF_VILA = Kind(
         (r"^video_token_pos\.", "VioletForPreTraining"),
         (r"", "VioletForRetrieval"),
     ),
+    license=LF_VILA_TERMS,
     vision="lf_vila",
     fit=_paragraph_layers,
 )

@@ -90,6 +90,19 @@ class LfVila:
                     ids[i, j], mask[i, j] = 0, 0
         return torch.from_numpy(ids), torch.from_numpy(mask)
 
+    def masked_words(self, instance: str, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The input of the masked-word objective, and its labels (B, M, L)."""
+        drawn_at = np.random.default_rng(self.configs[instance]["seed"] + 3).random(tuple(ids.shape))
+        chosen = (torch.from_numpy(drawn_at) < 0.3) & (ids > 199)
+        return ids.masked_fill(chosen, 103), ids.masked_fill(~chosen, -100)
+
+    def options(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and mask (B, options, M * L) of the instance `tasks`."""
+        c = self.configs["tasks"]
+        texts = [self.paragraph("tasks", c["seed"] + 10 + k) for k in range(c["choices"])]
+        ids, masks = zip(*texts, strict=True)
+        return torch.stack(ids, 1).flatten(2), torch.stack(masks, 1).flatten(2)
+
     def difference(self, name: str, got: torch.Tensor) -> float:
         """The largest difference from an array of the archive, which keeps every n-th number of it."""
         shape, step = self.arrays[name]
