@@ -409,8 +409,8 @@ def named_configuration(name: str, **overrides) -> VioletConfig:
     """
     The configuration of that name, with `overrides` in place of its fields.
 
-    `"violet-v1-base"`, `"violet-v2-base"` and `"lf-vila-base"` have the published models' shapes; `"violet-tiny"` (64-pixel clips of
-    four frames) trains on two CPU cores in minutes.
+    `"violet-v1-base"`, `"violet-v2-base"` and `"lf-vila-base"` have the published models' shapes;
+    `"violet-tiny"` (64-pixel clips of four frames) trains on two CPU cores in minutes.
 
     Raises:
         ValueError: for an unknown name or field.

@@ -604,8 +604,9 @@ def _limits(facts: Facts, model: str | None) -> str:
     terms = facts.config.get("weights_license")
     licence = "" if terms is None else f"**The weights may not be passed on.** {terms}\n\n"
     return (
-        f"## Limits\n\n{licence}{facts.kind.limits.format(answers=_answers(facts))}{seen} Audio is ignored. What "
-        "it says about people was not examined. Its scores are not calibrated probabilities, unless the results above say so."
+        f"## Limits\n\n{licence}{facts.kind.limits.format(answers=_answers(facts))}{seen} Audio is ignored. "
+        "What it says about people was not examined. Its scores are not calibrated probabilities, unless the results "
+        "above say so."
     )
 
 

@@ -406,8 +406,8 @@ def _paragraph_layers(kind: Kind, model: Numbering, source: Numbering) -> Kind:
 LF_VILA_HEADS = r"^text_encoder\.(bert\.pooler|cls|seq_relationship|classifier|span_classifier)\."
 LF_VILA_TERMS = (
     "LF-VILA's published weights stand under a licence of Microsoft Research "
-    "(https://github.com/microsoft/XPretrain): non-commercial use only, and neither the weights nor anything derived from "
-    "them may be passed on."
+    "(https://github.com/microsoft/XPretrain): non-commercial use only, and neither the weights nor anything derived "
+    "from them may be passed on."
 )
 LF_VILA = Kind(
     "LF-VILA",

@@ -140,8 +140,8 @@ def push(
         token: by default that of `hf auth login`, or HF_TOKEN.
 
     Raises:
-        HubError: if the folder is no whole model, its card names no licence, or its weights may not be passed on, or if
-            the Hub refuses, or fails more than `ATTEMPTS` times.
+        HubError: if the folder is no whole model, its card names no licence, or its weights may not be passed on, or
+            if the Hub refuses, or fails more than `ATTEMPTS` times.
         CardError: if the card cannot be made.
     """
     with staged(Path(folder), repo_id, with_code, max_shard_size, license_name, despite_license) as stage:
@@ -205,7 +205,7 @@ def staged(
         if terms is not None and not despite_license:
             raise HubError(
                 f"{folder} was made of weights that may not be passed on (`weights_license` in its config.json): "
-                f"{terms} If you have the right to, say so by `violet push --despite-license` (`despite_license=True`)."
+                f"{terms} If you have the right to, say so: `violet push --despite-license` (`despite_license=True`)."
             )
         weights = _weights(folder, stage, most_bytes)
         belong = (*SENT, "*.py") if "auto_map" in config else SENT

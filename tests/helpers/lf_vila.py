@@ -74,10 +74,12 @@ class LfVila:
         shown = self.inputs.clip(c["seed"], c["batch"], c["time"], c["height"], c["width"])
         return (torch.as_tensor(shown) - MEAN) / STD
 
-    def paragraph(self, instance: str, seed: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    def paragraph(
+        self, instance: str, seed: int | None = None, rows: int | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids and mask (B, M, L)."""
         c = self.configs[instance]
-        sentences, (b, m, length) = c.get("sentences"), (c["batch"], c["clips"], c["length"])
+        sentences, (b, m, length) = c.get("sentences"), (rows or c["batch"], c["clips"], c["length"])
         g = np.random.default_rng(c["seed"] + 1 if seed is None else seed)
         ids = g.integers(200, c["vocab"], (b, m, length))
         mask = np.ones_like(ids)
@@ -99,9 +101,9 @@ class LfVila:
     def options(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids and mask (B, options, M * L) of the instance `tasks`."""
         c = self.configs["tasks"]
-        texts = [self.paragraph("tasks", c["seed"] + 10 + k) for k in range(c["choices"])]
-        ids, masks = zip(*texts, strict=True)
-        return torch.stack(ids, 1).flatten(2), torch.stack(masks, 1).flatten(2)
+        ids, mask = self.paragraph("tasks", c["seed"] + 5, c["batch"] * c["choices"])
+        shape = (c["batch"], c["choices"])
+        return ids.unflatten(0, shape).flatten(2), mask.unflatten(0, shape).flatten(2)
 
     def difference(self, name: str, got: torch.Tensor) -> float:
         """The largest difference from an array of the archive, which keeps every n-th number of it."""
