@@ -245,7 +245,7 @@ def check_settings(plan: ConversionPlan, weights: Weights) -> None:
     Raises:
         ConversionError: if a field differs.
     """
-    if plan.kind is not BERT:
+    if plan.kind.name != BERT.name:
         return
     for name in ("num_attention_heads", "hidden_act", "layer_norm_eps"):
         theirs, ours = weights.settings.get(name), getattr(plan.config, name)

@@ -358,6 +358,26 @@ TORCHVISION = Kind(
     parts={BACKBONE: ("", SWIN_TORCHVISION)},
     skipped={r"^head\.": ANOTHER_HEAD},
 )
+
+
+@cache
+def _bert_in_three(kind: Kind, model: Numbering, source: Numbering) -> Kind:
+    """A BERT for a text side of sentences and paragraphs: its layers in one row, its places for both tables."""
+    if not model.text_layers:
+        return kind
+    first = {"sentence_layers": 0, "paragraph_layers": model.text_layers[0], "fusion": sum(model.text_layers)}
+    numbers: Rules = (
+        (
+            r"^(?:text_embeddings\.(sentence_layers|paragraph_layers)|(fusion)\.layers)\.(\d+)\.",
+            lambda found: f"{FUSION}{first[found[1] or found[2]] + int(found[3])}.",
+        ),
+        (r"^text_embeddings\.embeddings\.", TEXT),
+        (r"^text_embeddings\.places\.position_embeddings\.", TEXT + "position_embeddings."),
+    )
+    parts = {TEXT + "places.": None, **kind.parts, "answer_head.0.": ("pooler.dense.", ())}
+    return replace(kind, parts=parts, numbers=numbers, fit=None)
+
+
 BERT = Kind(
     "BERT",
     parts={
@@ -367,6 +387,7 @@ BERT = Kind(
     },
     skipped={r"^pooler\.": "VIOLET reads [CLS] without a pooler", r"^cls\.seq_relationship\.": ANOTHER_HEAD},
     aliases=((r"^bert\.", ""), (r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias")),
+    fit=_bert_in_three,
 )
 SWINBERT = Kind(
     "SwinBERT",

@@ -164,11 +164,12 @@ def plan_conversion(
     else:
         raise ConversionError(f"{model_class.__name__} needs a {model_class.config_class.__name__}.")
 
+    of_its_own = kind
     kind = kind.fitted(numbering(model_class, wanted), numbering(model_class, of_source))
     starts = {part: kind.start(part) for part, theirs in kind.parts.items() if theirs and part.startswith(OPTIONAL)}
     present = frozenset(part for part, start in starts.items() if holds(found, start))
     tied = () if kind is VIOLET or MLM not in present else tuple(_absent_from_decoder(kind, found))
-    layout = _layout(kind, model_class, wanted, of_source, present, tied)  # type: ignore[arg-type]  # it is hashable
+    layout = _layout(kind, of_its_own, model_class, wanted, of_source, present, tied)  # type: ignore[arg-type]  # it is hashable
     skipped, found_problems = _compare(kind, model_class, layout, found, names)
     problems += found_problems
     if problems:
@@ -249,6 +250,7 @@ def _absent_from_decoder(kind: Kind, names: Mapping[str, Any]) -> Iterator[tuple
 @lru_cache(maxsize=32)
 def _layout(
     kind: Kind,
+    of_its_own: Kind,
     model_class: type[PreTrainedModel],
     config_json: str,
     source_json: str,
@@ -277,7 +279,7 @@ def _layout(
             pieces[ours] = Piece(ours, theirs, shape, kind.form(theirs), target)
     claimed = {piece.theirs for piece in pieces.values()}
     for ours, shape in source.items():
-        theirs = dict(tied).get(ours) or kind.their_name(ours)
+        theirs = dict(tied).get(ours) or of_its_own.their_name(ours)
         if ours not in targets and theirs is not None and theirs not in claimed:
             pieces[ours] = Piece(ours, theirs, shape, kind.form(theirs), None)
     windows = numbering(model_class, source_json if kind.of_pictures else config_json).windows
@@ -422,6 +424,6 @@ def _why_unplaced(kind: Kind, model_class: type[PreTrainedModel], ours: str) -> 
         return "the configuration has no task tokens"
     if ours.startswith(OPTIONAL):
         return f"{model_class.__name__} has no such head"
-    if kind is BERT and ours.startswith(FUSION):
+    if kind.name == BERT.name and ours.startswith(FUSION):
         return "the configuration has fewer layers"
     return None

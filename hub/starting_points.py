@@ -36,7 +36,7 @@ from .weight_files import WeightsError, first_line, read_weights
 
 Source = Mapping[str, Any] | str | os.PathLike
 
-PARTS = {"vision": (BACKBONE,), "text": (TEXT, FUSION, MLM)}
+PARTS = {"vision": (BACKBONE,), "text": (TEXT, FUSION, MLM, "answer_head.0.")}
 """What is taken of each source; the masked-language head only if the model has one."""
 BERT_FIELDS = (
     *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act"),

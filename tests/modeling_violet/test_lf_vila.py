@@ -3,12 +3,11 @@
 import pytest
 import torch
 from lf_vila import LfVila
-from lf_vila_models import INSTANCES, model_config, text_config
+from lf_vila_models import model_config, text_config
 
 from violet import VioletConfig
 from violet.hub import from_original
 from violet.modeling_violet import VioletForMultipleChoice, VioletForPreTraining
-from violet.modeling_violet.losses import masked_cross_entropy
 from violet.modeling_violet.texts import build_text_side
 from violet.modeling_violet.texts.paragraph_text import LfVilaParagraphText
 
@@ -157,7 +156,8 @@ def side_of(**changes) -> LfVilaParagraphText:
     config._attn_implementation = "sdpa"
     side = build_text_side(config)
     for parameter in side.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.3)
     return side.eval()
 
 
@@ -254,6 +254,7 @@ def test_contradictions_are_refused_with_both_names(changes, says):
         side_of(**changes)
 
 
+@pytest.mark.shared
 def test_one_more_cell_or_frame_than_there_are_places_for_is_refused(goldens):
     model = build(goldens, "odd").violet
     with pytest.raises(ValueError, match=r"`video_grid_size` is \(1, 2\), and the clip's grid is \(2, 3\)"):
@@ -262,6 +263,7 @@ def test_one_more_cell_or_frame_than_there_are_places_for_is_refused(goldens):
         model.encode_videos(torch.zeros(1, 12, 3, 128, 200))
 
 
+@pytest.mark.shared
 def test_a_fused_model_learns_words_and_recognises_options(goldens):
     """Gradients reach every parameter of the text side, and masked words are read behind the paragraph's token."""
     config = model_config(goldens, "odd", match_classes=1, projection_dim=None)
@@ -277,4 +279,3 @@ def test_a_fused_model_learns_words_and_recognises_options(goldens):
         if one.grad is None or not one.grad.abs().sum()
     ]
     assert not unread or all(".key.bias" in name for name in unread)
-    assert masked_cross_entropy(torch.zeros(1, 3), torch.tensor([1])) > 0 and INSTANCES
