@@ -1,7 +1,7 @@
 """Configurations of VIOLET: the video encoder, the whole model, and the named ones."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
@@ -44,6 +44,16 @@ def _require_positive(config: PreTrainedConfig, *fields: str):
 def _require_activation(config: PreTrainedConfig):
     if config.hidden_act not in ACT2FN:
         _refuse("hidden_act", f"{config.hidden_act!r} is unknown; known are {', '.join(sorted(ACT2FN))}.")
+
+
+class SwinStage(NamedTuple):
+    """Blocks of one width and window, and whether the merging of 2 x 2 cells stands behind them."""
+
+    width: int
+    depth: int
+    num_heads: int
+    window: tuple[int, int, int]
+    merges: bool
 
 
 @strict
@@ -90,6 +100,21 @@ class VioletVisionConfig(PreTrainedConfig):
     def hidden_size(self) -> int:
         """Channels of the last stage."""
         return self.embed_dim * 2 ** (len(self.depths) - 1)
+
+    @property
+    def stages(self) -> list[SwinStage]:
+        """What the network is built of, from the first stage to the last."""
+        frames, rows, columns = self.window_size
+        last = len(self.depths) - 1
+        return [
+            SwinStage(self.embed_dim * 2**i, depth, heads, (frames, rows, columns), merges=i < last)
+            for i, (depth, heads) in enumerate(zip(self.depths, self.num_heads, strict=True))
+        ]
+
+    @property
+    def temporal_shift(self) -> bool:
+        """Whether every second block's windows are shifted in time too."""
+        return True
 
     @property
     def cell(self) -> tuple[int, int, int]:
@@ -151,12 +176,14 @@ class VioletConfig(PreTrainedConfig):
             `modeling_violet.fusions`. `None` is BERT's encoder (VIOLET), which the fields here describe; of the type
             `none` there is no fusion: videos and texts are compared by their vectors. (By the name `fusion_config`
             transformers itself looks for fused kernels.)
-        vision_positions (`str`): what is added to the vision encoder's states: `"violet"` (a token for each frame,
-            learned places in the frame and in time, and a norm) or `"none"` (the encoder's states as they are).
+        vision_positions (`str`): what is added to the vision encoder's states: `"violet"` (a token a frame, learned
+            places in the frame and in time, and a norm), `"cells"` (a learned place a cell and a frame, and a norm),
+            or `"none"` (the encoder's states as they are).
         fusion_norm (`str`): `"post"` (BERT, the published models) or `"pre"` (normalised before each sub-layer,
             easier to train from scratch).
         num_video_frames (`int`): frames that have a learned place in time; more are interpolated.
-        video_grid_size (`int`): side of the grid of learned patch positions; larger grids are interpolated.
+        video_grid_size (`int`): side of the grid of learned patch positions; larger grids are interpolated. With
+            the positions `"cells"` it may be (rows, columns).
         hidden_frame_order (`bool`): whether a frame's place in time can be hidden (VIOLETv2).
         clip_summary (`bool`): whether each frame's special token holds a summary of the whole clip that keeps the
             order of its frames; off in the published models. A small fusion encoder learns time from it.
@@ -170,11 +197,20 @@ class VioletConfig(PreTrainedConfig):
             `masked_vision.MVM_TARGETS`, each with the options of its head (`{}` for its defaults).
         objectives (`dict[str, dict]`): pre-training objectives beyond those that every model has: names of
             `objective.OBJECTIVES`, each with its options (`{}` for its defaults).
+        head_type (`str`): what reads the first text state to tell answers and matches: `"mlp"` (VIOLET), or `"pooler"`
+            (BERT's: a layer with tanh, then one linear layer). For the class of a video by itself also `"embedding"`,
+            a linear layer on its embedding before the fusion.
+        match_classes (`int`): outputs of a match head: 1, a score, or 2, "no match" and "match" (BERT's), whose
+            difference is the score; 2 needs the head type `"pooler"`.
+        span_head (`bool`): whether multiple choice also tells of each step in time whether the answer is seen there.
         match_temperature (`float`): what match scores are divided by before their softmax.
         retrieval_directions (`int`): 1 for a loss over the texts of each video (VIOLET), 2 for both ways (VIOLETv2).
         label_smoothing (`float`): the part of each target that the tasks' losses spread over all classes.
         next_word_prediction (`bool`): whether captioning predicts a word from the word before it, instead of from a
             [MASK] in its own place (the published models).
+        weights_license (`str`, *optional*): the terms, in words, under which others gave the weights that this model
+            was made of, if these may not be passed on, nor what is derived from them. It stays with every model that
+            is trained from this one; the card says it, and a push asks for an explicit word.
         mask_token_id, bos_token_id, eos_token_id (`int`): [MASK], [CLS] and [SEP], with which texts are written;
             by default BERT's.
     """
@@ -205,7 +241,7 @@ class VioletConfig(PreTrainedConfig):
     pad_token_id: int | None = 0
     fusion_norm: str = "post"
     num_video_frames: int = 6
-    video_grid_size: int = 14
+    video_grid_size: int | list[int] | tuple[int, ...] = 14
     hidden_frame_order: bool = True
     clip_summary: bool = False
     num_task_tokens: int = 0
@@ -216,10 +252,14 @@ class VioletConfig(PreTrainedConfig):
     contrastive_weight: float | int = 1.0
     mvm_targets: dict[str, dict[str, int | float]] | None = None
     objectives: dict[str, dict[str, Any]] | None = None
+    head_type: str = "mlp"
+    match_classes: int = 1
+    span_head: bool = False
     match_temperature: float = 0.05
     retrieval_directions: int = 2
     label_smoothing: float | int = 0.0
     next_word_prediction: bool = False
+    weights_license: str | None = None
     mask_token_id: int = 103
     bos_token_id: int | None = 101
     eos_token_id: int | list[int] | None = 102
@@ -255,7 +295,8 @@ class VioletConfig(PreTrainedConfig):
     def to_dict(self) -> dict[str, Any]:
         """The fields, without those of other parts that have their defaults: VIOLETs are saved as they always were."""
         unused = {"text_config": None, "fusion_model_config": None, "projection_type": "in_order", "objectives": None}
-        unused["vision_positions"] = "violet"
+        unused |= {"vision_positions": "violet", "head_type": "mlp", "match_classes": 1, "span_head": False}
+        unused["weights_license"] = None
         fields = super().to_dict().items()
         return {name: value for name, value in fields if name not in unused or value != unused[name]}
 
@@ -272,8 +313,14 @@ class VioletConfig(PreTrainedConfig):
             "max_position_embeddings",
             "type_vocab_size",
             "num_video_frames",
-            "video_grid_size",
         )
+        sides = [self.video_grid_size] if isinstance(self.video_grid_size, int) else list(self.video_grid_size)
+        if min(sides, default=0) < 1 or (len(sides) != 1 and (len(sides) != 2 or self.vision_positions != "cells")):
+            _refuse(
+                "video_grid_size",
+                f"must be 1 or more, and (rows, columns) only with the `vision_positions` 'cells', got "
+                f"{self.video_grid_size}.",
+            )
         _require_activation(self)
         if self.hidden_size % self.num_attention_heads:
             _refuse(
@@ -281,6 +328,12 @@ class VioletConfig(PreTrainedConfig):
             )
         if self.fusion_norm not in FUSION_NORMS:
             _refuse("fusion_norm", f"{self.fusion_norm!r} is unknown; known are {', '.join(FUSION_NORMS)}.")
+        if self.match_classes not in (1, 2):
+            _refuse("match_classes", f"must be 1 or 2, got {self.match_classes}.")
+        if self.match_classes == 2 and self.head_type != "pooler":
+            _refuse("match_classes", f"2 needs the `head_type` 'pooler', got {self.head_type!r}.")
+        if self.head_type == "embedding" and self.projection_dim is None:
+            _refuse("head_type", "'embedding' reads the embedding before the fusion, and `projection_dim` is None.")
         if self.retrieval_directions not in (1, 2):
             _refuse("retrieval_directions", f"must be 1 or 2, got {self.retrieval_directions}.")
         if not 0 <= self.label_smoothing < 1:
@@ -355,6 +408,61 @@ NAMED_CONFIGURATIONS: dict[str, dict[str, Any]] = {
         **VIDEOS_ONLY,
         "classifier_dropout": 0.0,
     },
+    "lf-vila-base": {
+        "vision_config": {"model_type": "lf_vila"},
+        "text_config": {"model_type": "paragraph"},
+        "vision_positions": "cells",
+        "video_grid_size": (2, 3),
+        "num_video_frames": 32,
+        "hidden_frame_order": False,
+        "hidden_size": 1024,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 16,
+        "intermediate_size": 4096,
+        "projection_dim": 1024,
+        "projection_type": "paragraph_and_clips",
+        "head_type": "pooler",
+        "match_classes": 2,
+    },
+    "lf-vila-tiny": {
+        "vision_config": {
+            "model_type": "lf_vila",
+            "embed_dim": 32,
+            "depths": (1, 1, 2, 1),
+            "num_heads": (1, 2, 4, 4),
+            "window_sizes": ((2, 4, 4), (4, 4, 4), (8, 2, 2), (8, 2, 2)),
+            "merge_after": (0, 1),
+            "pool_size": (1, 1),
+            "drop_path_rate": 0.0,
+            "initializer_range": 0.08,
+        },
+        "text_config": {
+            "model_type": "paragraph",
+            "num_sentence_layers": 1,
+            "num_paragraph_layers": 1,
+            "sentence_length": 32,
+            "max_sentences": 4,
+            "max_places": 129,
+        },
+        "vision_positions": "cells",
+        "video_grid_size": (2, 2),
+        "num_video_frames": 8,
+        "hidden_frame_order": False,
+        "initializer_range": 0.08,
+        "vocab_size": 512,
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+        "mask_token_id": 4,
+        "hidden_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 512,
+        "max_position_embeddings": 64,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "projection_dim": 128,
+        "projection_type": "paragraph",
+    },
     "violet-tiny": {
         "vision_config": {
             "embed_dim": 32,
@@ -410,10 +518,10 @@ def named_configuration(name: str, **overrides) -> VioletConfig:
     """
     The configuration of that name, with `overrides` in place of its fields.
 
-    `"violet-v1-base"`, `"violet-v2-base"`, `"clip-vip-base-16"`, `"clip-vip-base-32"`, `"uniformerv2-base-16-scene"`
-    and `"uniformerv2-base-16-temporal"` have the published models' shapes; `"violet-tiny"`, `"clip-vip-tiny"`
-    (64-pixel clips of four frames) and `"uniformerv2-tiny"` (of eight, without texts) train on two CPU cores in
-    minutes.
+    `"violet-v1-base"`, `"violet-v2-base"`, `"clip-vip-base-16"`, `"clip-vip-base-32"`, `"uniformerv2-base-16-scene"`,
+    `"uniformerv2-base-16-temporal"` and `"lf-vila-base"` have the published models' shapes; `"violet-tiny"`,
+    `"clip-vip-tiny"` (64-pixel clips of four frames), `"uniformerv2-tiny"` (of eight, without texts) and
+    `"lf-vila-tiny"` (of eight, with a sentence for every two) train on two CPU cores in minutes.
 
     Raises:
         ValueError: for an unknown name or field.

@@ -19,7 +19,7 @@ import numpy as np
 
 from ..processing.decoder_process import DecoderProcess
 from ..processing.decoding import DecodedVideo, VideoDecodeError, decode_video, describe_source, encoded_file
-from .sources import open_video, video_name
+from .sources import clips_of, open_video, video_name
 from .tables import TableError
 
 if TYPE_CHECKING:
@@ -102,6 +102,9 @@ class ClipReader:
         processor = self.video_processor
         num_frames = num_frames or processor.num_frames
         draw = None if processor.frame_sampling == "even" else draw
+        parts = clips_of(video)
+        if parts is not None:
+            return self._read_clips(parts, num_frames, draw, test_clip, row)
         known = video_name(video)
         key = known, num_frames, test_clip
         if draw is None and key in self.clips:
@@ -119,6 +122,22 @@ class ClipReader:
             self.clips[key] = clip
             self.free -= taken
         return clip
+
+    def _read_clips(
+        self, clips: list[str], num_frames: int, draw: int | None, test_clip: tuple[int, int], row: int | None
+    ) -> Clip:
+        """As `read`, of a video that consists of several clips: equally many frames of each, one after the other."""
+        place = "" if row is None else f"Row {row}: "
+        if not clips or num_frames % len(clips):
+            raise TableError(
+                f"{place}the video has {len(clips)} clips, and `num_frames` {num_frames} is no multiple of that."
+            )
+        read = [self.read(clip, num_frames // len(clips), draw, test_clip, row) for clip in clips]
+        sizes = {clip.frames.shape[1:] for clip in read}
+        if len(sizes) > 1:
+            shown = " and ".join(f"{size[1]} x {size[0]}" for size in sorted(sizes))
+            raise TableError(f"{place}the clips {', '.join(clips)} have frames of unequal sizes ({shown}).")
+        return Clip(np.concatenate([clip.frames for clip in read]), [i for clip in read for i in clip.indices])
 
     def _decode(self, video: Any, sample, name: str, row: int | None) -> DecodedVideo:
         try:

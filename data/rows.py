@@ -15,7 +15,7 @@ from .folders import folder_rows
 from .hub_rows import HUB, hub_rows
 from .remote import is_url
 from .shards import TarShard, find_shards, is_shards
-from .sources import absolute_reference, open_pickle, open_tsv
+from .sources import absolute_reference, join_clips, open_pickle, open_tsv
 from .tables import Row, TableError, as_dataset, iterate_table
 
 if TYPE_CHECKING:
@@ -34,6 +34,10 @@ COLUMNS = {
 What a row of each task must have. One for open-ended questions may also have `caption` and `question_type`, one for
 masked answers `options` too, of which `answer` is then the number.
 """
+
+
+TEXTS = ("caption", "question", "text")
+"""Columns that may be a list of sentences; they become one text, a sentence a line."""
 
 
 def read_rows(
@@ -61,7 +65,8 @@ def read_rows(
         check: a row -> the row as it is wanted; a `ValueError` says what is wrong with it.
 
     Returns:
-        The rows; `video` is a text for `open_video`, with an absolute path or URL.
+        The rows; `video` is a text for `open_video`, with an absolute path or URL. A list of clips becomes one video
+        (`join_clips`), a list of sentences one text with a sentence a line.
 
     Raises:
         TableError: for a file, row or column that is missing, empty or not readable, or a video that is not there.
@@ -115,6 +120,9 @@ def _with_videos(
     for number, row in rows:
         if "options" in columns and row.get("question") is None:
             row["question"] = ""
+        for column in TEXTS:
+            if isinstance(row.get(column), list | tuple):  # a paragraph, sentence by sentence
+                row[column] = "\n".join(map(str, row[column]))
         for column in columns:
             value = row.get(column)
             may_be_empty = column == "question" and "options" in columns
@@ -125,7 +133,7 @@ def _with_videos(
         if is_encoded_file(row["video"]):  # as datasets writes a column of videos
             row["video"] = _path_of_file(row["video"], f"{source}, row {number}", folder)
         if not is_container:
-            row["video"], there = locate(str(row["video"]), folder)
+            row["video"], there = _located(row["video"], locate, folder)
         count += 1
         if not there:
             absent += 1
@@ -136,6 +144,15 @@ def _with_videos(
             f"{source}, row {first[0]}: there is no video {first[1]} ({absent} of {count} rows lack theirs). "
             "Relative paths start at the table's folder, or at the video folder if one is given."
         )
+
+
+def _located(video: Any, locate: Callable[[str, Path], tuple[str, bool]], folder: Path) -> tuple[str, bool]:
+    """A row's `video`, one clip or a list of them, as one absolute text, and whether all is there."""
+    if not isinstance(video, list | tuple):
+        return locate(str(video), folder)
+    found = [locate(str(clip), folder) for clip in video]
+    absent = [clip for clip, there in found if not there]
+    return (absent[0], False) if absent else (join_clips([clip for clip, _ in found]), True)
 
 
 def _path_of_file(video: Mapping[str, Any], place: str, folder: Path) -> str:

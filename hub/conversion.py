@@ -4,6 +4,7 @@ explained, or nothing is made. The commands convert and export-original write th
 """
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from ..modeling_violet import ENCODERS, VioletPreTrainedModel
 from ..modeling_violet.encoders import find_encoder
 from ..processing import VideoTextProcessor, VioletVideoProcessor, special_tokens
 from .cards import CONVERSION_FILE
-from .layouts import BERT, CLIP_TEXT, CLIP_TOWER, EXPORTED, Kind, Shape, find_kind, holds
+from .layouts import KINDS, Kind, Shape, find_kind, holds
 from .planning import (
     POSITION_IDS,
     ConversionError,
@@ -34,6 +35,7 @@ from .planning import (
     derived_pieces,
     encoder_type,
     listed,
+    numbering,
     plan_conversion,
 )
 from .vision_models import FRAMES_OF_PICTURE_MODELS, STARTS, vision_model_type
@@ -59,6 +61,7 @@ class ConversionReport:
         assumed: what the weights do not tell and was taken for granted.
         unlike: skipped source key that follows from others and has not the numbers that it should -> its name in the
             original.
+        kept: skipped source key that a way back needs -> its name in the original, see `layouts.Kind.kept`.
         changed: source key -> how its numbers were changed beyond their shape: precision, interpolation.
     """
 
@@ -72,6 +75,7 @@ class ConversionReport:
     changed: dict[str, str] = field(default_factory=dict)
     unlike: dict[str, str] = field(default_factory=dict)
     assumed: list[str] = field(default_factory=list)
+    kept: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """As it is written into `conversion_report.json`."""
@@ -203,6 +207,8 @@ def convert_tensors(
         ConversionError: for a weight that is no floating-point tensor.
     """
     report = ConversionReport(weights.origin, plan.kind.name, plan.model_class.__name__)
+    if plan.kind.license is not None and isinstance(plan.config, VioletConfig):
+        plan.config.weights_license = plan.kind.license
     report.skipped = {**weights.skipped, **plan.skipped}
     report.new, report.assumed = dict(plan.layout.new), list(plan.assumed)
     by_name = {name: weights.tensors[source] for name, source in plan.names.items()}
@@ -238,6 +244,14 @@ def convert_tensors(
             report.changed[source] = ", ".join(changes)
     for source in report.used:
         report.skipped.pop(source, None)  # one key may be asked for in one place and not in another
+    if plan.kind.kept:
+        read = set(plan.layout.derived) | {piece.theirs for piece in plan.layout.pieces if piece.target is not None}
+        unread = {name: source for name, source in plan.names.items() if name not in read}
+        report.kept = {
+            source: name
+            for name, source in unread.items()
+            if any(re.search(pattern, name) for pattern in plan.kind.kept)
+        }
     report.loaded = dict(sorted(report.loaded.items()))
     report.new = dict(sorted(report.new.items()))
     return tensors, report
@@ -250,18 +264,15 @@ def check_settings(plan: ConversionPlan, weights: Weights) -> None:
     Raises:
         ConversionError: if a field differs.
     """
-    compared: list[tuple[Mapping[str, Any], Any]] = []
-    if plan.kind is BERT:
-        compared.append((weights.settings, plan.config))
-    elif plan.kind.system == "clip_vip" and weights.settings:
-        theirs: Any = AutoConfig.for_model(**weights.settings)
-        for side, part in (("vision_config", CLIP_TOWER), ("text_config", CLIP_TEXT)):
-            if any(piece.target is not None and piece.ours.startswith(part) for piece in plan.layout.pieces):
-                own = getattr(plan.config, side, plan.config)
-                compared.append((getattr(theirs, side, theirs).to_dict(), own))
-    for settings, own in compared:
+    if not plan.kind.told or not weights.settings:
+        return
+    theirs: Any = AutoConfig.for_model(**weights.settings)
+    for part, side in plan.kind.told.items():
+        if not any(piece.target is not None and piece.ours.startswith(part) for piece in plan.layout.pieces):
+            continue
+        settings, own = getattr(theirs, side, theirs), getattr(plan.config, side, plan.config)
         for name in ("num_attention_heads", "hidden_act", "layer_norm_eps"):
-            told, ours = settings.get(name), getattr(own, name)
+            told, ours = getattr(settings, name, None), getattr(own, name)
             if told is not None and told != ours:
                 raise ConversionError(f"{weights.origin}: `{name}` is {told} in its config.json, and {ours} in ours.")
 
@@ -276,7 +287,7 @@ def export_original(
     Args:
         model: a model, or its folder or name on the Hub. In a folder that `violet convert` wrote, what the original
             keeps twice may lie apart (`KEPT_FILE`), if it had other numbers than it should.
-        kind_name: under whose names, if there are several originals (`layouts.EXPORTED`); by default the first one's.
+        kind_name: under whose names, if several kinds are published of this system; by default the first one's.
 
     Raises:
         ConversionError: for a kind as which this model cannot be written, and for parts that the original does not
@@ -294,16 +305,18 @@ def export_original(
         if there and (options.get("shift", 0.0) != 0 or options.get("scale", 1.0) != 1):
             raise ConversionError(f"The head of {target!r} has a shift and a scale, which the original does not know.")
     vision = model.config.vision_config
-    if vision.model_type not in EXPORTED:
+    written = [kind for kind in KINDS.values() if kind.published]
+    kinds = {kind.name: kind for kind in written if kind.system == vision.model_type}
+    if not kinds:
+        known = ", ".join(repr(system) for system in dict.fromkeys(kind.system for kind in written))
         raise ConversionError(
-            f"The vision encoder is a {vision.model_type!r}, and the original knows Video Swin only: there is no form "
-            "in which its code could read this model."
+            f"The vision encoder is a {vision.model_type!r}, and originals are known of {known} only: there is no "
+            "form in which an original's code could read this model."
         )
-    kinds = {kind.name: kind for kind in EXPORTED[vision.model_type]}
     if kind_name is not None and kind_name not in kinds:
         raise ConversionError(f"A {vision.model_type!r} is written as {' or '.join(kinds)}, not as {kind_name!r}.")
-    kind = kinds[kind_name or next(iter(kinds))]
-    window = tuple(getattr(vision, "window_size", ()))
+    numbers = numbering(type(model), model.config.to_json_string(use_diff=False))
+    kind, windows = kinds[kind_name or next(iter(kinds))].fitted(numbers, numbers), numbers.windows
     pieces: dict[str, Piece] = {}
     weights: dict[str, torch.Tensor] = {}
     homeless: list[str] = []
@@ -315,13 +328,13 @@ def export_original(
             continue
         form = kind.form(theirs)
         pieces[ours] = Piece(ours, theirs, tuple(value.shape), form, target)
-        weights[theirs] = value.reshape(form.theirs(tuple(value.shape), window))
+        weights[theirs] = value.reshape(form.theirs(tuple(value.shape), windows[0] if windows else ()))
     if homeless:
         raise ConversionError(f"The original, {kind.name}, has no place for {listed(homeless)}.")
-    for name, derived in derived_pieces(kind, pieces, window).items():
-        if derived.group != POSITION_IDS or kind.writes_counters:
+    for name, derived in derived_pieces(kind, pieces, windows).items():
+        if derived.group != POSITION_IDS or kind.position_ids:
             weights[name] = kept[name] if name in kept else derived.value(weights).clone()
-    return weights
+    return {**kept, **weights}
 
 
 def load_model(source: str | os.PathLike) -> PreTrainedModel:
@@ -395,8 +408,9 @@ def convert(
     with new_folder(output) as folder:
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
-        if report.unlike:
-            kept = {name: weights.tensors[source].contiguous() for source, name in report.unlike.items()}
+        if report.unlike or report.kept:
+            unread = {**report.unlike, **report.kept}
+            kept = {name: weights.tensors[source].contiguous() for source, name in unread.items()}
             write_tensors(folder / KEPT_FILE, kept)
         facts = {"sha256": sha256(source)} if Path(source).is_file() else {}
         write_json(folder / CONVERSION_FILE, facts | report.to_dict())

@@ -12,12 +12,13 @@ down from knowledge of that code; no published file was at hand.
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from operator import methodcaller
 from typing import Any
 
 import torch
+from torch import nn
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling
 
 from ..modeling_violet.embeddings import interpolate_grid, interpolate_rows
@@ -94,7 +95,7 @@ UNIFORMERV2_CLIP_NAMES: Rules = (
     (r"\.mlp\.norm\.", ".layer_norm2."),
 )
 
-OPTIONAL = ("answer_head.", "classifier.", "mlm_head.", "mvm_heads.", "task_tokens")
+OPTIONAL = ("answer_head.", "span_head.", "classifier.", "mlm_head.", "mvm_heads.", "task_tokens")
 """What a source may lack altogether; if it holds some of such a part, it must hold the whole."""
 BACKBONE, TEXT, FUSION = "video_encoder.swin.", "text_embeddings.", "fusion.layers."
 MLM = "mlm_head."
@@ -162,9 +163,47 @@ def _inflate_patches(value: torch.Tensor, shape: Shape) -> torch.Tensor:
     return value.unsqueeze(2).expand(shape) / shape[2]
 
 
+def _resize_table(window: Shape, value: torch.Tensor, shape: Shape) -> torch.Tensor:
+    """
+    (offsets in a frame, heads) -> (offsets in the window, heads): resized bicubically to the window's rows and
+    columns, the same for each distance in time
+    """
+    side, (frames, rows, columns) = math.isqrt(len(value)), (2 * length - 1 for length in window)
+    # (offsets, heads) -> (1, heads, side, side) -> (1, heads, rows, columns) -> (rows * columns, heads)
+    picture = value.t().unflatten(1, (side, side)).unsqueeze(0)
+    picture = nn.functional.interpolate(picture, size=(rows, columns), mode="bicubic", align_corners=False)
+    return picture[0].flatten(1).t().repeat(frames, 1)
+
+
+def _tile_patches(value: torch.Tensor, shape: Shape) -> torch.Tensor:
+    """(width, channels, side, side) -> larger patches that give the mean of the small ones: tiled, and divided"""
+    tiles = shape[3] // value.shape[2]
+    return _inflate_patches(value.repeat(1, 1, tiles, tiles) / tiles**2, shape)
+
+
 def _inflate_table(value: torch.Tensor, shape: Shape) -> torch.Tensor:
     """(offsets in a frame, heads) -> (offsets in a window, heads), the same for each distance in time"""
     return value.repeat(shape[0] // value.shape[0], 1)
+
+
+@dataclass(frozen=True)
+class Numbering:
+    """
+    What the numbers in our names depend on, of a model's class and configuration.
+
+    Attributes:
+        model_class: the class's name.
+        depths: blocks of each stage of a Video Swin; () for other encoders.
+        windows: its window in each stage.
+        merges: the stages with a merging behind them.
+        text_layers: layers of the text side that read sentences, and those that read paragraphs; () for others.
+    """
+
+    model_class: str = ""
+    depths: tuple[int, ...] = ()
+    windows: tuple[Shape, ...] = ()
+    merges: tuple[int, ...] = ()
+    text_layers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,14 +222,25 @@ class Kind:
             has something else under these names.
         of_pictures: whether it knows no time.
         absent: pattern of our names that it does not hold, within `parts`.
-        system: what its sizes make, a name of `sizing.SYSTEMS`.
-        writes_counters: whether published files hold `position_ids`.
+        numbers: what our names become before they are looked up in `parts`, if both number layers differently.
+        fit: (this kind, a model's numbering, that of the source) -> the kind for that model, if names or forms depend
+            on it. See `fitted`.
+        classes: pattern of their names -> the class of model that weights with such a name are of, the first that
+            fits; () where heads tell it, see `planning.infer_class`.
+        kept: pattern of their names -> why a model has no place for it. It is kept beside a converted model, for the
+            way back.
+        joined: a pattern, and names of tensors that are one in ours, see `weight_files.join`.
+        system: the `model_type` of the vision encoder that its weights become, or of the model that they start; how
+            its sizes are told, see `sizing.SYSTEMS`.
+        published: whether files of this kind are published, so that a model of the system can be written as one.
+        position_ids: whether its files hold `position_ids`.
+        license: the terms of published weights of this kind, if they may not be passed on.
         tokenizer: with which its texts are read, a name on the Hub; None if it reads none.
         max_length: tokens of a text, beyond which it is cut; None for the processor's own.
         frames: how its frames are chosen, fitted and normalised: settings of `VioletVideoProcessor`.
+        told: beginnings of our names -> the part of a `config.json` beside the weights ("" is the whole) that tells
+            what their shapes do not.
         assumed: what its shapes do not tell, and is taken for granted without a configuration, for the report.
-        spare: pattern of their names -> why a model may have no place for it.
-        joined: a pattern, and names of tensors that are one in ours, see `weight_files.join`.
     """
 
     name: str
@@ -201,14 +251,24 @@ class Kind:
     needs: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     of_pictures: bool = False
     absent: str | None = None
-    system: str = "violet"
-    writes_counters: bool = False
+    numbers: Rules = ()
+    fit: Callable[["Kind", "Numbering", "Numbering"], "Kind"] | None = None
+    classes: tuple[tuple[str, str], ...] = ()
+    kept: Mapping[str, str] = field(default_factory=dict)
+    joined: tuple[str, tuple[str, ...]] | None = None
+    system: str = "violet_vision"
+    published: bool = False
+    position_ids: bool = False
+    license: str | None = None
     tokenizer: str | None = "bert-base-uncased"
     max_length: int | None = None
     frames: Mapping[str, Any] = field(default_factory=dict)
+    told: Mapping[str, str] = field(default_factory=dict)
     assumed: tuple[str, ...] = ()
-    spare: Mapping[str, str] = field(default_factory=dict)
-    joined: tuple[str, tuple[str, ...]] | None = None
+
+    def fitted(self, model: "Numbering", source: "Numbering") -> "Kind":
+        """The kind for a model of that numbering."""
+        return self if self.fit is None else self.fit(self, model, source)
 
     def their_name(self, ours: str) -> str | None:
         """What this kind calls it, or None if it holds no such thing."""
@@ -216,6 +276,7 @@ class Kind:
 
     def part(self, ours: str) -> str | None:
         """The first of `parts` that our name begins with."""
+        ours = rename(ours, self.numbers)
         return next((start for start in self.parts if ours.startswith(start)), None)
 
     def serves(self, part: str, config: Mapping[str, Any]) -> bool:
@@ -243,7 +304,7 @@ def _their_name(kind: Kind, ours: str) -> str | None:
     if part is None or found is None or (kind.absent and re.search(kind.absent, ours)):
         return None
     theirs, rules = found
-    return theirs + rename(ours.removeprefix(part), rules)
+    return theirs + rename(rename(ours, kind.numbers).removeprefix(part), rules)
 
 
 VIOLET = Kind(
@@ -269,6 +330,7 @@ VIOLET = Kind(
         r"^enc_img\.emb_len$": Form(lambda shape, window: (1, shape[0], 1, shape[1]), _resize_frames, 1),
         r"^decoder_\w+\.0\.weight$": Form(lambda shape, window: (*shape, 1, 1)),
     },
+    published=True,
 )
 
 ANOTHER_HEAD = "a head of another task"
@@ -288,6 +350,55 @@ INFLATED = {
         lambda shape, window: ((2 * window[1] - 1) * (2 * window[2] - 1), *shape[1:]), _inflate_table
     ),
 }
+SWIN_PATCH = 4
+"""Side of a patch of every Swin for pictures, in pixels."""
+
+
+@cache
+def _spread(kind: Kind, model: Numbering, source: Numbering) -> Kind:
+    """
+    A Swin for pictures, for a model whose stages are others than its own: its blocks in their order onto the model's,
+    its mergings in their order onto the model's, its tables resized to each stage's window.
+    """
+    if not model.depths or (model.depths, model.merges) == (source.depths, source.merges):
+        return kind
+    places = [f"{stage}.blocks.{block}" for stage, depth in enumerate(source.depths) for block in range(depth)]
+
+    def place(stage: int, block: int) -> str:
+        return places[min(sum(model.depths[:stage]) + block, len(places) - 1)]
+
+    def merging(found: re.Match) -> str:
+        stage = int(found[1])
+        return f"stages.{model.merges.index(stage) if stage in model.merges else stage}.downsample."
+
+    forms = {
+        r"^(patch_embed\.proj|embeddings\.patch_embeddings\.projection)\.weight$": Form(
+            lambda shape, window: (
+                *shape[:2],
+                *[SWIN_PATCH if side % SWIN_PATCH == 0 else side for side in shape[3:]],
+            ),
+            _tile_patches,
+        )
+    }
+    side = 2 * source.windows[0][1] - 1
+    for stage, (depth, window) in enumerate(zip(model.depths, model.windows, strict=True)):
+        for block in range(depth):
+            theirs = re.escape(f"layers.{place(stage, block)}")
+            forms[theirs + r"\..*relative_position_bias_table$"] = Form(
+                lambda shape, window: (side * side, *shape[1:]), partial(_resize_table, window)
+            )
+    numbers: Rules = (
+        (
+            r"stages\.(\d+)\.blocks\.(\d+)\.",
+            lambda found: f"stages.{place(int(found[1]), int(found[2]))}.",
+        ),
+        (r"stages\.(\d+)\.downsample\.", merging),
+        (r"(?<=^video_encoder\.swin\.)clip_merging\.", f"stages.{len(source.depths) - 2}.downsample."),
+        (r"(?<=^video_encoder\.swin\.)clip_norm\.", "norm."),
+    )
+    return replace(kind, forms=forms, numbers=numbers, fit=None)
+
+
 SWIN_2D = Kind(
     "Swin (pictures), inflated in time",
     parts={BACKBONE: ("", SWIN)},
@@ -295,6 +406,7 @@ SWIN_2D = Kind(
     skipped={r"^head\.": ANOTHER_HEAD, r"\.attn_mask$": "computed, for pictures of one size"},
     aliases=((r"^backbone\.", ""),),
     of_pictures=True,
+    fit=_spread,
 )
 SWIN_TRANSFORMERS = Kind(
     "transformers' Swin (pictures), inflated in time",
@@ -311,12 +423,33 @@ SWIN_TRANSFORMERS = Kind(
     },
     aliases=((r"^swin\.", ""),),
     of_pictures=True,
+    fit=_spread,
 )
 TORCHVISION = Kind(
     "torchvision's swin3d",
     parts={BACKBONE: ("", SWIN_TORCHVISION)},
     skipped={r"^head\.": ANOTHER_HEAD},
 )
+
+
+@cache
+def _bert_in_three(kind: Kind, model: Numbering, source: Numbering) -> Kind:
+    """A BERT for a text side of sentences and paragraphs: its layers in one row, its places for both tables."""
+    if not model.text_layers:
+        return kind
+    first = {"sentence_layers": 0, "paragraph_layers": model.text_layers[0], "fusion": sum(model.text_layers)}
+    numbers: Rules = (
+        (
+            r"^(?:text_embeddings\.(sentence_layers|paragraph_layers)|(fusion)\.layers)\.(\d+)\.",
+            lambda found: f"{FUSION}{first[found[1] or found[2]] + int(found[3])}.",
+        ),
+        (r"^text_embeddings\.embeddings\.", TEXT),
+        (r"^text_embeddings\.places\.position_embeddings\.", TEXT + "position_embeddings."),
+    )
+    parts = {TEXT + "places.": None, **kind.parts, "answer_head.0.": ("pooler.dense.", ())}
+    return replace(kind, parts=parts, numbers=numbers, fit=None)
+
+
 BERT = Kind(
     "BERT",
     parts={
@@ -326,6 +459,8 @@ BERT = Kind(
     },
     skipped={r"^pooler\.": "VIOLET reads [CLS] without a pooler", r"^cls\.seq_relationship\.": ANOTHER_HEAD},
     aliases=((r"^bert\.", ""), (r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias")),
+    fit=_bert_in_three,
+    told={"": ""},
 )
 SWINBERT = Kind(
     "SwinBERT",
@@ -344,6 +479,74 @@ SWINBERT = Kind(
     },
 )
 
+
+@cache
+def _paragraph_layers(kind: Kind, model: Numbering, source: Numbering) -> Kind:
+    """BERT's layers in one row: those of sentences, those of paragraphs, the fusion's. And whose the last layer is."""
+    first = dict(zip((f"{TEXT}sentence_layers", f"{TEXT}paragraph_layers"), (0, *model.text_layers), strict=False))
+    first["fusion.layers"] = sum(model.text_layers)
+    row: Rules = (
+        (
+            r"^(text_embeddings\.sentence_layers|text_embeddings\.paragraph_layers|fusion\.layers)\.(\d+)\.",
+            lambda found: f"text_layers.{first[found[1]] + int(found[2])}.",
+        ),
+    )
+    parts = dict(kind.parts)
+    if model.model_class in ("VioletForQuestionAnswering", "VioletForMultipleChoice"):
+        parts["answer_head.3."] = ("text_encoder.classifier.", ())
+    return replace(kind, parts=parts, numbers=row, fit=None)
+
+
+LF_VILA_HEADS = r"^text_encoder\.(bert\.pooler|cls|seq_relationship|classifier|span_classifier)\."
+LF_VILA_TERMS = (
+    "LF-VILA's published weights stand under a licence of Microsoft Research "
+    "(https://github.com/microsoft/XPretrain): non-commercial use only, and neither the weights nor anything derived "
+    "from them may be passed on."
+)
+LF_VILA = Kind(
+    "LF-VILA",
+    parts={
+        BACKBONE + "clip_merging.": ("video_encoder.local_feat_proj.", ()),
+        BACKBONE + "clip_norm.": ("video_encoder.norm_local.", ()),
+        BACKBONE: ("video_encoder.", SWIN),
+        "video_encoder.cell_embeddings.weight": ("video_token_pos.s_pos_embed", ()),
+        "video_encoder.frame_embeddings.weight": ("video_token_pos.t_pos_embed", ()),
+        "video_encoder.norm.": ("video_token_pos.norm.", ()),
+        TEXT + "embeddings.": ("text_encoder.bert.embeddings.", EMBEDDINGS),
+        TEXT + "places.": ("sent_embedding.", ()),
+        "text_layers.": ("text_encoder.bert.encoder.layer.", LAYERS),
+        "projection.video_projection.": ("video_global_proj.", ()),
+        "projection.text_projection.": ("text_global_proj.", ()),
+        "projection.clip_projection.": ("video_local_proj.", ()),
+        "projection.sentence_projection.": ("text_local_proj.", ()),
+        "answer_head.0.": ("text_encoder.bert.pooler.dense.", ()),
+        "answer_head.3.": ("text_encoder.seq_relationship.", ()),
+        "span_head.": ("text_encoder.span_classifier.", ()),
+        "classifier.": ("classifier.", ()),
+        MLM: ("text_encoder.cls.predictions.", MASKED_WORDS),
+    },
+    forms={
+        r"^video_token_pos\.s_pos_embed$": Form(lambda shape, window: (1, 1, *shape)),
+        r"^video_token_pos\.t_pos_embed$": Form(lambda shape, window: (1, shape[0], 1, shape[1])),
+    },
+    kept={
+        r"^video_encoder\.(local_feat_proj|norm_local)\.": "the original computes it, and reads the last map instead",
+        LF_VILA_HEADS: "a head that this class of model does not have",
+        r"^(video|text)_(local|global|frame)_proj\.": "a projection that this class of model does not have",
+    },
+    classes=(
+        (r"^text_encoder\.span_classifier\.", "VioletForMultipleChoice"),
+        (r"^text_encoder\.classifier\.", "VioletForQuestionAnswering"),
+        (r"^classifier\.", "VioletForVideoClassification"),
+        (r"^video_token_pos\.", "VioletForPreTraining"),
+        (r"", "VioletForRetrieval"),
+    ),
+    license=LF_VILA_TERMS,
+    system="lf_vila",
+    published=True,
+    position_ids=True,
+    fit=_paragraph_layers,
+)
 CLIP_PICTURES = re.compile(r"(vision_model\.)?pre_layrnorm\.")
 CLIP_WORDS = re.compile(r"(text_model\.)?embeddings\.token_embedding\.")
 CLIP_TOWER, CLIP_TEXT = "video_encoder.clip_vip.", "text_embeddings.model."
@@ -354,7 +557,7 @@ def _resize_clip_grid(value: torch.Tensor, shape: Shape) -> torch.Tensor:
     sides = [math.isqrt(length - 1) for length in (value.shape[0], shape[0])]
     # (side², D) -> (1, D, side, side) -> (1, D, our side, our side) -> (our side², D)
     grid = value[1:].unflatten(0, (sides[0], sides[0])).permute(2, 0, 1)[None]
-    grid = torch.nn.functional.interpolate(grid, size=(sides[1], sides[1]), mode="bicubic", align_corners=False)
+    grid = nn.functional.interpolate(grid, size=(sides[1], sides[1]), mode="bicubic", align_corners=False)
     return torch.cat([value[:1], grid[0].flatten(1).t()])
 
 
@@ -405,10 +608,12 @@ def _clip(name: str, held: Iterable[str] = CLIP_NAMES, prefix: str = "", tower: 
             **{ours: ("projection_type", "pooled") for ours in CLIP_NAMES if ours.startswith("projection.")},
         },
         system="clip_vip",
-        writes_counters=True,
+        published=bool(prefix),
+        position_ids=True,
         tokenizer="openai/clip-vit-base-patch32",
         max_length=70,  # of CLIP-ViP's pre-training
         frames=CLIP_FRAMES,
+        told={CLIP_TOWER: "vision_config", CLIP_TEXT: "text_config"},
     )
 
 
@@ -460,7 +665,8 @@ UNIFORMERV2, UNIFORMERV2_OPENMMLAB = (
             "`num_attention_heads` is the width / 64",
             "`global_layers` are the last ones, as many as there are global blocks",
         ),
-        spare={r"\.balance$": "the configuration's features are the query, without the class tokens"},
+        published=True,
+        kept={r"\.balance$": "the configuration's features are the query, without the class tokens"},
     )
     for name, head in (
         ("UniFormerV2", {"classifier.": ("backbone.transformer.proj.", ())}),
@@ -505,17 +711,11 @@ CLIP_START = _uniformerv2(
 KINDS = {
     kind.name: kind
     for kind in (
-        *(VIOLET, SWINBERT, TORCHVISION, VIDEO_SWIN, SWIN_2D, SWIN_TRANSFORMERS, BERT),
+        *(VIOLET, LF_VILA, SWINBERT, TORCHVISION, VIDEO_SWIN, SWIN_2D, SWIN_TRANSFORMERS, BERT),
         *(CLIP_VIP, CLIP, CLIP_VISION, CLIP_VISION_PROJECTED, CLIP_TEXTS, CLIP_TEXTS_PROJECTED),
         *(UNIFORMERV2, UNIFORMERV2_OPENMMLAB, OPENAI_CLIP, CLIP_START),
     )
 }
-EXPORTED: Mapping[str, tuple[Kind, ...]] = {
-    "violet_vision": (VIOLET,),
-    "clip_vip": (CLIP_VIP,),
-    "uniformerv2": (UNIFORMERV2, UNIFORMERV2_OPENMMLAB),
-}
-"""As what a model can be written back, by the `model_type` of its vision encoder; the first one by default."""
 STARTING: Mapping[str, Mapping[str, Kind]] = {
     "uniformerv2": dict.fromkeys((CLIP.name, CLIP_VISION.name, CLIP_VISION_PROJECTED.name), CLIP_START)
 }
@@ -558,6 +758,7 @@ def _kind_by_names(shapes: Mapping[str, Shape]) -> Kind | None:
         (VIOLET, r"(enc_img|enc_txt|trsfr)\."),
         (UNIFORMERV2, r"backbone\.transformer\."),
         (OPENAI_CLIP, r"visual\.(conv1|transformer)\."),
+        (LF_VILA, r"(video_encoder\.(patch_embed|layers|norm_local)|video_token_pos|sent_embedding)\."),
         (SWINBERT, r"(swin\.backbone|trans_encoder)\."),
         (TORCHVISION, r"features\.\d"),
         (SWIN_TRANSFORMERS, r"(swin\.)?(embeddings\.patch_embeddings|encoder\.layers\.\d+\.blocks)\."),

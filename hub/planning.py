@@ -14,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..configuration import VioletConfig
+from ..core.catalogue import MODELS
 from ..modeling_violet import (
     VioletForMaskedLM,
     VioletForPreTraining,
@@ -26,7 +27,7 @@ from ..modeling_violet import (
 )
 from ..modeling_violet.encoders import find_encoder
 from ..modeling_violet.encoders.video_swin import relative_position_index
-from ..modeling_violet.heads import VioletClassificationHead, VioletMaskedLMHead
+from ..modeling_violet.heads import VioletMaskedLMHead, build_head
 from ..modeling_violet.objectives.masked_vision import build_mvm_heads
 from .layouts import (
     BERT,
@@ -38,6 +39,7 @@ from .layouts import (
     VIOLET,
     Form,
     Kind,
+    Numbering,
     Shape,
     find_kind,
     holds,
@@ -156,12 +158,18 @@ def plan_conversion(
 
     try:
         of_source, conflicts = infer_configuration(kind, found, config is None, settings)
+    except WeightsError as error:
+        if config is None:
+            raise ConversionError(str(error)) from error
+        of_source, conflicts = config.to_json_string(use_diff=False), []
     except StrictDataclassError as error:
         raise ConversionError(f"The weights' shapes make no model: {str(error).splitlines()[-1].strip()}") from error
     problems += conflicts
     if model_class is None:
         model_class = infer_class(kind, found, of_source)
-    if is_tower(model_class) and isinstance(config, VioletConfig):
+        if is_vision_model(model_class) and config is not None and not isinstance(config, VioletConfig):
+            model_class = find_encoder(config).model_class or model_class
+    if is_vision_model(model_class) and isinstance(config, VioletConfig):
         config = config.vision_config
     if config is None:
         wanted = _own_configuration(kind, model_class, of_source)
@@ -170,10 +178,12 @@ def plan_conversion(
     else:
         raise ConversionError(f"{model_class.__name__} needs a {model_class.config_class.__name__}.")
 
+    own = numbering(model_class, of_source)
+    of_its_own, kind = kind.fitted(own, own), kind.fitted(numbering(model_class, wanted), own)
     starts = {part: kind.start(part) for part, theirs in kind.parts.items() if theirs and part.startswith(OPTIONAL)}
     present = frozenset(part for part, start in starts.items() if holds(found, start))
     tied = () if kind is VIOLET or MLM not in present else tuple(_absent_from_decoder(kind, found))
-    layout = _layout(kind, model_class, wanted, of_source, present, tied)  # type: ignore[arg-type]  # it is hashable
+    layout = _layout(kind, of_its_own, model_class, wanted, of_source, present, tied)  # type: ignore[arg-type]  # it is hashable
     skipped, found_problems = _compare(kind, model_class, layout, found, names)
     problems += found_problems
     if problems:
@@ -195,6 +205,9 @@ def infer_class(kind: Kind, shapes: Mapping[str, Shape], config_json: str) -> ty
     patches and no answers; a match head without them is retrieval's, which multiple choice shares. A model of two
     towers without a fusion is retrieval's, and a vision encoder only its own class.
     """
+    for pattern, name in kind.classes:
+        if any(re.match(pattern, theirs) for theirs in shapes):
+            return MODELS.find(name)
     of_model = VioletConfig.from_dict(json.loads(config_json))
     encoder = find_encoder(of_model.vision_config)
     of_videos = (f"video_encoder.{encoder.key}.", "projection.video_projection.")
@@ -218,9 +231,31 @@ def infer_class(kind: Kind, shapes: Mapping[str, Shape], config_json: str) -> ty
     return VioletModel
 
 
+def is_vision_model(model_class: type[PreTrainedModel]) -> bool:
+    """Whether it is a video encoder by itself."""
+    return not issubclass(model_class, VioletPreTrainedModel)
+
+
+def numbering(model_class: type[PreTrainedModel], config_json: str) -> Numbering:
+    """What the numbers in the names of a model's weights depend on."""
+    settings = json.loads(config_json)
+    is_whole = settings.get("model_type") == VioletConfig.model_type
+    config: Any = (VioletConfig if is_whole else model_class.config_class).from_dict(settings)
+    stages = getattr(config.vision_config if is_whole else config, "stages", ())
+    text = getattr(config, "text_config", None)
+    layers = (getattr(text, "num_sentence_layers", 0), getattr(text, "num_paragraph_layers", 0))
+    return Numbering(
+        model_class.__name__,
+        tuple(stage.depth for stage in stages),
+        tuple(stage.window for stage in stages),
+        tuple(i for i, stage in enumerate(stages) if stage.merges),
+        layers if any(layers) else (),
+    )
+
+
 def _own_configuration(kind: Kind, model_class: type[PreTrainedModel], config_json: str) -> str:
     """What the shapes tell. A backbone by itself keeps its stride in time, which in VIOLET is 1."""
-    if not is_tower(model_class):
+    if not is_vision_model(model_class):
         return config_json
     vision = json.loads(config_json)["vision_config"]
     if model_class is VioletVisionModel and kind is not VIOLET:
@@ -243,6 +278,7 @@ def _absent_from_decoder(kind: Kind, names: Mapping[str, Any]) -> Iterator[tuple
 @lru_cache(maxsize=32)
 def _layout(
     kind: Kind,
+    of_its_own: Kind,
     model_class: type[PreTrainedModel],
     config_json: str,
     source_json: str,
@@ -273,11 +309,12 @@ def _layout(
             pieces[ours] = Piece(ours, theirs, shape, kind.form(theirs), target)
     claimed = {piece.theirs for piece in pieces.values()}
     for ours, shape in source.items():
-        theirs = dict(tied).get(ours) or kind.their_name(ours)
+        theirs = dict(tied).get(ours) or of_its_own.their_name(ours)
         if ours not in pieces and theirs is not None and theirs not in claimed:
             pieces[ours] = Piece(ours, theirs, shape, kind.form(theirs), None)
-    window = tuple(config.get("vision_config", config).get("window_size", ()))  # only a Video Swin has windows
-    return Layout(tuple(pieces.values()), derived_pieces(kind, pieces, window), new, window)
+    windows = numbering(model_class, source_json if kind.of_pictures else config_json).windows
+    window = windows[0] if windows else ()  # only a Video Swin has windows
+    return Layout(tuple(pieces.values()), derived_pieces(kind, pieces, windows), new, window)
 
 
 def _index(window: Shape, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -289,21 +326,19 @@ def _places(table: str, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
     return torch.arange(len(tensors[table]))[None]
 
 
-def derived_pieces(kind: Kind, pieces: Mapping[str, Piece], window: Shape) -> dict[str, Derived]:
-    """What follows from these pieces, by the kind's names."""
+def derived_pieces(kind: Kind, pieces: Mapping[str, Piece], windows: tuple[Shape, ...]) -> dict[str, Derived]:
+    """What follows from these pieces, by the kind's names; `windows`: of each stage of a Video Swin."""
     derived: dict[str, Derived] = {}
-    effective = (1, *window[1:]) if kind.of_pictures else window
-    tokens = math.prod(effective)
     for ours, piece in pieces.items():
-        if ours.endswith("relative_position_bias_table"):
+        stage = re.search(r"stages\.(\d+)\..*relative_position_bias_table$", ours)
+        if stage is not None:
+            window = (1, *windows[0][1:]) if kind.of_pictures else windows[int(stage[1])]
+            tokens = math.prod(window)
             name = piece.theirs.replace("bias_table", "index")
             derived[name] = Derived(
-                (tokens, tokens),
-                "computed from the window size",
-                partial(_index, effective),
-                group=POSITION_INDEX,
+                (tokens, tokens), "computed from the window size", partial(_index, window), group=POSITION_INDEX
             )
-        elif places_of := re.fullmatch(r"(.*)position_embeddings?\.weight", piece.theirs):
+        elif places_of := re.fullmatch(r"(|.*\.)position_embeddings?\.weight", piece.theirs):
             name, count = f"{places_of[1]}position_ids", partial(_places, piece.theirs)
             derived[name] = Derived((1, piece.shape[0]), "computed", count, POSITION_IDS, piece.theirs)
     bias = pieces.get(MLM + "decoder.bias")
@@ -330,7 +365,7 @@ def _source_shapes(config_json: str, has: frozenset[str]) -> dict[str, Shape]:
     with torch.device("meta"):
         heads = nn.ModuleDict({"mvm_heads": build_mvm_heads(config)})
         if "answer_head." in has:
-            heads["answer_head"] = VioletClassificationHead(config, config.num_labels)
+            heads["answer_head"] = build_head(config, config.num_labels)
         if MLM in has:
             heads["mlm_head"] = VioletMaskedLMHead(config)
     shapes = {name: tuple(value.shape) for name, value in heads.state_dict().items()}
@@ -340,14 +375,9 @@ def _source_shapes(config_json: str, has: frozenset[str]) -> dict[str, Shape]:
     return {**_model_shapes(VioletModel, config_json), **shapes}
 
 
-def is_tower(model_class: type[PreTrainedModel]) -> bool:
-    """Whether a class is only a vision encoder."""
-    return not issubclass(model_class, VioletPreTrainedModel)
-
-
 def below_the_model(model_class: type[PreTrainedModel], name: str) -> str:
     """A key of a model's state dict -> its name in `layouts`."""
-    if is_tower(model_class):
+    if is_vision_model(model_class):
         return f"video_encoder.{model_class.base_model_prefix}.{name}"
     return re.sub(r"^match_head\.", "answer_head.", name.removeprefix(model_class.base_model_prefix + "."))
 
@@ -390,9 +420,13 @@ def _compare(
             missing.append(name)
     known = {piece.theirs for piece in layout.pieces} | set(layout.derived)
     unknown: list[str] = []
+    encoder = f"video_encoder.{model_class.base_model_prefix}."
+    of_encoder = tuple(theirs[0] for part, theirs in kind.parts.items() if theirs and part.startswith(encoder))
     for name in found:
         if name not in known:
-            why = next((why for pattern, why in kind.skipped.items() if re.search(pattern, name)), None)
+            why = _reason({**kind.skipped, **kind.kept}, name)
+            if why is None and is_vision_model(model_class) and not name.startswith(of_encoder):
+                why = f"{model_class.__name__} is only the video encoder"
             if why is None:
                 unknown.append(names[name])
             else:
@@ -412,23 +446,27 @@ def _compare(
     return skipped, problems
 
 
+def _reason(reasons: Mapping[str, str], name: str) -> str | None:
+    return next((why for pattern, why in reasons.items() if re.search(pattern, name)), None)
+
+
 def listed(names: list[str]) -> str:
     return ", ".join(map(repr, names[:SHOWN])) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def _why_unplaced(kind: Kind, model_class: type[PreTrainedModel], piece: Piece) -> str | None:
     ours = piece.ours
-    spare = next((why for pattern, why in kind.spare.items() if re.search(pattern, piece.theirs)), None)
-    if spare is not None:
-        return spare
-    if is_tower(model_class):
+    kept = _reason(kind.kept, piece.theirs)
+    if kept is not None:
+        return kept
+    if is_vision_model(model_class):
         return f"{model_class.__name__} is only the video encoder"
     if ours == "task_tokens":
         return "the configuration has no task tokens"
-    if kind.system != "violet" and not ours.startswith("video_encoder."):
+    if kind.part(ours) in kind.needs:
         return f"the configuration has no such part: its text side or projection is not {kind.name}'s"
     if ours.startswith(OPTIONAL):
         return f"{model_class.__name__} has no such head"
-    if kind is BERT and ours.startswith(FUSION):
+    if kind.name == BERT.name and ours.startswith(FUSION):
         return "the configuration has fewer layers"
     return None

@@ -28,6 +28,7 @@ from .layouts import (
     holds,
     is_grid,
 )
+from .sizing_lf_vila import lf_vila_sizes
 
 CODEBOOK = 8192
 """Visual tokens of DALL-E's discrete VAE: a `fc_mvm` with this many outputs predicts them, any other features."""
@@ -335,10 +336,15 @@ def _uniformerv2_sizes(sizes: Sizes, strict: bool, settings: Mapping[str, Any]) 
     return "uniformerv2-base-16-scene", *sizes.uniformerv2()
 
 
+def _lf_vila_sizes(sizes: Sizes, strict: bool, settings: Mapping[str, Any]) -> tuple[str, dict, dict]:
+    return "lf-vila-base", *lf_vila_sizes(sizes.shapes)
+
+
 SYSTEMS: Mapping[str, Callable[[Sizes, bool, Mapping[str, Any]], tuple[str, dict, dict]]] = {
-    "violet": _violet_sizes,
+    "violet_vision": _violet_sizes,
     "clip_vip": _clip_vip_sizes,
     "uniformerv2": _uniformerv2_sizes,
+    "lf_vila": _lf_vila_sizes,
 }
 """
 By `Kind.system`: (sizes, see `Sizes.original`, the config.json beside the weights) -> the named configuration, the

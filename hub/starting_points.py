@@ -44,11 +44,11 @@ Source = Mapping[str, Any] | str | os.PathLike
 
 PARTS = {
     "vision": ("projection.video_projection.",),
-    "text": (TEXT, FUSION, MLM, "projection.text_projection.", "projection.logit_scale"),
+    "text": (TEXT, FUSION, MLM, "answer_head.0.", "projection.text_projection.", "projection.logit_scale"),
 }
 """
-What is taken of each source, and of the first one the vision encoder; the masked-language head and the projection only
-if source and model have one.
+What is taken of each source, and of the first one the vision encoder; the masked-language head, the pooler and the
+projection only if source and model have one.
 """
 BERT_FIELDS = (
     *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act"),

@@ -16,7 +16,12 @@ NUM_BASES = 4
 PROJECTIONS: Registry[type["VioletProjection"]] = Registry(
     "projection",
     __package__,
-    {"in_order": "projection:VioletProjection", "pooled": "pooled_projection:VioletPooledProjection"},
+    {
+        "in_order": "projection:VioletProjection",
+        "pooled": "pooled_projection:VioletPooledProjection",
+        "paragraph": "paragraph_projection:LfVilaProjection",
+        "paragraph_and_clips": "paragraph_projection:LfVilaClipProjection",
+    },
     config_keys=("projection_type",),
 )
 """By the configuration's `projection_type`."""

@@ -1,8 +1,9 @@
 """Words and clips -> the tensors that a VIOLET model takes."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import BertTokenizer, PreTrainedTokenizerBase
@@ -23,12 +24,24 @@ class VideoTextProcessor(SavedWhole, ProcessorMixin):
         video_processor: a `VioletVideoProcessor`.
         max_length: texts are cut to this many tokens, [CLS] and [SEP] included. Saved with the processor.
         padding: True pads to the longest text of a call, "max_length" to `max_length`. Saved with the processor.
+        max_sentences: for models that read paragraphs: a text is split at its line breaks into at most that many
+            sentences, each cut and padded to `max_length`; `input_ids` are (texts, sentences * max_length). Of more,
+            the shortest neighbours are joined; a text with fewer has sentences of padding. None for texts as they are.
     """
 
-    def __init__(self, tokenizer, video_processor, max_length: int = 32, padding: bool | str = True, **kwargs):
+    def __init__(
+        self,
+        tokenizer,
+        video_processor,
+        max_length: int = 32,
+        padding: bool | str = True,
+        max_sentences: int | None = None,
+        **kwargs,
+    ):
         super().__init__(tokenizer, video_processor, **kwargs)
         self.max_length = max_length
         self.padding = padding
+        self.max_sentences = max_sentences
 
     def __call__(
         self, *positional, text=None, videos=None, images=None, return_tensors: str | None = "pt", **kwargs: Any
@@ -74,7 +87,10 @@ class VideoTextProcessor(SavedWhole, ProcessorMixin):
         data: dict[str, Any] = {}
         if text is not None:
             settings = {"return_token_type_ids": False, "return_tensors": return_tensors} | text_settings
-            data |= self.tokenizer(text, **settings)
+            if self.max_sentences is None:
+                data |= self.tokenizer(text, **settings)
+            else:
+                data |= self._paragraphs(text, settings)
         if images is not None:
             pictures = split_into_pictures(images)
             if not pictures:
@@ -85,6 +101,26 @@ class VideoTextProcessor(SavedWhole, ProcessorMixin):
         if videos is not None:
             data |= self.video_processor(videos, **{"return_tensors": return_tensors} | video_settings)
         return BatchFeature(data)
+
+    def _paragraphs(self, text: str | list[str], settings: dict[str, Any]) -> dict[str, Any]:
+        """Texts of a sentence a line -> `input_ids` and `attention_mask` (texts, sentences * max_length)."""
+        texts = [text] if isinstance(text, str) else text
+        assert self.max_sentences is not None
+        split = [join_sentences(one.split("\n"), self.max_sentences) for one in texts]
+        most = max(map(len, split), default=1)
+        flat = [sentence for sentences in split for sentence in [*sentences, *[""] * (most - len(sentences))]]
+        kind = settings.get("return_tensors")
+        settings = {**settings, "padding": "max_length", "truncation": True, "return_tensors": "np"}
+        found = self.tokenizer(flat, **settings)
+        real = np.array([bool(sentence) for sentence in flat])[:, None]
+        mask = found["attention_mask"] * real
+        padding = self.tokenizer.pad_token_id or 0
+        values = {"input_ids": np.where(real, found["input_ids"], padding), "attention_mask": mask}
+        # (texts * sentences, max_length) -> (texts, sentences * max_length)
+        rows = {name: value.reshape(len(texts), -1) for name, value in values.items()}
+        if kind == "pt":
+            return {name: torch.from_numpy(value).long() for name, value in rows.items()}
+        return rows if kind == "np" else {name: value.tolist() for name, value in rows.items()}
 
     def to_device(self, batch: Mapping[str, Any], device: torch.device | str) -> dict[str, Any]:
         """
@@ -111,6 +147,15 @@ def _on_device(value: Any, device: torch.device | str) -> Any:
     if isinstance(value, Mapping):
         return {name: _on_device(part, device) for name, part in value.items()}
     return value.to(device) if isinstance(value, torch.Tensor) else value
+
+
+def join_sentences(sentences: Sequence[str], most: int) -> list[str]:
+    """At most that many sentences, empty ones left out: the two neighbours that are shortest together become one."""
+    kept = [sentence.strip() for sentence in sentences if sentence.strip()]
+    while len(kept) > most:
+        i = min(range(len(kept) - 1), key=lambda i: len(kept[i]) + len(kept[i + 1]))
+        kept[i : i + 2] = [f"{kept[i]} {kept[i + 1]}"]
+    return kept
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:

@@ -29,7 +29,6 @@ from ..hub.starting_points import build_system, configuration_for, processor_of_
 from ..hub.vision_models import check_clip
 from ..modeling_violet import VioletPreTrainedModel
 from ..modeling_violet.encoders import find_encoder
-from ..modeling_violet.heads import VioletClassificationHead, VioletPooledHead
 from ..processing import VideoTextProcessor, special_tokens
 from .arguments import DataArguments, FinetuningArguments, ModelArguments, SettingsError, set_frames
 from .checkpoints import checkpoint_to_resume
@@ -198,14 +197,7 @@ def build_model(
         )
     if task.label_head and not new_model and before != list(changes["id2label"].values()):
         # A head of the same size would be loaded all the same.
-        classes, width = len(changes["id2label"]), model.base_model.vision_encoder.pooled_size
-        pooled = isinstance(getattr(model, task.label_head), VioletPooledHead)
-        head = (
-            VioletPooledHead(model.config, classes, width)
-            if pooled
-            else VioletClassificationHead(model.config, classes)
-        )
-        setattr(model, task.label_head, head.apply(model._init_weights))
+        setattr(model, task.label_head, model.new_label_head().apply(model._init_weights))
     if own.get_vocab() != processor.tokenizer.get_vocab():
         kept = exchange_vocabulary(model, own, processor.tokenizer)
         logger.warning(

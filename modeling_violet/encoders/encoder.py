@@ -17,6 +17,7 @@ ENCODERS: Registry[Any] = Registry(
     {
         "violet_vision": "video_swin:VioletVisionModel",
         "clip_vip": "clip_vip:ClipVip",
+        "lf_vila": "temporal_windows:LfVilaVisionModel",
         "frame_by_frame": "frame_by_frame:FrameByFrame",
         "timesformer": "whole_clip:WholeClip",
         "videomae": "whole_clip:WholeClip",
