@@ -16,6 +16,7 @@ ENCODERS: Registry[Any] = Registry(
     __package__,
     {
         "violet_vision": "video_swin:VioletVisionModel",
+        "hd_vila": "two_resolutions:HdVilaVisionModel",
         "frame_by_frame": "frame_by_frame:FrameByFrame",
         "timesformer": "whole_clip:WholeClip",
         "videomae": "whole_clip:WholeClip",
