@@ -13,6 +13,7 @@ from ..core.files import MANIFEST, seal, write_json, write_tensors
 from ..data import open_video
 from ..data.loading import SAMPLE_ERRORS
 from ..modeling_violet import Tokens
+from ..modeling_violet.tokens import take_pixels
 from .provenance import settings_hash, weights_hash
 from .searching import GalleryError
 from .sharing import gather, on_first, own_share
@@ -184,10 +185,10 @@ class _Clips(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def __getitem__(self, place: int) -> tuple[int, torch.Tensor | str]:
+    def __getitem__(self, place: int) -> tuple[int, dict[str, torch.Tensor] | str]:
         number = self.numbers[place]
         try:
-            return number, self.processor(videos=[open_video(self.videos[number])])["pixel_values_videos"]
+            return number, take_pixels(self.processor(videos=[open_video(self.videos[number])]).data)
         except SAMPLE_ERRORS as error:
             if not self.skip_bad:
                 raise
@@ -217,7 +218,8 @@ def _encode_part(
         if not read:
             continue
         kept += [number for number, _ in read]
-        tokens = model.violet.encode_videos(torch.cat([clip for _, clip in read]).to(model.device))
+        pixels = {name: torch.cat([clip[name] for _, clip in read]).to(model.device) for name in read[0][1]}
+        tokens = model.violet.encode_videos(**pixels)
         facts |= {"grid": json.dumps(tokens.grid), "num_special_per_frame": str(tokens.num_special_per_frame)}
         made = {"tokens": tokens.tokens, "mask": tokens.mask}
         if model.violet.has_embeddings:

@@ -1,6 +1,7 @@
 """The video's side of the model: a vision encoder's states, with their places, as the tokens that enter the fusion."""
 
 import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -59,14 +60,29 @@ class VioletVideoEncoder(nn.Module):
         """The vision encoder's model."""
         return self._modules[self.encoder.key]  # type: ignore[return-value]
 
+    def mask_inputs(self, pixels: dict[str, torch.Tensor], masked: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The same cells in all inputs: of the first as the encoder says, of each other one equal parts of it."""
+        (first, videos), *others = pixels.items()
+        hidden = {first: self.mask_patches(videos, masked)}
+        for name, one in others:
+            parts = [
+                side // cells for side, cells in zip((one.shape[1], *one.shape[3:]), masked.shape[1:], strict=True)
+            ]
+            hidden[name] = self._mask_cells(one, masked, parts)
+        return hidden
+
     def mask_patches(self, pixels: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
         """Sets the cells (batch, steps, rows, columns) that are True to the configuration's value."""
         frames, height, width = pixels.shape[1], *pixels.shape[3:]
         expected = (len(pixels), *self.encoder.grid(frames, height, width))
         if masked.shape != expected:
             raise ValueError(f"`bool_masked_pos` has shape {tuple(masked.shape)}; these videos need {expected}.")
+        return self._mask_cells(pixels, masked, self.encoder.cell)
+
+    def _mask_cells(self, pixels: torch.Tensor, masked: torch.Tensor, cell: Sequence[int]) -> torch.Tensor:
+        frames, height, width = pixels.shape[1], *pixels.shape[3:]
         masked = masked.bool()
-        for dim, pixels_of_cell in enumerate(self.encoder.cell, start=1):
+        for dim, pixels_of_cell in enumerate(cell, start=1):
             masked = masked.repeat_interleave(pixels_of_cell, dim=dim)
         _, steps, rows, columns = masked.shape  # cut to the video, or up to it if its edge is in no cell
         masked = nn.functional.pad(masked, (0, width - columns, 0, height - rows, 0, frames - steps))
@@ -74,20 +90,23 @@ class VioletVideoEncoder(nn.Module):
 
     def forward(
         self,
-        pixels: torch.Tensor,
+        pixels: torch.Tensor | Mapping[str, torch.Tensor],
         bool_masked_pos: torch.Tensor | None = None,
         hidden_frame_order: torch.Tensor | None = None,
     ) -> Tokens:
         """
         Args:
-            pixels: (batch, frames, channels, height, width), normalised.
+            pixels: (batch, frames, channels, height, width), normalised; or what the encoder's `inputs` names.
             bool_masked_pos: (batch, steps, rows, columns), True where the pixels of a cell of the encoder's grid are
                 hidden.
             hidden_frame_order: (batch, steps), True where a step's place in time is hidden.
         """
+        named = pixels if isinstance(pixels, Mapping) else {self.encoder.inputs[0]: pixels}
+        named = self.encoder.in_order(named)
         if bool_masked_pos is not None:
-            pixels = self.mask_patches(pixels, bool_masked_pos)
-        states = self.encoder.states(self.vision_model, pixels)
+            named = self.mask_inputs(named, bool_masked_pos)
+        first, *others = named
+        states = self.encoder.states(self.vision_model, named[first], **{name: named[name] for name in others})
         features = self.projection(states.last_hidden_state)
         batch, frames, rows, columns, width = features.shape
         in_time = interpolate_rows(self.frame_embeddings, frames).unsqueeze(0)  # (1, frames, width)

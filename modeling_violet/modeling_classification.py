@@ -10,7 +10,7 @@ from ..core.upstream import capture_outputs, name_video_classifier
 from .heads import VioletClassificationHead
 from .losses import masked_binary_cross_entropy, masked_cross_entropy
 from .modeling_violet import VioletModel, VioletPreTrainedModel, VioletTaskOutput
-from .tokens import Tokens
+from .tokens import Tokens, take_pixels
 
 ONE_LABEL, SEVERAL_LABELS = "single_label_classification", "multi_label_classification"
 
@@ -64,9 +64,10 @@ class VioletForVideoClassification(VioletPreTrainedModel):
         Raises:
             ValueError: for labels of another shape than `problem_type` has.
         """
-        if video_tokens is None and pixel_values_videos is not None:
-            video = self.violet.encode_videos(pixel_values_videos)
-        elif video_tokens is not None and pixel_values_videos is None:
+        pixels = take_pixels(kwargs, pixel_values_videos)
+        if video_tokens is None and pixels:
+            video = self.violet.encode_videos(**pixels)
+        elif video_tokens is not None and not pixels:
             video = video_tokens
         else:
             raise ValueError("Give exactly one of `pixel_values_videos` and `video_tokens`.")

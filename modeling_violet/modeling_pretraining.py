@@ -18,6 +18,7 @@ from .modeling_violet import VioletModel, VioletPreTrainedModel
 from .objectives.masked_vision import build_mvm_heads
 from .objectives.objective import Objective, objectives_of, why_absent
 from .objectives.passes import Passes
+from .tokens import take_pixels
 
 
 @dataclass
@@ -176,6 +177,7 @@ class VioletForPreTraining(VioletPreTrainedModel):
             "mvm_targets": mvm_targets or {},
         }
         own = {name for one in self.objectives.values() for name in (*one.needs, *one.takes)}
+        inputs |= take_pixels(kwargs)
         inputs |= {name: kwargs.pop(name) for name in own.intersection(kwargs)}
         if objectives is None:
             objectives = {name: 1.0 for name, one in self.objectives.items() if one.is_asked_for(inputs)}

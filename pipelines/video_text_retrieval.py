@@ -149,9 +149,10 @@ class VideoTextRetrievalPipeline(VideoTextPipeline):
         inputs, size = list(new.values()), self.check_batch_size(batch_size)
         encoded = [] if gallery.video_tokens is None else [gallery.video_tokens]
         for start in range(0, len(inputs), size):
-            pixels = torch.cat([self.read_video(one) for one in inputs[start : start + size]])
+            read = [self.read_video(one) for one in inputs[start : start + size]]
+            pixels = {name: torch.cat([clip[name] for clip in read]).to(self.device) for name in read[0]}
             with self.device_placement(), torch.no_grad():
-                encoded.append(self.model.violet.encode_videos(pixels.to(self.device)))
+                encoded.append(self.model.violet.encode_videos(**pixels))
         tokens, model = Tokens.join(encoded), self.model.violet
         with self.device_placement(), torch.no_grad():
             embeds = model.embed_videos(tokens) if model.has_embeddings else None

@@ -19,6 +19,7 @@ from ..data.loading import ClipReader, FailedSamples, explained_workers
 from ..evaluation.pictures import draw_curves
 from ..hub.cards import CURVES_FILE
 from ..modeling_violet import VioletForPreTraining
+from ..modeling_violet.tokens import take_pixels
 from ..processing import VideoTextProcessor
 from .arguments import SettingsError
 from .building import (
@@ -153,7 +154,7 @@ class Pretraining:
         """Masks what is masked by attention, asks the teachers, and runs the model: (its output, what was masked)."""
         names, objectives = batch.pop("ids"), batch.pop("objectives")
         batch = self.processor.to_device(batch, self.accelerator.device)
-        inputs = {key: batch[key] for key in ("pixel_values_videos", "attention_mask")}
+        inputs = {**take_pixels(batch.copy()), "attention_mask": batch["attention_mask"]}
         changed = {key: batch[key] for key in ("input_ids", "labels", "bool_masked_pos")}
         attends = torch.tensor(float("attended" in batch), device=self.accelerator.device)
         if self.accelerator.reduce(attends, "sum") > 0:  # all processes take the pass, or none

@@ -481,7 +481,7 @@ class HdVilaVisionModel(SavedWhole, PreTrainedModel):
                 raise ValueError(
                     f"`pixel_values_detail` has shape {tuple(detail.shape)}; beside `pixel_values_videos` "
                     f"{tuple(videos.shape)} with `num_clips` {self.config.num_clips} it must have {expected}: one "
-                    f"frame a clip, {SCALE} times as high and wide."
+                    f"frame of each clip, {SCALE} times as high and wide."
                 )
 
     @capture_outputs(tie_last_hidden_states=False)

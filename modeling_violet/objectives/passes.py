@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from ..losses import IGNORE_INDEX
-from ..tokens import Tokens
+from ..tokens import Tokens, take_pixels
 
 
 def once(compute: Callable[[Any], Any]) -> property:
@@ -59,7 +59,8 @@ class Passes:
     @once
     def video(self) -> Tokens:
         """The masked videos, encoded."""
-        return self.violet.encode_videos(self.inputs["pixel_values_videos"], self.inputs["bool_masked_pos"])
+        pixels = take_pixels(dict(self.inputs))
+        return self.violet.encode_videos(**pixels, bool_masked_pos=self.inputs["bool_masked_pos"])
 
     @once
     def embeddings(self) -> tuple[torch.Tensor, torch.Tensor]:

@@ -287,7 +287,7 @@ def test_contradictory_settings_are_refused_when_the_configuration_is_built(fiel
         (
             {},
             {"videos": (7, 32, 48), "detail": (1, 128, 128)},
-            "`pixel_values_detail` has shape .* one frame a clip, 4",
+            "`pixel_values_detail` has shape .*, 4 times as",
         ),
         ({}, {"videos": (1, 32, 48), "detail": (1, 128, 192)}, "`resolutions` 'both' needs 2 or more"),
         ({}, {"videos": (5, 32, 48), "detail": (1, 128, 192)}, "5 frames a clip, and `num_frames` 7.*`interpolate`"),

@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 
 from ...data.loading import FailedSamples
 from ...evaluation.sharing import own_share
+from ...modeling_violet.tokens import take_pixels
 from ..collating import VideoTextCollator
 from ..sampling import NumberedRows
 from .task import Row
@@ -73,7 +74,8 @@ def encoded_videos(model, collator: VideoTextCollator, rows: Dataset, training: 
     for batch in evaluation_batches(model, collator, rows, training):
         if batch.read.any():
             with precision(model, training):
-                tokens = model.violet.encode_videos(batch.inputs["pixel_values_videos"][batch.read])
+                pixels = take_pixels(dict(batch.inputs))
+                tokens = model.violet.encode_videos(**{name: rows[batch.read] for name, rows in pixels.items()})
             yield batch.rows_read(), tokens
 
 
