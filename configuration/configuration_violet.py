@@ -129,6 +129,12 @@ class VioletVisionConfig(PreTrainedConfig):
             _refuse("drop_path_rate", f"must lie in [0, 1), got {self.drop_path_rate}.")
 
 
+class VioletNoPartConfig(PreTrainedConfig):
+    """Configuration of a part that a model does not have: `fusion_model_config` or `text_config`."""
+
+    model_type = "none"
+
+
 @strict
 class VioletConfig(PreTrainedConfig):
     r"""
@@ -140,10 +146,13 @@ class VioletConfig(PreTrainedConfig):
             `clip_vision_model` or `videomae`; see `modeling_violet.encoders`.
         text_config (`dict` or a configuration, *optional*): the text side, by its `model_type`, such as `bert` for a
             BERT with its layers; see `modeling_violet.texts`. `None` is BERT's embedding layer (VIOLET), which the
-            fields here describe.
+            fields here describe; of the type `none` the model reads no text.
         fusion_model_config (`dict` or a configuration, *optional*): the fusion, by its `model_type`; see
-            `modeling_violet.fusions`. `None` is BERT's encoder (VIOLET), which the fields here describe. (By the name
-            `fusion_config` transformers itself looks for fused kernels.)
+            `modeling_violet.fusions`. `None` is BERT's encoder (VIOLET), which the fields here describe; of the type
+            `none` there is no fusion: videos and texts are compared by their vectors. (By the name `fusion_config`
+            transformers itself looks for fused kernels.)
+        vision_positions (`str`): what is added to the vision encoder's states: `"violet"` (a token a frame, learned
+            places in the frame and in time, and a norm) or `"none"` (the encoder's states as they are).
         fusion_norm (`str`): `"post"` (BERT, the published models) or `"pre"` (normalised before each sub-layer,
             easier to train from scratch).
         num_video_frames (`int`): frames that have a learned place in time; more are interpolated.
@@ -180,6 +189,7 @@ class VioletConfig(PreTrainedConfig):
     vision_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None
     fusion_model_config: dict | PreTrainedConfig | None = None
+    vision_positions: str = "violet"
     vocab_size: int = 30522
     hidden_size: int = 768
     num_hidden_layers: int = 12
@@ -223,6 +233,11 @@ class VioletConfig(PreTrainedConfig):
         super().__post_init__(**without_code(kwargs))
 
     @property
+    def has_fusion(self) -> bool:
+        """Whether videos and texts meet in a fusion, and not only as vectors."""
+        return getattr(self.fusion_model_config, "model_type", None) != VioletNoPartConfig.model_type
+
+    @property
     def num_frames(self) -> None:
         """
         None: how many frames are taken of a video, the processor says. transformers' pipeline `video-classification`
@@ -240,6 +255,7 @@ class VioletConfig(PreTrainedConfig):
     def to_dict(self) -> dict[str, Any]:
         """The fields, without those of other parts that have their defaults: VIOLETs are saved as they always were."""
         unused = {"text_config": None, "fusion_model_config": None, "projection_type": "in_order", "objectives": None}
+        unused["vision_positions"] = "violet"
         fields = super().to_dict().items()
         return {name: value for name, value in fields if name not in unused or value != unused[name]}
 
@@ -281,6 +297,7 @@ class VioletConfig(PreTrainedConfig):
 
 
 AutoConfig.register(VioletVisionConfig.model_type, VioletVisionConfig, exist_ok=True)
+AutoConfig.register(VioletNoPartConfig.model_type, VioletNoPartConfig, exist_ok=True)
 
 NAMED_CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "violet-v1-base": {

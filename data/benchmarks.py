@@ -307,9 +307,11 @@ def _kinetics(classes: int, **more: Any) -> Benchmark:
         f"kinetics-{classes}",
         f"kinetics{classes}",
         f"What people do in ten seconds of a web video, of {classes} classes.",
-        splits={"train": None, "test": None},
         example={"video": "0347ZoDXyP0_000095_000105", "label": "abseiling"},
-        files={"train": ("train.csv",), "test": ("val.csv", "validate.csv")},
+        files={
+            "train": ("train.csv", "kinetics_train.csv", f"kinetics-{classes}_train.csv"),
+            "test": ("val.csv", "validate.csv", "kinetics_val.csv", f"kinetics-{classes}_val.csv"),
+        },  # of CVDF, DeepMind (validate.csv), MMAction2 and ActivityNet's crawler
         read=kinetics,
         layout="train.csv and val.csv (or validate.csv) are tables with a header: "
         "label,youtube_id,time_start,time_end,split; a row: abseiling,0347ZoDXyP0,95,105,train",
@@ -317,13 +319,13 @@ def _kinetics(classes: int, **more: Any) -> Benchmark:
     )
 
 
-def _something(version: int, read: ClassReader, files: tuple[str, str], **more: Any) -> Benchmark:
+def _something(version: int, read: ClassReader, files: Mapping[str, tuple[str, ...]], **more: Any) -> Benchmark:
     name = f"something-something-v{version}"
     return _classification(
         name,
         f"20bn-{name}",
         "What a hand does with something, of 174 classes that differ in time.",
-        files={"train": (f"{name}-{files[0]}",), "test": (f"{name}-{files[1]}",)},
+        files=files,
         read=read,
         **more,
     )
@@ -333,8 +335,10 @@ def _top(first: float, five: float | None = None) -> dict[str, float]:
     return {"accuracy": first} | ({} if five is None else {"accuracy_top5": five})
 
 
+# https://github.com/OpenGVLab/UniFormerV2/blob/main/MODEL_ZOO.md, which has no top-5
 _UNIFORMER = "UniFormerV2-L/14, its MODEL_ZOO.md{}"
 """… and what that file tells of it: side, frames x spatial crops x clips of a test."""
+# https://github.com/google-research/google-research/blob/master/vatt/README.md, "Fine-tuned checkpoints"
 _VATT = "VATT-L, its README"
 
 
@@ -461,25 +465,51 @@ _ALL = (
         "A sentence about a clip, measured against some 40 of people.",
         splits={"train": 1200, "val": 100, "test": 670},
     ),
-    _kinetics(400, published={_UNIFORMER.format(", 336 px, 64x3x2"): _top(90.0), _VATT: _top(82.1, 95.5)}),
-    _kinetics(600, published={_UNIFORMER.format(", 336 px"): _top(90.1), _VATT: _top(83.6)}),
-    _kinetics(700, published={_UNIFORMER.format(", 336 px, 64x3x2"): _top(82.7), _VATT: _top(72.7)}),
+    _kinetics(
+        400,
+        # The rows of CVDF's files, https://github.com/cvdfoundation/kinetics-dataset, arrange_by_classes.py and issue
+        # 51; with the 39,805 of its test.csv they are the paper's 306,245. DeepMind's own files have since lost what
+        # YouTube has lost: 219,782 and 18,035 rows.
+        splits={"train": 246534, "test": 19906},
+        published={_UNIFORMER.format(", 336 px, 64x3x2"): _top(90.0), _VATT: _top(82.1, 95.5)},
+    ),
+    _kinetics(
+        600,
+        # 50 of each class, https://github.com/cvdfoundation/kinetics-dataset/issues/11 with arXiv:1808.01340. No exact
+        # number of training rows was found; papers say 392,000.
+        splits={"train": None, "test": 30000},
+        # What CVDF's files lack: its README.md, and its issues 11 and 33.
+        split_note="the test split is the data set's validation split; CVDF's train.csv and val.csv name only some of "
+        "its clips, half of those for validation, and its complete train.txt and val.txt are not read here",
+        published={_UNIFORMER.format(", 336 px, 64x3x2"): _top(90.1), _VATT: _top(83.6, 96.6)},
+    ),
+    _kinetics(
+        700,
+        # There are two editions, of 2019 (arXiv:1907.06987) and of 2020 (arXiv:2010.10864), whose files have the same
+        # names; no publisher's number of rows was found for the splits of either.
+        splits={"train": None, "test": None},
+        published={_UNIFORMER.format(", 336 px, 64x3x2"): _top(82.7), _VATT: _top(72.7, 90.5)},
+    ),
     _classification(
         "moments-in-time",
         "moments",
         "What happens in three seconds, of 339 classes.",
+        # arXiv:1801.03150 as others quote it; the files that came later have 802,244 training clips, says one who
+        # used them. The columns are explained in the README.txt that comes with the files.
         splits={"train": 802264, "test": 33900},
-        example={"video": "clapping/clip_14", "label": "clapping"},
+        example={"video": "blocking/getty-karate-video-id635808620_4", "label": "blocking"},
         files={"train": ("trainingSet.csv",), "test": ("validationSet.csv",)},
         read=moments,
         layout="trainingSet.csv and validationSet.csv are tables without a header: clip, label, votes for it and "
-        "against it; a row: clapping/clip_14.mp4,clapping,4,0",
-        published={_UNIFORMER.format(", 336 px"): _top(47.8), _VATT: _top(41.1)},
+        "against it; a row: blocking/getty-karate-video-id635808620_4.mp4,blocking,3,0",
+        published={_UNIFORMER.format(", 336 px, 8x3x4"): _top(47.8), _VATT: _top(41.1, 67.7)},
     ),
     _something(
         1,
         something_v1,
-        ("train.csv", "validation.csv"),
+        {"train": ("something-something-v1-train.csv",), "test": ("something-something-v1-validation.csv",)},
+        # As Papers With Code and many papers say it; with the 10,960 of the test split they are the 108,499 of
+        # arXiv:1706.04261. The publisher's own page is gone.
         splits={"train": 86017, "test": 11522},
         example={"video": "100218", "label": "Something falling like a feather or paper"},
         layout="the files are tables without a header: id;label; a row: "
@@ -489,7 +519,12 @@ _ALL = (
     _something(
         2,
         something_v2,
-        ("train.json", "validation.json"),
+        {
+            "train": ("something-something-v2-train.json", "labels/train.json", "train.json"),
+            "test": ("something-something-v2-validation.json", "labels/validation.json", "validation.json"),
+        },  # of TwentyBN, and of Qualcomm, who publishes it now
+        # https://www.qualcomm.com/developer/software/something-something-v-2-dataset as others quote it, with 27,157
+        # videos for the test split
         splits={"train": 168913, "test": 24777},
         example={"video": "78687", "label": "Holding something next to something"},
         layout='the files are JSON lists; a row: {"id": "78687", "label": "holding potato next to vicks vaporub '
@@ -501,25 +536,27 @@ _ALL = (
         "activitynet",
         "activitynet",
         "What people do in a whole web video, of 200 classes.",
-        splits={"train": 10024, "test": 4926},
-        example={"video": "v_sJFgo9H6zNo", "label": "Fixing bicycle"},
+        splits={"train": 10024, "test": 4926},  # http://activity-net.org/download.html, release 1.3
+        example={"video": "v_5n7NCViB5TU", "label": "Discus throw"},
         files=dict.fromkeys(("train", "test"), ("activity_net.v1-3.min.json",)),
         read=activitynet,
         layout='activity_net.v1-3.min.json is a JSON object {"database": {id: video}}; a video: {"subset": '
-        '"training", "annotations": [{"segment": [0.3, 12.5], "label": "Fixing bicycle"}]}',
-        published={_UNIFORMER.format(""): _top(94.7)},
+        '"training", "annotations": [{"segment": [24.25018, 38.08036], "label": "Discus throw"}]}',
+        published={_UNIFORMER.format(", 32x3x10"): _top(94.7)},
     ),
     _classification(
         "hacs",
         "hacs",
         "What people do in a whole web video, of 200 classes: HACS Segments.",
-        splits={"train": 37613, "test": 5981},
-        example={"video": "v_sJFgo9H6zNo", "label": "Fixing bicycle"},
-        files=dict.fromkeys(("train", "test"), ("HACS_segments_v1.1.1.json",)),
+        splits={"train": 37613, "test": 5981},  # https://github.com/hangzhaomit/HACS-dataset, README.md, of v1.1.1
+        example={"video": "v_--0edUL8zmA", "label": "Dodgeball"},
+        files=dict.fromkeys(("train", "test"), ("HACS_segments_v1.1.1.json", "HACS_v1.1.1/HACS_segments_v1.1.1.json")),
         read=activitynet,
         layout='HACS_segments_v1.1.1.json is a JSON object {"database": {id: video}}; a video: {"subset": '
-        '"training", "annotations": [{"segment": [0.3, 12.5], "label": "Fixing bicycle"}]}',
-        published={_UNIFORMER.format(""): _top(95.5)},
+        '"training", "annotations": [{"segment": [5.4, 11.6], "label": "Dodgeball"}]}',
+        # That file does not say whether it was trained on HACS Segments or on HACS Clips, of 492,748 videos. Both have
+        # 5,981 videos for validation.
+        published={_UNIFORMER.format(", 16x3x10"): _top(95.5)},
     ),
 )
 BENCHMARKS: Mapping[str, Benchmark] = {benchmark.name: benchmark for benchmark in _ALL}

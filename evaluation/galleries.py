@@ -19,6 +19,8 @@ from .searching import GalleryError
 from .sharing import gather, on_first, own_share
 
 SETTINGS_FILE = "gallery.json"
+SHAPE = ("grid", "num_special_per_frame", "num_special_per_clip")
+"""What `Tokens` say of their places."""
 
 
 class StoredGallery:
@@ -62,7 +64,7 @@ class StoredGallery:
             self.failed |= json.loads(facts["failed"])
             kept, sizes = kept + numbers, [*sizes, len(numbers)]
             if numbers:
-                self._shape = *json.loads(facts["grid"]), int(facts["num_special_per_frame"])
+                self._shape = json.loads(facts.get("shape", "{}"))
                 if "embeds" in part.keys():  # noqa: SIM118 - it is no dictionary
                     embeds.append(part.get_tensor("embeds"))
         if not kept:
@@ -72,8 +74,8 @@ class StoredGallery:
         self._starts = np.cumsum([0, *sizes])
 
     def _tokens(self, tokens: torch.Tensor, mask: torch.Tensor) -> Tokens:
-        *grid, special = self._shape
-        return Tokens(tokens, mask, (grid[0], grid[1], grid[2]), special)
+        steps, rows, columns = self._shape["grid"]
+        return Tokens(tokens, mask, **{**self._shape, "grid": (steps, rows, columns)})
 
     def _part(self, number: int) -> Tokens:
         part = _open(self._files[number])
@@ -220,8 +222,10 @@ def _encode_part(
         kept += [number for number, _ in read]
         pixels = {name: torch.cat([clip[name] for _, clip in read]).to(model.device) for name in read[0][1]}
         tokens = model.violet.encode_videos(**pixels)
-        facts |= {"grid": json.dumps(tokens.grid), "num_special_per_frame": str(tokens.num_special_per_frame)}
-        made = {"tokens": tokens.tokens, "mask": tokens.mask}
+        made = {}
+        if model.violet.has_fusion:
+            facts["shape"] = json.dumps({name: getattr(tokens, name) for name in SHAPE})
+            made = {"tokens": tokens.tokens, "mask": tokens.mask}
         if model.violet.has_embeddings:
             made["embeds"] = model.violet.embed_videos(tokens)
         for name, value in made.items():

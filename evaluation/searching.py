@@ -20,7 +20,7 @@ class GalleryError(ValueError):
 
 class Gallery(Protocol):
     """
-    Encoded videos.
+    Encoded videos. For a model without a fusion it needs to hold their embeddings only.
 
     Attributes:
         names: one a video.
@@ -44,7 +44,10 @@ class Gallery(Protocol):
 
 @dataclass(frozen=True)
 class MemoryGallery:
-    """A `Gallery` in memory: `video_tokens` on the model's device, one row per video; `None` while there is none."""
+    """
+    A `Gallery` in memory: `video_tokens` on the model's device, one row per video; `None` while there is none, and for
+    a model without a fusion.
+    """
 
     names: tuple[str, ...] = ()
     video_tokens: Tokens | None = None
@@ -156,6 +159,8 @@ def score_pairs(
     Returns:
         (texts, n) float32 on the CPU, as `score_gallery` gives them.
     """
+    if not model.violet.has_fusion:
+        return _compare(model, gallery, input_ids, attention_mask).gather(1, candidates.cpu())
     encoded = model.violet.encode_texts(input_ids, attention_mask)
     videos = candidates.cpu().flatten()
     texts = torch.arange(len(candidates)).repeat_interleave(candidates.shape[1])
@@ -189,12 +194,24 @@ def score_all(
     Returns:
         (texts, videos) float32 on the CPU, as `score_gallery` gives them.
     """
+    if not model.violet.has_fusion:
+        return _compare(model, gallery, input_ids, attention_mask)
     parts = gallery.parts()
     scores = [
         score_gallery(model, parts[number]().to(input_ids.device), input_ids, attention_mask, pairs_per_pass)
         for number in own_share(len(parts))
     ]
     return torch.cat(gather([one.cpu() for one in scores]), 1)
+
+
+@torch.no_grad()
+def _compare(
+    model: Any, gallery: Gallery, input_ids: torch.Tensor, attention_mask: torch.Tensor | None
+) -> torch.Tensor:
+    """(texts, videos) float32 on the CPU, for a model without a fusion: it needs the gallery's embeddings only."""
+    assert gallery.embeds is not None  # no model has neither a fusion nor embeddings
+    embeds = gallery.embeds.to(input_ids.device)
+    return model.violet.compare(embeds, model.violet.embed_texts(input_ids, attention_mask)).float().cpu()
 
 
 def rank_in_two_stages(videos: int, candidates: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:

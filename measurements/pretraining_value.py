@@ -12,6 +12,7 @@ import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -27,6 +28,25 @@ CLIPS = {"pretraining": 4000, "questions": 800}
 """800 clips with their questions are a tenth of the 8,000 that `violet finetune` draws."""
 SHOWN = ("accuracy", "accuracy_direction", "accuracy_order", "test_together_accuracy", "test_unseen_accuracy")
 VIOLET = [sys.executable, "-m", "violet.cli"]
+
+
+def finetuning_options(folder: Path, seed: int, clips_folder: Path, clips: int, steps: int) -> list[str]:
+    """The options of `violet finetune`, but for the model that it starts from."""
+    return [
+        *(f"--output_dir={folder}", f"--seed={seed}", f"--shapes_folder={clips_folder}", f"--shapes_clips={clips}"),
+        *(f"--max_steps={steps}", "--learning_rate=5e-4", "--lr_scheduler_type=cosine"),
+        *("--questions_per_video=3", "--per_device_train_batch_size=96", "--per_device_eval_batch_size=192"),
+        *("--warmup_steps=0.05", "--weight_decay=0.05", "--save_steps=100000", "--bf16=true"),
+    ]
+
+
+def print_medians(column: str, found: Mapping[str, Sequence[Mapping[str, float]]], shown: Sequence[str]) -> None:
+    """A row per entry: the median of its runs and, in brackets, the least and the most."""
+    print(f"| {column} | {' | '.join(shown)} |\n|---|{'---|' * len(shown)}")
+    for name, runs in found.items():
+        values = [sorted(run[measure] for run in runs) for measure in shown]
+        cells = [f"{statistics.median(one):.3f} ({one[0]:.3f}–{one[-1]:.3f})" for one in values]
+        print(f"| {name} | {' | '.join(cells)} |")
 
 
 def pretrain(output: Path, variant: str, seed: int) -> str:
@@ -57,15 +77,9 @@ def finetune(output: Path, variant: str, seed: int) -> dict[str, float]:
     if not (folder / "metrics.json").exists():
         model = "violet-tiny" if variant in ("shipped", *FROM_SCRATCH) else pretrain(output, variant, seed)
         steps = FROM_SCRATCH.get(variant, STEPS["fine-tuning"])
-        command = [
-            *(*VIOLET, "finetune", f"--output_dir={folder}", f"--seed={seed}"),
-            *(f"--model={model}", f"--from_scratch={str(variant in FROM_SCRATCH).lower()}"),
-            *(f"--shapes_folder={output / 'questions'}", f"--shapes_clips={CLIPS['questions']}"),
-            *(f"--max_steps={steps}", "--learning_rate=5e-4", "--lr_scheduler_type=cosine"),
-            *("--questions_per_video=3", "--per_device_train_batch_size=96", "--per_device_eval_batch_size=192"),
-            *("--warmup_steps=0.05", "--weight_decay=0.05", "--save_steps=100000", "--bf16=true"),
-        ]
-        subprocess.run(command, check=True)
+        start = (f"--model={model}", f"--from_scratch={str(variant in FROM_SCRATCH).lower()}")
+        options = finetuning_options(folder, seed, output / "questions", CLIPS["questions"], steps)
+        subprocess.run([*VIOLET, "finetune", *start, *options], check=True)
     return json.loads((folder / "metrics.json").read_text())
 
 
@@ -79,13 +93,7 @@ def main() -> None:
     for seed in options.seeds:
         for variant in options.variants:
             found.setdefault(variant, []).append(finetune(options.output, variant, seed))
-    print(f"| pre-training | {' | '.join(SHOWN)} |\n|---|{'---|' * len(SHOWN)}")
-    for variant, runs in found.items():
-        cells = []
-        for name in SHOWN:
-            values = sorted(run[name] for run in runs)
-            cells.append(f"{statistics.median(values):.3f} ({values[0]:.3f}–{values[-1]:.3f})")
-        print(f"| {variant} | {' | '.join(cells)} |")
+    print_medians("pre-training", found, SHOWN)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from ..core.registry import Registry
 from .encoders import find_encoder
 from .projection import NUM_BASES, pool_in_order
 from .tokens import Tokens
@@ -34,26 +35,35 @@ def interpolate_grid(table: torch.Tensor, rows: int, columns: int) -> torch.Tens
     return torch.cat([table[:1], grid[0].flatten(1).t()])
 
 
-class VioletVideoEncoder(nn.Module):
+VISION_POSITIONS: Registry[type["VioletVideoStates"]] = Registry(
+    "layer of positions",
+    __package__,
+    {"violet": "embeddings:VioletVideoEncoder", "none": "embeddings:VioletVideoStates"},
+    config_keys=("vision_positions",),
+)
+"""By the configuration's `vision_positions`: what is added to the vision encoder's states."""
+
+
+class VioletVideoStates(nn.Module):
     """
-    A vision encoder's states + one special token a step in time + positions in the frame and in time -> `Tokens`. The
-    encoder's weights have its own name among these: `swin` for Video Swin, `backbone` for others.
+    A vision encoder's states as `Tokens`, with nothing added. The encoder's weights have its own name among these:
+    `swin` for Video Swin, `backbone` for others.
+
+    Attributes:
+        width: of the tokens.
     """
 
     def __init__(self, config):
         super().__init__()
-        width, vision = config.hidden_size, config.vision_config
+        vision = config.vision_config
+        self.width = config.hidden_size if config.has_fusion else vision.hidden_size
         self.encoder = find_encoder(vision)
         self.add_module(self.encoder.key, self.encoder.build())
         self._no_split_modules = self.vision_model._no_split_modules  # transformers collects them from direct children
-        self.projection = nn.Linear(vision.hidden_size, width) if vision.hidden_size != width else nn.Identity()
-        self.frame_token = nn.Parameter(torch.empty(width))
-        self.position_embeddings = nn.Parameter(torch.empty(1 + config.video_grid_size**2, width))
-        self.frame_embeddings = nn.Parameter(torch.empty(config.num_video_frames, width))
-        self.hidden_order_embedding = nn.Parameter(torch.empty(width)) if config.hidden_frame_order else None
-        self.clip_summary = nn.Linear(NUM_BASES * width, width) if config.clip_summary else None
-        self.norm = nn.LayerNorm(width, eps=1e-5)
+        same = vision.hidden_size == self.width
+        self.projection = nn.Identity() if same else nn.Linear(vision.hidden_size, self.width)
         self.masked_patch_value = nn.Buffer(torch.tensor(config.masked_patch_value), persistent=False)
+        self.hidden_order_embedding = None
 
     @property
     def vision_model(self) -> PreTrainedModel:
@@ -108,6 +118,56 @@ class VioletVideoEncoder(nn.Module):
         first, *others = named
         states = self.encoder.states(self.vision_model, named[first], **{name: named[name] for name in others})
         features = self.projection(states.last_hidden_state)
+        grid = (features.shape[1], features.shape[2], features.shape[3])
+        tokens = self.place(features, states.frame_states, hidden_frame_order)
+        special = tokens.shape[2] - grid[1] * grid[2]
+        tokens, in_front = tokens.flatten(1, 2), 0
+        if states.clip_states is not None:
+            of_clip = self.projection(states.clip_states).to(tokens.dtype)
+            tokens, in_front = torch.cat([of_clip, tokens], dim=1), of_clip.shape[1]
+        tokens = self.finish(tokens)
+        mask = torch.ones(tokens.shape[:2], dtype=torch.long, device=tokens.device)
+        return Tokens(tokens, mask, grid, special, in_front, states.pooler_output)
+
+    def place(
+        self, features: torch.Tensor, frame_states: torch.Tensor | None, hidden_frame_order: torch.Tensor | None
+    ) -> torch.Tensor:
+        """
+        The tokens of each step in time.
+
+        Args:
+            features: (batch, steps, rows, columns, width).
+            frame_states: (batch, steps, n, the encoder's width), special tokens of its own.
+            hidden_frame_order: (batch, steps).
+
+        Returns:
+            (batch, steps, special + rows * columns, width), the special ones first.
+        """
+        if hidden_frame_order is not None:
+            raise ValueError("`hidden_frame_order` needs a model whose configuration has `hidden_frame_order`.")
+        grid = features.flatten(2, 3)
+        return grid if frame_states is None else torch.cat([self.projection(frame_states), grid], dim=2)
+
+    def finish(self, tokens: torch.Tensor) -> torch.Tensor:
+        """What every token passes last: (batch, tokens, width) -> the same shape."""
+        return tokens
+
+
+class VioletVideoEncoder(VioletVideoStates):
+    """The states + one special token a step in time + positions in the frame and in time, and a norm: VIOLET's."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.frame_token = nn.Parameter(torch.empty(self.width))
+        self.position_embeddings = nn.Parameter(torch.empty(1 + config.video_grid_size**2, self.width))
+        self.frame_embeddings = nn.Parameter(torch.empty(config.num_video_frames, self.width))
+        self.hidden_order_embedding = nn.Parameter(torch.empty(self.width)) if config.hidden_frame_order else None
+        self.clip_summary = nn.Linear(NUM_BASES * self.width, self.width) if config.clip_summary else None
+        self.norm = nn.LayerNorm(self.width, eps=1e-5)
+
+    def place(
+        self, features: torch.Tensor, frame_states: torch.Tensor | None, hidden_frame_order: torch.Tensor | None
+    ) -> torch.Tensor:
         batch, frames, rows, columns, width = features.shape
         in_time = interpolate_rows(self.frame_embeddings, frames).unsqueeze(0)  # (1, frames, width)
         if hidden_frame_order is not None:
@@ -120,12 +180,19 @@ class VioletVideoEncoder(nn.Module):
                 )
             in_time = torch.where(hidden_frame_order.unsqueeze(-1), self.hidden_order_embedding, in_time)
         special = self.frame_token.expand(batch, frames, 1, width).to(features.dtype)
+        if frame_states is not None:
+            special = special + self.projection(frame_states)
         if self.clip_summary is not None:
             means = features.mean((2, 3))  # (batch, frames, width)
             summary = self.clip_summary(pool_in_order(means, means.new_ones(batch, frames), NUM_BASES))
             special = special + summary[:, None, None]  # the same for each frame
-        tokens = torch.cat([special, features.flatten(2, 3)], dim=2)  # (batch, frames, 1 + rows * columns, width)
-        tokens = tokens + interpolate_grid(self.position_embeddings, rows, columns) + in_time.unsqueeze(2)
-        tokens = self.norm(tokens.to(self.norm.weight.dtype)).flatten(1, 2)
-        mask = torch.ones(tokens.shape[:2], dtype=torch.long, device=tokens.device)
-        return Tokens(tokens, mask, grid=(frames, rows, columns), num_special_per_frame=1)
+        tokens = torch.cat(
+            [special, features.flatten(2, 3)], dim=2
+        )  # (batch, frames, special + rows * columns, width)
+        places = interpolate_grid(self.position_embeddings, rows, columns)  # (1 + rows * columns, width)
+        if special.shape[2] > 1:  # each special token of a frame has the place of the first
+            places = torch.cat([places[:1].expand(special.shape[2], -1), places[1:]])
+        return tokens + places + in_time.unsqueeze(2)
+
+    def finish(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.norm(tokens.to(self.norm.weight.dtype))

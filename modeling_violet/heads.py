@@ -23,6 +23,15 @@ class VioletClassificationHead(nn.Sequential):
         )
 
 
+class VioletPooledHead(nn.Sequential):
+    """LayerNorm, dropout, Linear on a video's own vector of that width: the head of models without a fusion."""
+
+    def __init__(self, config: VioletConfig, num_classes: int, width: int):
+        super().__init__(
+            nn.LayerNorm(width, eps=1e-5), nn.Dropout(config.classifier_dropout), nn.Linear(width, num_classes)
+        )
+
+
 class VioletMaskedLMHead(nn.Module):
     """BERT's masked-language head. Its decoder is *not* tied to the word embeddings in VIOLET."""
 

@@ -7,7 +7,7 @@ from transformers.utils import TransformersKwargs
 
 from ..configuration.configuration_violet import VioletConfig
 from ..core.upstream import capture_outputs, name_video_classifier
-from .heads import VioletClassificationHead
+from .heads import VioletClassificationHead, VioletPooledHead
 from .losses import masked_binary_cross_entropy, masked_cross_entropy
 from .modeling_violet import VioletModel, VioletPreTrainedModel, VioletTaskOutput
 from .tokens import Tokens, take_pixels
@@ -19,12 +19,14 @@ class VioletForVideoClassification(VioletPreTrainedModel):
     """
     Tells which of the configuration's `id2label` a video has.
 
-    The video's tokens pass the fusion by themselves, without a text; a head reads the mean of its patches. The
-    configuration's `problem_type` is "single_label_classification", or "multi_label_classification" for videos that
-    may have several labels or none; if it is not set, the first labels decide, as in transformers.
+    The video's tokens pass the fusion by themselves, without a text; a head reads the mean of its patches. In a model
+    without a fusion it reads the vision encoder's own vector of the clip, or the mean of its states if there is none.
+    The configuration's `problem_type` is "single_label_classification", or "multi_label_classification" for videos
+    that may have several labels or none; if it is not set, the first labels decide, as in transformers.
     """
 
     input_modalities = ("video",)
+    needs_fusion = False
 
     def __init__(self, config: VioletConfig):
         super().__init__(config)
@@ -33,7 +35,11 @@ class VioletForVideoClassification(VioletPreTrainedModel):
                 f"`problem_type`: {config.problem_type!r} is no classification; use {ONE_LABEL} or {SEVERAL_LABELS}."
             )
         self.violet = VioletModel(config)
-        self.classifier = VioletClassificationHead(config, config.num_labels)
+        if config.has_fusion:
+            self.classifier: nn.Module = VioletClassificationHead(config, config.num_labels)
+        else:
+            pooled = self.violet.vision_encoder.pooled_size or self.violet.video_encoder.width
+            self.classifier = VioletPooledHead(config, config.num_labels, pooled)
         self.post_init()
 
     def unread_parameters(self) -> list[nn.Parameter]:
@@ -71,8 +77,11 @@ class VioletForVideoClassification(VioletPreTrainedModel):
             video = video_tokens
         else:
             raise ValueError("Give exactly one of `pixel_values_videos` and `video_tokens`.")
-        fused = video.with_tokens(self.violet.fuse({"video": video}, **kwargs)["video"])
-        logits = self.classifier(fused.patches().mean((1, 2, 3)))  # (videos, frames, rows, columns, width) -> mean
+        if self.violet.has_fusion:
+            video = video.with_tokens(self.violet.fuse({"video": video}, **kwargs)["video"])
+        pooled = None if self.violet.has_fusion else video.pooled
+        # (videos, frames, rows, columns, width) -> (videos, width)
+        logits = self.classifier(video.patches().mean((1, 2, 3)) if pooled is None else pooled)
         if video_index is not None:
             logits = logits[video_index]
         loss = None if labels is None else self._loss(logits, labels)

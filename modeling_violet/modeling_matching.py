@@ -98,15 +98,23 @@ class VioletForRetrieval(VioletPreTrainedModel):
     """
     Scores every text against every video of a batch: text-to-video and video-to-text retrieval.
 
-    A video is encoded once, and so is a text; each pair then passes the fusion. The loss is a cross-entropy over the
-    texts of each video, and with the configuration's `retrieval_directions` at 2 (VIOLETv2) also over the videos of
-    each text; see `losses.retrieval_loss`.
+    A video is encoded once, and so is a text; each pair then passes the fusion, or, in a model without one, is
+    compared by its two embeddings. The loss is a cross-entropy over the texts of each video, and with the
+    configuration's `retrieval_directions` at 2 (VIOLETv2) also over the videos of each text; see
+    `losses.retrieval_loss`.
     """
 
+    needs_fusion = False
+
     def __init__(self, config: VioletConfig):
+        if not config.has_fusion and config.projection_dim is None:
+            raise ValueError(
+                "A model without a fusion (`fusion_model_config.model_type` is 'none') compares videos and texts by "
+                "their embeddings, and `projection_dim` is None: set it."
+            )
         super().__init__(config)
         self.violet = VioletModel(config)
-        self.match_head = VioletClassificationHead(config, 1)
+        self.match_head = VioletClassificationHead(config, 1) if config.has_fusion else None
         self.post_init()
 
     def score_pairs(
@@ -122,8 +130,13 @@ class VioletForRetrieval(VioletPreTrainedModel):
             kwargs: those of `forward` that are one for all pairs.
 
         Returns:
-            `logits` (pairs,): the match head's score divided by the configuration's `match_temperature`.
+            `logits` (pairs,): the match head's score divided by the configuration's `match_temperature`; without a
+            fusion the inner product of the embeddings times the projection's scale.
         """
+        if self.match_head is None:
+            videos, own = self.violet.embed_videos(video_tokens), self.violet.projection.text(texts)
+            # (pairs, videos) -> (pairs,)
+            return VioletTaskOutput(logits=self.violet.compare(videos, own).gather(1, video_index[:, None])[:, 0])
         outputs = self.violet(
             inputs_embeds=texts.tokens,
             attention_mask=texts.mask,
@@ -157,8 +170,8 @@ class VioletForRetrieval(VioletPreTrainedModel):
                 together, it says which of their videos are the same. Not needed elsewhere.
             pairs_per_pass: how many pairs meet in the fusion at a time: less takes less memory.
 
-        The other arguments are `VioletModel.forward`'s. `logits` are (texts, videos), the match head's score divided
-        by the configuration's `match_temperature`. `hidden_states` and `attentions`, if asked for, have one row
+        The other arguments are `VioletModel.forward`'s. `logits` are (texts, videos), as `score_pairs` gives them.
+        `hidden_states` and `attentions`, if asked for, have one row
         per pair, in the order of `logits`.
 
         If several processes train together, the videos are those of all of them (`logits` have as many columns),
@@ -172,8 +185,16 @@ class VioletForRetrieval(VioletPreTrainedModel):
         elif video_tokens is None or pixels:
             raise ValueError("Give exactly one of `pixel_values_videos` and `video_tokens`.")
         shared = self.training and dist.is_available() and dist.is_initialized()
+        first = None
         if shared and labels is not None:
-            video_tokens, labels = _videos_of_all_processes(video_tokens, labels, video_ids)
+            first, labels = _places_among_all_processes(len(video_tokens), labels, video_ids)
+        if self.match_head is None:
+            embeds = self.violet.embed_videos(video_tokens)
+            embeds = embeds if first is None else gather_rows(embeds)[first]
+            logits = self.violet.compare(embeds, self.violet.embed_texts(input_ids, attention_mask))
+            return self._with_loss(logits, labels, shared)
+        if first is not None:
+            video_tokens = video_tokens.map(gather_rows).select(first)
         encoded = self.violet.encode_texts(input_ids, attention_mask)
         texts, videos = len(encoded), len(video_tokens)
         pairs = torch.arange(texts * videos, device=input_ids.device)
@@ -185,25 +206,34 @@ class VioletForRetrieval(VioletPreTrainedModel):
             for name in ("hidden_states", "attentions"):
                 if outputs.get(name) is not None:
                     recorded.setdefault(name, []).append(outputs[name])
-        logits = torch.cat(scores).view(texts, videos)
+        recorded_of_pairs = {name: _join(passes) for name, passes in recorded.items()}
+        return self._with_loss(torch.cat(scores).view(texts, videos), labels, shared, **recorded_of_pairs)
+
+    def _with_loss(
+        self, logits: torch.Tensor, labels: torch.Tensor | None, shared: bool, **recorded: Any
+    ) -> VioletTaskOutput:
+        """Scores (texts, videos) and, with labels, their loss; `shared`: over the texts of all processes."""
         loss = None
         if labels is not None:
             compared, labels = (gather_rows(logits), gather_rows(labels)) if shared else (logits, labels)
             loss = retrieval_loss(compared, labels, self.config.retrieval_directions, self.config.label_smoothing)
-        return VioletTaskOutput(loss=loss, logits=logits, **{name: _join(passes) for name, passes in recorded.items()})
+        return VioletTaskOutput(loss=loss, logits=logits, **recorded)
 
 
-def _videos_of_all_processes(
-    video_tokens: Tokens, labels: torch.Tensor, video_ids: torch.Tensor | None
-) -> tuple[Tokens, torch.Tensor]:
-    """Every process's videos, each once, and the number that each text's video has among them."""
-    check_labels(labels, len(video_tokens.tokens), ignored=False)
+def _places_among_all_processes(
+    videos: int, labels: torch.Tensor, video_ids: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Which of the gathered rows of all processes' videos to keep so that each is there once, and the number that each
+    text's video has among these.
+    """
+    check_labels(labels, videos, ignored=False)
     ids = video_ids
     if ids is None:  # all videos differ: one number per place
-        ids = torch.arange(len(video_tokens.tokens), device=labels.device)
+        ids = torch.arange(videos, device=labels.device)
         ids = ids * dist.get_world_size() + dist.get_rank()
     known, first = first_of_each(gather_rows(ids))
-    return video_tokens.map(gather_rows).select(first), torch.searchsorted(known, ids[labels])
+    return first, torch.searchsorted(known, ids[labels])
 
 
 def _join(passes: list[tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, ...]:

@@ -17,7 +17,7 @@ from ..configuration.configuration_violet import VioletConfig
 from ..core.upstream import can_return_tuple, capture_outputs, one_cache
 from ..core.whole_folders import SavedWhole
 from .attention import RULES
-from .embeddings import VioletVideoEncoder
+from .embeddings import VISION_POSITIONS, VioletVideoEncoder, VioletVideoStates
 from .encoders import Encoder
 from .fusions import build_fusion
 from .fusions.bert_fusion import VioletFusionAttention, VioletFusionLayer
@@ -113,15 +113,26 @@ class VioletPreTrainedModel(SavedWhole, PreTrainedModel):
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False  # the losses are means of their own: let the Trainer divide by the accumulated steps
     _supports_sdpa = True
+    needs_fusion = True
+    """Whether the class reads the fusion's states, so that a configuration without one is refused."""
     _no_split_modules = ["VioletFusionLayer", "VioletTextEmbeddings"]  # and the encoder's own
     _can_record_outputs = {"hidden_states": VioletFusionLayer, "attentions": VioletFusionAttention}
+
+    def __init__(self, config: VioletConfig, *inputs: Any, **kwargs: Any):
+        if self.needs_fusion and not config.has_fusion:
+            raise ValueError(
+                f"{type(self).__name__} reads the states of a fusion, and `fusion_model_config.model_type` is 'none': "
+                "leave `fusion_model_config` out."
+            )
+        super().__init__(config, *inputs, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         std = self.config.initializer_range
         if isinstance(module, nn.Linear):
             init.trunc_normal_(module.weight, std=std)
-            init.zeros_(module.bias)
+            if module.bias is not None:
+                init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
             init.trunc_normal_(module.weight, std=std)
             if module.padding_idx is not None and not getattr(module.weight, "_is_hf_initialized", False):
@@ -129,8 +140,10 @@ class VioletPreTrainedModel(SavedWhole, PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
-        elif isinstance(module, VioletVideoEncoder):
+        elif isinstance(module, VioletVideoStates):
             init.copy_(module.masked_patch_value, torch.tensor(self.config.masked_patch_value))
+            if not isinstance(module, VioletVideoEncoder):
+                return
             for parameter in (module.frame_token, module.position_embeddings, module.frame_embeddings):
                 init.trunc_normal_(parameter, std=std)
             if module.hidden_order_embedding is not None:
@@ -179,14 +192,16 @@ class VioletModel(VioletPreTrainedModel):
     features of a video and a text.
     """
 
+    needs_fusion = False
+
     def __init__(self, config: VioletConfig):
         super().__init__(config)
-        self.video_encoder = VioletVideoEncoder(config)
+        self.video_encoder = VISION_POSITIONS.find(config.vision_positions)(config)
         self.text_embeddings = build_text_side(config)
         self.task_tokens = (
             nn.Parameter(torch.empty(config.num_task_tokens, config.hidden_size)) if config.num_task_tokens else None
         )
-        self.projection = build_projection(config)
+        self.projection = build_projection(config, self.video_encoder, self.text_embeddings)
         self.fusion = build_fusion(config)
         self.post_init()
 
@@ -199,6 +214,11 @@ class VioletModel(VioletPreTrainedModel):
     def vision_encoder(self) -> Encoder:
         """How that model is asked: its cells, and the grid of a clip."""
         return self.video_encoder.encoder
+
+    @property
+    def has_fusion(self) -> bool:
+        """Whether `fuse` works; without a fusion videos and texts are compared by their embeddings."""
+        return self.config.has_fusion
 
     @property
     def has_embeddings(self) -> bool:
@@ -220,8 +240,7 @@ class VioletModel(VioletPreTrainedModel):
 
     def encode_texts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> Tokens:
         """Texts (batch, X), with their mask, as the tokens that enter the fusion."""
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        return Tokens(self.text_embeddings(input_ids, mask), mask)
+        return self.text_embeddings.encode(input_ids, attention_mask)
 
     def embed_videos(self, tokens: Tokens) -> torch.Tensor:
         """
@@ -240,8 +259,20 @@ class VioletModel(VioletPreTrainedModel):
         Raises:
             ValueError: for a model without embeddings, see `has_embeddings`.
         """
-        projection, texts = self._need_projection(), self.encode_texts(input_ids, attention_mask)
-        return projection.text(texts.tokens, texts.mask)
+        return self._need_projection().text(self.encode_texts(input_ids, attention_mask))
+
+    def compare(self, video_embeds: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:
+        """
+        Every text against every video by their embeddings before the fusion.
+
+        Args:
+            video_embeds: (videos, projection_dim), see `embed_videos`.
+            text_embeds: (texts, projection_dim), see `embed_texts`.
+
+        Returns:
+            (texts, videos), inner products divided by the projection's temperature.
+        """
+        return self._need_projection().scale() * (text_embeds @ video_embeds.t())
 
     def fuse(
         self,
@@ -314,7 +345,7 @@ class VioletModel(VioletPreTrainedModel):
         configuration has a projection.
         """
         texts = self.encode_texts(input_ids, attention_mask)
-        pooled = None if self.projection is None else self.projection.text(texts.tokens, texts.mask)
+        pooled = None if self.projection is None else self.projection.text(texts)
         return BaseModelOutputWithPooling(last_hidden_state=texts.tokens, pooler_output=pooled)
 
     def video_and_text_embeddings(

@@ -1,6 +1,7 @@
 """Embeddings of videos and texts before the fusion, in one space: the table of projections."""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,14 +14,17 @@ NUM_BASES = 4
 """What is kept of a sequence's order when it is pooled, see `pool_in_order`."""
 
 PROJECTIONS: Registry[type["VioletProjection"]] = Registry(
-    "projection", __package__, {"in_order": "projection:VioletProjection"}, config_keys=("projection_type",)
+    "projection",
+    __package__,
+    {"in_order": "projection:VioletProjection", "pooled": "pooled_projection:VioletPooledProjection"},
+    config_keys=("projection_type",),
 )
 """By the configuration's `projection_type`."""
 
 
-def build_projection(config: PreTrainedConfig) -> "VioletProjection | None":
-    """The projection of a configuration; None if its `projection_dim` is None."""
-    return None if config.projection_dim is None else PROJECTIONS.find(config.projection_type)(config)
+def build_projection(config: PreTrainedConfig, video: Any, text: Any) -> "VioletProjection | None":
+    """The projection of a configuration, for those two sides; None if its `projection_dim` is None."""
+    return None if config.projection_dim is None else PROJECTIONS.find(config.projection_type)(config, video, text)
 
 
 def pool_in_order(states: torch.Tensor, mask: torch.Tensor, num_bases: int) -> torch.Tensor:
@@ -47,13 +51,27 @@ class VioletProjection(nn.Module):
     """
     Video tokens and text tokens, before the fusion, into one space of unit vectors. Both keep order (of frames, of
     words), see `pool_in_order`: after a plain mean, "left" and "right", "first" and "then" would look alike.
+
+    Args:
+        config: the whole model's configuration.
+        video: the model's video side (`embeddings.VideoEncoder`).
+        text: its text side (`texts.TextSide`).
+
+    Attributes:
+        largest_scale: bound of `scale`.
     """
 
-    def __init__(self, config):
+    largest_scale = 100.0
+
+    def __init__(self, config, video, text):
         super().__init__()
-        self.video_projection = nn.Linear(NUM_BASES * config.hidden_size, config.projection_dim)
-        self.text_projection = nn.Linear(NUM_BASES * config.hidden_size, config.projection_dim)
+        self.video_projection = nn.Linear(NUM_BASES * video.width, config.projection_dim)
+        self.text_projection = nn.Linear(NUM_BASES * (text.width or config.hidden_size), config.projection_dim)
         self.logit_scale = nn.Parameter(torch.empty(1))  # FSDP shards no scalars
+
+    def scale(self) -> torch.Tensor:
+        """(1,), the inverse temperature: what inner products are multiplied by."""
+        return self.logit_scale.float().exp().clamp(max=self.largest_scale)
 
     @staticmethod
     def initial_logit_scale() -> float:
@@ -66,7 +84,7 @@ class VioletProjection(nn.Module):
         pooled = pool_in_order(frames, frames.new_ones(frames.shape[:2]), NUM_BASES)
         return nn.functional.normalize(self.video_projection(pooled).float(), dim=-1)
 
-    def text(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """(batch, tokens, width), (batch, tokens) -> (batch, projection_dim), of length 1"""
-        pooled = pool_in_order(states, mask, NUM_BASES)
+    def text(self, text: Tokens) -> torch.Tensor:
+        """-> (batch, projection_dim), of length 1"""
+        pooled = pool_in_order(text.tokens, text.mask, NUM_BASES)
         return nn.functional.normalize(self.text_projection(pooled).float(), dim=-1)

@@ -148,15 +148,22 @@ class VideoTextRetrievalPipeline(VideoTextPipeline):
                 new.setdefault(name, {"video": clip, NUMBER: number})
         inputs, size = list(new.values()), self.check_batch_size(batch_size)
         encoded = [] if gallery.video_tokens is None else [gallery.video_tokens]
+        embeds = [] if gallery.embeds is None else [gallery.embeds]
+        model = self.model.violet
         for start in range(0, len(inputs), size):
             read = [self.read_video(one) for one in inputs[start : start + size]]
             pixels = {name: torch.cat([clip[name] for clip in read]).to(self.device) for name in read[0]}
             with self.device_placement(), torch.no_grad():
-                encoded.append(self.model.violet.encode_videos(**pixels))
-        tokens, model = Tokens.join(encoded), self.model.violet
-        with self.device_placement(), torch.no_grad():
-            embeds = model.embed_videos(tokens) if model.has_embeddings else None
-        return MemoryGallery((*gallery.names, *new), tokens, embeds)
+                tokens = model.encode_videos(**pixels)
+                if model.has_embeddings:
+                    embeds.append(model.embed_videos(tokens))
+            if model.has_fusion:
+                encoded.append(tokens)
+        return MemoryGallery(
+            (*gallery.names, *new),
+            Tokens.join(encoded) if encoded else None,
+            torch.cat(embeds) if embeds else None,
+        )
 
     def _sanitize_parameters(
         self,

@@ -40,8 +40,6 @@ logger = logging.getLogger(__name__)
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 PROJECTION_WIDTH = 256
 """Of the embeddings before the fusion in a model that starts from public parts (Li et al., 2021, arXiv:2107.07651)."""
-SCHEDULE = "mixture"
-"""The entry of `SCHEDULES` that every run has: no recipe can ask for another one yet."""
 
 
 def starts_new(recipe: PretrainingRecipe) -> bool:
@@ -249,7 +247,7 @@ def build_batches(
     """
     size = recipe.frame_size(collator.processor.video_processor)
     sizes = [(source.num_frames, *size) for source in sources]
-    schedule = SCHEDULES.find(SCHEDULE)([source.weight for source in sources], sizes, objectives, recipe.seed)
+    schedule = SCHEDULES.find(recipe.schedule)([source.weight for source in sources], sizes, objectives, recipe.seed)
     share = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
     try:
         return PretrainingBatches(sources, schedule, collator, recipe.batch_size, recipe.seed, **share)

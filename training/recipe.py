@@ -12,6 +12,7 @@ from ..hub.vision_models import sides
 from ..processing import VioletVideoProcessor
 from .arguments import BAD_SAMPLES, SettingsError, check_frames, read_settings
 from .learning_rates import LEARNING_RATES
+from .schedule import SCHEDULES
 
 SOURCES: Registry[Callable[["DatasetRecipe"], Any]] = Registry(
     "source of a data set",
@@ -102,6 +103,8 @@ class PretrainingRecipe:
         max_steps: optimiser steps.
         batch_size: videos of a step, over all processes, before gradient accumulation.
         gradient_accumulation_steps: batches of an optimiser step.
+        schedule: what each step does: a name of `training.schedule.SCHEDULES`. `mixture` draws each step's data set by
+            its weight.
         learning_rate, learning_rate_schedule, warmup: the peak, what follows it, and the share of the steps before it.
         weight_decay: not on biases, norms, and tables of positions and words.
         max_grad_norm: gradients are clipped to this norm.
@@ -144,6 +147,7 @@ class PretrainingRecipe:
     batch_size: int = 32
     gradient_accumulation_steps: int = 1
     learning_rate: float = 5e-5
+    schedule: str = "mixture"
     learning_rate_schedule: str = "linear"
     warmup: float = 0.1
     weight_decay: float = 1e-3
@@ -182,9 +186,10 @@ class PretrainingRecipe:
             raise SettingsError(f"`bad_samples`: {self.bad_samples!r} is unknown; use {', '.join(BAD_SAMPLES)}.")
         if not self.decode_time_limit > 0:
             raise SettingsError(f"`decode_time_limit`: must be above 0 seconds, got {self.decode_time_limit}.")
-        if self.learning_rate_schedule not in LEARNING_RATES:
-            known = ", ".join(LEARNING_RATES)
-            raise SettingsError(f"`learning_rate_schedule`: {self.learning_rate_schedule!r} is unknown; use {known}.")
+        for name, table in (("schedule", SCHEDULES), ("learning_rate_schedule", LEARNING_RATES)):
+            if getattr(self, name) not in table:
+                known = ", ".join(table)
+                raise SettingsError(f"`{name}`: {getattr(self, name)!r} is unknown; use {known}.")
         if self.mixed_precision not in PRECISIONS:
             known = ", ".join(PRECISIONS)
             raise SettingsError(f"`mixed_precision`: {self.mixed_precision!r} is unknown; use {known}.")

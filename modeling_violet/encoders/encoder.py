@@ -72,6 +72,11 @@ class Encoder:
         return tuple(getattr(self.config, "inputs", ("pixel_values_videos",)))
 
     @property
+    def pooled_size(self) -> int | None:
+        """Width of the clip's own vector, `VisionStates.pooler_output`; None if the model gives none."""
+        return getattr(self.config, "pooled_size", None)
+
+    @property
     def cell(self) -> Grid:
         """(frames, rows, columns) of pixels that one cell of the grid stands for."""
         return self.config.cell

@@ -49,7 +49,10 @@ class Fusion(nn.Module):
 
 
 FUSIONS: Registry[type[Fusion]] = Registry(
-    "fusion", __package__, {"bert": "bert_fusion:VioletBertFusion"}, config_keys=("fusion_model_config.model_type",)
+    "fusion",
+    __package__,
+    {"bert": "bert_fusion:VioletBertFusion", "none": "no_fusion:VioletNoFusion"},
+    config_keys=("fusion_model_config.model_type",),
 )
 """
 By the fusion configuration's `model_type`; without a configuration it is BERT's encoder, from VIOLET's own fields.

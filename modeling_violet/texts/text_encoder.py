@@ -5,6 +5,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from ..parts import build_part
+from ..tokens import Tokens
 from .text_side import TextSide
 
 
@@ -12,10 +13,13 @@ class VioletTextEncoder(TextSide):
     """A model of transformers that gives `last_hidden_state` (batch, X, width); a linear layer if widths differ."""
 
     contextual = True
+    WITH_VECTOR = ("clip_text_model",)
+    """Whose `pooler_output` is a state of theirs: that of the end of the text. What others have has weights."""
 
     def __init__(self, config: PreTrainedConfig):
         super().__init__()
-        text, width = config.text_config, config.hidden_size
+        text = config.text_config
+        self.width = config.hidden_size if config.has_fusion else text.hidden_size
         if text.vocab_size != config.vocab_size:
             raise ValueError(
                 f"`vocab_size` is {config.vocab_size}, and `text_config.vocab_size` {text.vocab_size}: one tokenizer "
@@ -24,7 +28,9 @@ class VioletTextEncoder(TextSide):
         self.config = config
         self.model = build_part(text, unused=("pooler",))
         self._no_split_modules = self.model._no_split_modules  # transformers collects them from direct children
-        self.projection = nn.Linear(text.hidden_size, width) if text.hidden_size != width else nn.Identity()
+        same = text.hidden_size == self.width
+        self.projection = nn.Identity() if same else nn.Linear(text.hidden_size, self.width)
+        self.pooled_size = text.hidden_size if text.model_type in self.WITH_VECTOR else None
 
     def forward(
         self,
@@ -34,6 +40,12 @@ class VioletTextEncoder(TextSide):
     ) -> torch.Tensor:
         states = self.model(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids)
         return self.projection(states.last_hidden_state)
+
+    def encode(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> Tokens:
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        states = self.model(input_ids=input_ids, attention_mask=mask)
+        pooled = None if self.pooled_size is None else states.pooler_output
+        return Tokens(self.projection(states.last_hidden_state), mask, pooled=pooled)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.model.get_input_embeddings()

@@ -7,6 +7,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from ...core.registry import Registry
+from ..tokens import Tokens
 
 
 class TextSide(nn.Module):
@@ -16,10 +17,14 @@ class TextSide(nn.Module):
 
     Attributes:
         contextual: whether a word's state depends on the other words. Then a text cannot be written word by word.
+        pooled_size: width of the text's own vector, `Tokens.pooled` of `encode`; None if there is none.
+        width: of its states; None if it is the model's `hidden_size`.
         word_embeddings: the table of words, for those sides that have it as a part of their own.
     """
 
     contextual = False
+    pooled_size: int | None = None
+    width: int | None = None
     word_embeddings: nn.Embedding
 
     def forward(
@@ -39,6 +44,11 @@ class TextSide(nn.Module):
         """
         raise NotImplementedError
 
+    def encode(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> Tokens:
+        """Texts (batch, X) with their mask, as the tokens that enter the fusion."""
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        return Tokens(self(input_ids, mask), mask)
+
     def get_input_embeddings(self) -> nn.Module:
         """The table of words."""
         return self.word_embeddings
@@ -51,7 +61,7 @@ class TextSide(nn.Module):
 TEXTS: Registry[type[TextSide]] = Registry(
     "text side",
     __package__,
-    {"text_encoder": "text_encoder:VioletTextEncoder"},
+    {"none": "no_text:VioletNoText", "text_encoder": "text_encoder:VioletTextEncoder"},
     config_keys=("text_config.model_type",),
     default="text_encoder",
 )
@@ -65,5 +75,5 @@ def build_text_side(config: PreTrainedConfig) -> TextSide:
     """The text side of a configuration."""
     from .bert_embeddings import VioletTextEmbeddings
 
-    own: Any = getattr(config, "text_config", None)
+    own: Any = config.text_config
     return VioletTextEmbeddings(config) if own is None else TEXTS.find(own.model_type)(config)

@@ -20,21 +20,65 @@ def clip(shapes_folder) -> str:
 
 
 def test_each_format_gives_names_and_labels(tmp_path):
+    """Rows as they stand in the published files."""
     file = tmp_path / "a.csv"
-    file.write_text("label,youtube_id,time_start,time_end,split\nabseiling,0347ZoDXyP0,95,105,train\n")
-    assert list(kinetics(file, "train")) == [(("0347ZoDXyP0_000095_000105", "0347ZoDXyP0"), "abseiling")]
-    file.write_text('clapping/a_14.mp4,clapping,4,0\n"adult+male"/b.mp4,singing,3,1\n')
-    assert list(moments(file, "train")) == [(("clapping/a_14",), "clapping"), (("adult+male/b",), "singing")]
-    file.write_text("100218;Something falling like a feather or paper\n24413;Opening, then closing\n")
-    assert [label for _, label in something_v1(file, "train")][1] == "Opening, then closing"
+    file.write_text(
+        "label,youtube_id,time_start,time_end,split,is_cc\n"
+        "abseiling,-3B32lodo2M,59,69,val,0\n"
+        '"air drumming",_dbcJuKJQNs,40,50,val,0\n'
+    )
+    assert [(names[0], names[-1], label) for names, label in kinetics(file, "test")] == [
+        ("-3B32lodo2M_000059_000069", "-3B32lodo2M", "abseiling"),
+        ("_dbcJuKJQNs_000040_000050", "_dbcJuKJQNs", "air drumming"),
+    ]
+    file.write_text("label,youtube_id,time_start,time_end,split\nanswering questions,5bGElGxGhbs,2934,2944,val\n")
+    ((names, label),) = kinetics(file, "test")
+    assert names[0] == "5bGElGxGhbs_002934_002944" and label == "answering questions"
+    file.write_text(
+        "blocking/getty-karate-video-id635808620_4.mp4,blocking,3,0\n"
+        "adult+female+singing/yt-zxQfALnTdfc_56.mp4,adult+female+singing,4,1\n"
+    )
+    assert list(moments(file, "train")) == [
+        (("blocking/getty-karate-video-id635808620_4",), "blocking"),
+        (("adult+female+singing/yt-zxQfALnTdfc_56",), "adult+female+singing"),
+    ]
+    file.write_text("100218;Something falling like a feather or paper\n24413;Unfolding something\n")
+    assert list(something_v1(file, "train")) == [
+        (("100218",), "Something falling like a feather or paper"),
+        (("24413",), "Unfolding something"),
+    ]
     file = tmp_path / "a.json"
-    file.write_text(json.dumps([{"id": "78687", "template": "Holding [something] next to [something]"}]))
-    assert list(something_v2(file, "train")) == [(("78687",), "Holding something next to something")]
-    video = {"annotations": [{"label": "Fixing bicycle"}, {"label": "Surfing"}]}
-    database = {"a": {"subset": "training", **video}, "b": {"subset": "validation", **video}}
-    database["c"] = {"subset": "testing", "annotations": []}
-    file.write_text(json.dumps({"database": database}))
-    assert list(activitynet(file, "test")) == [(("v_b", "b"), "Fixing bicycle")]
+    file.write_text(
+        '[\n{"id":"78687","label":"holding potato next to vicks vaporub bottle",'
+        '"template":"Holding [something] next to [something]","placeholders":["potato","vicks vaporub bottle"]},\n'
+        '{"id":"36585","label":"plastic falling like a feather or paper",'
+        '"template":"[Something] falling like a feather or paper","placeholders":["plastic"]}\n]'
+    )
+    assert list(something_v2(file, "train")) == [
+        (("78687",), "Holding something next to something"),
+        (("36585",), "Something falling like a feather or paper"),
+    ]
+
+
+def test_the_files_of_activitynet_and_hacs_are_read(tmp_path):
+    file = tmp_path / "activity_net.v1-3.min.json"
+    throws = [{"label": "Discus throw", "segment": [24.25018, 38.08036]}]
+    throws.append({"label": "Discus throw", "segment": [97.00073, 106.284]})
+    video = {"duration": 121.44, "resolution": "320x240", "url": "https://www.youtube.com/watch?v=5n7NCViB5TU"}
+    database = {
+        "5n7NCViB5TU": {**video, "subset": "training", "annotations": throws},
+        "withheld": {**video, "subset": "testing", "annotations": []},
+    }
+    file.write_text(json.dumps({"database": database, "taxonomy": [], "version": "VERSION 1.3"}))
+    ((names, label),) = activitynet(file, "train")
+    assert names[:2] == ("v_5n7NCViB5TU", "5n7NCViB5TU") and label == "Discus throw"
+    assert not list(activitynet(file, "test"))
+    file = tmp_path / "HACS_segments_v1.1.1.json"
+    games = [{"label": "Dodgeball", "segment": [5.40, 11.60]}, {"label": "Dodgeball", "segment": [12.60, 88.16]}]
+    video = {"annotations": games, "subset": "training", "duration": "92.166667"}
+    file.write_text(json.dumps({"database": {"--0edUL8zmA": video}}))
+    ((names, label),) = activitynet(file, "train")
+    assert names[:2] == ("v_--0edUL8zmA", "--0edUL8zmA") and label == "Dodgeball"
 
 
 @pytest.mark.parametrize(
@@ -85,6 +129,50 @@ def test_one_name_in_two_folders_is_told_by_its_folder(clip, tmp_path):
     file.write_text("singing/a.mp4,singing,3,1\nclapping/a.mp4,clapping,3,1\n")
     rows = class_rows(file, tmp_path / "moments", "train", moments)
     assert [Path(video).parent.name for video in rows["video"]] == ["singing", "clapping"]
+
+
+def _put(clip: str, *places: Path) -> None:
+    for place in places:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(clip, place)
+
+
+def test_a_video_of_two_classes_lies_in_both_folders_and_has_the_first(clip, tmp_path):
+    """As HACS' own `download_videos.py` puts it there."""
+    folder = tmp_path / "hacs"
+    _put(clip, folder / "Beach_soccer/v_a.mp4", folder / "Playing_beach_volleyball/v_a.mp4")
+    database = {"a": {"subset": "training", "annotations": [{"label": "Playing beach volleyball", "segment": [1, 2]}]}}
+    database["a"]["annotations"].append({"label": "Beach soccer", "segment": [3, 4]})
+    file = tmp_path / "HACS_segments_v1.1.1.json"
+    file.write_text(json.dumps({"database": database}))
+    (row,) = class_rows(file, folder, "train", activitynet).to_list()
+    assert (
+        row["label"] == ["Playing beach volleyball"] and Path(row["video"]).parent.name == "Playing_beach_volleyball"
+    )
+
+
+def test_a_damaged_clip_of_kinetics_is_replaced(clip, tmp_path):
+    """As CVDF's `k400_extractor.sh` leaves them: a split in one folder, those that replace some in another."""
+    folder = tmp_path / "kinetics400"
+    replaced = folder / "replacement" / "replacement_for_corrupted_k400" / "-3B32lodo2M_000059_000069.mp4"
+    others = [f"train/{name}.mp4" for name in ("-3B32lodo2M_000059_000069", "_dbcJuKJQNs_000040_000050")]
+    _put(clip, replaced, *(folder / other for other in others), folder / "train/._-3B32lodo2M_000059_000069.mp4")
+    file = tmp_path / "train.csv"
+    file.write_text(
+        "label,youtube_id,time_start,time_end,split,is_cc\n"
+        'abseiling,-3B32lodo2M,59,69,train,0\n"air drumming",_dbcJuKJQNs,40,50,train,0\n'
+    )
+    rows = class_rows(file, folder, "train", kinetics).to_list()
+    assert [row["video"] for row in rows] == [str(replaced), str(folder / others[1])]
+
+
+@pytest.mark.parametrize("folder", ["air drumming", "air_drumming"])
+def test_a_clip_in_folders_of_several_classes_is_that_of_its_row(folder, clip, tmp_path):
+    _put(clip, tmp_path / "k/abseiling/x_000001_000011.mp4", tmp_path / f"k/{folder}/x_000001_000011.mp4")
+    file = tmp_path / "train.csv"
+    file.write_text("label,youtube_id,time_start,time_end,split\nair drumming,x,1,11,train\n")
+    (row,) = class_rows(file, tmp_path / "k", "train", kinetics).to_list()
+    assert Path(row["video"]).parent.name == folder
 
 
 def test_folders_of_frames_are_clips(clip, tmp_path):

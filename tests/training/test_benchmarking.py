@@ -221,6 +221,29 @@ def test_a_missing_file_is_named_with_what_it_should_look_like(name, missing, cl
     assert check_benchmark(benchmark, tmp_path).problems
 
 
+@pytest.mark.parametrize(
+    ("name", "split", "file"),
+    [(name, split, file) for name, one in BENCHMARKS.items() for split in one.files for file in one.files[split]],
+)
+def test_annotations_are_found_under_each_name_in_use(name, split, file, tmp_path):
+    benchmark = BENCHMARKS[name]
+    assert benchmark.find_annotations(tmp_path, split) == tmp_path / benchmark.files[split][0]
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).touch()
+    assert benchmark.find_annotations(tmp_path, split) == tmp_path / file
+
+
+def test_the_labels_of_something_something_as_qualcomm_packs_them_are_read(clips, tmp_path):
+    benchmark = BENCHMARKS["something-something-v2"]
+    write_miniature(benchmark, clips, tmp_path, "clips")
+    expected = benchmark.rows(tmp_path, "test").to_list()
+    (tmp_path / "labels").mkdir()
+    for split, name in (("train", "train.json"), ("test", "validation.json")):
+        (tmp_path / benchmark.files[split][0]).rename(tmp_path / "labels" / name)
+    assert benchmark.rows(tmp_path, "test").to_list() == expected
+    assert not check_benchmark(benchmark, tmp_path).problems
+
+
 def test_a_split_that_is_missing_is_named(clips, tmp_path, capsys):
     benchmark = BENCHMARKS["msvd-qa"]
     annotations = write_miniature(benchmark, clips, tmp_path, "clips")

@@ -206,9 +206,13 @@ def assert_same_run(output, expected, initial):
         assert line.keys() == found.keys()
         for name, value in line.items():
             assert math.isfinite(found[name])
-            # Adam turns the rounding of gradients that should be 0 (keys' biases) into steps, which grow: 1.3e-4 after
-            # two of them, on a processor without AVX-512.
-            tolerance = 2e-2 if name == "gradient_norm" else 1e-4 if line["step"] == 1 else 1e-3
+            # Adam turns the rounding of gradients that should be 0 (keys' biases) into steps, which grow: losses
+            # differ by 1.3e-4 after two of them on a processor without AVX-512, the gradient's norm by 0.05 at the
+            # fourth with torch 2.9, where the loss is equal to 1.2e-5.
+            if name == "gradient_norm":
+                tolerance = 1e-3 if line["step"] < 3 else 0.1
+            else:
+                tolerance = 1e-4 if line["step"] == 1 else 1e-3
             one_in_eight = 0.126 if name.startswith("accuracy") and line["step"] > 1 else 0  # near a tie
             assert found[name] == pytest.approx(value, rel=tolerance, abs=one_in_eight), (line["step"], name)
     steps = one[:STEPS]

@@ -1,6 +1,7 @@
 """The tables of training: what each entry promises, and a part that is added from outside."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from datasets import Dataset
@@ -9,6 +10,7 @@ from violet.core.registry import Registry
 from violet.training import SettingsError
 from violet.training.dataset_sources import load_dataset
 from violet.training.learning_rates import LEARNING_RATES, learning_rate_factor
+from violet.training.pretraining import Pretraining
 from violet.training.recipe import SOURCES, DatasetRecipe, PretrainingRecipe
 from violet.training.schedule import SCHEDULES
 
@@ -23,7 +25,7 @@ def table(request) -> Registry:
 @pytest.fixture
 def restored(monkeypatch):
     """Additions end with the test."""
-    for table in (LEARNING_RATES, SOURCES):
+    for table in (SCHEDULES, LEARNING_RATES, SOURCES):
         monkeypatch.setattr(table, "_entries", dict(table._entries))
 
 
@@ -57,6 +59,29 @@ def test_a_learning_rate_of_your_own_is_taken(restored):
     LEARNING_RATES.add("half", lambda progress: 1 - progress / 2)
     recipe = PretrainingRecipe([DatasetRecipe(source="table", **DATASET)], learning_rate_schedule="half")
     assert learning_rate_factor(recipe.learning_rate_schedule, 6, 10, 0.2) == 0.75
+
+
+def test_a_schedule_of_your_own_decides_every_step(restored, drawn, tmp_path):
+    class FirstOnly(SCHEDULES["mixture"]):
+        """Every step draws from the first data set."""
+
+        def plan(self, step):
+            return replace(super().plan(step), dataset=0, position=step)
+
+        def positions(self, step):
+            return [step, *[0] * (len(self.weights) - 1)]
+
+    shapes = {"source": "moving_shapes", "path": str(drawn), "clips": 24, "validation_clips": 8}
+    datasets = [DatasetRecipe(name=name, **shapes) for name in ("first", "second")]
+    settings = {"objectives": {"mlm": 1}, "max_steps": 6, "batch_size": 8, "eval_batches": 1, "num_workers": 0}
+    settings |= {"mixed_precision": "no", "trackers": [], "output_dir": str(tmp_path)}
+    with pytest.raises(SettingsError, match="`schedule`: 'first_only' is unknown; use mixture"):
+        PretrainingRecipe(datasets, schedule="first_only", **settings)
+    SCHEDULES.add("first_only", FirstOnly)
+    run = Pretraining(PretrainingRecipe(datasets, schedule="first_only", **settings))
+    assert [run.training.schedule.plan(step).dataset for step in range(20)] == [0] * 20
+    mixed = Pretraining(PretrainingRecipe(datasets, **settings))
+    assert {mixed.training.schedule.plan(step).dataset for step in range(20)} == {0, 1}
 
 
 def test_a_source_of_your_own_is_taken(restored):

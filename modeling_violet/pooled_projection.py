@@ -1,0 +1,43 @@
+"""The projection of models whose sides each have a vector of their own, as CLIP's."""
+
+import torch
+from torch import nn
+
+from .projection import VioletProjection
+from .tokens import Tokens
+
+
+class VioletPooledProjection(VioletProjection):
+    """
+    The vectors that the vision encoder and the text side themselves give of a clip and of a text (`Tokens.pooled`),
+    each through a linear layer without bias (Radford et al., 2021, arXiv:2103.00020).
+
+    Raises:
+        ValueError: for an encoder or a text side that gives no such vector.
+    """
+
+    largest_scale = 200.0  # of CLIP-ViP (Xue et al., 2023, arXiv:2209.06430), which starts at 4.60, near 100
+
+    def __init__(self, config, video, text):
+        nn.Module.__init__(self)
+        types = {"vision_config": config.vision_config, "text_config": config.text_config}
+        for key, size in (("vision_config", video.encoder.pooled_size), ("text_config", text.pooled_size)):
+            if size is None:
+                kind = getattr(types[key], "model_type", None)
+                raise ValueError(
+                    f"`projection_type` 'pooled' needs a vector of each clip and text, and `{key}.model_type` "
+                    f"{kind!r} gives none: use the `projection_type` 'in_order'."
+                )
+        self.video_projection = nn.Linear(video.encoder.pooled_size, config.projection_dim, bias=False)
+        self.text_projection = nn.Linear(text.pooled_size, config.projection_dim, bias=False)
+        self.logit_scale = nn.Parameter(torch.empty(1))  # FSDP shards no scalars
+
+    @staticmethod
+    def initial_logit_scale() -> float:
+        return 4.6
+
+    def video(self, video: Tokens) -> torch.Tensor:
+        return nn.functional.normalize(self.video_projection(video.pooled).float(), dim=-1)
+
+    def text(self, text: Tokens) -> torch.Tensor:
+        return nn.functional.normalize(self.text_projection(text.pooled).float(), dim=-1)
