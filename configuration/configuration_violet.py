@@ -1,7 +1,7 @@
 """Configurations of VIOLET: the video encoder, the whole model, and the named ones."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
@@ -44,6 +44,16 @@ def _require_positive(config: PreTrainedConfig, *fields: str):
 def _require_activation(config: PreTrainedConfig):
     if config.hidden_act not in ACT2FN:
         _refuse("hidden_act", f"{config.hidden_act!r} is unknown; known are {', '.join(sorted(ACT2FN))}.")
+
+
+class SwinStage(NamedTuple):
+    """Blocks of one width and window, and whether the merging of 2 x 2 cells stands behind them."""
+
+    width: int
+    depth: int
+    num_heads: int
+    window: tuple[int, int, int]
+    merges: bool
 
 
 @strict
@@ -90,6 +100,21 @@ class VioletVisionConfig(PreTrainedConfig):
     def hidden_size(self) -> int:
         """Channels of the last stage."""
         return self.embed_dim * 2 ** (len(self.depths) - 1)
+
+    @property
+    def stages(self) -> list[SwinStage]:
+        """What the network is built of, from the first stage to the last."""
+        frames, rows, columns = self.window_size
+        last = len(self.depths) - 1
+        return [
+            SwinStage(self.embed_dim * 2**i, depth, heads, (frames, rows, columns), merges=i < last)
+            for i, (depth, heads) in enumerate(zip(self.depths, self.num_heads, strict=True))
+        ]
+
+    @property
+    def temporal_shift(self) -> bool:
+        """Whether every second block's windows are shifted in time too."""
+        return True
 
     @property
     def cell(self) -> tuple[int, int, int]:
@@ -170,6 +195,11 @@ class VioletConfig(PreTrainedConfig):
             `masked_vision.MVM_TARGETS`, each with the options of its head (`{}` for its defaults).
         objectives (`dict[str, dict]`): pre-training objectives beyond those that every model has: names of
             `objective.OBJECTIVES`, each with its options (`{}` for its defaults).
+        head_type (`str`): what reads the first text state to tell answers and matches: `"mlp"` (VIOLET), or `"pooler"`
+            (BERT's: a layer with tanh, then one linear layer). For the class of a video by itself also `"embedding"`,
+            a linear layer on its embedding before the fusion.
+        match_classes (`int`): outputs of a match head: 1, a score, or 2, "no match" and "match" (BERT's), whose
+            difference is the score; 2 needs the head type `"pooler"`.
         match_temperature (`float`): what match scores are divided by before their softmax.
         retrieval_directions (`int`): 1 for a loss over the texts of each video (VIOLET), 2 for both ways (VIOLETv2).
         label_smoothing (`float`): the part of each target that the tasks' losses spread over all classes.
@@ -216,6 +246,8 @@ class VioletConfig(PreTrainedConfig):
     contrastive_weight: float | int = 1.0
     mvm_targets: dict[str, dict[str, int | float]] | None = None
     objectives: dict[str, dict[str, Any]] | None = None
+    head_type: str = "mlp"
+    match_classes: int = 1
     match_temperature: float = 0.05
     retrieval_directions: int = 2
     label_smoothing: float | int = 0.0
@@ -255,7 +287,7 @@ class VioletConfig(PreTrainedConfig):
     def to_dict(self) -> dict[str, Any]:
         """The fields, without those of other parts that have their defaults: VIOLETs are saved as they always were."""
         unused = {"text_config": None, "fusion_model_config": None, "projection_type": "in_order", "objectives": None}
-        unused["vision_positions"] = "violet"
+        unused |= {"vision_positions": "violet", "head_type": "mlp", "match_classes": 1}
         fields = super().to_dict().items()
         return {name: value for name, value in fields if name not in unused or value != unused[name]}
 
@@ -281,6 +313,12 @@ class VioletConfig(PreTrainedConfig):
             )
         if self.fusion_norm not in FUSION_NORMS:
             _refuse("fusion_norm", f"{self.fusion_norm!r} is unknown; known are {', '.join(FUSION_NORMS)}.")
+        if self.match_classes not in (1, 2):
+            _refuse("match_classes", f"must be 1 or 2, got {self.match_classes}.")
+        if self.match_classes == 2 and self.head_type != "pooler":
+            _refuse("match_classes", f"2 needs the `head_type` 'pooler', got {self.head_type!r}.")
+        if self.head_type == "embedding" and self.projection_dim is None:
+            _refuse("head_type", "'embedding' reads the embedding before the fusion, and `projection_dim` is None.")
         if self.retrieval_directions not in (1, 2):
             _refuse("retrieval_directions", f"must be 1 or 2, got {self.retrieval_directions}.")
         if not 0 <= self.label_smoothing < 1:

@@ -273,7 +273,7 @@ def export_original(model: VioletPreTrainedModel | str | os.PathLike) -> dict[st
             f"The vision encoder is a {model.config.vision_config.model_type!r}, and the original knows Video Swin "
             "only: there is no form in which its code could read this model."
         )
-    window = tuple(model.config.vision_config.window_size)
+    windows = tuple(stage.window for stage in model.config.vision_config.stages)
     pieces: dict[str, Piece] = {}
     weights: dict[str, torch.Tensor] = {}
     homeless: list[str] = []
@@ -285,10 +285,10 @@ def export_original(model: VioletPreTrainedModel | str | os.PathLike) -> dict[st
             continue
         form = VIOLET.form(theirs)
         pieces[ours] = Piece(ours, theirs, tuple(value.shape), form, target)
-        weights[theirs] = value.reshape(form.theirs(tuple(value.shape), window))
+        weights[theirs] = value.reshape(form.theirs(tuple(value.shape), windows[0]))
     if homeless:
         raise ConversionError(f"The original has no place for {listed(homeless)}.")
-    for name, derived in derived_pieces(VIOLET, pieces, window).items():
+    for name, derived in derived_pieces(VIOLET, pieces, windows).items():
         if derived.group != POSITION_IDS:  # the published files do not hold them
             weights[name] = kept[name] if name in kept else derived.value(weights).clone()
     return weights

@@ -12,11 +12,12 @@ down from knowledge of that code; no published file was at hand.
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from operator import methodcaller
 
 import torch
+from torch import nn
 
 from ..modeling_violet.embeddings import interpolate_grid, interpolate_rows
 
@@ -122,9 +123,47 @@ def _inflate_patches(value: torch.Tensor, shape: Shape) -> torch.Tensor:
     return value.unsqueeze(2).expand(shape) / shape[2]
 
 
+def _resize_table(window: Shape, value: torch.Tensor, shape: Shape) -> torch.Tensor:
+    """
+    (offsets in a frame, heads) -> (offsets in the window, heads): resized bicubically to the window's rows and
+    columns, the same for each distance in time
+    """
+    side, (frames, rows, columns) = math.isqrt(len(value)), (2 * length - 1 for length in window)
+    # (offsets, heads) -> (1, heads, side, side) -> (1, heads, rows, columns) -> (rows * columns, heads)
+    picture = value.t().unflatten(1, (side, side)).unsqueeze(0)
+    picture = nn.functional.interpolate(picture, size=(rows, columns), mode="bicubic", align_corners=False)
+    return picture[0].flatten(1).t().repeat(frames, 1)
+
+
+def _tile_patches(value: torch.Tensor, shape: Shape) -> torch.Tensor:
+    """(width, channels, side, side) -> larger patches that give the mean of the small ones: tiled, and divided"""
+    tiles = shape[3] // value.shape[2]
+    return _inflate_patches(value.repeat(1, 1, tiles, tiles) / tiles**2, shape)
+
+
 def _inflate_table(value: torch.Tensor, shape: Shape) -> torch.Tensor:
     """(offsets in a frame, heads) -> (offsets in a window, heads), the same for each distance in time"""
     return value.repeat(shape[0] // value.shape[0], 1)
+
+
+@dataclass(frozen=True)
+class Numbering:
+    """
+    What the numbers in our names depend on, of a model's class and configuration.
+
+    Attributes:
+        model_class: the class's name.
+        depths: blocks of each stage of a Video Swin; () for other encoders.
+        windows: its window in each stage.
+        merges: the stages with a merging behind them.
+        text_layers: layers of the text side that read sentences, and those that read paragraphs; () for others.
+    """
+
+    model_class: str = ""
+    depths: tuple[int, ...] = ()
+    windows: tuple[Shape, ...] = ()
+    merges: tuple[int, ...] = ()
+    text_layers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,6 +179,10 @@ class Kind:
         skipped: pattern of their names -> why it is not needed.
         aliases: other spellings of their names -> the one in `parts`.
         of_pictures: whether it knows no time.
+        kept: pattern of their names -> why no model reads it; it is kept beside a converted model, for the way back.
+        numbers: what our names become before they are looked up in `parts`, if both number layers differently.
+        fit: (this kind, a model's numbering, that of the source) -> the kind for that model, if names or forms depend
+            on it. See `fitted`.
     """
 
     name: str
@@ -148,6 +191,13 @@ class Kind:
     skipped: Mapping[str, str] = field(default_factory=dict)
     aliases: Rules = ()
     of_pictures: bool = False
+    kept: Mapping[str, str] = field(default_factory=dict)
+    numbers: Rules = ()
+    fit: Callable[["Kind", "Numbering", "Numbering"], "Kind"] | None = None
+
+    def fitted(self, model: "Numbering", source: "Numbering") -> "Kind":
+        """The kind for a model of that numbering."""
+        return self if self.fit is None else self.fit(self, model, source)
 
     def their_name(self, ours: str) -> str | None:
         """What this kind calls it, or None if it holds no such thing."""
@@ -155,6 +205,7 @@ class Kind:
 
     def part(self, ours: str) -> str | None:
         """The first of `parts` that our name begins with."""
+        ours = rename(ours, self.numbers)
         return next((start for start in self.parts if ours.startswith(start)), None)
 
     def start(self, part: str) -> str:
@@ -174,7 +225,7 @@ def _their_name(kind: Kind, ours: str) -> str | None:
     if part is None or found is None:
         return None
     theirs, rules = found
-    return theirs + rename(ours.removeprefix(part), rules)
+    return theirs + rename(rename(ours, kind.numbers).removeprefix(part), rules)
 
 
 VIOLET = Kind(
@@ -219,6 +270,55 @@ INFLATED = {
         lambda shape, window: ((2 * window[1] - 1) * (2 * window[2] - 1), *shape[1:]), _inflate_table
     ),
 }
+SWIN_PATCH = 4
+"""Side of a patch of every Swin for pictures, in pixels."""
+
+
+@cache
+def _spread(kind: Kind, model: Numbering, source: Numbering) -> Kind:
+    """
+    A Swin for pictures, for a model whose stages are others than its own: its blocks in their order onto the model's,
+    its mergings in their order onto the model's, its tables resized to each stage's window.
+    """
+    if not model.depths or (model.depths, model.merges) == (source.depths, source.merges):
+        return kind
+    places = [f"{stage}.blocks.{block}" for stage, depth in enumerate(source.depths) for block in range(depth)]
+
+    def place(stage: int, block: int) -> str:
+        return places[min(sum(model.depths[:stage]) + block, len(places) - 1)]
+
+    def merging(found: re.Match) -> str:
+        stage = int(found[1])
+        return f"stages.{model.merges.index(stage) if stage in model.merges else stage}.downsample."
+
+    forms = {
+        r"^(patch_embed\.proj|embeddings\.patch_embeddings\.projection)\.weight$": Form(
+            lambda shape, window: (
+                *shape[:2],
+                *[SWIN_PATCH if side % SWIN_PATCH == 0 else side for side in shape[3:]],
+            ),
+            _tile_patches,
+        )
+    }
+    side = 2 * source.windows[0][1] - 1
+    for stage, (depth, window) in enumerate(zip(model.depths, model.windows, strict=True)):
+        for block in range(depth):
+            theirs = re.escape(f"layers.{place(stage, block)}")
+            forms[theirs + r"\..*relative_position_bias_table$"] = Form(
+                lambda shape, window: (side * side, *shape[1:]), partial(_resize_table, window)
+            )
+    numbers: Rules = (
+        (
+            r"stages\.(\d+)\.blocks\.(\d+)\.",
+            lambda found: f"stages.{place(int(found[1]), int(found[2]))}.",
+        ),
+        (r"stages\.(\d+)\.downsample\.", merging),
+        (r"(?<=^video_encoder\.swin\.)clip_merging\.", f"stages.{len(source.depths) - 2}.downsample."),
+        (r"(?<=^video_encoder\.swin\.)clip_norm\.", "norm."),
+    )
+    return replace(kind, forms=forms, numbers=numbers, fit=None)
+
+
 SWIN_2D = Kind(
     "Swin (pictures), inflated in time",
     parts={BACKBONE: ("", SWIN)},
@@ -226,6 +326,7 @@ SWIN_2D = Kind(
     skipped={r"^head\.": ANOTHER_HEAD, r"\.attn_mask$": "computed, for pictures of one size"},
     aliases=((r"^backbone\.", ""),),
     of_pictures=True,
+    fit=_spread,
 )
 SWIN_TRANSFORMERS = Kind(
     "transformers' Swin (pictures), inflated in time",
@@ -242,6 +343,7 @@ SWIN_TRANSFORMERS = Kind(
     },
     aliases=((r"^swin\.", ""),),
     of_pictures=True,
+    fit=_spread,
 )
 TORCHVISION = Kind(
     "torchvision's swin3d",

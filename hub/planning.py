@@ -20,10 +20,12 @@ from ..modeling_violet import (
     VioletForQuestionAnswering,
     VioletForRetrieval,
     VioletModel,
+    VioletPreTrainedModel,
     VioletVisionModel,
 )
+from ..modeling_violet.encoders import find_encoder
 from ..modeling_violet.encoders.video_swin import relative_position_index
-from ..modeling_violet.heads import VioletClassificationHead, VioletMaskedLMHead
+from ..modeling_violet.heads import VioletMaskedLMHead, build_head
 from ..modeling_violet.objectives.masked_vision import build_mvm_heads
 from .layouts import (
     BACKBONE,
@@ -36,6 +38,7 @@ from .layouts import (
     VIOLET,
     Form,
     Kind,
+    Numbering,
     Shape,
     find_kind,
     holds,
@@ -145,7 +148,9 @@ def plan_conversion(
     problems += conflicts
     if model_class is None:
         model_class = infer_class(kind, found, of_source)
-    if model_class is VioletVisionModel and isinstance(config, VioletConfig):
+        if is_vision_model(model_class) and config is not None and not isinstance(config, VioletConfig):
+            model_class = find_encoder(config).model_class or model_class
+    if is_vision_model(model_class) and isinstance(config, VioletConfig):
         config = config.vision_config
     if config is None:
         wanted = _own_configuration(kind, model_class, of_source)
@@ -157,6 +162,7 @@ def plan_conversion(
     starts = {part: kind.start(part) for part, theirs in kind.parts.items() if theirs and part.startswith(OPTIONAL)}
     present = frozenset(part for part, start in starts.items() if holds(found, start))
     tied = () if kind is VIOLET or MLM not in present else tuple(_absent_from_decoder(kind, found))
+    kind = kind.fitted(numbering(model_class, wanted), numbering(model_class, of_source))
     layout = _layout(kind, model_class, wanted, of_source, present, tied)  # type: ignore[arg-type]  # it is hashable
     skipped, found_problems = _compare(kind, model_class, layout, found, names)
     problems += found_problems
@@ -188,9 +194,31 @@ def infer_class(kind: Kind, shapes: Mapping[str, Shape], config_json: str) -> ty
     return VioletModel
 
 
+def is_vision_model(model_class: type[PreTrainedModel]) -> bool:
+    """Whether it is a video encoder by itself."""
+    return not issubclass(model_class, VioletPreTrainedModel)
+
+
+def numbering(model_class: type[PreTrainedModel], config_json: str) -> Numbering:
+    """What the numbers in the names of a model's weights depend on."""
+    settings = json.loads(config_json)
+    is_whole = settings.get("model_type") == VioletConfig.model_type
+    config: Any = (VioletConfig if is_whole else model_class.config_class).from_dict(settings)
+    stages = getattr(config.vision_config if is_whole else config, "stages", ())
+    text = getattr(config, "text_config", None)
+    layers = (getattr(text, "num_sentence_layers", 0), getattr(text, "num_paragraph_layers", 0))
+    return Numbering(
+        model_class.__name__,
+        tuple(stage.depth for stage in stages),
+        tuple(stage.window for stage in stages),
+        tuple(i for i, stage in enumerate(stages) if stage.merges),
+        layers if any(layers) else (),
+    )
+
+
 def _own_configuration(kind: Kind, model_class: type[PreTrainedModel], config_json: str) -> str:
     """What the shapes tell. A backbone by itself keeps its stride in time, which in VIOLET is 1."""
-    if model_class is not VioletVisionModel:
+    if not is_vision_model(model_class):
         return config_json
     vision = json.loads(config_json)["vision_config"]
     if kind is not VIOLET:
@@ -243,9 +271,9 @@ def _layout(
         theirs = dict(tied).get(ours) or kind.their_name(ours)
         if ours not in targets and theirs is not None and theirs not in claimed:
             pieces[ours] = Piece(ours, theirs, shape, kind.form(theirs), None)
-    vision = json.loads(config_json)
-    window = tuple(vision.get("vision_config", vision).get("window_size", ()))  # only a Video Swin has windows
-    return Layout(tuple(pieces.values()), derived_pieces(kind, pieces, window), new, window)
+    windows = numbering(model_class, source_json if kind.of_pictures else config_json).windows
+    window = windows[0] if windows else ()  # only a Video Swin has windows
+    return Layout(tuple(pieces.values()), derived_pieces(kind, pieces, windows), new, window)
 
 
 def _index(window: Shape, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -257,19 +285,17 @@ def _places(places: int, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
     return torch.arange(places)[None]
 
 
-def derived_pieces(kind: Kind, pieces: Mapping[str, Piece], window: Shape) -> dict[str, Derived]:
-    """What follows from these pieces, by the kind's names."""
+def derived_pieces(kind: Kind, pieces: Mapping[str, Piece], windows: tuple[Shape, ...]) -> dict[str, Derived]:
+    """What follows from these pieces, by the kind's names; `windows`: of each stage of a Video Swin."""
     derived: dict[str, Derived] = {}
-    effective = (1, *window[1:]) if kind.of_pictures else window
-    tokens = math.prod(effective)
     for ours, piece in pieces.items():
-        if ours.endswith("relative_position_bias_table"):
+        stage = re.search(r"stages\.(\d+)\..*relative_position_bias_table$", ours)
+        if stage is not None:
+            window = (1, *windows[0][1:]) if kind.of_pictures else windows[int(stage[1])]
+            tokens = math.prod(window)
             name = piece.theirs.replace("bias_table", "index")
             derived[name] = Derived(
-                (tokens, tokens),
-                "computed from the window size",
-                partial(_index, effective),
-                group=POSITION_INDEX,
+                (tokens, tokens), "computed from the window size", partial(_index, window), group=POSITION_INDEX
             )
         elif ours == TEXT + "position_embeddings.weight":
             places = piece.shape[0]
@@ -299,7 +325,7 @@ def _source_shapes(config_json: str, has_fc: bool, has_mlm: bool) -> dict[str, S
     with torch.device("meta"):
         heads = nn.ModuleDict({"mvm_heads": build_mvm_heads(config)})
         if has_fc:
-            heads["answer_head"] = VioletClassificationHead(config, config.num_labels)
+            heads["answer_head"] = build_head(config, config.num_labels)
         if has_mlm:
             heads["mlm_head"] = VioletMaskedLMHead(config)
     shapes = {name: tuple(value.shape) for name, value in heads.state_dict().items()}
@@ -308,7 +334,7 @@ def _source_shapes(config_json: str, has_fc: bool, has_mlm: bool) -> dict[str, S
 
 def below_the_model(model_class: type[PreTrainedModel], name: str) -> str:
     """A key of a model's state dict -> its name in `layouts`."""
-    if model_class is VioletVisionModel:
+    if is_vision_model(model_class):
         return BACKBONE + name
     return re.sub(r"^match_head\.", "answer_head.", name.removeprefix(model_class.base_model_prefix + "."))
 
@@ -378,7 +404,7 @@ def listed(names: list[str]) -> str:
 
 
 def _why_unplaced(kind: Kind, model_class: type[PreTrainedModel], ours: str) -> str | None:
-    if model_class is VioletVisionModel:
+    if is_vision_model(model_class):
         return f"{model_class.__name__} is only the video encoder"
     if ours == "task_tokens":
         return "the configuration has no task tokens"

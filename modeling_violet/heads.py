@@ -1,10 +1,13 @@
 """Output heads on the fusion's states, shared by several models."""
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers.activations import ACT2FN
 
 from ..configuration.configuration_violet import VioletConfig
+from ..core.registry import Registry
 
 
 class VioletClassificationHead(nn.Sequential):
@@ -21,6 +24,53 @@ class VioletClassificationHead(nn.Sequential):
             nn.ReLU(),
             nn.Linear(2 * width, num_classes),
         )
+
+
+class VioletPoolerHead(nn.Sequential):
+    """BERT's pooler (Linear D -> D, tanh), dropout, Linear D -> classes: BERT's head of matches and answers."""
+
+    def __init__(self, config: VioletConfig, num_classes: int):
+        width = config.hidden_size
+        super().__init__(
+            nn.Linear(width, width),
+            nn.Tanh(),
+            nn.Dropout(config.classifier_dropout),
+            nn.Linear(width, num_classes),
+        )
+
+
+class VioletTwoClassMatchHead(VioletPoolerHead):
+    """
+    BERT's match head of two classes, "no match" and "match". Its score is the difference of their logits: a
+    cross-entropy over the two is the binary one of the score.
+    """
+
+    def __init__(self, config: VioletConfig):
+        super().__init__(config, 2)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """(..., width) -> (..., 1)"""
+        classes = super().forward(states)
+        return classes[..., 1:] - classes[..., :1]
+
+
+HEADS: Registry[Any] = Registry(
+    "head",
+    __package__,
+    {"mlp": "heads:VioletClassificationHead", "pooler": "heads:VioletPoolerHead"},
+    config_keys=("head_type",),
+)
+"""By the configuration's `head_type`: what reads the first text state."""
+
+
+def build_head(config: VioletConfig, num_classes: int) -> nn.Module:
+    """The head of answers of a configuration."""
+    return HEADS.find(config.head_type)(config, num_classes)
+
+
+def build_match_head(config: VioletConfig) -> nn.Module:
+    """The head of matches of a configuration: (..., width) -> (..., 1), a score."""
+    return VioletTwoClassMatchHead(config) if config.match_classes == 2 else build_head(config, 1)
 
 
 class VioletPooledHead(nn.Sequential):

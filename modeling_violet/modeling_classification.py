@@ -1,5 +1,7 @@
 """The class of a video: which of the configuration's labels it has, without any text."""
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers.processing_utils import Unpack
@@ -7,7 +9,7 @@ from transformers.utils import TransformersKwargs
 
 from ..configuration.configuration_violet import VioletConfig
 from ..core.upstream import capture_outputs, name_video_classifier
-from .heads import VioletClassificationHead, VioletPooledHead
+from .heads import VioletPooledHead, build_head
 from .losses import masked_binary_cross_entropy, masked_cross_entropy
 from .modeling_violet import VioletModel, VioletPreTrainedModel, VioletTaskOutput
 from .tokens import Tokens, take_pixels
@@ -20,7 +22,8 @@ class VioletForVideoClassification(VioletPreTrainedModel):
     Tells which of the configuration's `id2label` a video has.
 
     The video's tokens pass the fusion by themselves, without a text; a head reads the mean of its patches. In a model
-    without a fusion it reads the vision encoder's own vector of the clip, or the mean of its states if there is none.
+    without a fusion it reads the vision encoder's own vector of the clip, or the mean of its states if there is none;
+    with the `head_type` "embedding" it reads the video's embedding before the fusion.
     The configuration's `problem_type` is "single_label_classification", or "multi_label_classification" for videos
     that may have several labels or none; if it is not set, the first labels decide, as in transformers.
     """
@@ -35,8 +38,11 @@ class VioletForVideoClassification(VioletPreTrainedModel):
                 f"`problem_type`: {config.problem_type!r} is no classification; use {ONE_LABEL} or {SEVERAL_LABELS}."
             )
         self.violet = VioletModel(config)
-        if config.has_fusion:
-            self.classifier: nn.Module = VioletClassificationHead(config, config.num_labels)
+        self.reads_embedding = config.head_type == "embedding"
+        if self.reads_embedding:
+            self.classifier: nn.Module = nn.Linear(config.projection_dim, config.num_labels)
+        elif config.has_fusion:
+            self.classifier = build_head(config, config.num_labels)
         else:
             pooled = self.violet.vision_encoder.pooled_size or self.violet.video_encoder.width
             self.classifier = VioletPooledHead(config, config.num_labels, pooled)
@@ -44,7 +50,8 @@ class VioletForVideoClassification(VioletPreTrainedModel):
 
     def unread_parameters(self) -> list[nn.Parameter]:
         """Those of texts, prompts and the embeddings before the fusion, see `VioletPreTrainedModel`."""
-        of_texts = ("text_embeddings.", "projection.", "task_tokens")
+        projection = "projection.text_projection." if self.reads_embedding else "projection."
+        of_texts = ("text_embeddings.", projection, "task_tokens")
         return [parameter for name, parameter in self.violet.named_parameters() if name.startswith(of_texts)]
 
     @capture_outputs(tie_last_hidden_states=False)
@@ -77,9 +84,12 @@ class VioletForVideoClassification(VioletPreTrainedModel):
             video = video_tokens
         else:
             raise ValueError("Give exactly one of `pixel_values_videos` and `video_tokens`.")
-        if self.violet.has_fusion:
-            video = video.with_tokens(self.violet.fuse({"video": video}, **kwargs)["video"])
-        pooled = None if self.violet.has_fusion else video.pooled
+        if self.reads_embedding:
+            pooled: Any = self.violet.embed_videos(video)
+        elif self.violet.has_fusion:
+            video, pooled = video.with_tokens(self.violet.fuse({"video": video}, **kwargs)["video"]), None
+        else:
+            pooled = video.pooled
         # (videos, frames, rows, columns, width) -> (videos, width)
         logits = self.classifier(video.patches().mean((1, 2, 3)) if pooled is None else pooled)
         if video_index is not None:

@@ -9,7 +9,7 @@ from transformers.utils import TransformersKwargs
 
 from ..configuration.configuration_violet import VioletConfig
 from ..core.upstream import can_return_tuple
-from .heads import VioletClassificationHead
+from .heads import build_match_head
 from .losses import check_labels, first_of_each, gather_rows, masked_cross_entropy, retrieval_loss
 from .modeling_violet import PromptInputs, VioletModel, VioletPreTrainedModel, VioletTaskOutput, names_inputs
 from .tokens import Tokens, take_pixels
@@ -21,7 +21,7 @@ class VioletForMultipleChoice(VioletPreTrainedModel):
     def __init__(self, config: VioletConfig):
         super().__init__(config)
         self.violet = VioletModel(config)
-        self.match_head = VioletClassificationHead(config, 1)
+        self.match_head = build_match_head(config)
         self.post_init()
 
     @can_return_tuple
@@ -114,7 +114,7 @@ class VioletForRetrieval(VioletPreTrainedModel):
             )
         super().__init__(config)
         self.violet = VioletModel(config)
-        self.match_head = VioletClassificationHead(config, 1) if config.has_fusion else None
+        self.match_head = build_match_head(config) if config.has_fusion else None
         self.post_init()
 
     def score_pairs(

@@ -12,7 +12,7 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from ..configuration.configuration_violet import VioletConfig
 from ..core.upstream import can_return_tuple
 from .fusions import record_received_attention
-from .heads import VioletClassificationHead, VioletMaskedLMHead
+from .heads import VioletMaskedLMHead, build_match_head
 from .losses import combine
 from .modeling_violet import VioletModel, VioletPreTrainedModel
 from .objectives.masked_vision import build_mvm_heads
@@ -67,7 +67,7 @@ class VioletForPreTraining(VioletPreTrainedModel):
     def __init__(self, config: VioletConfig):
         super().__init__(config)
         self.violet = VioletModel(config)
-        self.match_head = VioletClassificationHead(config, 1)
+        self.match_head = build_match_head(config)
         self.mlm_head = VioletMaskedLMHead(config)
         self.mvm_heads = build_mvm_heads(config)
         self.objectives = objectives_of(config)

@@ -21,7 +21,7 @@ from .embeddings import VISION_POSITIONS, VioletVideoEncoder, VioletVideoStates
 from .encoders import Encoder
 from .fusions import build_fusion
 from .fusions.bert_fusion import VioletFusionAttention, VioletFusionLayer
-from .heads import VioletClassificationHead, VioletMaskedLMHead
+from .heads import VioletMaskedLMHead, build_head
 from .losses import contrastive_loss, first_of_each, gather_rows, masked_cross_entropy
 from .projection import VioletProjection, build_projection
 from .texts import build_text_side
@@ -476,7 +476,12 @@ class VioletModel(VioletPreTrainedModel):
         elif bool_masked_pos is not None or hidden_frame_order is not None:
             raise ValueError("Encoded `video_tokens` cannot be masked: give `pixel_values_videos`.")
         words: Any = inputs_embeds
-        if input_ids is not None:
+        if input_ids is not None and position_ids is None and cache is None:
+            encoded = self.encode_texts(
+                input_ids, attention_mask
+            )  # it may have tokens of its own in front of the words
+            words, attention_mask = encoded.tokens, encoded.mask
+        elif input_ids is not None:
             words = self.text_embeddings(input_ids, attention_mask, position_ids)
         texts = words.shape[0]
         groups = {"video": _videos_of_texts(video_tokens, texts, video_index)}
@@ -559,7 +564,10 @@ class VioletForMaskedLM(VioletPreTrainedModel):
             attention_rule=attention_rule,
             **kwargs,
         )
-        logits = self.mlm_head(outputs.text_hidden_state)
+        states = outputs.text_hidden_state
+        if input_ids is not None:  # a text side may have tokens of its own in front of the words
+            states = states[:, -input_ids[0].numel() :]
+        logits = self.mlm_head(states)
         loss = None if labels is None else masked_cross_entropy(logits, labels, self.config.label_smoothing)
         return VioletTaskOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
@@ -572,7 +580,7 @@ class VioletForQuestionAnswering(VioletPreTrainedModel):
     def __init__(self, config: VioletConfig):
         super().__init__(config)
         self.violet = VioletModel(config)
-        self.answer_head = VioletClassificationHead(config, config.num_labels)
+        self.answer_head = build_head(config, config.num_labels)
         self.post_init()
 
     @names_inputs

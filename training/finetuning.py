@@ -29,7 +29,7 @@ from ..hub.starting_points import configuration_for
 from ..hub.vision_models import check_clip
 from ..modeling_violet import VioletPreTrainedModel
 from ..modeling_violet.encoders import find_encoder
-from ..modeling_violet.heads import VioletClassificationHead
+from ..modeling_violet.heads import build_head
 from ..processing import VideoTextProcessor, special_tokens
 from .arguments import DataArguments, FinetuningArguments, ModelArguments, SettingsError, set_frames
 from .checkpoints import checkpoint_to_resume
@@ -188,7 +188,7 @@ def build_model(
         )
     if task.label_head and not new_model and before != list(changes["id2label"].values()):
         # A head of the same size would be loaded all the same.
-        head = VioletClassificationHead(model.config, len(changes["id2label"])).apply(model._init_weights)
+        head = build_head(model.config, len(changes["id2label"])).apply(model._init_weights)
         setattr(model, task.label_head, head)
     if own.get_vocab() != processor.tokenizer.get_vocab():
         kept = exchange_vocabulary(model, own, processor.tokenizer)

@@ -18,6 +18,7 @@ ENCODERS: Registry[Any] = Registry(
     {
         "violet_vision": "video_swin:VioletVisionModel",
         "hd_vila": "two_resolutions:HdVilaVisionModel",
+        "lf_vila": "temporal_windows:LfVilaVisionModel",
         "frame_by_frame": "frame_by_frame:FrameByFrame",
         "timesformer": "whole_clip:WholeClip",
         "videomae": "whole_clip:WholeClip",

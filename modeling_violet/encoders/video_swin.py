@@ -29,14 +29,14 @@ with it.
 """
 
 
-def effective_window(grid: Size, window: Size, shifted: bool) -> tuple[Size, Size]:
+def effective_window(grid: Size, window: Size, shifted: bool, in_time: bool = True) -> tuple[Size, Size]:
     """
     The window and the shift used on a grid (T, H, W): a side no longer than the window becomes the window there, and
-    nothing is shifted along it.
+    nothing is shifted along it, nor along time unless `in_time`.
     """
     sides = [min(side, most) for side, most in zip(grid, window, strict=True)]
     shifts = [most // 2 if shifted and side > most else 0 for side, most in zip(grid, window, strict=True)]
-    return (sides[0], sides[1], sides[2]), (shifts[0], shifts[1], shifts[2])
+    return (sides[0], sides[1], sides[2]), (shifts[0] if in_time else 0, shifts[1], shifts[2])
 
 
 def window_partition(x: torch.Tensor, window: Size) -> torch.Tensor:
@@ -105,13 +105,13 @@ class VioletDropPath(nn.Module):
 class VioletVideoSwinAttention(nn.Module):
     """Self-attention inside windows, with a learned bias for each relative position."""
 
-    def __init__(self, config, dim: int, num_heads: int):
+    def __init__(self, config, dim: int, num_heads: int, window: Size):
         super().__init__()
         self.config = config
         self.num_heads = num_heads
         self.scaling = (dim // num_heads) ** -0.5
         self.is_causal = False
-        self.window = tuple(config.window_size)
+        self.window = window
         t, h, w = self.window
         self.relative_position_bias_table = nn.Parameter(
             torch.empty((2 * t - 1) * (2 * h - 1) * (2 * w - 1), num_heads)
@@ -146,12 +146,13 @@ class VioletVideoSwinAttention(nn.Module):
 
 
 class VioletVideoSwinBlock(GradientCheckpointingLayer):
-    def __init__(self, config, dim: int, num_heads: int, shifted: bool, drop_path: float):
+    def __init__(self, config, dim: int, num_heads: int, window: Size, shifted: bool, drop_path: float):
         super().__init__()
-        self.window = tuple(config.window_size)
+        self.window = window
         self.shifted = shifted
+        self.shifts_in_time = config.temporal_shift
         self.norm1 = nn.LayerNorm(dim, eps=config.layer_norm_eps)
-        self.attn = VioletVideoSwinAttention(config, dim, num_heads)
+        self.attn = VioletVideoSwinAttention(config, dim, num_heads, window)
         self.norm2 = nn.LayerNorm(dim, eps=config.layer_norm_eps)
         hidden = int(dim * config.mlp_ratio)
         self.mlp = nn.Sequential(nn.Linear(dim, hidden), ACT2FN[config.hidden_act], nn.Linear(hidden, dim))
@@ -164,7 +165,7 @@ class VioletVideoSwinBlock(GradientCheckpointingLayer):
 
     def attend(self, x: torch.Tensor) -> torch.Tensor:
         B, T, H, W, C = x.shape
-        window, shift = effective_window((T, H, W), self.window, self.shifted)
+        window, shift = effective_window((T, H, W), self.window, self.shifted, self.shifts_in_time)
         t, h, w = window
         x = nn.functional.pad(x, (0, 0, 0, -W % w, 0, -H % h, 0, -T % t))
         grid = (x.shape[1], x.shape[2], x.shape[3])
@@ -219,21 +220,21 @@ class VioletVideoSwinPatchEmbedding(nn.Module):
 
 
 class VioletVideoSwinStage(nn.Module):
-    """Blocks of one width, every second one shifted, and the merging that leads to the next stage."""
+    """Blocks of one width, every second one shifted, and the merging that leads to the next stage, if there is one."""
 
-    def __init__(self, config, stage: int):
+    def __init__(self, config, index: int):
         super().__init__()
-        dim, depth, first = config.embed_dim * 2**stage, config.depths[stage], sum(config.depths[:stage])
-        rate = config.drop_path_rate / max(
-            sum(config.depths) - 1, 1
-        )  # stochastic depth grows linearly over all blocks
+        stages = config.stages
+        stage, first = stages[index], sum(stage.depth for stage in stages[:index])
+        last = max(sum(stage.depth for stage in stages) - 1, 1)
+        rate = config.drop_path_rate / last  # stochastic depth grows linearly over all blocks
         self.blocks = nn.ModuleList(
             VioletVideoSwinBlock(
-                config, dim, config.num_heads[stage], shifted=i % 2 == 1, drop_path=rate * (first + i)
+                config, stage.width, stage.num_heads, stage.window, shifted=i % 2 == 1, drop_path=rate * (first + i)
             )
-            for i in range(depth)
+            for i in range(stage.depth)
         )
-        self.downsample = VioletPatchMerging(config, dim) if stage < len(config.depths) - 1 else nn.Identity()
+        self.downsample = VioletPatchMerging(config, stage.width) if stage.merges else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for block in self.blocks:
@@ -256,7 +257,7 @@ class VioletVisionModel(SavedWhole, PreTrainedModel):
     def __init__(self, config: VioletVisionConfig):
         super().__init__(config)
         self.patch_embed = VioletVideoSwinPatchEmbedding(config)
-        self.stages = nn.ModuleList(VioletVideoSwinStage(config, stage) for stage in range(len(config.depths)))
+        self.stages = nn.ModuleList(VioletVideoSwinStage(config, index) for index in range(len(config.stages)))
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
 

@@ -6,66 +6,21 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 from transformers import Cache
-from transformers.activations import ACT2FN
 
-from ...core.upstream import ALL_ATTENTION_FUNCTIONS, GradientCheckpointingLayer
-from ..attention import AttentionLayout, build_attention_mask, eager_attention_forward
+from ..attention import AttentionLayout, build_attention_mask
+from ..bert_layers import VioletBertAttention, VioletBertLayer
 from ..tokens import Tokens
 from .fusion import Fusion
 
 
-class VioletFusionAttention(nn.Module):
-    def __init__(self, config, layer: int):
-        super().__init__()
-        self.config = config
-        self.layer = layer
-        self.head_width = config.hidden_size // config.num_attention_heads
-        self.scaling = self.head_width**-0.5
-        self.dropout = config.attention_probs_dropout_prob
-        self.is_causal = False
-        self.query = nn.Linear(config.hidden_size, config.hidden_size)
-        self.key = nn.Linear(config.hidden_size, config.hidden_size)
-        self.value = nn.Linear(config.hidden_size, config.hidden_size)
-        self.output = nn.Linear(config.hidden_size, config.hidden_size)
-
-    def forward(
-        self, states: torch.Tensor, mask, cache: Cache | None = None, **kwargs
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """states (batch, tokens, width) -> the same shape, and the weights if the kernel gives them"""
-        heads = (*states.shape[:-1], -1, self.head_width)
-        # (batch, tokens, width) -> (batch, heads, tokens, head width)
-        query, key, value = (layer(states).view(heads).transpose(1, 2) for layer in (self.query, self.key, self.value))
-        if cache is not None:
-            key, value = cache.update(key, value, self.layer)
-        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        dropout = self.dropout if self.training else 0.0
-        output, weights = attention(self, query, key, value, mask, scaling=self.scaling, dropout=dropout, **kwargs)
-        return self.output(output.reshape(states.shape).contiguous()), weights
+class VioletFusionAttention(VioletBertAttention):
+    """That of a layer of the fusion."""
 
 
-class VioletFusionLayer(GradientCheckpointingLayer):
-    """A BERT layer; with `fusion_norm="pre"` its norms stand before the sub-layers instead of behind them."""
+class VioletFusionLayer(VioletBertLayer):
+    """A layer of the fusion."""
 
-    def __init__(self, config, layer: int):
-        super().__init__()
-        self.norm_first = config.fusion_norm == "pre"
-        self.attention = VioletFusionAttention(config, layer)
-        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.intermediate = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.activation = ACT2FN[config.hidden_act]
-        self.output = nn.Linear(config.intermediate_size, config.hidden_size)
-        self.output_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-
-    def feed_forward(self, states: torch.Tensor) -> torch.Tensor:
-        return self.dropout(self.output(self.activation(self.intermediate(states))))
-
-    def forward(self, states: torch.Tensor, mask, **kwargs) -> torch.Tensor:
-        if self.norm_first:
-            states = states + self.dropout(self.attention(self.attention_norm(states), mask, **kwargs)[0])
-            return states + self.feed_forward(self.output_norm(states))
-        states = self.attention_norm(states + self.dropout(self.attention(states, mask, **kwargs)[0]))
-        return self.output_norm(states + self.feed_forward(states))
+    attention_class = VioletFusionAttention
 
 
 class VioletBertFusion(Fusion):

@@ -61,7 +61,11 @@ class TextSide(nn.Module):
 TEXTS: Registry[type[TextSide]] = Registry(
     "text side",
     __package__,
-    {"none": "no_text:VioletNoText", "text_encoder": "text_encoder:VioletTextEncoder"},
+    {
+        "none": "no_text:VioletNoText",
+        "paragraph": "paragraph_text:LfVilaParagraphText",
+        "text_encoder": "text_encoder:VioletTextEncoder",
+    },
     config_keys=("text_config.model_type",),
     default="text_encoder",
 )

@@ -35,7 +35,7 @@ def vision_configuration(**overrides) -> VioletVisionConfig:
 def build_block(shifted: bool, window=(2, 2, 2)) -> VioletVideoSwinBlock:
     config = vision_configuration(window_size=window)
     torch.manual_seed(0)
-    block = VioletVideoSwinBlock(config, 8, 2, shifted=shifted, drop_path=0.0).eval()
+    block = VioletVideoSwinBlock(config, 8, 2, tuple(config.window_size), shifted=shifted, drop_path=0.0).eval()
     for parameter in block.parameters():
         nn.init.normal_(parameter, std=0.3)
     return block
@@ -123,6 +123,7 @@ def test_a_mask_made_in_inference_mode_can_be_trained_with():
 )
 def test_effective_window_shrinks_to_the_grid_and_is_shifted_only_beyond_it(grid, shifted, window, shift):
     assert effective_window(grid, (8, 7, 7), shifted) == (window, shift)
+    assert effective_window(grid, (8, 7, 7), shifted, in_time=False) == (window, (0, *shift[1:]))
 
 
 @torch.no_grad()
@@ -225,7 +226,7 @@ def test_stochastic_depth_grows_linearly_over_all_blocks():
 def test_a_dropped_block_is_the_identity():
     config = vision_configuration(window_size=(2, 2, 2))
     torch.manual_seed(0)
-    block = VioletVideoSwinBlock(config, 8, 2, shifted=False, drop_path=0.999999).train()
+    block = VioletVideoSwinBlock(config, 8, 2, tuple(config.window_size), shifted=False, drop_path=0.999999).train()
     torch.nn.init.zeros_(block.attn.relative_position_bias_table)  # a block on its own leaves it as the memory was
     x = noise(4, 2, 4, 4, 8)
     assert torch.equal(block(x), x)

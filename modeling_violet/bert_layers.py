@@ -1,0 +1,70 @@
+"""BERT's layer: of the fusion, and of text sides that are built of it."""
+
+import torch
+from torch import nn
+from transformers import Cache
+from transformers.activations import ACT2FN
+
+from ..core.upstream import ALL_ATTENTION_FUNCTIONS, GradientCheckpointingLayer
+from .attention import eager_attention_forward
+
+
+class VioletBertAttention(nn.Module):
+    """Self-attention of BERT, by the kernel that the configuration names; `layer` is its place in a cache."""
+
+    def __init__(self, config, layer: int):
+        super().__init__()
+        self.config = config
+        self.layer = layer
+        self.head_width = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_width**-0.5
+        self.dropout = config.attention_probs_dropout_prob
+        self.is_causal = False
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(
+        self, states: torch.Tensor, mask, cache: Cache | None = None, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """states (batch, tokens, width) -> the same shape, and the weights if the kernel gives them"""
+        heads = (*states.shape[:-1], -1, self.head_width)
+        # (batch, tokens, width) -> (batch, heads, tokens, head width)
+        query, key, value = (layer(states).view(heads).transpose(1, 2) for layer in (self.query, self.key, self.value))
+        if cache is not None:
+            key, value = cache.update(key, value, self.layer)
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        dropout = self.dropout if self.training else 0.0
+        output, weights = attention(self, query, key, value, mask, scaling=self.scaling, dropout=dropout, **kwargs)
+        return self.output(output.reshape(states.shape).contiguous()), weights
+
+
+class VioletBertLayer(GradientCheckpointingLayer):
+    """
+    A BERT layer; with `fusion_norm="pre"` its norms stand before the sub-layers instead of behind them. What is
+    recorded of a model is told by classes, so that layers of the fusion are a class of their own.
+    """
+
+    attention_class = VioletBertAttention
+
+    def __init__(self, config, layer: int):
+        super().__init__()
+        self.norm_first = config.fusion_norm == "pre"
+        self.attention = self.attention_class(config, layer)
+        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.intermediate = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.output = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.output_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def feed_forward(self, states: torch.Tensor) -> torch.Tensor:
+        return self.dropout(self.output(self.activation(self.intermediate(states))))
+
+    def forward(self, states: torch.Tensor, mask, **kwargs) -> torch.Tensor:
+        if self.norm_first:
+            states = states + self.dropout(self.attention(self.attention_norm(states), mask, **kwargs)[0])
+            return states + self.feed_forward(self.output_norm(states))
+        states = self.attention_norm(states + self.dropout(self.attention(states, mask, **kwargs)[0]))
+        return self.output_norm(states + self.feed_forward(states))
