@@ -177,7 +177,8 @@ class VioletConfig(PreTrainedConfig):
             `none` there is no fusion: videos and texts are compared by their vectors. (By the name `fusion_config`
             transformers itself looks for fused kernels.)
         vision_positions (`str`): what is added to the vision encoder's states: `"violet"` (a token a frame, learned
-            places in the frame and in time, and a norm) or `"none"` (the encoder's states as they are).
+            places in the frame and in time, and a norm), `"rows_and_columns"` (a learned place a row and a column, and
+            a norm), or `"none"` (the encoder's states as they are).
         fusion_norm (`str`): `"post"` (BERT, the published models) or `"pre"` (normalised before each sub-layer,
             easier to train from scratch).
         num_video_frames (`int`): frames that have a learned place in time; more are interpolated.
@@ -345,6 +346,19 @@ NAMED_CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "retrieval_directions": 1,
     },
     "violet-v2-base": {},
+    "hd-vila-base": {
+        "vision_config": {"model_type": "hd_vila"},
+        "text_config": {"model_type": "hd_vila_text"},
+        "fusion_model_config": {"model_type": "clip_by_clip"},
+        "vision_positions": "rows_and_columns",
+        "video_grid_size": 100,
+        "hidden_size": 1024,
+        "num_attention_heads": 16,
+        "intermediate_size": 4096,
+        "hidden_frame_order": False,
+        "projection_dim": 1024,
+        "projection_type": "pooled_with_bias",
+    },
     "violet-tiny": {
         "vision_config": {
             "embed_dim": 32,

@@ -38,7 +38,11 @@ def interpolate_grid(table: torch.Tensor, rows: int, columns: int) -> torch.Tens
 VISION_POSITIONS: Registry[type["VioletVideoStates"]] = Registry(
     "layer of positions",
     __package__,
-    {"violet": "embeddings:VioletVideoEncoder", "none": "embeddings:VioletVideoStates"},
+    {
+        "violet": "embeddings:VioletVideoEncoder",
+        "rows_and_columns": "row_positions:VioletRowsAndColumns",
+        "none": "embeddings:VioletVideoStates",
+    },
     config_keys=("vision_positions",),
 )
 """By the configuration's `vision_positions`: what is added to the vision encoder's states."""

@@ -16,7 +16,11 @@ NUM_BASES = 4
 PROJECTIONS: Registry[type["VioletProjection"]] = Registry(
     "projection",
     __package__,
-    {"in_order": "projection:VioletProjection", "pooled": "pooled_projection:VioletPooledProjection"},
+    {
+        "in_order": "projection:VioletProjection",
+        "pooled": "pooled_projection:VioletPooledProjection",
+        "pooled_with_bias": "pooled_projection:VioletPooledProjectionWithBias",
+    },
     config_keys=("projection_type",),
 )
 """By the configuration's `projection_type`."""

@@ -57,8 +57,6 @@ class HdVilaVisionConfig(PreTrainedConfig):
         drop_path_rate (`float`): stochastic depth of the last block; it grows linearly from 0 at the first.
         resnet_width (`int`): channels of a ResNet's first stage; 64 is ResNet-50.
         resnet_depths (`list[int]`): bottlenecks of its four stages.
-        keep_unused (`bool`): whether modules are kept that the published files hold and no pass uses (the small
-            frames' last stage, the last norm), frozen, so that a converted model can be exported again.
     """
 
     model_type = "hd_vila"
@@ -80,7 +78,6 @@ class HdVilaVisionConfig(PreTrainedConfig):
     resnet_depths: list[int] | tuple[int, ...] = (3, 4, 6, 3)
     num_channels: int = 3
     initializer_range: float = 0.02
-    keep_unused: bool = False
 
     def __post_init__(self, **kwargs):
         _refuse_unknown(self, kwargs)
@@ -193,7 +190,6 @@ class HdVilaBatchNorm(nn.Module):
         self.bias = nn.Parameter(torch.empty(channels))
         self.running_mean = nn.Buffer(torch.empty(channels))
         self.running_var = nn.Buffer(torch.empty(channels))
-        self.num_batches_tracked = nn.Buffer(torch.zeros((), dtype=torch.long))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         numbers = self.running_mean, self.running_var, self.weight, self.bias
@@ -323,9 +319,6 @@ class HdVilaTimeSformer(nn.Module):
         self.time_embeddings = nn.Parameter(torch.empty(1, config.num_frames, width))
         rates = [config.drop_path_rate * layer / max(layers - 1, 1) for layer in range(layers)]
         self.blocks = nn.ModuleList(HdVilaBlock(config, rate) for rate in rates)
-        self.norm = (
-            nn.LayerNorm(width, eps=config.layer_norm_eps).requires_grad_(False) if config.keep_unused else None
-        )
 
     def positions(self, rows: int, columns: int) -> torch.Tensor:
         """(1, 1, h * w, D), those of the learned grid or interpolated bilinearly"""
@@ -377,9 +370,7 @@ class HdVilaVisionModel(SavedWhole, PreTrainedModel):
             self.sharp = HdVilaResNet(config, 4)
             self.sharp_projection = nn.Conv2d(2 * channels, width, 1, bias=False)
         if config.resolutions != "sharp":
-            self.small = HdVilaResNet(config, 4 if config.keep_unused else 3)
-            if config.keep_unused:
-                self.small.get_submodule("layer4").requires_grad_(False)
+            self.small = HdVilaResNet(config, 3)
             self.small_projection = nn.Conv2d(channels, width, 1, bias=False)
             self.timesformer = HdVilaTimeSformer(config)
         if config.resolutions == "both":
@@ -403,7 +394,6 @@ class HdVilaVisionModel(SavedWhole, PreTrainedModel):
             if isinstance(module, HdVilaBatchNorm):
                 init.zeros_(module.running_mean)
                 init.ones_(module.running_var)
-                init.zeros_(module.num_batches_tracked)
         elif isinstance(module, HdVilaTimeSformer):
             init.trunc_normal_(module.position_embeddings, std=std)
             init.zeros_(module.time_embeddings)

@@ -255,7 +255,7 @@ def test_small_frames_go_no_further_than_the_third_stage():
 
 @pytest.mark.parametrize("resolutions", ["both", "small", "sharp"])
 def test_a_saved_encoder_is_the_same_by_the_auto_class(resolutions, tmp_path):
-    model = moving(HdVilaVisionModel(small_config(resolutions=resolutions, keep_unused=True)).eval())
+    model = moving(HdVilaVisionModel(small_config(resolutions=resolutions)).eval())
     inputs = {name: pixels for name, pixels in small_inputs().items() if name in model.config.inputs}
     model.save_pretrained(tmp_path)
     loaded = AutoModel.from_pretrained(tmp_path).eval()
