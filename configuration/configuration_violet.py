@@ -359,6 +359,38 @@ NAMED_CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "projection_dim": 1024,
         "projection_type": "pooled_with_bias",
     },
+    "hd-vila-tiny": {
+        "vision_config": {
+            "model_type": "hd_vila",
+            "hidden_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "resnet_width": 16,
+            "resnet_depths": (1, 1, 1, 1),
+            "position_grid": (2, 2),
+            "drop_path_rate": 0.0,
+            "initializer_range": 0.08,
+        },
+        "text_config": {"model_type": "hd_vila_text", "num_hidden_layers": 1},
+        "fusion_model_config": {"model_type": "clip_by_clip"},
+        "vision_positions": "rows_and_columns",
+        "video_grid_size": 8,
+        "initializer_range": 0.08,
+        "vocab_size": 512,
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+        "mask_token_id": 4,
+        "hidden_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 512,
+        "max_position_embeddings": 64,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "hidden_frame_order": False,
+        "projection_dim": 128,
+        "projection_type": "pooled_with_bias",
+    },
     "violet-tiny": {
         "vision_config": {
             "embed_dim": 32,
@@ -392,8 +424,9 @@ def named_configuration(name: str, **overrides) -> VioletConfig:
     """
     The configuration of that name, with `overrides` in place of its fields.
 
-    `"violet-v1-base"` and `"violet-v2-base"` have the published models' shapes; `"violet-tiny"` (64-pixel clips of
-    four frames) trains on two CPU cores in minutes.
+    `"violet-v1-base"`, `"violet-v2-base"` and `"hd-vila-base"` have the published models' shapes; `"violet-tiny"`
+    (64-pixel clips of four frames) and `"hd-vila-tiny"` (32-pixel clips of seven, the middle one also of 128 pixels)
+    train on two CPU cores in minutes.
 
     Raises:
         ValueError: for an unknown name or field.
