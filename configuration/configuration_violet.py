@@ -196,9 +196,9 @@ class VioletConfig(PreTrainedConfig):
             `masked_vision.MVM_TARGETS`, each with the options of its head (`{}` for its defaults).
         objectives (`dict[str, dict]`): pre-training objectives beyond those that every model has: names of
             `objective.OBJECTIVES`, each with its options (`{}` for its defaults).
-        head_type (`str`): what reads the first text state to tell answers and matches: `"mlp"` (VIOLET), or `"pooler"`
-            (BERT's: a layer with tanh, then one linear layer). For the class of a video by itself also `"embedding"`,
-            a linear layer on its embedding before the fusion.
+        head_type (`str`): what reads the first text state to tell answers and matches: `"mlp"` (VIOLET), `"pooler"`
+            (BERT's: a layer with tanh, then one linear layer), or `"pooler_mlp"` (that layer, then VIOLET's head). For
+            the class of a video by itself also `"embedding"`, a linear layer on its embedding before the fusion.
         match_classes (`int`): outputs of a match head: 1, a score, or 2, "no match" and "match" (BERT's), whose
             difference is the score; 2 needs the head type `"pooler"`.
         match_temperature (`float`): what match scores are divided by before their softmax.

@@ -85,7 +85,7 @@ def start_awake(model: HdVilaVisionModel) -> None:
 class FrameHead(nn.Module):
     """
     Two layers on a clip's frames, pooled in their order: in training only, on what enters the attention over time and
-    on what leaves it. By the classifier of the middle frame alone order is learned far later.
+    on what leaves it. By the classifier of the middle frame only, order is learned far later.
     """
 
     def __init__(self, classes: int):

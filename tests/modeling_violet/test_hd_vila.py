@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from violet import VioletConfig, VioletForMaskedLM, VioletForQuestionAnswering, VioletModel, named_configuration
 from violet.modeling_violet.fusions.clip_by_clip import CLIP_POOLING
+from violet.modeling_violet.heads import build_head
 
 shared = pytest.mark.shared
 cases = pytest.mark.parametrize("case", ["hybrid", "odd"])
@@ -139,6 +140,53 @@ def test_clips_joined_behind_the_fusion_are_the_original_code_s(shared_folder, c
     if pooling != "lse_corrected":
         hd_vila.expect(f"{case}/{pooling}/text_states", output.text_hidden_state)
     hd_vila.expect(f"{case}/{pooling}/mlm_logits_first64", model(**inputs).logits[..., :64])
+
+
+HEAD_NAMES = (
+    (r"^(answer|match)_head\.0\.", f"{BERT}pooler2.dense."),
+    (r"^match_head\.3\.", "transformer.cls.seq_relationship."),
+    (r"^answer_head\.3\.", "transformer.classifier.0."),
+    (r"^answer_head\.5\.", "transformer.classifier.2."),
+)
+
+
+@shared
+@torch.no_grad()
+def test_matches_of_one_clip_are_the_original_code_s(shared_folder):
+    """Of several clips the original joins behind the pooler: a head here reads the joined state."""
+    model = filled(VioletModel(config("odd")))
+    head = torch.nn.ModuleDict({"match_head": build_head(config("odd", head_type="pooler"), 2)})
+    head = filled(head, HEAD_NAMES).match_head
+    ids, mask = masked("odd"), texts("odd")[1]
+    output = model(**hd_vila.model_inputs("odd"), input_ids=ids, attention_mask=mask)
+    for pooling in ("lse", "mean", "max"):
+        hd_vila.expect(f"odd/{pooling}/match_scores", head(output.first_text_state()))
+
+
+@shared
+@pytest.mark.parametrize("case", ["tasks", "tasks_two_clips"])
+@pytest.mark.parametrize("asked, labels", [("answers", 5), ("answers_bce", 5), ("count", 1), ("choices", 3)])
+@torch.no_grad()
+def test_answers_and_choices_of_each_clip_are_the_original_code_s(shared_folder, case, asked, labels):
+    """Each clip as a row of its own: what joins the rows' logits is the measure, not the model."""
+    own = hd_vila.archive()[2][case]
+    wanted = config(case, head_type="pooler_mlp", num_labels=1 if asked in ("choices", "count") else labels)
+    wanted.vision_config.num_clips = 1
+    model = filled(VioletForQuestionAnswering(wanted), HEAD_NAMES)
+    clips = {name: pixels.unflatten(1, (own["clips"], -1)) for name, pixels in hd_vila.model_inputs(case).items()}
+    per_video = own["choices"] if asked == "choices" else 1
+    ids, mask = texts(case, own["batch"] * per_video)
+    index = torch.arange(own["batch"]).repeat_interleave(per_video)
+    logits = [
+        model(
+            **{name: pixels[:, clip] for name, pixels in clips.items()},
+            input_ids=ids,
+            attention_mask=mask,
+            video_index=index,
+        ).logits
+        for clip in range(own["clips"])
+    ]
+    hd_vila.expect(f"{case}/{asked}/logits", torch.stack(logits).view(own["clips"], own["batch"], -1))
 
 
 def small_model(model_class, pooling: str = "lse", clips: int = 1, **changes):
