@@ -177,12 +177,14 @@ class VioletConfig(PreTrainedConfig):
             `none` there is no fusion: videos and texts are compared by their vectors. (By the name `fusion_config`
             transformers itself looks for fused kernels.)
         vision_positions (`str`): what is added to the vision encoder's states: `"violet"` (a token a frame, learned
-            places in the frame and in time, and a norm), `"rows_and_columns"` (a learned place a row and a column, and
-            a norm), or `"none"` (the encoder's states as they are).
+            places in the frame and in time, and a norm), `"cells"` (a learned place a cell and a frame, and a norm),
+            `"rows_and_columns"` (a learned place a row and a column, and a norm), or `"none"` (the encoder's states
+            as they are).
         fusion_norm (`str`): `"post"` (BERT, the published models) or `"pre"` (normalised before each sub-layer,
             easier to train from scratch).
         num_video_frames (`int`): frames that have a learned place in time; more are interpolated.
-        video_grid_size (`int`): side of the grid of learned patch positions; larger grids are interpolated.
+        video_grid_size (`int`): side of the grid of learned patch positions; larger grids are interpolated. With
+            the positions `"cells"` it may be (rows, columns).
         hidden_frame_order (`bool`): whether a frame's place in time can be hidden (VIOLETv2).
         clip_summary (`bool`): whether each frame's special token holds a summary of the whole clip that keeps the
             order of its frames; off in the published models. A small fusion encoder learns time from it.
@@ -236,7 +238,7 @@ class VioletConfig(PreTrainedConfig):
     pad_token_id: int | None = 0
     fusion_norm: str = "post"
     num_video_frames: int = 6
-    video_grid_size: int = 14
+    video_grid_size: int | list[int] | tuple[int, ...] = 14
     hidden_frame_order: bool = True
     clip_summary: bool = False
     num_task_tokens: int = 0
@@ -305,8 +307,14 @@ class VioletConfig(PreTrainedConfig):
             "max_position_embeddings",
             "type_vocab_size",
             "num_video_frames",
-            "video_grid_size",
         )
+        sides = [self.video_grid_size] if isinstance(self.video_grid_size, int) else list(self.video_grid_size)
+        if min(sides, default=0) < 1 or (len(sides) != 1 and (len(sides) != 2 or self.vision_positions != "cells")):
+            _refuse(
+                "video_grid_size",
+                f"must be 1 or more, and (rows, columns) only with the `vision_positions` 'cells', got "
+                f"{self.video_grid_size}.",
+            )
         _require_activation(self)
         if self.hidden_size % self.num_attention_heads:
             _refuse(

@@ -23,7 +23,7 @@ from ..core.files import new_file, new_folder, sha256, write_json, write_tensors
 from ..modeling_violet import VioletPreTrainedModel
 from ..processing import VideoTextProcessor, VioletVideoProcessor, special_tokens
 from .cards import CONVERSION_FILE
-from .layouts import BERT, VIOLET, Shape, holds
+from .layouts import BERT, KINDS, VIOLET, Shape, holds
 from .planning import (
     POSITION_IDS,
     ConversionError,
@@ -32,6 +32,7 @@ from .planning import (
     below_the_model,
     derived_pieces,
     listed,
+    numbering,
     plan_conversion,
 )
 from .vision_models import vision_model_type
@@ -58,6 +59,7 @@ class ConversionReport:
         new: target key -> why the source does not hold it; it is freshly initialised.
         unlike: skipped source key that follows from others and has not the numbers that it should -> its name in the
             original.
+        kept: skipped source key that nothing follows from and that a way back needs -> its name in the original.
         changed: source key -> how its numbers were changed beyond their shape: precision, interpolation.
     """
 
@@ -70,6 +72,7 @@ class ConversionReport:
     new: dict[str, str] = field(default_factory=dict)
     changed: dict[str, str] = field(default_factory=dict)
     unlike: dict[str, str] = field(default_factory=dict)
+    kept: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """As it is written into `conversion_report.json`."""
@@ -225,6 +228,9 @@ def convert_tensors(
             report.changed[source] = ", ".join(changes)
     for source in report.used:
         report.skipped.pop(source, None)  # one key may be asked for in one place and not in another
+    if plan.kind.kept:
+        read = set(plan.layout.derived) | {piece.theirs for piece in plan.layout.pieces}
+        report.kept = {source: name for name, source in plan.names.items() if name not in read}
     report.loaded = dict(sorted(report.loaded.items()))
     report.new = dict(sorted(report.new.items()))
     return tensors, report
@@ -268,30 +274,34 @@ def export_original(model: VioletPreTrainedModel | str | os.PathLike) -> dict[st
         there = holds(model.state_dict(), f"mvm_heads.{target}.")
         if there and (options.get("shift", 0.0) != 0 or options.get("scale", 1.0) != 1):
             raise ConversionError(f"The head of {target!r} has a shift and a scale, which the original does not know.")
-    if not isinstance(model.config.vision_config, VioletVisionConfig):
+    vision = model.config.vision_config
+    kind = next((kind for kind in KINDS.values() if kind.vision == vision.model_type), None)
+    if kind is None:
+        known = ", ".join(repr(kind.vision) for kind in KINDS.values() if kind.vision is not None)
         raise ConversionError(
-            f"The vision encoder is a {model.config.vision_config.model_type!r}, and the original knows Video Swin "
-            "only: there is no form in which its code could read this model."
+            f"The vision encoder is a {vision.model_type!r}, and originals are known of {known} only: there is no "
+            "form in which an original's code could read this model."
         )
-    windows = tuple(stage.window for stage in model.config.vision_config.stages)
+    numbers = numbering(type(model), model.config.to_json_string(use_diff=False))
+    kind, windows = kind.fitted(numbers, numbers), numbers.windows
     pieces: dict[str, Piece] = {}
     weights: dict[str, torch.Tensor] = {}
     homeless: list[str] = []
     for target, value in model.state_dict().items():
         ours = below_the_model(type(model), target)
-        theirs = VIOLET.their_name(ours)
+        theirs = kind.their_name(ours)
         if theirs is None or theirs in weights:
             homeless.append(target)
             continue
-        form = VIOLET.form(theirs)
+        form = kind.form(theirs)
         pieces[ours] = Piece(ours, theirs, tuple(value.shape), form, target)
         weights[theirs] = value.reshape(form.theirs(tuple(value.shape), windows[0]))
     if homeless:
         raise ConversionError(f"The original has no place for {listed(homeless)}.")
-    for name, derived in derived_pieces(VIOLET, pieces, windows).items():
-        if derived.group != POSITION_IDS:  # the published files do not hold them
+    for name, derived in derived_pieces(kind, pieces, windows).items():
+        if derived.group != POSITION_IDS or kind is not VIOLET:  # the published VIOLETs do not hold them
             weights[name] = kept[name] if name in kept else derived.value(weights).clone()
-    return weights
+    return {**kept, **weights}
 
 
 def load_model(source: str | os.PathLike) -> PreTrainedModel:
@@ -362,8 +372,9 @@ def convert(
     with new_folder(output) as folder:
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
-        if report.unlike:
-            kept = {name: weights.tensors[source].contiguous() for source, name in report.unlike.items()}
+        if report.unlike or report.kept:
+            unread = {**report.unlike, **report.kept}
+            kept = {name: weights.tensors[source].contiguous() for source, name in unread.items()}
             write_tensors(folder / KEPT_FILE, kept)
         facts = {"sha256": sha256(source)} if Path(source).is_file() else {}
         write_json(folder / CONVERSION_FILE, facts | report.to_dict())

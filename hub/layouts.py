@@ -57,7 +57,7 @@ LAYERS: Rules = (
 )
 MASKED_WORDS: Rules = ((r"^norm\.", "transform.LayerNorm."), (r"^dense\.", "transform.dense."))
 
-OPTIONAL = ("answer_head.", "mlm_head.", "mvm_heads.", "task_tokens")
+OPTIONAL = ("answer_head.", "span_head.", "mlm_head.", "mvm_heads.", "task_tokens")
 """What a source may lack altogether; if it holds some of such a part, it must hold the whole."""
 BACKBONE, TEXT, FUSION = "video_encoder.swin.", "text_embeddings.", "fusion.layers."
 MLM = "mlm_head."
@@ -181,6 +181,9 @@ class Kind:
         of_pictures: whether it knows no time.
         kept: pattern of their names -> why no model reads it; it is kept beside a converted model, for the way back.
         numbers: what our names become before they are looked up in `parts`, if both number layers differently.
+        classes: pattern of their names -> the class of model that weights with such a name are of, the first that
+            fits; () where heads tell it, see `planning.infer_class`.
+        vision: the `model_type` of the vision encoder of models that can be written in this kind; None for none.
         fit: (this kind, a model's numbering, that of the source) -> the kind for that model, if names or forms depend
             on it. See `fitted`.
     """
@@ -193,6 +196,8 @@ class Kind:
     of_pictures: bool = False
     kept: Mapping[str, str] = field(default_factory=dict)
     numbers: Rules = ()
+    classes: tuple[tuple[str, str], ...] = ()
+    vision: str | None = None
     fit: Callable[["Kind", "Numbering", "Numbering"], "Kind"] | None = None
 
     def fitted(self, model: "Numbering", source: "Numbering") -> "Kind":
@@ -251,6 +256,7 @@ VIOLET = Kind(
         r"^enc_img\.emb_len$": Form(lambda shape, window: (1, shape[0], 1, shape[1]), _resize_frames, 1),
         r"^decoder_\w+\.0\.weight$": Form(lambda shape, window: (*shape, 1, 1)),
     },
+    vision="violet_vision",
 )
 
 ANOTHER_HEAD = "a head of another task"
@@ -376,13 +382,77 @@ SWINBERT = Kind(
         r"^swin\.cls_head\.": ANOTHER_HEAD,
     },
 )
-KINDS = {kind.name: kind for kind in (VIOLET, SWINBERT, TORCHVISION, VIDEO_SWIN, SWIN_2D, SWIN_TRANSFORMERS, BERT)}
+
+
+@cache
+def _paragraph_layers(kind: Kind, model: Numbering, source: Numbering) -> Kind:
+    """BERT's layers in one row: those of sentences, those of paragraphs, the fusion's. And whose the last layer is."""
+    first = dict(zip((f"{TEXT}sentence_layers", f"{TEXT}paragraph_layers"), (0, *model.text_layers), strict=False))
+    first["fusion.layers"] = sum(model.text_layers)
+    row: Rules = (
+        (
+            r"^(text_embeddings\.sentence_layers|text_embeddings\.paragraph_layers|fusion\.layers)\.(\d+)\.",
+            lambda found: f"text_layers.{first[found[1]] + int(found[2])}.",
+        ),
+    )
+    parts = dict(kind.parts)
+    if model.model_class in ("VioletForQuestionAnswering", "VioletForMultipleChoice"):
+        parts["answer_head.3."] = ("text_encoder.classifier.", ())
+    return replace(kind, parts=parts, numbers=row, fit=None)
+
+
+LF_VILA_HEADS = r"^text_encoder\.(bert\.pooler|cls|seq_relationship|classifier|span_classifier)\."
+LF_VILA = Kind(
+    "LF-VILA",
+    parts={
+        BACKBONE + "clip_merging.": ("video_encoder.local_feat_proj.", ()),
+        BACKBONE + "clip_norm.": ("video_encoder.norm_local.", ()),
+        BACKBONE: ("video_encoder.", SWIN),
+        "video_encoder.cell_embeddings.weight": ("video_token_pos.s_pos_embed", ()),
+        "video_encoder.frame_embeddings.weight": ("video_token_pos.t_pos_embed", ()),
+        "video_encoder.norm.": ("video_token_pos.norm.", ()),
+        TEXT + "embeddings.": ("text_encoder.bert.embeddings.", EMBEDDINGS),
+        TEXT + "places.": ("sent_embedding.", ()),
+        "text_layers.": ("text_encoder.bert.encoder.layer.", LAYERS),
+        "projection.video_projection.": ("video_global_proj.", ()),
+        "projection.text_projection.": ("text_global_proj.", ()),
+        "projection.clip_projection.": ("video_local_proj.", ()),
+        "projection.sentence_projection.": ("text_local_proj.", ()),
+        "answer_head.0.": ("text_encoder.bert.pooler.dense.", ()),
+        "answer_head.3.": ("text_encoder.seq_relationship.", ()),
+        "span_head.": ("text_encoder.span_classifier.", ()),
+        "classifier.": ("classifier.", ()),
+        MLM: ("text_encoder.cls.predictions.", MASKED_WORDS),
+    },
+    forms={
+        r"^video_token_pos\.s_pos_embed$": Form(lambda shape, window: (1, 1, *shape)),
+        r"^video_token_pos\.t_pos_embed$": Form(lambda shape, window: (1, shape[0], 1, shape[1])),
+    },
+    kept={
+        r"^video_encoder\.(local_feat_proj|norm_local)\.": "the original computes it, and reads the last map instead",
+        LF_VILA_HEADS: "a head that this class of model does not have",
+        r"^(video|text)_(local|global|frame)_proj\.": "a projection that this class of model does not have",
+    },
+    classes=(
+        (r"^text_encoder\.span_classifier\.", "VioletForMultipleChoice"),
+        (r"^text_encoder\.classifier\.", "VioletForQuestionAnswering"),
+        (r"^classifier\.", "VioletForVideoClassification"),
+        (r"^video_token_pos\.", "VioletForPreTraining"),
+        (r"", "VioletForRetrieval"),
+    ),
+    vision="lf_vila",
+    fit=_paragraph_layers,
+)
+KINDS = {
+    kind.name: kind for kind in (VIOLET, LF_VILA, SWINBERT, TORCHVISION, VIDEO_SWIN, SWIN_2D, SWIN_TRANSFORMERS, BERT)
+}
 
 
 def find_kind(shapes: Mapping[str, Shape]) -> Kind | None:
     """The kind of checkpoint that these names (without wrappers' prefixes) and shapes are of."""
     for kind, pattern in (
         (VIOLET, r"(enc_img|enc_txt|trsfr)\."),
+        (LF_VILA, r"(video_encoder\.(patch_embed|layers|norm_local)|video_token_pos|sent_embedding)\."),
         (SWINBERT, r"(swin\.backbone|trans_encoder)\."),
         (TORCHVISION, r"features\.\d"),
         (SWIN_TRANSFORMERS, r"(swin\.)?(embeddings\.patch_embeddings|encoder\.layers\.\d+\.blocks)\."),

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..configuration import VioletConfig
+from ..core.catalogue import MODELS
 from ..modeling_violet import (
     VioletForMaskedLM,
     VioletForPreTraining,
@@ -143,6 +144,10 @@ def plan_conversion(
 
     try:
         of_source, conflicts = infer_configuration(kind, found, strict=config is None)
+    except WeightsError as error:
+        if config is None:
+            raise ConversionError(str(error)) from error
+        of_source, conflicts = config.to_json_string(use_diff=False), []
     except StrictDataclassError as error:
         raise ConversionError(f"The weights' shapes make no model: {str(error).splitlines()[-1].strip()}") from error
     problems += conflicts
@@ -159,10 +164,10 @@ def plan_conversion(
     else:
         raise ConversionError(f"{model_class.__name__} needs a {model_class.config_class.__name__}.")
 
+    kind = kind.fitted(numbering(model_class, wanted), numbering(model_class, of_source))
     starts = {part: kind.start(part) for part, theirs in kind.parts.items() if theirs and part.startswith(OPTIONAL)}
     present = frozenset(part for part, start in starts.items() if holds(found, start))
     tied = () if kind is VIOLET or MLM not in present else tuple(_absent_from_decoder(kind, found))
-    kind = kind.fitted(numbering(model_class, wanted), numbering(model_class, of_source))
     layout = _layout(kind, model_class, wanted, of_source, present, tied)  # type: ignore[arg-type]  # it is hashable
     skipped, found_problems = _compare(kind, model_class, layout, found, names)
     problems += found_problems
@@ -178,6 +183,9 @@ def infer_class(kind: Kind, shapes: Mapping[str, Shape], config_json: str) -> ty
     The class whose heads the weights hold. Pre-training's has a match head beside masked words, or heads for masked
     patches and no answers; a match head without them is retrieval's, which multiple choice shares.
     """
+    for pattern, name in kind.classes:
+        if any(re.match(pattern, theirs) for theirs in shapes):
+            return MODELS.find(name)
     if all(part.startswith(BACKBONE) for part in kind.parts):
         return VioletVisionModel
 
@@ -247,7 +255,8 @@ def _layout(
     present: frozenset[str],
     tied: tuple[tuple[str, str], ...],
 ) -> Layout:
-    source = _source_shapes(source_json, "answer_head." in present, MLM in present)
+    # A kind that keeps what no model reads names it itself.
+    source = {} if kind.kept else _source_shapes(source_json, "answer_head." in present, MLM in present)
     targets = {
         below_the_model(model_class, name): (name, shape)
         for name, shape in _model_shapes(model_class, config_json).items()  # type: ignore[arg-type]  # it is hashable
@@ -297,7 +306,7 @@ def derived_pieces(kind: Kind, pieces: Mapping[str, Piece], windows: tuple[Shape
             derived[name] = Derived(
                 (tokens, tokens), "computed from the window size", partial(_index, window), group=POSITION_INDEX
             )
-        elif ours == TEXT + "position_embeddings.weight":
+        elif ours.startswith(TEXT) and ours.endswith(".position_embeddings.weight"):
             places = piece.shape[0]
             name = piece.theirs.replace("position_embeddings.weight", "position_ids")
             derived[name] = Derived((1, places), "computed", partial(_places, places), group=POSITION_IDS)
@@ -379,7 +388,10 @@ def _compare(
     unknown: list[str] = []
     for name in found:
         if name not in known:
-            why = next((why for pattern, why in kind.skipped.items() if re.search(pattern, name)), None)
+            reasons = {**kind.skipped, **kind.kept}
+            why = next((why for pattern, why in reasons.items() if re.search(pattern, name)), None)
+            if why is None and is_vision_model(model_class) and not name.startswith(kind.start(BACKBONE)):
+                why = f"{model_class.__name__} is only the video encoder"
             if why is None:
                 unknown.append(names[name])
             else:

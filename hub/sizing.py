@@ -11,7 +11,8 @@ from functools import lru_cache
 from typing import Any
 
 from ..configuration import VioletConfig, VioletVisionConfig, named_configuration
-from .layouts import BACKBONE, BERT, FUSION, MLM, TEXT, VIOLET, Kind, Shape, holds, is_grid
+from .layouts import BACKBONE, BERT, FUSION, LF_VILA, MLM, TEXT, VIOLET, Kind, Shape, holds, is_grid
+from .sizing_lf_vila import lf_vila_configuration
 
 CODEBOOK = 8192
 """Visual tokens of DALL-E's discrete VAE: a `fc_mvm` with this many outputs predicts them, any other features."""
@@ -201,6 +202,8 @@ def infer_configuration(kind: Kind, shapes: Mapping[str, Shape], strict: bool = 
         shapes: by the kind's names.
         strict: see `Sizes.original`.
     """
+    if kind is LF_VILA:
+        return lf_vila_configuration(shapes).to_json_string(use_diff=False), []
     sizes = Sizes(kind, shapes)
     name, fields = sizes.original(strict) if kind is VIOLET else ("violet-v2-base", sizes.text())
     vision = sizes.vision() if kind is not BERT else {}

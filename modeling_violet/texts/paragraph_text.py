@@ -121,11 +121,6 @@ class LfVilaParagraphText(TextSide):
         self.paragraph_layers = nn.ModuleList(VioletBertLayer(config, i) for i in range(text.num_paragraph_layers))
         self._no_split_modules = ["VioletBertLayer", "VioletTextEmbeddings"]
 
-    @property
-    def pooled_size(self) -> int:  # type: ignore[override]
-        """Width of one vector in `Tokens.pooled`; it has one of the paragraph and one of each sentence."""
-        return self.width
-
     def split(self, tokens: torch.Tensor) -> torch.Tensor:
         """
         (B, M, L) as it is; (B, M * L) -> (B, M, L); a text no longer than a sentence is one: (B, X) -> (B, 1, X).
