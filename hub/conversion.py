@@ -23,7 +23,7 @@ from ..core.files import new_file, new_folder, sha256, write_json, write_tensors
 from ..modeling_violet import VioletPreTrainedModel
 from ..processing import VideoTextProcessor, VioletVideoProcessor, special_tokens
 from .cards import CONVERSION_FILE
-from .layouts import BERT, KINDS, VIOLET, Shape, holds
+from .layouts import BERT, KINDS, Shape, holds
 from .planning import (
     POSITION_IDS,
     ConversionError,
@@ -299,7 +299,7 @@ def export_original(model: VioletPreTrainedModel | str | os.PathLike) -> dict[st
     if homeless:
         raise ConversionError(f"The original has no place for {listed(homeless)}.")
     for name, derived in derived_pieces(kind, pieces, windows).items():
-        if derived.group != POSITION_IDS or kind is not VIOLET:  # the published VIOLETs do not hold them
+        if derived.group != POSITION_IDS or kind.position_ids:
             weights[name] = kept[name] if name in kept else derived.value(weights).clone()
     return {**kept, **weights}
 
@@ -364,7 +364,7 @@ def convert(
         None if config is None else read_configuration(config),
     )
     check_settings(plan, weights)
-    processor: Any = VioletVideoProcessor()
+    processor: Any = VioletVideoProcessor(**plan.kind.frames)
     if isinstance(plan.config, VioletConfig) and tokenizer is not None:
         processor = VideoTextProcessor(read_tokenizer(tokenizer, plan.config), processor)
     tensors, report = convert_tensors(plan, weights)

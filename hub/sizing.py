@@ -11,7 +11,8 @@ from functools import lru_cache
 from typing import Any
 
 from ..configuration import VioletConfig, VioletVisionConfig, named_configuration
-from .layouts import BACKBONE, BERT, FUSION, LF_VILA, MLM, TEXT, VIOLET, Kind, Shape, holds, is_grid
+from .layouts import BACKBONE, BERT, FUSION, HD_VILA, LF_VILA, MLM, TEXT, VIOLET, Kind, Shape, holds, is_grid
+from .sizing_hd_vila import hd_vila_configuration
 from .sizing_lf_vila import lf_vila_configuration
 
 CODEBOOK = 8192
@@ -202,6 +203,8 @@ def infer_configuration(kind: Kind, shapes: Mapping[str, Shape], strict: bool = 
         shapes: by the kind's names.
         strict: see `Sizes.original`.
     """
+    if kind is HD_VILA:
+        return hd_vila_configuration(shapes).to_json_string(use_diff=False), []
     if kind is LF_VILA:
         return lf_vila_configuration(shapes).to_json_string(use_diff=False), []
     sizes = Sizes(kind, shapes)

@@ -76,14 +76,19 @@ class VioletVideoStates(nn.Module):
         return self._modules[self.encoder.key]  # type: ignore[return-value]
 
     def mask_inputs(self, pixels: dict[str, torch.Tensor], masked: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The same cells in all inputs: of the first as the encoder says, of each other one equal parts of it."""
+        """
+        The same cells in all inputs: of the first as the encoder says, of each other one equal parts of it. An input of
+        fewer frames than the grid has steps is hidden where one of the steps that a frame stands for is.
+        """
         (first, videos), *others = pixels.items()
         hidden = {first: self.mask_patches(videos, masked)}
         for name, one in others:
-            parts = [
-                side // cells for side, cells in zip((one.shape[1], *one.shape[3:]), masked.shape[1:], strict=True)
-            ]
-            hidden[name] = self._mask_cells(one, masked, parts)
+            cells = masked.bool()
+            if one.shape[1] < cells.shape[1]:
+                # (batch, steps, rows, columns) -> (batch, frames, rows, columns)
+                cells = cells.unflatten(1, (one.shape[1], -1)).any(2)
+            sides = zip((one.shape[1], *one.shape[3:]), cells.shape[1:], strict=True)
+            hidden[name] = self._mask_cells(one, cells, [side // parts for side, parts in sides])
         return hidden
 
     def mask_patches(self, pixels: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:

@@ -47,9 +47,14 @@ class VioletPooledProjection(VioletProjection):
 
 
 class VioletPooledProjectionWithBias(VioletPooledProjection):
-    """The same with a bias; it starts at the temperature 0.05 of HD-VILA (Xue et al., 2022, arXiv:2111.10337)."""
+    """The same with a bias, and a temperature that stays 0.05: HD-VILA's (Xue et al., 2022, arXiv:2111.10337)."""
 
     bias = True
+
+    def __init__(self, config, video, text):
+        super().__init__(config, video, text)
+        del self.logit_scale
+        self.logit_scale = nn.Buffer(torch.empty(1), persistent=False)
 
     @staticmethod
     def initial_logit_scale() -> float:
