@@ -20,9 +20,8 @@ from torch import nn
 
 from violet.core.files import write_json
 from violet.modeling_violet.encoders.two_resolutions import HdVilaVisionConfig, HdVilaVisionModel
-from violet.modeling_violet.projection import NUM_BASES, pool_in_order
 
-SIDE, SQUARE, STEP, FRAMES, BATCH, TESTED = 128, 32, 12, 7, 32, 512
+SIDE, SQUARE, STEP, FRAMES, CELLS, BATCH, TESTED = 128, 32, 12, 7, 4, 32, 512
 DIRECTIONS = torch.tensor([(0, STEP), (0, -STEP), (STEP, 0), (-STEP, 0)])
 
 
@@ -84,20 +83,18 @@ def start_awake(model: HdVilaVisionModel) -> None:
 
 class FrameHead(nn.Module):
     """
-    Two layers on a clip's frames, pooled in their order: in training only, on what enters the attention over time and
-    on what leaves it. By the classifier of the middle frame only, order is learned far later.
+    Two layers on all cells of all frames of a clip, in their order: in training only, on what enters the attention over
+    time and on what leaves it. By the classifier of the middle frame only, order is learned far later.
     """
 
     def __init__(self, classes: int):
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.LayerNorm(64 * NUM_BASES), nn.Linear(64 * NUM_BASES, 128), nn.GELU(), nn.Linear(128, classes)
-        )
+        self.of_frame = nn.Sequential(nn.Flatten(2), nn.LayerNorm(64 * CELLS), nn.Linear(64 * CELLS, 64), nn.GELU())
+        self.of_clip = nn.Sequential(nn.Flatten(), nn.Linear(FRAMES * 64, 128), nn.GELU(), nn.Linear(128, classes))
 
     def forward(self, stack: torch.Tensor) -> torch.Tensor:
         """(clips, frames, width, rows, columns) -> (clips, classes)"""
-        frames = stack.mean((3, 4))
-        return self.layers(pool_in_order(frames, frames.new_ones(frames.shape[:2]), NUM_BASES))
+        return self.of_clip(self.of_frame(stack))
 
 
 def train(resolutions: str, asked: str, seed: int, steps: int, learning_rate: float, report: bool) -> dict[str, float]:
@@ -107,7 +104,7 @@ def train(resolutions: str, asked: str, seed: int, steps: int, learning_rate: fl
     start_awake(model)
     classes = {"texture": 2, "direction": 4}[asked]
     head = nn.Sequential(nn.LayerNorm(64), nn.Linear(64, classes))
-    of_frames = FrameHead(classes)
+    of_frames = nn.ModuleList([FrameHead(classes), FrameHead(classes)])
     stacks: list[torch.Tensor] = []
     if model.timesformer is not None:
         model.timesformer.register_forward_hook(lambda module, inputs, output: stacks.extend([inputs[0], output]))
@@ -120,18 +117,20 @@ def train(resolutions: str, asked: str, seed: int, steps: int, learning_rate: fl
         clips, labels = draw(BATCH, generator)
         logits = head(model(**as_inputs(clips, resolutions)).pooler_output)
         loss = nn.functional.cross_entropy(logits, labels[asked])
-        shown = loss.item()
-        for stack in stacks:
-            loss = loss + nn.functional.cross_entropy(of_frames(stack), labels[asked])
+        shown = [loss.item()]
+        for frame_head, stack in zip(of_frames, stacks, strict=False):
+            of_stack = nn.functional.cross_entropy(frame_head(stack), labels[asked])
+            shown.append(of_stack.item())
+            loss = loss + of_stack
         stacks.clear()
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
-        mean = shown if mean is None else 0.95 * mean + 0.05 * shown
+        mean = shown if mean is None else [0.95 * old + 0.05 * new for old, new in zip(mean, shown, strict=True)]
         if report and step % 50 == 49:
-            print(f"    step {step + 1}: loss {mean:.3f}", flush=True)
+            print(f"    step {step + 1}: losses {', '.join(f'{one:.3f}' for one in mean)}", flush=True)
     return measure(model.eval(), head.eval(), resolutions, asked)
 
 

@@ -77,8 +77,8 @@ class VioletVideoStates(nn.Module):
 
     def mask_inputs(self, pixels: dict[str, torch.Tensor], masked: torch.Tensor) -> dict[str, torch.Tensor]:
         """
-        The same cells in all inputs: of the first as the encoder says, of each other one equal parts of it. An input of
-        fewer frames than the grid has steps is hidden where one of the steps that a frame stands for is.
+        The same cells in all inputs: of the first as the encoder says, of each other one equal parts of it. An input
+        of fewer frames than the grid has steps is hidden where one of the steps that a frame stands for is.
         """
         (first, videos), *others = pixels.items()
         hidden = {first: self.mask_patches(videos, masked)}
