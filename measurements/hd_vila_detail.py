@@ -83,8 +83,8 @@ def start_awake(model: HdVilaVisionModel) -> None:
 
 class FrameHead(nn.Module):
     """
-    Two layers on all cells of all frames of a clip, in their order: in training only, on what enters the attention over
-    time and on what leaves it. By the classifier of the middle frame only, order is learned far later.
+    Two layers on all cells of all frames of a clip, in their order: in training only, on what enters the attention
+    over time and on what leaves it. By the classifier of the middle frame only, order is learned far later.
     """
 
     def __init__(self, classes: int):
