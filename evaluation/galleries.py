@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from ..core.files import MANIFEST, seal, write_json, write_tensors
+from ..core.pixels import take_pixels
 from ..data import open_video
 from ..data.loading import SAMPLE_ERRORS
 from ..modeling_violet import Tokens
-from ..modeling_violet.tokens import take_pixels
 from .provenance import settings_hash, weights_hash
 from .searching import GalleryError
 from .sharing import gather, on_first, own_share

@@ -10,11 +10,12 @@ from transformers.generation import GenerationMode
 from transformers.processing_utils import Unpack
 
 from ..configuration.configuration_violet import VioletConfig
+from ..core.pixels import take_pixels
 from ..core.upstream import CACHE_NAME, can_return_tuple, one_cache
 from .heads import VioletMaskedLMHead
 from .losses import masked_cross_entropy
 from .modeling_violet import VioletInputs, VioletModel, VioletPreTrainedModel, VioletTaskOutput, names_inputs
-from .tokens import Tokens, take_pixels
+from .tokens import Tokens
 
 
 @dataclass

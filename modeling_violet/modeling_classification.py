@@ -8,11 +8,12 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
 from ..configuration.configuration_violet import VioletConfig
+from ..core.pixels import take_pixels
 from ..core.upstream import capture_outputs, name_video_classifier
 from .heads import VioletPooledHead, build_head
 from .losses import masked_binary_cross_entropy, masked_cross_entropy
 from .modeling_violet import VioletModel, VioletPreTrainedModel, VioletTaskOutput
-from .tokens import Tokens, take_pixels
+from .tokens import Tokens
 
 ONE_LABEL, SEVERAL_LABELS = "single_label_classification", "multi_label_classification"
 

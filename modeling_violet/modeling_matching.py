@@ -8,11 +8,12 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
 from ..configuration.configuration_violet import VioletConfig
+from ..core.pixels import take_pixels
 from ..core.upstream import can_return_tuple
 from .heads import build_match_head
 from .losses import check_labels, first_of_each, gather_rows, masked_cross_entropy, retrieval_loss
 from .modeling_violet import PromptInputs, VioletModel, VioletPreTrainedModel, VioletTaskOutput, names_inputs
-from .tokens import Tokens, take_pixels
+from .tokens import Tokens
 
 
 class VioletForMultipleChoice(VioletPreTrainedModel):

@@ -10,6 +10,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
 
 from ..configuration.configuration_violet import VioletConfig
+from ..core.pixels import take_pixels
 from ..core.upstream import can_return_tuple
 from .fusions import record_received_attention
 from .heads import VioletMaskedLMHead, build_match_head
@@ -18,7 +19,6 @@ from .modeling_violet import VioletModel, VioletPreTrainedModel
 from .objectives.masked_vision import build_mvm_heads
 from .objectives.objective import Objective, objectives_of, why_absent
 from .objectives.passes import Passes
-from .tokens import take_pixels
 
 
 @dataclass

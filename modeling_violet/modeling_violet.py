@@ -14,6 +14,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
 
 from ..configuration.configuration_violet import VioletConfig
+from ..core.pixels import take_pixels
 from ..core.upstream import can_return_tuple, capture_outputs, one_cache
 from ..core.whole_folders import SavedWhole
 from .attention import RULES
@@ -25,7 +26,7 @@ from .heads import VioletMaskedLMHead, build_head
 from .losses import contrastive_loss, first_of_each, gather_rows, masked_cross_entropy
 from .projection import VioletProjection, build_projection
 from .texts import build_text_side
-from .tokens import Tokens, take_pixels
+from .tokens import Tokens
 
 
 @dataclass

@@ -1,29 +1,12 @@
 """Tokens and where each of them stands: what goes from the encoders to the fusion, its heads and objectives."""
 
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from transformers.utils import ModelOutput
 
 Grid = tuple[int, int, int]
-
-PIXELS = "pixel_values"
-"""How the names begin of what a vision encoder takes: `pixel_values_videos`, and others that its `inputs` names."""
-
-
-def take_pixels(arguments: MutableMapping[str, Any], videos: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
-    """
-    The pixels of videos among a call's arguments, by name, and out of them.
-
-    Args:
-        arguments: the call's `kwargs`, or a batch.
-        videos: `pixel_values_videos`, if it is an argument of its own.
-    """
-    taken = {name: arguments.pop(name) for name in list(arguments) if name.startswith(PIXELS)}
-    given = {"pixel_values_videos": videos} | taken if videos is not None else taken
-    return {name: pixels for name, pixels in given.items() if pixels is not None}
 
 
 @dataclass

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import Pipeline
 
-from ..modeling_violet.tokens import take_pixels
+from ..core.pixels import take_pixels
 from ..processing.decoding import VideoDecodeError, is_encoded_file
 from ..processing.questions import TokenIds
 from ..processing.video_processing_violet import is_list, split_into_clips

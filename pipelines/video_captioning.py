@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ..modeling_violet.tokens import take_pixels
+from ..core.pixels import take_pixels
 from .pairs import Asked, VideoTextPipeline, alone, in_batch, need
 from .writing import check_special_tokens, default_length, write
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ..modeling_violet.tokens import take_pixels
+from ..core.pixels import take_pixels
 from ..processing.questions import pad_texts
 from .pairs import Asked, VideoTextPipeline, alone, in_batch, need, pair_up
 

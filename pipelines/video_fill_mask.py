@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ..modeling_violet.tokens import take_pixels
+from ..core.pixels import take_pixels
 from ..processing.questions import pad_texts
 from .pairs import Asked, VideoTextPipeline, check_top_k, in_batch, need, pair_up
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..modeling_violet.tokens import take_pixels
+from ..core.pixels import take_pixels
 from .answering import OPEN_ENDED, ByWriting, Way, find_way, model_name
 from .pairs import VideoTextPipeline, check_top_k, in_batch, need, pair_up
 from .writing import check_special_tokens, default_length

@@ -9,8 +9,8 @@ from transformers import BertTokenizer, PreTrainedTokenizerBase
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin, TextKwargs
 
+from ..core.pixels import PIXELS
 from ..core.whole_folders import SavedWhole
-from ..modeling_violet.tokens import PIXELS
 from .video_processing_violet import as_one_frame, name_of, split_into_pictures
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")

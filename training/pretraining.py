@@ -15,11 +15,11 @@ from torch.distributed.tensor import DTensor
 
 from .._version import __version__
 from ..core.files import write_json
+from ..core.pixels import take_pixels
 from ..data.loading import ClipReader, FailedSamples, explained_workers
 from ..evaluation.pictures import draw_curves
 from ..hub.cards import CURVES_FILE
 from ..modeling_violet import VioletForPreTraining
-from ..modeling_violet.tokens import take_pixels
 from ..processing import VideoTextProcessor
 from .arguments import SettingsError
 from .building import (

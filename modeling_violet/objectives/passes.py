@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 
+from ...core.pixels import take_pixels
 from ..losses import IGNORE_INDEX
-from ..tokens import Tokens, take_pixels
+from ..tokens import Tokens
 
 
 def once(compute: Callable[[Any], Any]) -> property:

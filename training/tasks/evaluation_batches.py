@@ -9,9 +9,9 @@ import torch
 from datasets import Dataset
 from transformers import TrainingArguments
 
+from ...core.pixels import take_pixels
 from ...data.loading import FailedSamples
 from ...evaluation.sharing import own_share
-from ...modeling_violet.tokens import take_pixels
 from ..collating import VideoTextCollator
 from ..sampling import NumberedRows
 from .task import Row
