@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from violet import VioletConfig, VioletForMaskedLM, VioletForQuestionAnswering, VioletModel, named_configuration
+from violet.core.flat_modules import flat_modules
 from violet.modeling_violet.fusions.clip_by_clip import CLIP_POOLING
 from violet.modeling_violet.heads import build_head
 
@@ -260,6 +261,19 @@ def test_the_whole_model_trains_saves_and_loads(clips, tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["fusion_model_config"]["clip_pooling"] == "lse"
     with torch.no_grad():
         assert torch.equal(loaded(**inputs).logits, model(**inputs).logits)
+
+
+def test_a_checkpoint_carries_the_files_of_its_parts():
+    config = small_model(VioletForQuestionAnswering).config.to_dict()
+    carried = flat_modules(["VioletConfig", "VioletForQuestionAnswering", "VioletVideoProcessor"], config)
+    assert {
+        "two_resolutions.py",
+        "clip_by_clip.py",
+        "mean_text.py",
+        "row_positions.py",
+        "pooled_projection.py",
+    } <= set(carried)
+    assert "whole_clip.py" not in carried
 
 
 def test_the_named_configuration_has_the_published_sizes():
