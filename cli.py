@@ -438,6 +438,11 @@ def push_command(argv: list[str]) -> int:
     parser.add_argument("--dry-run", action="store_true", help="list what would go, and send nothing")
     parser.add_argument("--max_shard_size", default="5GB", help="of a file of weights (default: 5GB)")
     parser.add_argument("--license", help="of the weights, as the Hub spells it, if the card names none")
+    parser.add_argument(
+        "--despite-license",
+        action="store_true",
+        help="your word that you may pass on a model that was made of weights which may not be passed on",
+    )
     options = parser.parse_args(argv)
 
     def run() -> int:
@@ -452,6 +457,7 @@ def push_command(argv: list[str]) -> int:
             dry_run=options.dry_run,
             max_shard_size=options.max_shard_size,
             license_name=options.license,
+            despite_license=options.despite_license,
         )
         for file in sent.files:
             print(f"{file.size:14,} bytes  {file.sha256}  {file.path}")

@@ -203,11 +203,15 @@ class VioletConfig(PreTrainedConfig):
             the class of a video by itself also `"embedding"`, a linear layer on its embedding before the fusion.
         match_classes (`int`): outputs of a match head: 1, a score, or 2, "no match" and "match" (BERT's), whose
             difference is the score; 2 needs the head type `"pooler"`.
+        span_head (`bool`): whether multiple choice also tells of each step in time whether the answer is seen there.
         match_temperature (`float`): what match scores are divided by before their softmax.
         retrieval_directions (`int`): 1 for a loss over the texts of each video (VIOLET), 2 for both ways (VIOLETv2).
         label_smoothing (`float`): the part of each target that the tasks' losses spread over all classes.
         next_word_prediction (`bool`): whether captioning predicts a word from the word before it, instead of from a
             [MASK] in its own place (the published models).
+        weights_license (`str`, *optional*): the terms, in words, under which others gave the weights that this model
+            was made of, if these may not be passed on, nor what is derived from them. It stays with every model that
+            is trained from this one; the card says it, and a push asks for an explicit word.
         mask_token_id, bos_token_id, eos_token_id (`int`): [MASK], [CLS] and [SEP], with which texts are written;
             by default BERT's.
     """
@@ -251,10 +255,12 @@ class VioletConfig(PreTrainedConfig):
     objectives: dict[str, dict[str, Any]] | None = None
     head_type: str = "mlp"
     match_classes: int = 1
+    span_head: bool = False
     match_temperature: float = 0.05
     retrieval_directions: int = 2
     label_smoothing: float | int = 0.0
     next_word_prediction: bool = False
+    weights_license: str | None = None
     mask_token_id: int = 103
     bos_token_id: int | None = 101
     eos_token_id: int | list[int] | None = 102
@@ -290,7 +296,8 @@ class VioletConfig(PreTrainedConfig):
     def to_dict(self) -> dict[str, Any]:
         """The fields, without those of other parts that have their defaults: VIOLETs are saved as they always were."""
         unused = {"text_config": None, "fusion_model_config": None, "projection_type": "in_order", "objectives": None}
-        unused |= {"vision_positions": "violet", "head_type": "mlp", "match_classes": 1}
+        unused |= {"vision_positions": "violet", "head_type": "mlp", "match_classes": 1, "span_head": False}
+        unused["weights_license"] = None
         fields = super().to_dict().items()
         return {name: value for name, value in fields if name not in unused or value != unused[name]}
 
@@ -398,6 +405,21 @@ NAMED_CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "hidden_frame_order": False,
         "projection_dim": 128,
         "projection_type": "pooled_with_bias",
+    "lf-vila-base": {
+        "vision_config": {"model_type": "lf_vila"},
+        "text_config": {"model_type": "paragraph"},
+        "vision_positions": "cells",
+        "video_grid_size": (2, 3),
+        "num_video_frames": 32,
+        "hidden_frame_order": False,
+        "hidden_size": 1024,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 16,
+        "intermediate_size": 4096,
+        "projection_dim": 1024,
+        "projection_type": "paragraph_and_clips",
+        "head_type": "pooler",
+        "match_classes": 2,
     },
     "violet-tiny": {
         "vision_config": {
@@ -432,9 +454,9 @@ def named_configuration(name: str, **overrides) -> VioletConfig:
     """
     The configuration of that name, with `overrides` in place of its fields.
 
-    `"violet-v1-base"`, `"violet-v2-base"` and `"hd-vila-base"` have the published models' shapes; `"violet-tiny"`
-    (64-pixel clips of four frames) and `"hd-vila-tiny"` (32-pixel clips of seven, the middle one also of 128 pixels)
-    train on two CPU cores in minutes.
+    `"violet-v1-base"`, `"violet-v2-base"`, `"lf-vila-base"` and `"hd-vila-base"` have the published models' shapes;
+    `"violet-tiny"` (64-pixel clips of four frames) and `"hd-vila-tiny"` (32-pixel clips of seven, the middle one also of
+    128 pixels) train on two CPU cores in minutes.
 
     Raises:
         ValueError: for an unknown name or field.

@@ -52,6 +52,16 @@ class SavedWhole:
             self._push(folder, written, token=kwargs.get("token"), **hub)
         return [str(folder / name) for name in written]
 
+    def _upload_modified_files(self, *args: Any, **kwargs: Any) -> Any:
+        """As transformers', through which every upload of a model goes, but for what may not be passed on."""
+        terms = getattr(getattr(self, "config", None), "weights_license", None)
+        if terms is not None:
+            raise ValueError(
+                f"The weights may not be passed on (`weights_license` of the configuration): {terms} If you have the "
+                "right to, `violet push --despite-license` publishes a saved model."
+            )
+        return super()._upload_modified_files(*args, **kwargs)  # type: ignore[misc]
+
     def _push(
         self,
         folder: Path,
@@ -66,4 +76,4 @@ class SavedWhole:
 
         repo_id = create_repo(repo_id or folder.resolve().name, private=private, token=token, exist_ok=True).repo_id
         others = {name: math.inf for name in os.listdir(folder) if name not in written and name != "README.md"}
-        self._upload_modified_files(folder, repo_id, others, token=token, **commit)  # type: ignore[attr-defined]
+        self._upload_modified_files(folder, repo_id, others, token=token, **commit)

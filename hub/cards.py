@@ -293,7 +293,7 @@ def _fill_metadata(data: ModelCardData, facts: Facts, name: str, license_name: s
     in its table: these were made from the folder as it was.
     """
     data.library_name, data.pipeline_tag = "transformers", facts.tag
-    data.license = license_name or data.license
+    data.license = license_name or data.license or ("other" if facts.config.get("weights_license") else None)
     wanted = [tag for tag in ("violet", facts.task) if tag]
     data.tags = [*(data.tags or []), *(tag for tag in wanted if tag not in (data.tags or []))]
     data.base_model = facts.provenance.get("base_model") or data.base_model
@@ -601,9 +601,12 @@ def _limits(facts: Facts, model: str | None) -> str:
         if frames.get("num_frames")
         else ""
     )
+    terms = facts.config.get("weights_license")
+    licence = "" if terms is None else f"**The weights may not be passed on.** {terms}\n\n"
     return (
-        f"## Limits\n\n{facts.kind.limits.format(answers=_answers(facts))}{seen} Audio is ignored. What it says "
-        "about people was not examined. Its scores are not calibrated probabilities, unless the results above say so."
+        f"## Limits\n\n{licence}{facts.kind.limits.format(answers=_answers(facts))}{seen} Audio is ignored. "
+        "What it says about people was not examined. Its scores are not calibrated probabilities, unless the results "
+        "above say so."
     )
 
 

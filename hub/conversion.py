@@ -192,6 +192,8 @@ def convert_tensors(
         ConversionError: for a weight that is no floating-point tensor.
     """
     report = ConversionReport(weights.origin, plan.kind.name, plan.model_class.__name__)
+    if plan.kind.license is not None and isinstance(plan.config, VioletConfig):
+        plan.config.weights_license = plan.kind.license
     report.skipped = {**weights.skipped, **plan.skipped}
     report.new = dict(plan.layout.new)
     by_name = {name: weights.tensors[source] for name, source in plan.names.items()}
@@ -295,7 +297,7 @@ def export_original(model: VioletPreTrainedModel | str | os.PathLike) -> dict[st
             continue
         form = kind.form(theirs)
         pieces[ours] = Piece(ours, theirs, tuple(value.shape), form, target)
-        weights[theirs] = value.reshape(form.theirs(tuple(value.shape), windows[0]))
+        weights[theirs] = value.reshape(form.theirs(tuple(value.shape), windows[0] if windows else ()))
     if homeless:
         raise ConversionError(f"The original has no place for {listed(homeless)}.")
     for name, derived in derived_pieces(kind, pieces, windows).items():

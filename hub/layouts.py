@@ -186,6 +186,7 @@ class Kind:
             fits; () where heads tell it, see `planning.infer_class`.
         frames: settings of the video processor that its models were trained with, if they are not the default.
         position_ids: whether its files hold BERT's `position_ids`.
+        license: the terms of published weights of this kind, if they may not be passed on.
         vision: the `model_type` of the vision encoder of models that can be written in this kind; None for none.
         fit: (this kind, a model's numbering, that of the source) -> the kind for that model, if names or forms depend
             on it. See `fitted`.
@@ -200,6 +201,7 @@ class Kind:
     kept: Mapping[str, str] = field(default_factory=dict)
     numbers: Rules = ()
     classes: tuple[tuple[str, str], ...] = ()
+    license: str | None = None
     vision: str | None = None
     frames: Mapping[str, Any] = field(default_factory=dict)
     position_ids: bool = False
@@ -407,6 +409,11 @@ def _paragraph_layers(kind: Kind, model: Numbering, source: Numbering) -> Kind:
 
 
 LF_VILA_HEADS = r"^text_encoder\.(bert\.pooler|cls|seq_relationship|classifier|span_classifier)\."
+LF_VILA_TERMS = (
+    "LF-VILA's published weights stand under a licence of Microsoft Research "
+    "(https://github.com/microsoft/XPretrain): non-commercial use only, and neither the weights nor anything derived "
+    "from them may be passed on."
+)
 LF_VILA = Kind(
     "LF-VILA",
     parts={
@@ -445,6 +452,7 @@ LF_VILA = Kind(
         (r"^video_token_pos\.", "VioletForPreTraining"),
         (r"", "VioletForRetrieval"),
     ),
+    license=LF_VILA_TERMS,
     vision="lf_vila",
     position_ids=True,
     fit=_paragraph_layers,
@@ -476,6 +484,10 @@ TIMESFORMER: Rules = (
     (r"\.mlp\.2\.", ".mlp.fc2."),
 )
 VISUAL = "transformer.bert.visual_embeddings."
+HD_VILA_TERMS = (
+    "Microsoft Research's licence of HD-VILA (microsoft/XPretrain, folder hd-vila): for non-commercial use only; neither "
+    "the weights nor what is derived from them may be passed on."
+)
 HD_VILA = Kind(
     "HD-VILA",
     parts={
@@ -511,6 +523,7 @@ HD_VILA = Kind(
         (r"^transformer\.bert\.visual_embeddings\.", "VioletForPreTraining"),
         (r"", "VioletForRetrieval"),
     ),
+    license=HD_VILA_TERMS,
     vision="hd_vila",
     frames={
         "num_frames": 7,

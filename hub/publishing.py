@@ -115,6 +115,7 @@ def push(
     dry_run: bool = False,
     max_shard_size: int | str = "5GB",
     license_name: str | None = None,
+    despite_license: bool = False,
     message: str = "Upload model",
     token: str | None = None,
 ) -> Push:
@@ -133,15 +134,17 @@ def push(
         dry_run: only tell what would go.
         max_shard_size: of a file of weights, in bytes or as in "5GB"; larger ones are split.
         license_name: of the weights, in the Hub's spelling; by default the card's.
+        despite_license: your word that you may pass on a model whose configuration has a `weights_license`, that is,
+            terms of others that forbid it.
         message: of the commit.
         token: by default that of `hf auth login`, or HF_TOKEN.
 
     Raises:
-        HubError: if the folder is no whole model or its card names no licence, or if the Hub refuses, or fails
-            more than `ATTEMPTS` times.
+        HubError: if the folder is no whole model, its card names no licence, or its weights may not be passed on, or
+            if the Hub refuses, or fails more than `ATTEMPTS` times.
         CardError: if the card cannot be made.
     """
-    with staged(Path(folder), repo_id, with_code, max_shard_size, license_name) as stage:
+    with staged(Path(folder), repo_id, with_code, max_shard_size, license_name, despite_license) as stage:
         if dry_run:
             return Push(stage.files(), stage.left_out)
         return send(stage, repo_id, private=private, revision=revision, message=message, token=token)
@@ -182,6 +185,7 @@ def staged(
     with_code: bool = False,
     max_shard_size: int | str = "5GB",
     license_name: str | None = None,
+    despite_license: bool = False,
 ) -> Iterator[Staged]:
     """What `push` sends, in a folder beside the model's that is deleted at the end. Weights are linked, not copied."""
     if not REPO_NAME.fullmatch(repo_id):
@@ -196,8 +200,15 @@ def staged(
     place = beside if os.access(beside, os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix=f".{folder.resolve().name}.push-", dir=place) as temporary:
         stage = Staged(Path(temporary))
+        config = read_facts(folder).config
+        terms = config.get("weights_license")
+        if terms is not None and not despite_license:
+            raise HubError(
+                f"{folder} was made of weights that may not be passed on (`weights_license` in its config.json): "
+                f"{terms} If you have the right to, say so: `violet push --despite-license` (`despite_license=True`)."
+            )
         weights = _weights(folder, stage, most_bytes)
-        belong = (*SENT, "*.py") if "auto_map" in read_facts(folder).config else SENT
+        belong = (*SENT, "*.py") if "auto_map" in config else SENT
         for file in sorted(folder.iterdir()):
             if file.name in weights:
                 continue

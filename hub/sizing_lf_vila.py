@@ -111,6 +111,8 @@ def _text(shapes: Mapping[str, Shape]) -> dict[str, Any]:
     answers = shapes.get("text_encoder.classifier.weight")
     if fused:
         fields |= {"head_type": "pooler", "match_classes": 1 if answers else 2}
+    if "text_encoder.span_classifier.weight" in shapes:
+        fields["span_head"] = True
     if answers:
         fields["num_labels"] = max(answers[0], 1)
     return fields

@@ -1,9 +1,11 @@
 """Models that score how well texts fit a video: multiple choice and retrieval."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
@@ -12,8 +14,26 @@ from ..core.pixels import take_pixels
 from ..core.upstream import can_return_tuple
 from .heads import build_match_head
 from .losses import check_labels, first_of_each, gather_rows, masked_cross_entropy, retrieval_loss
-from .modeling_violet import PromptInputs, VioletModel, VioletPreTrainedModel, VioletTaskOutput, names_inputs
+from .modeling_violet import (
+    PromptInputs,
+    VioletModel,
+    VioletModelOutput,
+    VioletPreTrainedModel,
+    VioletTaskOutput,
+    names_inputs,
+)
 from .tokens import Tokens
+
+
+@dataclass
+class VioletMultipleChoiceOutput(VioletTaskOutput):
+    """
+    Attributes:
+        span_logits: (questions, steps, 2), of each step in time "outside" and "inside" of what answers the question,
+            the larger of the options' each; if the configuration has a `span_head`.
+    """
+
+    span_logits: torch.Tensor | None = None
 
 
 class VioletForMultipleChoice(VioletPreTrainedModel):
@@ -23,6 +43,7 @@ class VioletForMultipleChoice(VioletPreTrainedModel):
         super().__init__(config)
         self.violet = VioletModel(config)
         self.match_head = build_match_head(config)
+        self.span_head = nn.Linear(config.hidden_size, 2) if config.span_head else None
         self.post_init()
 
     @can_return_tuple
@@ -38,7 +59,7 @@ class VioletForMultipleChoice(VioletPreTrainedModel):
         video_tokens: Tokens | None = None,
         labels: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> VioletTaskOutput:
+    ) -> VioletMultipleChoiceOutput:
         r"""
         Args:
             input_ids: (questions, options, X), each option with its question before it.
@@ -81,9 +102,20 @@ class VioletForMultipleChoice(VioletPreTrainedModel):
         if attention_mask is not None:
             logits = logits.masked_fill(~attention_mask.bool().any(-1), float("-inf"))
         loss = None if labels is None else masked_cross_entropy(logits, labels, self.config.label_smoothing)
-        return VioletTaskOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        return VioletMultipleChoiceOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            span_logits=None if self.span_head is None else self._spans(outputs, questions, options),
         )
+
+    def _spans(self, outputs: VioletModelOutput, questions: int, options: int) -> torch.Tensor:
+        """(questions, steps, 2): from the mean of each step's cells, the larger of the options' logits."""
+        assert self.span_head is not None
+        fused = outputs.video_tokens.with_tokens(outputs.video_hidden_state)
+        logits = self.span_head(fused.patches().mean((2, 3)))  # (questions * options, steps, 2)
+        return logits.unflatten(0, (questions, options)).amax(1)
 
 
 def _of_each_option(name: str, rows: torch.Tensor | None, questions: int, options: int) -> torch.Tensor | None:

@@ -168,6 +168,12 @@ class VioletTrainer(Trainer):
                 f"--hub_strategy: {self.args.hub_strategy.value} would publish the optimiser's state, which is a "
                 "pickle; use end or every_save."
             )
+        terms = getattr(self.model.config, "weights_license", None)
+        if self.args.push_to_hub and terms is not None:
+            raise SettingsError(
+                f"--push_to_hub: the model was made of weights that may not be passed on (`weights_license`): {terms} "
+                "Leave it out; if you have the right to, `violet push --despite-license` publishes the result."
+            )
         if self.args.push_to_hub and self._licence() is None:
             raise SettingsError("--license: missing, though the model is to be published; such as apache-2.0.")
         with explained(self.args.hub_model_id or Path(self.args.output_dir).name, None):

@@ -74,10 +74,12 @@ class LfVila:
         shown = self.inputs.clip(c["seed"], c["batch"], c["time"], c["height"], c["width"])
         return (torch.as_tensor(shown) - MEAN) / STD
 
-    def paragraph(self, instance: str, seed: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    def paragraph(
+        self, instance: str, seed: int | None = None, rows: int | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids and mask (B, M, L)."""
         c = self.configs[instance]
-        sentences, (b, m, length) = c.get("sentences"), (c["batch"], c["clips"], c["length"])
+        sentences, (b, m, length) = c.get("sentences"), (rows or c["batch"], c["clips"], c["length"])
         g = np.random.default_rng(c["seed"] + 1 if seed is None else seed)
         ids = g.integers(200, c["vocab"], (b, m, length))
         mask = np.ones_like(ids)
@@ -89,6 +91,19 @@ class LfVila:
                 if sentences is not None and j >= sentences[i]:
                     ids[i, j], mask[i, j] = 0, 0
         return torch.from_numpy(ids), torch.from_numpy(mask)
+
+    def masked_words(self, instance: str, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The input of the masked-word objective, and its labels (B, M, L)."""
+        drawn_at = np.random.default_rng(self.configs[instance]["seed"] + 3).random(tuple(ids.shape))
+        chosen = (torch.from_numpy(drawn_at) < 0.3) & (ids > 199)
+        return ids.masked_fill(chosen, 103), ids.masked_fill(~chosen, -100)
+
+    def options(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and mask (B, options, M * L) of the instance `tasks`."""
+        c = self.configs["tasks"]
+        ids, mask = self.paragraph("tasks", c["seed"] + 5, c["batch"] * c["choices"])
+        shape = (c["batch"], c["choices"])
+        return ids.unflatten(0, shape).flatten(2), mask.unflatten(0, shape).flatten(2)
 
     def difference(self, name: str, got: torch.Tensor) -> float:
         """The largest difference from an array of the archive, which keeps every n-th number of it."""

@@ -13,7 +13,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "long": UNFUSED | CLIPS,
     "odd": FUSED | CLIPS | {"video_grid_size": [1, 2]},
     "qa_classification": FUSED | {"match_classes": 1, "num_labels": 7, "video_grid_size": [2, 3]},
-    "qa_multichoice": FUSED | {"match_classes": 1, "video_grid_size": [2, 3]},
+    "qa_multichoice": FUSED | {"match_classes": 1, "span_head": True, "video_grid_size": [2, 3]},
     "video_classification": UNFUSED
     | {"text_config": {"model_type": "none"}, "head_type": "embedding", "num_labels": 7}
     | {"projection_dim": 128, "projection_type": "paragraph"},

@@ -77,6 +77,8 @@ def test_a_checkpoint_comes_back_equal_to_the_bit(shared_folder, stage, tmp_path
         else json.loads((tmp_path / "model" / "video_preprocessor_config.json").read_text())
     )
     assert settings["inputs"] == ["pixel_values_videos", "pixel_values_detail"]
+    terms = json.loads((tmp_path / "model" / "config.json").read_text())["weights_license"]
+    assert "Microsoft Research" in terms and "may be passed on" in terms
     back = export_original(tmp_path / "model")
     assert set(back) == set(weights)
     for key, value in weights.items():

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from violet import VioletForQuestionAnswering
 from violet.cli import main
 from violet.core.files import sha256
 from violet.hub import HubError, push, write_model_card
@@ -53,6 +54,37 @@ def folder(model_folder, tmp_path) -> Path:
     (folder / "metrics.json").write_text(json.dumps({"accuracy": 0.1, "steps": 3}))
     write_model_card(folder, license_name="mit")
     return folder
+
+
+TERMS = "For research only; neither the weights nor anything derived from them may be passed on."
+
+
+@pytest.fixture
+def restricted(folder) -> Path:
+    """A model that was made of weights which may not be passed on."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "weights_license": TERMS}))
+    return folder
+
+
+def test_a_model_of_weights_that_may_not_be_passed_on_is_pushed_only_by_an_explicit_word(restricted, capsys):
+    with pytest.raises(HubError, match=r"may not be passed on \(`weights_license`.*research only.*--despite-license"):
+        push(restricted, "org/name", dry_run=True)
+    assert main(["push", str(restricted), "org/name", "--dry-run"]) != 0
+    assert "--despite-license" in capsys.readouterr().err
+    assert main(["push", str(restricted), "org/name", "--dry-run", "--despite-license"]) == 0
+    model = VioletForQuestionAnswering.from_pretrained(restricted)
+    with pytest.raises(ValueError, match="may not be passed on.*--despite-license"):
+        model._upload_modified_files(restricted, "org/name", {})
+
+
+def test_the_terms_stay_with_the_model_and_its_card_says_them(restricted, tmp_path):
+    card = write_model_card(restricted).read_text()
+    assert "may not be passed on" in card and TERMS in card
+    (restricted / "README.md").unlink()
+    assert "license: other" in write_model_card(restricted).read_text()
+    VioletForQuestionAnswering.from_pretrained(restricted).save_pretrained(tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["weights_license"] == TERMS
 
 
 def contents(folder: Path) -> dict[str, str]:
