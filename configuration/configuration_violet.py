@@ -373,6 +373,8 @@ NAMED_CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "hidden_frame_order": False,
         "projection_dim": 1024,
         "projection_type": "pooled_with_bias",
+        "head_type": "pooler",
+        "match_classes": 2,
     },
     "hd-vila-tiny": {
         "vision_config": {
@@ -405,6 +407,7 @@ NAMED_CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "hidden_frame_order": False,
         "projection_dim": 128,
         "projection_type": "pooled_with_bias",
+    },
     "lf-vila-base": {
         "vision_config": {"model_type": "lf_vila"},
         "text_config": {"model_type": "paragraph"},
@@ -455,8 +458,8 @@ def named_configuration(name: str, **overrides) -> VioletConfig:
     The configuration of that name, with `overrides` in place of its fields.
 
     `"violet-v1-base"`, `"violet-v2-base"`, `"lf-vila-base"` and `"hd-vila-base"` have the published models' shapes;
-    `"violet-tiny"` (64-pixel clips of four frames) and `"hd-vila-tiny"` (32-pixel clips of seven, the middle one also of
-    128 pixels) train on two CPU cores in minutes.
+    `"violet-tiny"` (64-pixel clips of four frames) and `"hd-vila-tiny"` (32-pixel clips of seven, the middle one also
+    of 128 pixels) train on two CPU cores in minutes.
 
     Raises:
         ValueError: for an unknown name or field.

@@ -485,8 +485,9 @@ TIMESFORMER: Rules = (
 )
 VISUAL = "transformer.bert.visual_embeddings."
 HD_VILA_TERMS = (
-    "Microsoft Research's licence of HD-VILA (microsoft/XPretrain, folder hd-vila): for non-commercial use only; neither "
-    "the weights nor what is derived from them may be passed on."
+    "HD-VILA's published weights stand under a licence of Microsoft Research "
+    "(https://github.com/microsoft/XPretrain): non-commercial use only, and neither the weights nor anything derived "
+    "from them may be passed on."
 )
 HD_VILA = Kind(
     "HD-VILA",
