@@ -12,14 +12,20 @@ HEAD_WIDTH = 64
 """BERT's and the TimeSformer's. Weights do not tell the number of attention heads."""
 GRIDS = {160: (10, 16)}
 """Learned positions -> (rows, columns), at the published size."""
-NEEDED = ("cnn.conv1.weight", "cnn_low.conv1.weight", "grid_encoder.0.weight", "grid_encoder_low.0.weight")
-NEEDED += ("timesformer.pos_embed", "timesformer.time_embed", "timesformer.blocks.0.mlp.fc1.bias")
-NEEDED += (
+NEEDED = (
+    "cnn.conv1.weight",
+    "cnn_low.conv1.weight",
+    "grid_encoder.0.weight",
+    "grid_encoder_low.0.weight",
+    "timesformer.pos_embed",
+    "timesformer.time_embed",
+    "timesformer.blocks.0.mlp.fc1.bias",
     "transformer.bert.embeddings.word_embeddings.weight",
     "transformer.bert.embeddings.position_embeddings.weight",
+    "transformer.bert.embeddings.token_type_embeddings.weight",
+    "transformer.bert.encoder.layer.0.intermediate.dense.bias",
 )
-NEEDED += ("transformer.bert.embeddings.token_type_embeddings.weight",)
-NEEDED += ("transformer.bert.encoder.layer.0.intermediate.dense.bias",)
+"""What sizes are read from."""
 
 
 def hd_vila_configuration(shapes: Mapping[str, Shape]) -> VioletConfig:
