@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, Cache, PreTrainedConfig
+from transformers.utils import logging
 
 from ...configuration.configuration_violet import _refuse, _refuse_unknown
 from ...core.carried_code import without_code
@@ -23,6 +24,13 @@ CLIP_POOLING: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 (texts, clips, ...) -> (texts, ...), element by element. "lse" adds log(clips) to every number, also if all clips are
 equal; "lse_corrected", the log of the mean of exponentials, does not.
 """
+
+
+logger = logging.get_logger(__name__)
+
+
+def _clips(config: PreTrainedConfig) -> int:
+    return getattr(config.vision_config, "num_clips", 1)
 
 
 @strict
@@ -59,6 +67,14 @@ class VioletClipByClipFusion(VioletBertFusion):
     """
 
     rules = ("bidirectional",)
+
+    def __init__(self, config):
+        super().__init__(config)
+        if config.fusion_model_config.clip_pooling == "lse_corrected" and _clips(config) == 1:
+            logger.warning(
+                "`fusion_model_config.clip_pooling` 'lse_corrected' has no effect with `vision_config.num_clips` 1: "
+                "there is nothing to join."
+            )
 
     def forward(
         self,

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from violet import VioletConfig, VioletForMaskedLM, VioletForQuestionAnswering, VioletModel, named_configuration
 from violet.core.flat_modules import flat_modules
+from violet.modeling_violet.fusions import clip_by_clip
 from violet.modeling_violet.fusions.clip_by_clip import CLIP_POOLING
 from violet.modeling_violet.heads import build_head
 
@@ -229,6 +230,15 @@ def test_equal_clips_are_one_clip_for_every_joining_but_the_published_one(poolin
         torch.testing.assert_close(joined, alone + torch.tensor(3.0).log())
     else:
         torch.testing.assert_close(joined, alone)
+
+
+def test_a_correction_that_corrects_nothing_is_said(monkeypatch):
+    said = []
+    monkeypatch.setattr(clip_by_clip.logger, "warning", said.append)
+    small_model(VioletModel, "lse_corrected", clips=2)
+    assert not said
+    small_model(VioletModel, "lse_corrected")
+    assert "'lse_corrected' has no effect with `vision_config.num_clips` 1" in said[0]
 
 
 def test_unknown_ways_of_joining_and_grids_without_places_are_refused():
