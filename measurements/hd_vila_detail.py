@@ -1,6 +1,6 @@
 """What a small HD-VILA encoder, trained from nothing, learns of a clip's detail and of its order in time.
 
-    nice -n 19 python measurements/hd_vila_detail.py [--seeds 0 1 2] [--steps 600] [--output outputs/hd_vila.json]
+    nice -n 19 python measurements/hd_vila_detail.py [--seeds 0 1 2] [--steps 300] [--output outputs/hd_vila.json]
 
 A square of 32 pixels wears stripes of one pixel, along rows or along columns, and moves 12 pixels a frame in one of
 four directions over a field of 128 x 128 pixels that is closed to a ring both ways, seven frames long. At a quarter of
@@ -173,8 +173,8 @@ RUNS = [
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--learning_rate", type=float, default=1e-3)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--learning_rate", type=float, default=3e-3)
     parser.add_argument("--runs", nargs="+", default=[f"{inputs}/{asked}" for inputs, asked in RUNS])
     parser.add_argument("--output", type=Path, default=Path("outputs/hd_vila_detail.json"))
     parser.add_argument("--report", action="store_true", help="print the loss on the way")
