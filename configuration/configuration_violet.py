@@ -178,7 +178,8 @@ class VioletConfig(PreTrainedConfig):
             transformers itself looks for fused kernels.)
         vision_positions (`str`): what is added to the vision encoder's states: `"violet"` (a token a frame, learned
             places in the frame and in time, and a norm), `"cells"` (a learned place a cell and a frame, and a norm),
-            or `"none"` (the encoder's states as they are).
+            `"rows_and_columns"` (a learned place a row and a column, and a norm), or `"none"` (the encoder's states
+            as they are).
         fusion_norm (`str`): `"post"` (BERT, the published models) or `"pre"` (normalised before each sub-layer,
             easier to train from scratch).
         num_video_frames (`int`): frames that have a learned place in time; more are interpolated.
@@ -197,9 +198,9 @@ class VioletConfig(PreTrainedConfig):
             `masked_vision.MVM_TARGETS`, each with the options of its head (`{}` for its defaults).
         objectives (`dict[str, dict]`): pre-training objectives beyond those that every model has: names of
             `objective.OBJECTIVES`, each with its options (`{}` for its defaults).
-        head_type (`str`): what reads the first text state to tell answers and matches: `"mlp"` (VIOLET), or `"pooler"`
-            (BERT's: a layer with tanh, then one linear layer). For the class of a video by itself also `"embedding"`,
-            a linear layer on its embedding before the fusion.
+        head_type (`str`): what reads the first text state to tell answers and matches: `"mlp"` (VIOLET), `"pooler"`
+            (BERT's: a layer with tanh, then one linear layer), or `"pooler_mlp"` (that layer, then VIOLET's head). For
+            the class of a video by itself also `"embedding"`, a linear layer on its embedding before the fusion.
         match_classes (`int`): outputs of a match head: 1, a score, or 2, "no match" and "match" (BERT's), whose
             difference is the score; 2 needs the head type `"pooler"`.
         span_head (`bool`): whether multiple choice also tells of each step in time whether the answer is seen there.
@@ -408,6 +409,53 @@ NAMED_CONFIGURATIONS: dict[str, dict[str, Any]] = {
         **VIDEOS_ONLY,
         "classifier_dropout": 0.0,
     },
+    "hd-vila-base": {
+        "vision_config": {"model_type": "hd_vila"},
+        "text_config": {"model_type": "hd_vila_text"},
+        "fusion_model_config": {"model_type": "clip_by_clip"},
+        "vision_positions": "rows_and_columns",
+        "video_grid_size": 100,
+        "hidden_size": 1024,
+        "num_attention_heads": 16,
+        "intermediate_size": 4096,
+        "hidden_frame_order": False,
+        "projection_dim": 1024,
+        "projection_type": "pooled_with_bias",
+        "head_type": "pooler",
+        "match_classes": 2,
+    },
+    "hd-vila-tiny": {
+        "vision_config": {
+            "model_type": "hd_vila",
+            "hidden_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "resnet_width": 16,
+            "resnet_depths": (1, 1, 1, 1),
+            "position_grid": (2, 2),
+            "drop_path_rate": 0.0,
+            "initializer_range": 0.08,
+        },
+        "text_config": {"model_type": "hd_vila_text", "num_hidden_layers": 1},
+        "fusion_model_config": {"model_type": "clip_by_clip"},
+        "vision_positions": "rows_and_columns",
+        "video_grid_size": 8,
+        "initializer_range": 0.08,
+        "vocab_size": 512,
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+        "mask_token_id": 4,
+        "hidden_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 512,
+        "max_position_embeddings": 64,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "hidden_frame_order": False,
+        "projection_dim": 128,
+        "projection_type": "pooled_with_bias",
+    },
     "lf-vila-base": {
         "vision_config": {"model_type": "lf_vila"},
         "text_config": {"model_type": "paragraph"},
@@ -519,9 +567,10 @@ def named_configuration(name: str, **overrides) -> VioletConfig:
     The configuration of that name, with `overrides` in place of its fields.
 
     `"violet-v1-base"`, `"violet-v2-base"`, `"clip-vip-base-16"`, `"clip-vip-base-32"`, `"uniformerv2-base-16-scene"`,
-    `"uniformerv2-base-16-temporal"` and `"lf-vila-base"` have the published models' shapes; `"violet-tiny"`,
-    `"clip-vip-tiny"` (64-pixel clips of four frames), `"uniformerv2-tiny"` (of eight, without texts) and
-    `"lf-vila-tiny"` (of eight, with a sentence for every two) train on two CPU cores in minutes.
+    `"uniformerv2-base-16-temporal"`, `"lf-vila-base"` and `"hd-vila-base"` have the published models' shapes;
+    `"violet-tiny"`, `"clip-vip-tiny"` (64-pixel clips of four frames), `"uniformerv2-tiny"` (of eight, without texts),
+    `"lf-vila-tiny"` (of eight, with a sentence for every two) and `"hd-vila-tiny"` (32-pixel clips of seven, the
+    middle one also of 128 pixels) train on two CPU cores in minutes.
 
     Raises:
         ValueError: for an unknown name or field.

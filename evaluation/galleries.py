@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ..core.files import MANIFEST, seal, write_json, write_tensors
+from ..core.pixels import take_pixels
 from ..data import open_video
 from ..data.loading import SAMPLE_ERRORS
 from ..modeling_violet import Tokens
@@ -186,10 +187,10 @@ class _Clips(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def __getitem__(self, place: int) -> tuple[int, torch.Tensor | str]:
+    def __getitem__(self, place: int) -> tuple[int, dict[str, torch.Tensor] | str]:
         number = self.numbers[place]
         try:
-            return number, self.processor(videos=[open_video(self.videos[number])])["pixel_values_videos"]
+            return number, take_pixels(self.processor(videos=[open_video(self.videos[number])]).data)
         except SAMPLE_ERRORS as error:
             if not self.skip_bad:
                 raise
@@ -219,7 +220,8 @@ def _encode_part(
         if not read:
             continue
         kept += [number for number, _ in read]
-        tokens = model.violet.encode_videos(torch.cat([clip for _, clip in read]).to(model.device))
+        pixels = {name: torch.cat([clip[name] for _, clip in read]).to(model.device) for name in read[0][1]}
+        tokens = model.violet.encode_videos(**pixels)
         made = {}
         if model.violet.has_fusion:
             facts["shape"] = json.dumps({name: getattr(tokens, name) for name in SHAPE})

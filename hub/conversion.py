@@ -421,7 +421,7 @@ def frames_of(plan: ConversionPlan) -> VioletVideoProcessor:
     """How the model takes its clips: as its kind does, of the size and length that its positions have."""
     vision = getattr(plan.config, "vision_config", plan.config)
     settings = dict(plan.kind.frames)
-    if settings:
+    if "size" not in settings and getattr(vision, "image_size", None) is not None:
         settings["size"] = {"height": vision.image_size, "width": vision.image_size}
         steps = find_encoder(vision).cell[0] * FRAMES_OF_PICTURE_MODELS
         settings["num_frames"] = getattr(vision, "temporal_size", None) or steps

@@ -243,7 +243,9 @@ def numbering(model_class: type[PreTrainedModel], config_json: str) -> Numbering
     config: Any = (VioletConfig if is_whole else model_class.config_class).from_dict(settings)
     stages = getattr(config.vision_config if is_whole else config, "stages", ())
     text = getattr(config, "text_config", None)
-    layers = (getattr(text, "num_sentence_layers", 0), getattr(text, "num_paragraph_layers", 0))
+    layers: tuple[int, ...] = (getattr(text, "num_sentence_layers", 0), getattr(text, "num_paragraph_layers", 0))
+    if not any(layers):
+        layers = (getattr(text, "num_hidden_layers", 0),)
     return Numbering(
         model_class.__name__,
         tuple(stage.depth for stage in stages),

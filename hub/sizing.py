@@ -28,6 +28,7 @@ from .layouts import (
     holds,
     is_grid,
 )
+from .sizing_hd_vila import hd_vila_sizes
 from .sizing_lf_vila import lf_vila_sizes
 
 CODEBOOK = 8192
@@ -340,11 +341,16 @@ def _lf_vila_sizes(sizes: Sizes, strict: bool, settings: Mapping[str, Any]) -> t
     return "lf-vila-base", *lf_vila_sizes(sizes.shapes)
 
 
+def _hd_vila_sizes(sizes: Sizes, strict: bool, settings: Mapping[str, Any]) -> tuple[str, dict, dict]:
+    return "hd-vila-base", *hd_vila_sizes(sizes.shapes)
+
+
 SYSTEMS: Mapping[str, Callable[[Sizes, bool, Mapping[str, Any]], tuple[str, dict, dict]]] = {
     "violet_vision": _violet_sizes,
     "clip_vip": _clip_vip_sizes,
     "uniformerv2": _uniformerv2_sizes,
     "lf_vila": _lf_vila_sizes,
+    "hd_vila": _hd_vila_sizes,
 }
 """
 By `Kind.system`: (sizes, see `Sizes.original`, the config.json beside the weights) -> the named configuration, the

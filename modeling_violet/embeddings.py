@@ -1,6 +1,7 @@
 """The video's side of the model: a vision encoder's states, with their places, as the tokens that enter the fusion."""
 
 import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -39,6 +40,7 @@ VISION_POSITIONS: Registry[type["VioletVideoStates"]] = Registry(
     __package__,
     {
         "violet": "embeddings:VioletVideoEncoder",
+        "rows_and_columns": "row_positions:VioletRowsAndColumns",
         "cells": "cell_positions:VioletCellPositions",
         "none": "embeddings:VioletVideoStates",
     },
@@ -73,14 +75,34 @@ class VioletVideoStates(nn.Module):
         """The vision encoder's model."""
         return self._modules[self.encoder.key]  # type: ignore[return-value]
 
+    def mask_inputs(self, pixels: dict[str, torch.Tensor], masked: torch.Tensor) -> dict[str, torch.Tensor]:
+        """
+        The same cells in all inputs: of the first as the encoder says, of each other one equal parts of it. An input
+        of fewer frames than the grid has steps is hidden where one of the steps that a frame stands for is.
+        """
+        (first, videos), *others = pixels.items()
+        hidden = {first: self.mask_patches(videos, masked)}
+        for name, one in others:
+            cells = masked.bool()
+            if one.shape[1] < cells.shape[1]:
+                # (batch, steps, rows, columns) -> (batch, frames, rows, columns)
+                cells = cells.unflatten(1, (one.shape[1], -1)).any(2)
+            sides = zip((one.shape[1], *one.shape[3:]), cells.shape[1:], strict=True)
+            hidden[name] = self._mask_cells(one, cells, [side // parts for side, parts in sides])
+        return hidden
+
     def mask_patches(self, pixels: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
         """Sets the cells (batch, steps, rows, columns) that are True to the configuration's value."""
         frames, height, width = pixels.shape[1], *pixels.shape[3:]
         expected = (len(pixels), *self.encoder.grid(frames, height, width))
         if masked.shape != expected:
             raise ValueError(f"`bool_masked_pos` has shape {tuple(masked.shape)}; these videos need {expected}.")
+        return self._mask_cells(pixels, masked, self.encoder.cell)
+
+    def _mask_cells(self, pixels: torch.Tensor, masked: torch.Tensor, cell: Sequence[int]) -> torch.Tensor:
+        frames, height, width = pixels.shape[1], *pixels.shape[3:]
         masked = masked.bool()
-        for dim, pixels_of_cell in enumerate(self.encoder.cell, start=1):
+        for dim, pixels_of_cell in enumerate(cell, start=1):
             masked = masked.repeat_interleave(pixels_of_cell, dim=dim)
         _, steps, rows, columns = masked.shape  # cut to the video, or up to it if its edge is in no cell
         masked = nn.functional.pad(masked, (0, width - columns, 0, height - rows, 0, frames - steps))
@@ -88,20 +110,23 @@ class VioletVideoStates(nn.Module):
 
     def forward(
         self,
-        pixels: torch.Tensor,
+        pixels: torch.Tensor | Mapping[str, torch.Tensor],
         bool_masked_pos: torch.Tensor | None = None,
         hidden_frame_order: torch.Tensor | None = None,
     ) -> Tokens:
         """
         Args:
-            pixels: (batch, frames, channels, height, width), normalised.
+            pixels: (batch, frames, channels, height, width), normalised; or what the encoder's `inputs` names.
             bool_masked_pos: (batch, steps, rows, columns), True where the pixels of a cell of the encoder's grid are
                 hidden.
             hidden_frame_order: (batch, steps), True where a step's place in time is hidden.
         """
+        named = pixels if isinstance(pixels, Mapping) else {self.encoder.inputs[0]: pixels}
+        named = self.encoder.in_order(named)
         if bool_masked_pos is not None:
-            pixels = self.mask_patches(pixels, bool_masked_pos)
-        states = self.encoder.states(self.vision_model, pixels)
+            named = self.mask_inputs(named, bool_masked_pos)
+        first, *others = named
+        states = self.encoder.states(self.vision_model, named[first], **{name: named[name] for name in others})
         features = self.projection(states.last_hidden_state)
         grid = (features.shape[1], features.shape[2], features.shape[3])
         tokens = self.place(features, states.frame_states, hidden_frame_order)

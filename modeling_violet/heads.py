@@ -39,6 +39,21 @@ class VioletPoolerHead(nn.Sequential):
         )
 
 
+class VioletPoolerMlpHead(nn.Sequential):
+    """BERT's pooler (Linear D -> D, tanh), dropout, Linear D -> 2D, ReLU, Linear 2D -> classes."""
+
+    def __init__(self, config: VioletConfig, num_classes: int):
+        width = config.hidden_size
+        super().__init__(
+            nn.Linear(width, width),
+            nn.Tanh(),
+            nn.Dropout(config.classifier_dropout),
+            nn.Linear(width, 2 * width),
+            nn.ReLU(),
+            nn.Linear(2 * width, num_classes),
+        )
+
+
 class VioletTwoClassMatchHead(VioletPoolerHead):
     """
     BERT's match head of two classes, "no match" and "match". Its score is the difference of their logits: a
@@ -57,7 +72,11 @@ class VioletTwoClassMatchHead(VioletPoolerHead):
 HEADS: Registry[Any] = Registry(
     "head",
     __package__,
-    {"mlp": "heads:VioletClassificationHead", "pooler": "heads:VioletPoolerHead"},
+    {
+        "mlp": "heads:VioletClassificationHead",
+        "pooler": "heads:VioletPoolerHead",
+        "pooler_mlp": "heads:VioletPoolerMlpHead",
+    },
     config_keys=("head_type",),
 )
 """By the configuration's `head_type`: what reads the first text state."""

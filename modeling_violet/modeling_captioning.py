@@ -10,6 +10,7 @@ from transformers.generation import GenerationMode
 from transformers.processing_utils import Unpack
 
 from ..configuration.configuration_violet import VioletConfig
+from ..core.pixels import take_pixels
 from ..core.upstream import CACHE_NAME, can_return_tuple, one_cache
 from .heads import VioletMaskedLMHead
 from .losses import masked_cross_entropy
@@ -137,13 +138,14 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
         Returns:
             (texts, at most `max_length`), or a `GenerateOutput` with `return_dict_in_generate=True`.
         """
-        if (pixel_values_videos is None) == (video_tokens is None):
+        pixels = take_pixels(kwargs, pixel_values_videos)
+        if (not pixels) == (video_tokens is None):
             raise ValueError("Give exactly one of `pixel_values_videos` and `video_tokens`.")
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):  # a checkpoint of another task says none
             if getattr(self.generation_config, name) is None:
                 setattr(self.generation_config, name, getattr(self.config, name))
-        if pixel_values_videos is not None:
-            video_tokens = self.violet.encode_videos(pixel_values_videos)
+        if pixels:
+            video_tokens = self.violet.encode_videos(**pixels)
         assert video_tokens is not None  # one of the two was given
         videos = len(video_tokens.tokens)
         if input_ids is None:

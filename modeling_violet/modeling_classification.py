@@ -8,6 +8,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
 from ..configuration.configuration_violet import VioletConfig
+from ..core.pixels import take_pixels
 from ..core.upstream import capture_outputs, name_video_classifier
 from .heads import VioletPooledHead, build_head
 from .losses import masked_binary_cross_entropy, masked_cross_entropy
@@ -80,9 +81,10 @@ class VioletForVideoClassification(VioletPreTrainedModel):
         Raises:
             ValueError: for labels of another shape than `problem_type` has.
         """
-        if video_tokens is None and pixel_values_videos is not None:
-            video = self.violet.encode_videos(pixel_values_videos)
-        elif video_tokens is not None and pixel_values_videos is None:
+        pixels = take_pixels(kwargs, pixel_values_videos)
+        if video_tokens is None and pixels:
+            video = self.violet.encode_videos(**pixels)
+        elif video_tokens is not None and not pixels:
             video = video_tokens
         else:
             raise ValueError("Give exactly one of `pixel_values_videos` and `video_tokens`.")

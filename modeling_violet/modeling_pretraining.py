@@ -10,6 +10,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
 
 from ..configuration.configuration_violet import VioletConfig
+from ..core.pixels import take_pixels
 from ..core.upstream import can_return_tuple
 from .fusions import record_received_attention
 from .heads import VioletMaskedLMHead, build_match_head
@@ -176,6 +177,7 @@ class VioletForPreTraining(VioletPreTrainedModel):
             "mvm_targets": mvm_targets or {},
         }
         own = {name for one in self.objectives.values() for name in (*one.needs, *one.takes)}
+        inputs |= take_pixels(kwargs)
         inputs |= {name: kwargs.pop(name) for name in own.intersection(kwargs)}
         if objectives is None:
             objectives = {name: 1.0 for name, one in self.objectives.items() if one.is_asked_for(inputs)}

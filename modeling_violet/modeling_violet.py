@@ -14,6 +14,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
 
 from ..configuration.configuration_violet import VioletConfig
+from ..core.pixels import take_pixels
 from ..core.upstream import can_return_tuple, capture_outputs, one_cache
 from ..core.whole_folders import SavedWhole
 from .attention import RULES
@@ -227,12 +228,16 @@ class VioletModel(VioletPreTrainedModel):
 
     def encode_videos(
         self,
-        pixel_values_videos: torch.Tensor,
+        pixel_values_videos: torch.Tensor | None = None,
         bool_masked_pos: torch.Tensor | None = None,
         hidden_frame_order: torch.Tensor | None = None,
+        **pixels: torch.Tensor | None,
     ) -> Tokens:
-        """Videos (batch, frames, channels, height, width) as the tokens that enter the fusion."""
-        return self.video_encoder(pixel_values_videos, bool_masked_pos, hidden_frame_order)
+        """
+        Videos (batch, frames, channels, height, width) as the tokens that enter the fusion; `pixels` are others of the
+        same videos that the encoder's `inputs` names.
+        """
+        return self.video_encoder(take_pixels(pixels, pixel_values_videos), bool_masked_pos, hidden_frame_order)
 
     def encode_texts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> Tokens:
         """Texts (batch, X), with their mask, as the tokens that enter the fusion."""
@@ -320,13 +325,15 @@ class VioletModel(VioletPreTrainedModel):
             )
         return self.projection
 
-    def get_video_features(self, pixel_values_videos: torch.Tensor) -> BaseModelOutputWithPooling:
+    def get_video_features(
+        self, pixel_values_videos: torch.Tensor | None = None, **pixels: torch.Tensor | None
+    ) -> BaseModelOutputWithPooling:
         """
         Videos before they meet a text: `last_hidden_state` (batch, L_v, width), the video tokens, and `pooler_output`
         (batch, projection_dim), of length 1 and comparable with `get_text_features`, if the configuration has a
         projection (`None` elsewhere). Good for search over many clips; a fused score tells near clips apart better.
         """
-        video = self.encode_videos(pixel_values_videos)
+        video = self.encode_videos(pixel_values_videos, **pixels)
         pooled = self.embed_videos(video) if self.has_embeddings else None
         return BaseModelOutputWithPooling(last_hidden_state=video.tokens, pooler_output=pooled)
 
@@ -437,7 +444,8 @@ class VioletModel(VioletPreTrainedModel):
     ) -> VioletModelOutput:
         r"""
         Args:
-            pixel_values_videos: (videos, frames, channels, height, width), normalised by the processor.
+            pixel_values_videos: (videos, frames, channels, height, width), normalised by the processor. Others that
+                the vision encoder's `inputs` names are given by their names.
             input_ids: (texts, X), as `[CLS] … [SEP]`.
             attention_mask: (texts, X), 1 for a token and 0 for padding; all 1 if it is not given.
             video_index: (texts,), the video that each text belongs to; the text's own number if it is not given.
@@ -461,9 +469,10 @@ class VioletModel(VioletPreTrainedModel):
             raise ValueError(
                 "Give exactly one of `input_ids` and `inputs_embeds`; without a text there is `get_video_features`."
             )
-        if video_tokens is None and pixel_values_videos is not None:
-            video_tokens = self.encode_videos(pixel_values_videos, bool_masked_pos, hidden_frame_order)
-        elif video_tokens is None or pixel_values_videos is not None:
+        pixels = take_pixels(kwargs, pixel_values_videos)
+        if video_tokens is None and pixels:
+            video_tokens = self.video_encoder(pixels, bool_masked_pos, hidden_frame_order)
+        elif video_tokens is None or pixels:
             raise ValueError("Give exactly one of `pixel_values_videos` and `video_tokens`.")
         elif bool_masked_pos is not None or hidden_frame_order is not None:
             raise ValueError("Encoded `video_tokens` cannot be masked: give `pixel_values_videos`.")

@@ -1,5 +1,7 @@
 """The projection of models whose sides each have a vector of their own, as CLIP's."""
 
+import math
+
 import torch
 from torch import nn
 
@@ -16,6 +18,7 @@ class VioletPooledProjection(VioletProjection):
         ValueError: for an encoder or a text side that gives no such vector.
     """
 
+    bias = False
     largest_scale = 200.0  # of CLIP-ViP (Xue et al., 2023, arXiv:2209.06430), which starts at 4.60, near 100
 
     def __init__(self, config, video, text):
@@ -28,8 +31,8 @@ class VioletPooledProjection(VioletProjection):
                     f"`projection_type` 'pooled' needs a vector of each clip and text, and `{key}.model_type` "
                     f"{kind!r} gives none: use the `projection_type` 'in_order'."
                 )
-        self.video_projection = nn.Linear(video.encoder.pooled_size, config.projection_dim, bias=False)
-        self.text_projection = nn.Linear(text.pooled_size, config.projection_dim, bias=False)
+        self.video_projection = nn.Linear(video.encoder.pooled_size, config.projection_dim, bias=self.bias)
+        self.text_projection = nn.Linear(text.pooled_size, config.projection_dim, bias=self.bias)
         self.logit_scale = nn.Parameter(torch.empty(1))  # FSDP shards no scalars
 
     @staticmethod
@@ -41,3 +44,18 @@ class VioletPooledProjection(VioletProjection):
 
     def text(self, text: Tokens) -> torch.Tensor:
         return nn.functional.normalize(self.text_projection(text.pooled).float(), dim=-1)
+
+
+class VioletPooledProjectionWithBias(VioletPooledProjection):
+    """The same with a bias, and a temperature that stays 0.05: HD-VILA's (Xue et al., 2022, arXiv:2111.10337)."""
+
+    bias = True
+
+    def __init__(self, config, video, text):
+        super().__init__(config, video, text)
+        del self.logit_scale
+        self.logit_scale = nn.Buffer(torch.empty(1), persistent=False)
+
+    @staticmethod
+    def initial_logit_scale() -> float:
+        return math.log(1 / 0.05)

@@ -71,7 +71,7 @@ class ByClassifier(Way):
 
     def answer(self, pixels, asked):
         inputs = self.pad([one.texts[0] for one in asked])
-        return {"scores": self.model(pixel_values_videos=pixels, **inputs).logits.float().softmax(-1)}
+        return {"scores": self.model(**pixels, **inputs).logits.float().softmax(-1)}
 
     def name(self, asked, number, outputs):
         return self.model.config.id2label[number]
@@ -86,7 +86,7 @@ class ByMatch(Way):
     def answer(self, pixels, asked):
         flat = self.pad([ids for one in asked for ids in one.texts])
         inputs = by_question(flat, [len(one.texts) for one in asked], self.tokenizer.pad_token_id)
-        return {"scores": self.model(pixel_values_videos=pixels, **inputs).logits.float().softmax(-1)}
+        return {"scores": self.model(**pixels, **inputs).logits.float().softmax(-1)}
 
 
 class ByMask(Way):
@@ -109,9 +109,9 @@ class ByMask(Way):
 
     def answer(self, pixels, asked):
         if asked[0].answers:
-            return {"scores": self.score_answers(self.model.violet.encode_videos(pixels), asked)}
+            return {"scores": self.score_answers(self.model.violet.encode_videos(**pixels), asked)}
         inputs = self.pad([one.texts[0] for one in asked])
-        logits = self.model(pixel_values_videos=pixels, **inputs).logits
+        logits = self.model(**pixels, **inputs).logits
         scores = logits[inputs["input_ids"] == self.tokenizer.mask_token_id].float().softmax(-1)
         scores[:, self.tokenizer.all_special_ids] = 0  # no answers
         return {"scores": scores}
@@ -141,7 +141,7 @@ class ByNumber(Way):
 
     def answer(self, pixels, asked):
         inputs = self.pad([one.texts[0] for one in asked])
-        logits = self.model(pixel_values_videos=pixels, **inputs).logits
+        logits = self.model(**pixels, **inputs).logits
         at_mask = logits[inputs["input_ids"] == self.tokenizer.mask_token_id].float()  # (questions, vocabulary)
         scores = [
             row[[ids[0] for ids in one.answer_tokens]].softmax(-1) for row, one in zip(at_mask, asked, strict=True)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import Pipeline
 
+from ..core.pixels import take_pixels
 from ..processing.decoding import VideoDecodeError, is_encoded_file
 from ..processing.questions import TokenIds
 from ..processing.video_processing_violet import is_list, split_into_clips
@@ -79,16 +80,16 @@ class VideoTextPipeline(Pipeline):
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory, **kwargs)
 
-    def read_video(self, inputs: Mapping[str, Any]) -> torch.Tensor:
+    def read_video(self, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """
-        The input's video as (1, frames, 3, height, width).
+        The input's video as (1, frames, 3, height, width), by name: what the processor makes of it.
 
         Raises:
             VideoDecodeError: names the video; one in memory, which has no name, by its number among the inputs.
         """
         video = inputs["video"]
         try:
-            return self.processor(videos=[video])["pixel_values_videos"]
+            return take_pixels(self.processor(videos=[video]).data)
         except VideoDecodeError as error:
             if NUMBER not in inputs or isinstance(video, str | os.PathLike):
                 raise

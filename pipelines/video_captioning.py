@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ..core.pixels import take_pixels
 from .pairs import Asked, VideoTextPipeline, alone, in_batch, need
 from .writing import check_special_tokens, default_length, write
 
@@ -49,12 +50,12 @@ class VideoCaptioningPipeline(VideoTextPipeline):
     def preprocess(self, inputs: Mapping[str, Any], prompt: str | None = None) -> dict[str, Any]:
         inputs = need(inputs)
         texts = [] if prompt is None else [self.tokenize(prompt)]
-        return {"pixel_values_videos": self.read_video(inputs), "asked": Asked(texts)}
+        return {**self.read_video(inputs), "asked": Asked(texts)}
 
     def _forward(self, model_inputs: dict[str, Any], **generate_kwargs: Any) -> dict[str, Any]:
         prompts = [ids for one in in_batch(model_inputs["asked"]) for ids in one.texts]
         generate_kwargs = self._prepare_generate_kwargs(generate_kwargs)
-        pixels = model_inputs["pixel_values_videos"]
+        pixels = take_pixels(model_inputs)
         return {"sequences": write(self.model, self.processor.tokenizer, pixels, prompts, **generate_kwargs)[0]}
 
     def postprocess(self, model_outputs: dict[str, Any]) -> list[dict[str, str]]:

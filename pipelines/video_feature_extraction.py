@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from ..core.pixels import take_pixels
 from ..processing.questions import pad_texts
 from .pairs import Asked, VideoTextPipeline, alone, in_batch, need, pair_up
 
@@ -49,14 +50,14 @@ class VideoFeatureExtractionPipeline(VideoTextPipeline):
     def preprocess(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         inputs = need(inputs)
         texts = [self.tokenize(inputs["text"])] if inputs.get("text") is not None else []
-        return {"pixel_values_videos": self.read_video(inputs), "asked": Asked(texts)}
+        return {**self.read_video(inputs), "asked": Asked(texts)}
 
     def _forward(self, model_inputs: dict[str, Any], pool: bool = True) -> dict[str, torch.Tensor]:
-        asked, pixels = in_batch(model_inputs["asked"]), model_inputs["pixel_values_videos"]
+        asked, pixels = in_batch(model_inputs["asked"]), take_pixels(model_inputs)
         if len({bool(one.texts) for one in asked}) > 1:
             raise ValueError("Videos with a text and videos without cannot be in one batch.")
         if not asked[0].texts:
-            video = self.model.encode_videos(pixels)
+            video = self.model.encode_videos(**pixels)
             if not pool:
                 return {"features": video.tokens, "mask": video.mask}
             if self.model.has_embeddings:
@@ -65,7 +66,7 @@ class VideoFeatureExtractionPipeline(VideoTextPipeline):
             return {"features": (video.tokens * mask).sum(1) / mask.sum(1)}
         padding = self.processor.tokenizer.pad_token_id
         input_ids, attention_mask = pad_texts([one.texts[0] for one in asked], padding, self.device)
-        outputs = self.model(pixel_values_videos=pixels, input_ids=input_ids, attention_mask=attention_mask)
+        outputs = self.model(**pixels, input_ids=input_ids, attention_mask=attention_mask)
         if pool:
             return {"features": outputs.first_text_state()}
         mask = torch.cat([outputs.video_tokens.mask, attention_mask], dim=1)

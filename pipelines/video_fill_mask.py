@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ..core.pixels import take_pixels
 from ..processing.questions import pad_texts
 from .pairs import Asked, VideoTextPipeline, check_top_k, in_batch, need, pair_up
 
@@ -45,14 +46,12 @@ class VideoFillMaskPipeline(VideoTextPipeline):
         ids = self.tokenize(inputs["text"])
         if self.processor.tokenizer.mask_token_id not in ids:
             raise ValueError(f"{inputs['text']!r} has no {self.processor.tokenizer.mask_token}.")
-        return {"pixel_values_videos": self.read_video(inputs), "asked": Asked([ids])}
+        return {**self.read_video(inputs), "asked": Asked([ids])}
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
         texts = [one.texts[0] for one in in_batch(model_inputs["asked"])]
         input_ids, attention_mask = pad_texts(texts, self.processor.tokenizer.pad_token_id, self.device)
-        logits = self.model(
-            pixel_values_videos=model_inputs["pixel_values_videos"], input_ids=input_ids, attention_mask=attention_mask
-        ).logits
+        logits = self.model(**take_pixels(model_inputs), input_ids=input_ids, attention_mask=attention_mask).logits
         return {"logits": logits, "input_ids": input_ids}
 
     def postprocess(self, model_outputs: Any, top_k: int = 5) -> list:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ..core.pixels import take_pixels
 from .answering import OPEN_ENDED, ByWriting, Way, find_way, model_name
 from .pairs import VideoTextPipeline, check_top_k, in_batch, need, pair_up
 from .writing import check_special_tokens, default_length
@@ -96,7 +97,7 @@ class VideoQuestionAnsweringPipeline(VideoTextPipeline):
         options = () if options is None else _as_names(options, "options")
         way = find_way(self.model, bool(options), bool(answers))
         asked = way(self).ask(inputs["question"], options or answers, mask_place)
-        return {"pixel_values_videos": self.read_video(inputs), "asked": asked, "way": way}
+        return {**self.read_video(inputs), "asked": asked, "way": way}
 
     def _forward(self, model_inputs: dict[str, Any], top_k: int = 1, **generate_kwargs: Any) -> dict[str, Any]:
         asked, ways = in_batch(model_inputs["asked"]), in_batch(model_inputs["way"])
@@ -107,7 +108,7 @@ class VideoQuestionAnsweringPipeline(VideoTextPipeline):
             if top_k > 1:
                 beams = max(top_k, generate_kwargs.get("num_beams") or 1)
                 generate_kwargs |= {"num_return_sequences": top_k, "num_beams": beams}
-        outputs = ways[0](self).answer(model_inputs["pixel_values_videos"], asked, **generate_kwargs)
+        outputs = ways[0](self).answer(take_pixels(model_inputs), asked, **generate_kwargs)
         return {**outputs, "asked": model_inputs["asked"], "way": model_inputs["way"]}
 
     def postprocess(self, model_outputs: dict[str, Any], top_k: int = 5) -> list[dict[str, Any]]:

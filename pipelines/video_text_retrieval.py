@@ -151,9 +151,10 @@ class VideoTextRetrievalPipeline(VideoTextPipeline):
         embeds = [] if gallery.embeds is None else [gallery.embeds]
         model = self.model.violet
         for start in range(0, len(inputs), size):
-            pixels = torch.cat([self.read_video(one) for one in inputs[start : start + size]])
+            read = [self.read_video(one) for one in inputs[start : start + size]]
+            pixels = {name: torch.cat([clip[name] for clip in read]).to(self.device) for name in read[0]}
             with self.device_placement(), torch.no_grad():
-                tokens = model.encode_videos(pixels.to(self.device))
+                tokens = model.encode_videos(**pixels)
                 if model.has_embeddings:
                     embeds.append(model.embed_videos(tokens))
             if model.has_fusion:

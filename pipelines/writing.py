@@ -1,6 +1,6 @@
 """What pipelines share that write texts with `VioletForCaptioning`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -35,13 +35,13 @@ def default_length(model: Any, processor: Any) -> int:
 
 
 def write(
-    model: Any, tokenizer: Any, pixels: torch.Tensor, prompts: Sequence[TokenIds], **generate_kwargs: Any
+    model: Any, tokenizer: Any, pixels: Mapping[str, torch.Tensor], prompts: Sequence[TokenIds], **generate_kwargs: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
     Texts about videos, each from [CLS] on.
 
     Args:
-        pixels: (videos, frames, 3, height, width).
+        pixels: (videos, frames, 3, height, width), by name.
         prompts: for each video the token ids that stand between it and the text; or none at all.
         generate_kwargs: of `generate`; `num_return_sequences` asks for several texts per video.
 
@@ -52,10 +52,10 @@ def write(
     prompt: dict[str, torch.Tensor] = {}
     if prompts:
         prompt["prompt_ids"], prompt["prompt_attention_mask"] = pad_texts(
-            prompts, tokenizer.pad_token_id, pixels.device
+            prompts, tokenizer.pad_token_id, model.device
         )
     generate_kwargs = {**generate_kwargs, "return_dict_in_generate": True, "output_scores": True}
-    written = model.generate(pixel_values_videos=pixels, **prompt, **generate_kwargs)
+    written = model.generate(**pixels, **prompt, **generate_kwargs)
     ids = written.sequences[:, 1:]
     steps = model.compute_transition_scores(
         written.sequences, written.scores, written.get("beam_indices"), normalize_logits=True
@@ -63,5 +63,6 @@ def write(
     ended = (ids == tokenizer.sep_token_id).long()
     before_end = (ended.cumsum(1) - ended == 0)[:, : steps.shape[1]]
     means = steps.masked_fill(~before_end, 0).sum(1) / before_end.sum(1).clamp(min=1)
+    videos = len(next(iter(pixels.values())))
     # (videos * texts, ...) -> (videos, texts, ...)
-    return written.sequences.unflatten(0, (len(pixels), -1)), means.exp().unflatten(0, (len(pixels), -1))
+    return written.sequences.unflatten(0, (videos, -1)), means.exp().unflatten(0, (videos, -1))

@@ -10,6 +10,7 @@ from transformers import BertTokenizer, PreTrainedTokenizerBase
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin, TextKwargs
 
+from ..core.pixels import PIXELS
 from ..core.whole_folders import SavedWhole
 from .video_processing_violet import as_one_frame, name_of, split_into_pictures
 
@@ -60,7 +61,8 @@ class VideoTextProcessor(SavedWhole, ProcessorMixin):
 
         Returns:
             `input_ids`, `attention_mask` (texts, tokens) int64 and `pixel_values_videos`
-            (clips, frames, 3, height, width) float32, each if texts, or videos or images, were given.
+            (clips, frames, 3, height, width) float32, or what the video processor's `inputs` names, each if texts, or
+            videos or images, were given.
 
         Raises:
             TypeError: a positional argument, or a setting that neither part knows.
@@ -131,16 +133,18 @@ class VideoTextProcessor(SavedWhole, ProcessorMixin):
             batch: tensors, mappings of them, and what else goes with them, which stays as it is.
 
         Returns:
-            The same, with `pixel_values_videos` (clips, frames, 3, height, width) in float32.
+            The same, with what its `inputs` names, such as `pixel_values_videos` (clips, frames, 3, height, width),
+            in float32.
         """
         moved = {name: _on_device(value, device) for name, value in batch.items()}
-        if "pixel_values_videos" in moved:
-            moved["pixel_values_videos"] = self.video_processor.normalize_pixels(moved["pixel_values_videos"])
+        for name in moved:
+            if name.startswith(PIXELS):
+                moved[name] = self.video_processor.normalize_pixels(moved[name])
         return moved
 
     @property
     def model_input_names(self) -> list[str]:
-        return ["input_ids", "attention_mask", "pixel_values_videos"]
+        return ["input_ids", "attention_mask", *self.video_processor.inputs]
 
 
 def _on_device(value: Any, device: torch.device | str) -> Any:

@@ -1,4 +1,4 @@
-"""Clips of any kind -> `pixel_values_videos`: frames chosen, fitted to one size, normalised.
+"""Clips of any kind -> `pixel_values_videos`, and others that a model names: frames chosen, fitted, normalised.
 
 Chance comes only from `draws`, one number per clip: all frames of a clip are cropped alike. Without them, frames and
 crops are those of an evaluation, whatever the settings.
@@ -35,6 +35,8 @@ from .decoding import (
 )
 
 FRAME_SAMPLINGS = ("even", "random_start", "jitter", "ends")
+PIXEL_INPUTS = ("pixel_values_videos", "pixel_values_detail")
+"""What can be made of a clip's frames."""
 
 
 class VioletVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[call-arg]
@@ -53,6 +55,13 @@ class VioletVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[cal
         Of one call: a number for each clip, from which its frames and its crop are drawn.
     decode_backend (`str`):
         What reads video files: "auto", "decord", "pyav" or "torchcodec", see `violet.processing.decoding`.
+    inputs (`list[str]`):
+        What is made of the frames of a clip, names of `PIXEL_INPUTS`: `pixel_values_videos`, all of them in `size`,
+        and `pixel_values_detail`, the middle one `detail_scale` times as high and wide.
+    detail_scale (`int`):
+        How many times.
+    num_clips (`int`):
+        Equal parts of the frames, one behind the other, that each have a middle frame.
     """
 
     do_pad_to_square: bool | None
@@ -61,6 +70,9 @@ class VioletVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[cal
     frame_sampling: str | None
     draws: list[int] | None
     decode_backend: str | None
+    inputs: list[str] | tuple[str, ...] | None
+    detail_scale: int | None
+    num_clips: int | None
 
 
 def evenly_spaced_indices(total_frames: int, num_frames: int) -> np.ndarray:
@@ -220,6 +232,10 @@ class VioletVideoProcessor(SavedWhole, BaseVideoProcessor):
 
     With `do_sample_frames=False` every frame is kept. Clips of unequal length come back as a list.
 
+    `inputs` says what is made of the frames. With "pixel_values_detail" among it the result has the middle frame of
+    each clip, number T // 2 of its T frames, in a higher resolution: (clips, num_clips, 3, detail_scale * height,
+    detail_scale * width), cut out of the same frame at the same place. Both are made smaller with antialiasing.
+
     Errors: `VideoDecodeError` (a `ValueError`) for a clip that cannot be read, naming it, or that has no time stamps
     if `fps` needs them.
     """
@@ -244,6 +260,9 @@ class VioletVideoProcessor(SavedWhole, BaseVideoProcessor):
     image_mean = IMAGENET_DEFAULT_MEAN
     image_std = IMAGENET_DEFAULT_STD
     decode_backend = "auto"
+    inputs: Sequence[str] = ("pixel_values_videos",)
+    detail_scale = 4
+    num_clips = 1
 
     def __init__(self, **kwargs: Unpack[VioletVideoProcessorKwargs]):
         _check_sampling(kwargs.get("num_frames"), kwargs.get("fps"))
@@ -259,6 +278,8 @@ class VioletVideoProcessor(SavedWhole, BaseVideoProcessor):
             raise ValueError(
                 "`do_stretch` needs `do_pad_to_square=False` and no `do_random_crop`: nothing is cut off."
             )
+        self.inputs = list(self.inputs)  # as a file has it
+        _check_inputs(self.inputs, self.detail_scale, self.num_clips)
         if self.do_random_crop and self.do_pad_to_square:
             raise ValueError("`do_random_crop` needs `do_pad_to_square=False`: a padded clip has nothing to crop.")
 
@@ -388,38 +409,93 @@ class VioletVideoProcessor(SavedWhole, BaseVideoProcessor):
         image_mean: Sequence[float],
         image_std: Sequence[float],
         draws: Sequence[int] | None = None,
+        inputs: Sequence[str] | None = None,
+        detail_scale: int | None = None,
+        num_clips: int | None = None,
         return_tensors: str | None = None,
         **kwargs,
     ) -> BatchFeature:
+        inputs = self.inputs if inputs is None else inputs
+        scales = {"pixel_values_videos": 1, "pixel_values_detail": detail_scale or self.detail_scale}
+        _check_inputs(inputs, scales["pixel_values_detail"], num_clips or self.num_clips)
+        if "pixel_values_detail" in inputs and not do_resize:
+            raise ValueError(
+                "`inputs` names pixel_values_detail, whose size follows from `size`: it needs `do_resize`."
+            )
         grouped, grouped_index = group_videos_by_shape(videos)
-        for shape, stacked in grouped.items():  # stacked: (clips, frames, 3, height, width)
-            if do_pad_to_square:
-                stacked = _pad_to_shape(stacked, size)
-            if do_resize and (do_pad_to_square or do_stretch):
-                stacked = self.resize(stacked, size, resample)
-            elif do_resize:
-                height, width = stacked.shape[-2:]
-                scale = max(size.height / height, size.width / width)
-                covering = SizeDict(height=round(height * scale), width=round(width * scale))
-                stacked = self.resize(stacked, covering, resample)
+        made: dict[str, Any] = {}
+        for name in inputs:
+            fitted = {}
+            for shape, stacked in grouped.items():  # stacked: (clips, frames, 3, height, width)
+                own = None
                 if do_random_crop and draws is not None:
                     own = [draws[number] for number, (at, _) in sorted(grouped_index.items()) if at == shape]
-                    crops = [_drawn_crop(clip, size, draw) for clip, draw in zip(stacked, own, strict=True)]
-                    stacked = torch.stack(crops)
-                else:
-                    stacked = self.center_crop(stacked, size)
-            if do_rescale or do_normalize:
-                stacked = self.rescale_and_normalize(
-                    stacked, do_rescale, rescale_factor, do_normalize, image_mean, image_std
-                ).to(torch.float32)
-            grouped[shape] = stacked
-        processed = reorder_videos(grouped, grouped_index)
-        if len({clip.shape for clip in processed}) == 1:
-            processed = torch.stack(processed)
-        elif return_tensors is not None:
-            shapes = [tuple(clip.shape) for clip in processed]
-            raise ValueError(f"Clips of unequal shapes {shapes} make no one tensor: sample frames and resize them.")
-        return BatchFeature({"pixel_values_videos": processed}, tensor_type=return_tensors)
+                if name == "pixel_values_detail":
+                    stacked = _middle_frames(stacked, num_clips or self.num_clips)
+                if do_pad_to_square:
+                    stacked = _pad_to_shape(stacked, size)
+                if do_resize and (do_pad_to_square or do_stretch):
+                    stacked = self.resize(stacked, _times(size, scales[name]), resample)
+                elif do_resize:
+                    stacked = self._cover_and_crop(stacked, size, scales[name], resample, own)
+                if do_rescale or do_normalize:
+                    stacked = self.rescale_and_normalize(
+                        stacked, do_rescale, rescale_factor, do_normalize, image_mean, image_std
+                    ).to(torch.float32)
+                fitted[shape] = stacked
+            made[name] = _one_tensor(reorder_videos(fitted, grouped_index), return_tensors)
+        return BatchFeature(made, tensor_type=return_tensors)
+
+    def _cover_and_crop(
+        self, videos: torch.Tensor, size: SizeDict, scale: int, resample: PILImageResampling, draws: list[int] | None
+    ) -> torch.Tensor:
+        """
+        (clips, frames, 3, height, width) as large as covers `size`, and the `size` of it in the middle or, with draws,
+        at a drawn place; with a `scale` the same cut, that many times as high and wide.
+        """
+        height, width = videos.shape[-2:]
+        factor = max(size.height / height, size.width / width)
+        covering = SizeDict(height=round(height * factor), width=round(width * factor))
+        videos = self.resize(videos, _times(covering, scale), resample)
+        spare = [covering.height - size.height, covering.width - size.width]
+        middle = (spare[0] // 2, spare[1] // 2)
+        places = [middle] * len(videos) if draws is None else [_drawn_place(spare, draw) for draw in draws]
+        cut = [
+            tvF.crop(clip, scale * top, scale * left, scale * size.height, scale * size.width)
+            for clip, (top, left) in zip(videos, places, strict=True)
+        ]
+        return torch.stack(cut)
+
+
+def _check_inputs(inputs: Sequence[str], detail_scale: int, num_clips: int) -> None:
+    if not inputs or isinstance(inputs, str) or not set(inputs) <= set(PIXEL_INPUTS):
+        raise ValueError(f"`inputs`: {inputs!r} must be some of {', '.join(PIXEL_INPUTS)}.")
+    for name, value in (("detail_scale", detail_scale), ("num_clips", num_clips)):
+        if value < 1:
+            raise ValueError(f"`{name}` must be 1 or more, got {value}.")
+
+
+def _middle_frames(videos: torch.Tensor, num_clips: int) -> torch.Tensor:
+    """(videos, clips * T, ...) -> (videos, clips, ...), of each clip frame T // 2."""
+    frames = videos.shape[1]
+    if frames % num_clips:
+        raise ValueError(f"`num_clips` {num_clips} does not divide the {frames} frames of a video.")
+    by_clip = videos.unflatten(1, (num_clips, -1))
+    return by_clip[:, :, by_clip.shape[2] // 2]
+
+
+def _times(size: SizeDict, scale: int) -> SizeDict:
+    return SizeDict(height=size.height * scale, width=size.width * scale)
+
+
+def _one_tensor(clips: list[torch.Tensor], return_tensors: str | None) -> Any:
+    """Clips of one shape as one tensor; others as they are, if no tensor is asked for."""
+    if len({clip.shape for clip in clips}) == 1:
+        return torch.stack(clips)
+    if return_tensors is not None:
+        shapes = [tuple(clip.shape) for clip in clips]
+        raise ValueError(f"Clips of unequal shapes {shapes} make no one tensor: sample frames and resize them.")
+    return clips
 
 
 def _check_sampling(num_frames: int | None, fps: float | None) -> None:
@@ -443,11 +519,10 @@ def _pad_to_shape(videos: torch.Tensor, size: SizeDict) -> torch.Tensor:
     return torch.nn.functional.pad(videos, [left, wide - width - left, top, tall - height - top])
 
 
-def _drawn_crop(clip: torch.Tensor, size: SizeDict, draw: int) -> torch.Tensor:
-    """(frames, 3, height, width) -> the `size` of it at a place that `draw` decides, the same in all frames."""
-    spare = [clip.shape[-2] - size.height, clip.shape[-1] - size.width]
+def _drawn_place(spare: Sequence[int], draw: int) -> tuple[int, int]:
+    """(top, left) of a crop, with `spare` rows and columns left over: what `draw` decides, the same in all frames."""
     top, left = np.random.default_rng([draw, 1]).integers(0, spare, endpoint=True).tolist()
-    return tvF.crop(clip, top, left, size.height, size.width)
+    return top, left
 
 
 def _metadata_of(decoded: DecodedVideo) -> VideoMetadata:

@@ -70,7 +70,8 @@ class VideoTextCollator:
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """
-        `pixel_values_videos` (videos, frames, 3, height, width), `video_index` (rows,) and what `texts` gives.
+        What the processor makes of videos, such as `pixel_values_videos` (videos, frames, 3, height, width);
+        `video_index` (rows,) and what `texts` gives.
         """
         rows = [{**row, "test_clip": number} for row in map(_named, rows) for number in range(self.test_clips)]
         clips, failed = self._read(rows)
@@ -91,10 +92,9 @@ class VideoTextCollator:
             "draws": draws,
             **(RAW_PIXELS if self.raw_pixels else {}),
         }
-        pixels = self.processor(videos=frames, **settings)["pixel_values_videos"]
         if self.shuffle_frames:
-            pixels = torch.stack([shuffled(clip, video) for clip, (video, _) in zip(pixels, first_rows, strict=True)])
-        batch["pixel_values_videos"] = pixels
+            frames = [shuffled(clip, video) for clip, (video, _) in zip(frames, first_rows, strict=True)]
+        batch |= self.processor(videos=frames, **settings)
         if self.name_videos:
             batch["videos"] = list(dict.fromkeys(video for video, _ in first_rows))
         if self.test_clips > 1:
@@ -186,10 +186,10 @@ def video_ids(first_rows: Sequence[Mapping[str, Any]]) -> torch.Tensor:
     return torch.from_numpy(numbers.astype(np.int64))
 
 
-def shuffled(frames: torch.Tensor, name: str) -> torch.Tensor:
+def shuffled(frames: np.ndarray, name: str) -> np.ndarray:
     """(frames, ...) in another order, which depends only on `name`; a single frame stays as it is."""
     generator = np.random.default_rng(zlib.crc32(name.encode()))
     order = np.arange(len(frames))
     while len(frames) > 1 and (order == np.arange(len(frames))).all():
         order = generator.permutation(len(frames))
-    return frames[torch.from_numpy(order)]
+    return frames[order]

@@ -118,7 +118,7 @@ def masked_clip(
     mask = batch["bool_masked_pos"].repeat_interleave(cell[0], dim=1)  # by frame
     grid = (mask.shape[1], mask.shape[2], mask.shape[3])
     targets = {name: teacher(pixels, grid) for name, teacher in teachers.items()}
-    names = ("pixel_values_videos", "input_ids", "attention_mask", "labels", "bool_masked_pos")
+    names = (*model.violet.vision_encoder.inputs, "input_ids", "attention_mask", "labels", "bool_masked_pos")
     asked = [name for name, one in model.objectives.items() if one.targets and set(one.targets) <= set(targets)]
     objectives = dict.fromkeys(["mlm", *asked], 1.0)
     output = model(**{name: batch[name] for name in names}, mvm_targets=targets, objectives=objectives)
@@ -168,9 +168,9 @@ def masked_batch(
     batch = collator(
         source, [row], [0], StepPlan(0, 0, {}, ClipSize(frames.num_frames, frames.size.height, frames.size.width))
     )
-    batch["pixel_values_videos"] = frames.normalize_pixels(batch["pixel_values_videos"])
+    batch = processor.to_device(batch, model.device)
     if "attended" in batch:
-        names = ("pixel_values_videos", "input_ids", "attention_mask")
+        names = (*encoder.inputs, "input_ids", "attention_mask")
         received = model(**{name: batch[name] for name in names}, only_received_attention=True).received_attention
         mask_token = processor.tokenizer.mask_token_id
         batch |= mask_attended(batch, received, masking.patch_ratio, mask_token)

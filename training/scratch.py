@@ -6,9 +6,10 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from ..configuration import named_configuration
+from ..modeling_violet.encoders import find_encoder
 from ..processing import VideoTextProcessor, VioletVideoProcessor, special_tokens, train_wordpiece_tokenizer
 
-FRAMES_FROM_SCRATCH = {
+FRAMES_FROM_SCRATCH: dict[str, tuple[int | tuple[int, int], int]] = {
     "violet-tiny": (64, 4),
     "violet-v1-base": (224, 5),
     "violet-v2-base": (224, 5),
@@ -18,8 +19,10 @@ FRAMES_FROM_SCRATCH = {
     "clip-vip-base-16": (224, 12),
     "clip-vip-base-32": (224, 12),
     "clip-vip-tiny": (64, 4),
+    "hd-vila-base": ((160, 256), 7),
+    "hd-vila-tiny": (32, 7),
 }
-"""Side in pixels and number of frames that a named configuration is trained with."""
+"""Side in pixels (or height and width) and number of frames that a named configuration is trained with."""
 
 
 def texts_from_scratch(model: str, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
@@ -40,7 +43,13 @@ def frames_from_scratch(
     side, frames = FRAMES_FROM_SCRATCH[model]
     size = image_size or side
     height, width = (size, size) if isinstance(size, int) else size
-    return VioletVideoProcessor(size={"height": height, "width": width}, num_frames=num_frames or frames)
+    vision = named_configuration(model).vision_config
+    return VioletVideoProcessor(
+        size={"height": height, "width": width},
+        num_frames=num_frames or frames,
+        inputs=find_encoder(vision).inputs,
+        num_clips=getattr(vision, "num_clips", 1),
+    )
 
 
 def processor_from_scratch(

@@ -1,6 +1,7 @@
 """The table of vision encoders, and what VIOLET asks of each."""
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ ENCODERS: Registry[Any] = Registry(
     {
         "violet_vision": "video_swin:VioletVisionModel",
         "clip_vip": "clip_vip:ClipVip",
+        "hd_vila": "two_resolutions:HdVilaVisionModel",
         "lf_vila": "temporal_windows:LfVilaVisionModel",
         "frame_by_frame": "frame_by_frame:FrameByFrame",
         "timesformer": "whole_clip:WholeClip",
@@ -39,7 +41,8 @@ class Encoder:
     How VIOLET builds and asks a vision model. This one serves models whose `forward` takes `pixel_values_videos`
     (batch, frames, channels, height, width) and gives `last_hidden_state` (batch, steps, rows, columns, width), if it
     has them with the other fields of `VisionStates`, and whose configuration has `hidden_size`, `cell` and
-    `grid(frames, height, width)`, as `VioletVisionConfig`.
+    `grid(frames, height, width)`, as `VioletVisionConfig`. A `forward` that takes other pixels, or several kinds of
+    them, has a configuration with `inputs`.
 
     Attributes:
         config: the vision configuration.
@@ -64,6 +67,14 @@ class Encoder:
         return build_part(self.config, self.unused)
 
     @property
+    def inputs(self) -> tuple[str, ...]:
+        """
+        The names of the pixels that the model takes, each beginning with `pixel_values`. What `cell` and `grid` say is
+        said of the first of them.
+        """
+        return tuple(getattr(self.config, "inputs", ("pixel_values_videos",)))
+
+    @property
     def pooled_size(self) -> int | None:
         """Width of the clip's own vector, `VisionStates.pooler_output`; None if the model gives none."""
         return getattr(self.config, "pooled_size", None)
@@ -82,15 +93,32 @@ class Encoder:
         """
         return self.config.grid(frames, height, width)
 
-    def states(self, model: PreTrainedModel, pixels: torch.Tensor) -> VisionStates:
-        """The states of clips (batch, frames, channels, height, width), normalised."""
-        output = model(pixels)
+    def states(self, model: PreTrainedModel, pixels: torch.Tensor, **others: torch.Tensor) -> VisionStates:
+        """
+        The states of clips (batch, frames, channels, height, width), normalised: the first of `inputs`, and the others
+        by name.
+        """
+        output = model(**{self.inputs[0]: pixels}, **others)
         return VisionStates(**{name: output[name] for name in VisionStates.__annotations__ if name in output})
 
     def layers(self, model: PreTrainedModel) -> list[nn.Module]:
         """The model's blocks from the first to the last, for learning rates by layer."""
         blocks = set(model._no_split_modules or ())
         return [module for module in model.modules() if type(module).__name__ in blocks]
+
+    def in_order(self, pixels: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """
+        The pixels in the order of `inputs`.
+
+        Raises:
+            ValueError: for others than those.
+        """
+        if set(pixels) != set(self.inputs):
+            raise self.refuse(
+                f"takes {' and '.join(self.inputs)}, got {' and '.join(pixels) or 'none'}: the processor's `inputs` "
+                "says what is made of a clip."
+            )
+        return {name: pixels[name] for name in self.inputs}
 
     def refuse(self, problem: str) -> ValueError:
         """An error that names the encoder."""

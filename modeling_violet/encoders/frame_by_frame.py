@@ -36,7 +36,7 @@ class FrameByFrame(Encoder):
             raise self.refuse(f"needs frames of at least {side} x {side} pixels, got {height} x {width}.")
         return frames, height // side, width // side  # what is left at the lower and right edge is not seen
 
-    def states(self, model: PreTrainedModel, pixels: torch.Tensor) -> VisionStates:
+    def states(self, model: PreTrainedModel, pixels: torch.Tensor, **others: torch.Tensor) -> VisionStates:
         grid = self.grid(pixels.shape[1], *pixels.shape[3:])
         options = {"interpolate_pos_encoding": True} if accepts(model, "interpolate_pos_encoding") else {}
         states = model(pixels.flatten(0, 1).to(model.dtype), **options).last_hidden_state

@@ -43,7 +43,7 @@ class WholeClip(Encoder):
             raise self.refuse(f"takes clips of {self.num_frames} frames, got {frames}.")
         return frames // step, height // self.cell[1], width // self.cell[2]
 
-    def states(self, model: PreTrainedModel, pixels: torch.Tensor) -> VisionStates:
+    def states(self, model: PreTrainedModel, pixels: torch.Tensor, **others: torch.Tensor) -> VisionStates:
         steps, rows, columns = self.grid(pixels.shape[1], *pixels.shape[3:])
         options = {"skip_predictor": True} if accepts(model, "skip_predictor") else {}
         states = model(pixels.to(model.dtype), **options).last_hidden_state[:, -steps * rows * columns :]

@@ -26,7 +26,7 @@ class VioletFusionLayer(VioletBertLayer):
 class VioletBertFusion(Fusion):
     """BERT's encoder over named token groups. It adds no positions: each group brings its own."""
 
-    rules = ("bidirectional", "sequence_to_sequence")
+    rules: tuple[str, ...] = ("bidirectional", "sequence_to_sequence")
 
     def __init__(self, config):
         super().__init__()

@@ -51,7 +51,11 @@ class Fusion(nn.Module):
 FUSIONS: Registry[type[Fusion]] = Registry(
     "fusion",
     __package__,
-    {"bert": "bert_fusion:VioletBertFusion", "none": "no_fusion:VioletNoFusion"},
+    {
+        "bert": "bert_fusion:VioletBertFusion",
+        "clip_by_clip": "clip_by_clip:VioletClipByClipFusion",
+        "none": "no_fusion:VioletNoFusion",
+    },
     config_keys=("fusion_model_config.model_type",),
 )
 """

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from ...core.pixels import take_pixels
 from ..losses import IGNORE_INDEX
 from ..tokens import Tokens
 
@@ -59,7 +60,8 @@ class Passes:
     @once
     def video(self) -> Tokens:
         """The masked videos, encoded."""
-        return self.violet.encode_videos(self.inputs["pixel_values_videos"], self.inputs["bool_masked_pos"])
+        pixels = take_pixels(dict(self.inputs))
+        return self.violet.encode_videos(**pixels, bool_masked_pos=self.inputs["bool_masked_pos"])
 
     @once
     def embeddings(self) -> tuple[torch.Tensor, torch.Tensor]:

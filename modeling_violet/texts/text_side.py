@@ -63,6 +63,7 @@ TEXTS: Registry[type[TextSide]] = Registry(
     __package__,
     {
         "none": "no_text:VioletNoText",
+        "hd_vila_text": "mean_text:HdVilaText",
         "paragraph": "paragraph_text:LfVilaParagraphText",
         "text_encoder": "text_encoder:VioletTextEncoder",
     },

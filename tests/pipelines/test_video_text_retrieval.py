@@ -49,7 +49,9 @@ def test_batches_chunks_and_generators_change_no_result(search):
 def test_a_video_is_encoded_once(search, clips, monkeypatch):
     encoded = []
     encode = search.model.violet.encode_videos
-    monkeypatch.setattr(search.model.violet, "encode_videos", lambda pixels: encoded.extend(pixels) or encode(pixels))
+    monkeypatch.setattr(
+        search.model.violet, "encode_videos", lambda **pixels: encoded.extend(*pixels.values()) or encode(**pixels)
+    )
     search(TEXTS)
     search(TEXTS[0])
     assert encoded == []

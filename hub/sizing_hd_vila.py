@@ -1,0 +1,109 @@
+"""What the shapes of an HD-VILA checkpoint tell of its model."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from .layouts import Shape
+from .weight_files import WeightsError
+
+HEAD_WIDTH = 64
+"""BERT's and the TimeSformer's. Weights do not tell the number of attention heads."""
+GRIDS = {160: (10, 16)}
+"""Learned positions -> (rows, columns), at the published size."""
+NEEDED = (
+    "cnn.conv1.weight",
+    "cnn_low.conv1.weight",
+    "grid_encoder.0.weight",
+    "grid_encoder_low.0.weight",
+    "timesformer.pos_embed",
+    "timesformer.time_embed",
+    "timesformer.blocks.0.mlp.fc1.bias",
+    "transformer.bert.embeddings.word_embeddings.weight",
+    "transformer.bert.embeddings.position_embeddings.weight",
+    "transformer.bert.embeddings.token_type_embeddings.weight",
+    "transformer.bert.encoder.layer.0.intermediate.dense.bias",
+)
+"""What sizes are read from."""
+
+
+def hd_vila_sizes(shapes: Mapping[str, Shape]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """
+    What the shapes of a published checkpoint tell: the fields of `VioletConfig` but for the vision encoder's, and
+    those of `HdVilaVisionConfig`. What they do not tell is as published: heads of 64 channels, and a text side of the
+    lower half of BERT's layers if a fusion is there.
+
+    Raises:
+        WeightsError: for a layer that is missing, or a grid or number of layers that only a configuration can tell.
+    """
+    for needed in NEEDED:
+        if needed not in shapes:
+            raise WeightsError(f"An HD-VILA checkpoint has {needed!r}, and this one does not.")
+    bert = "transformer.bert."
+    words, width = shapes[f"{bert}embeddings.word_embeddings.weight"]
+    layers = _count(shapes, r"transformer\.bert\.encoder\.layer\.(\d+)\.")
+    fused = f"{bert}visual_embeddings.row_position_embeddings.weight" in shapes
+    if fused and layers % 2:
+        raise WeightsError(
+            f"BERT has {layers} layers, which make no two halves: give a configuration, which says how many read the "
+            "text by itself (`text_config.num_hidden_layers`) and how many with the video (`num_hidden_layers`)."
+        )
+    fields: dict[str, Any] = {
+        "text_config": {"model_type": "hd_vila_text", "num_hidden_layers": layers // 2 if fused else layers},
+        "vocab_size": words,
+        "hidden_size": width,
+        "num_attention_heads": _heads(width),
+        "intermediate_size": shapes[f"{bert}encoder.layer.0.intermediate.dense.bias"][0],
+        "num_hidden_layers": max(layers // 2, 1),
+        "max_position_embeddings": shapes[f"{bert}embeddings.position_embeddings.weight"][0],
+        "type_vocab_size": shapes[f"{bert}embeddings.token_type_embeddings.weight"][0],
+        "hidden_frame_order": False,
+        "vision_positions": "none",
+        "fusion_model_config": {"model_type": "none"},
+        "projection_dim": None,
+        "projection_type": "in_order",
+        "head_type": "mlp",
+        "match_classes": 1,
+    }
+    if fused:
+        places = shapes[f"{bert}visual_embeddings.row_position_embeddings.weight"][0]
+        fields |= {"vision_positions": "rows_and_columns", "video_grid_size": places}
+        fields |= {"fusion_model_config": {"model_type": "clip_by_clip"}, "head_type": "pooler", "match_classes": 2}
+    answers = shapes.get("transformer.classifier.2.weight")
+    if answers:
+        fields |= {"head_type": "pooler_mlp", "match_classes": 1, "num_labels": answers[0]}
+    projected = shapes.get("transformer.v_proj.weight")
+    if projected:
+        fields |= {"projection_dim": projected[0], "projection_type": "pooled_with_bias"}
+    return fields, _vision(shapes)
+
+
+def _vision(shapes: Mapping[str, Shape]) -> dict[str, Any]:
+    width = shapes["grid_encoder.0.weight"][0]
+    places = shapes["timesformer.pos_embed"][1]
+    if places not in GRIDS:
+        raise WeightsError(
+            f"The {places} positions in the frame are those of a grid whose rows and columns the weights do not tell: "
+            "give a configuration with `vision_config.position_grid`."
+        )
+    return {
+        "hidden_size": width,
+        "num_hidden_layers": _count(shapes, r"timesformer\.blocks\.(\d+)\."),
+        "num_attention_heads": _heads(width),
+        "mlp_ratio": shapes["timesformer.blocks.0.mlp.fc1.bias"][0] / width,
+        "resnet_width": shapes["cnn.conv1.weight"][0],
+        "resnet_depths": [_count(shapes, rf"cnn\.layer{stage}\.(\d+)\.") for stage in range(1, 5)],
+        "num_channels": shapes["cnn.conv1.weight"][1],
+        "num_frames": shapes["timesformer.time_embed"][1],
+        "position_grid": GRIDS[places],
+    }
+
+
+def _count(shapes: Mapping[str, Shape], pattern: str) -> int:
+    """How many numbers, from 0 on, names that begin so have."""
+    found = {int(match[1]) for name in shapes if (match := re.match(pattern, name))}
+    return max(found, default=-1) + 1
+
+
+def _heads(width: int) -> int:
+    return next(n for n in range(max(width // HEAD_WIDTH, 1), 0, -1) if width % n == 0)
