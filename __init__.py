@@ -32,9 +32,11 @@ def register() -> None:
     import transformers
 
     from .core.upstream import warn_if_untested
+    from .modeling_violet.encoders import ENCODERS
     from .pipelines.auto_classes import register_pipelines
 
     warn_if_untested()
+    list(ENCODERS.values())  # the file of a model of our own registers its configuration
 
     for model_type, configuration in CONFIGURATIONS.items():
         transformers.AutoConfig.register(model_type, configuration, exist_ok=True)

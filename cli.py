@@ -364,7 +364,7 @@ def predict_command(argv: list[str]) -> int:
 
 
 def convert_command(argv: list[str]) -> int:
-    """Turn other code's weights (VIOLET, SwinBERT, Video Swin, Swin, BERT) into a folder for from_pretrained."""
+    """Turn other code's weights (VIOLET, SwinBERT, Swin, BERT, CLIP-ViP, CLIP) into a folder for from_pretrained."""
     parser = argparse.ArgumentParser(
         prog="violet convert",
         description="Writes configuration, model.safetensors, processor, and conversion_report.json, which says what "
@@ -376,7 +376,9 @@ def convert_command(argv: list[str]) -> int:
     parser.add_argument("--config", help="a folder, a Hub name or a named configuration (default: what shapes tell)")
     tokenizer = parser.add_mutually_exclusive_group()
     tokenizer.add_argument(
-        "--tokenizer", default="bert-base-uncased", help="a folder or Hub name (default: bert-base-uncased)"
+        "--tokenizer",
+        help="a folder or Hub name (default: bert-base-uncased; of a CLIP the source's own, or "
+        "openai/clip-vit-base-patch32)",
     )
     tokenizer.add_argument("--no_tokenizer", action="store_true", help="write only the video processor")
     options = parser.parse_args(argv)
@@ -387,8 +389,8 @@ def convert_command(argv: list[str]) -> int:
     from .hub.conversion import convert
 
     def run() -> int:
-        name = None if options.no_tokenizer else options.tokenizer
-        report = convert(options.source, options.output, options.model_class, options.config, name)
+        tokenizer = options.tokenizer, not options.no_tokenizer
+        report = convert(options.source, options.output, options.model_class, options.config, *tokenizer)
         print(report.summary())
         print(f"\nThe model is in {options.output}; conversion_report.json there tells of every key.")
         return 0
@@ -397,12 +399,13 @@ def convert_command(argv: list[str]) -> int:
 
 
 def export_original_command(argv: list[str]) -> int:
-    """Write a model's weights under the original VIOLET's names, as its code reads them."""
+    """Write a model's weights under the original's names (VIOLET's, CLIP-ViP's), as its code reads them."""
     parser = argparse.ArgumentParser(
         prog="violet export-original", description="The reverse of violet convert, equal to the bit."
     )
     parser.add_argument("model", help="a folder or Hub name")
     parser.add_argument("output", help="a .pt, .pth or .safetensors file")
+    parser.add_argument("--kind", help="of several originals the one to write for, such as 'UniFormerV2 (OpenMMLab)'")
     options = parser.parse_args(argv)
 
     from . import register
@@ -411,7 +414,9 @@ def export_original_command(argv: list[str]) -> int:
     from .hub.conversion import export
 
     def run() -> int:
-        print(f"{options.output} holds {len(export(options.model, options.output))} keys of the original.")
+        print(
+            f"{options.output} holds {len(export(options.model, options.output, options.kind))} keys of the original."
+        )
         return 0
 
     return explain_errors("export-original", run)

@@ -151,8 +151,8 @@ class VioletConfig(PreTrainedConfig):
             `modeling_violet.fusions`. `None` is BERT's encoder (VIOLET), which the fields here describe; of the type
             `none` there is no fusion: videos and texts are compared by their vectors. (By the name `fusion_config`
             transformers itself looks for fused kernels.)
-        vision_positions (`str`): what is added to the vision encoder's states: `"violet"` (a token a frame, learned
-            places in the frame and in time, and a norm) or `"none"` (the encoder's states as they are).
+        vision_positions (`str`): what is added to the vision encoder's states: `"violet"` (a token for each frame,
+            learned places in the frame and in time, and a norm) or `"none"` (the encoder's states as they are).
         fusion_norm (`str`): `"post"` (BERT, the published models) or `"pre"` (normalised before each sub-layer,
             easier to train from scratch).
         num_video_frames (`int`): frames that have a learned place in time; more are interpolated.
@@ -299,6 +299,28 @@ class VioletConfig(PreTrainedConfig):
 AutoConfig.register(VioletVisionConfig.model_type, VioletVisionConfig, exist_ok=True)
 AutoConfig.register(VioletNoPartConfig.model_type, VioletNoPartConfig, exist_ok=True)
 
+CLIP_TOWERS: dict[str, Any] = {
+    "text_config": {"model_type": "clip_text_model"},
+    "fusion_model_config": {"model_type": "none"},
+    "vision_positions": "none",
+    "projection_type": "pooled",
+    "projection_dim": 512,
+    "vocab_size": 49408,  # of CLIP's tokenizer
+    "bos_token_id": 49406,
+    "eos_token_id": 49407,
+    "pad_token_id": 49407,
+    "num_video_frames": 12,
+    "hidden_frame_order": False,
+}
+"""What models of CLIP's two towers share: texts are read by CLIP's, and compared with videos as vectors."""
+VIDEOS_ONLY: dict[str, Any] = {
+    "text_config": {"model_type": "none"},
+    "fusion_model_config": {"model_type": "none"},
+    "vision_positions": "none",
+    "hidden_frame_order": False,
+    "classifier_dropout": 0.5,
+}
+"""A vision encoder that gives a vector of each clip, and a head on it: no texts, no fusion."""
 NAMED_CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "violet-v1-base": {
         "vision_config": {"embed_dim": 96, "num_heads": (3, 6, 12, 24)},
@@ -307,6 +329,32 @@ NAMED_CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "retrieval_directions": 1,
     },
     "violet-v2-base": {},
+    "uniformerv2-base-16-scene": {"vision_config": {"model_type": "uniformerv2"}, **VIDEOS_ONLY},
+    "uniformerv2-base-16-temporal": {
+        "vision_config": {
+            "model_type": "uniformerv2",
+            "temporal_downsampling": True,
+            "local_blocks": 2,
+            "global_layers": (4, 5, 6, 7, 8, 9, 10, 11),
+            "drop_path_rate": 0.2,
+            "global_drop_path_rate": 0.4,
+        },
+        **VIDEOS_ONLY,
+    },
+    "uniformerv2-tiny": {
+        "vision_config": {
+            "model_type": "uniformerv2",
+            "hidden_size": 64,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "image_size": 64,
+            "local_blocks": 2,
+            "global_layers": (1, 2, 3),
+            "global_dropout": 0.0,
+        },
+        **VIDEOS_ONLY,
+        "classifier_dropout": 0.0,
+    },
     "violet-tiny": {
         "vision_config": {
             "embed_dim": 32,
@@ -333,6 +381,28 @@ NAMED_CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "clip_summary": True,
         "projection_dim": 128,
     },
+    "clip-vip-base-16": {"vision_config": {"model_type": "clip_vip"}, **CLIP_TOWERS, "video_grid_size": 14},
+    "clip-vip-base-32": {
+        "vision_config": {"model_type": "clip_vip", "patch_size": 32},
+        **CLIP_TOWERS,
+        "video_grid_size": 7,
+    },
+    "clip-vip-tiny": {
+        **CLIP_TOWERS,
+        "vision_config": {
+            "model_type": "clip_vip",
+            **{"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 4},
+            **{"patch_size": 16, "image_size": 64, "temporal_size": 4, "initializer_range": 0.08},
+        },
+        "text_config": {
+            "model_type": "clip_text_model",
+            **{"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4},
+            **{"max_position_embeddings": 64, "vocab_size": 512},
+            **{"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0},  # of `processing.train_wordpiece_tokenizer`
+        },
+        **{"vocab_size": 512, "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0},
+        **{"projection_dim": 128, "num_video_frames": 4, "video_grid_size": 4},
+    },
 }
 
 
@@ -340,8 +410,10 @@ def named_configuration(name: str, **overrides) -> VioletConfig:
     """
     The configuration of that name, with `overrides` in place of its fields.
 
-    `"violet-v1-base"` and `"violet-v2-base"` have the published models' shapes; `"violet-tiny"` (64-pixel clips of
-    four frames) trains on two CPU cores in minutes.
+    `"violet-v1-base"`, `"violet-v2-base"`, `"clip-vip-base-16"`, `"clip-vip-base-32"`, `"uniformerv2-base-16-scene"`
+    and `"uniformerv2-base-16-temporal"` have the published models' shapes; `"violet-tiny"`, `"clip-vip-tiny"`
+    (64-pixel clips of four frames) and `"uniformerv2-tiny"` (of eight, without texts) train on two CPU cores in
+    minutes.
 
     Raises:
         ValueError: for an unknown name or field.

@@ -19,6 +19,7 @@ from transformers import CONFIG_MAPPING, AutoConfig
 from ..configuration import VioletVisionConfig
 from ..core.catalogue import MODEL_CLASSES, tasks_of
 from ..core.files import sha256, write_text
+from ..core.registry import PACKAGE
 from ..core.weights import FOLDER
 from ..evaluation.provenance import METRICS_FILE
 from .weight_files import WeightsError, num_parameters, weight_files
@@ -411,7 +412,10 @@ def _about(facts: Facts, model: str | None) -> str:
 def _encoder(facts: Facts) -> str:
     """The vision encoder in a sentence."""
     kind = _vision(facts)["model_type"]
-    return "Video Swin" if kind == VioletVisionConfig.model_type else f"a `{kind}` of transformers"
+    if kind == VioletVisionConfig.model_type:
+        return "Video Swin"
+    ours = kind in CONFIG_MAPPING and CONFIG_MAPPING[kind].__module__.startswith(f"{PACKAGE}.")
+    return f"a `{kind}`" if ours else f"a `{kind}` of transformers"
 
 
 def _vision(facts: Facts) -> Mapping[str, Any]:
@@ -437,7 +441,7 @@ def _encoder_sizes(vision: Mapping[str, Any]) -> str:
         "tubelet_size": "each of {} frames",
     }
     told = [sentence.format(vision[name]) for name, sentence in said.items() if vision.get(name)]
-    frames = vision.get("frames_per_clip", vision.get("num_frames"))
+    frames = vision.get("frames_per_clip", vision.get("num_frames", vision.get("temporal_size")))
     told.append("each frame as a picture" if frames is None else f"clips of {frames} frames")
     return f"{vision['model_type']}: {', '.join(told)}"
 
@@ -501,7 +505,8 @@ def _architecture(facts: Facts, model: str | None) -> str:
         rows.append(("answers", f"{_answers(facts)}"))
     if frames:
         size = frames.get("size", {})
-        fit = "padded to a square" if frames.get("do_pad_to_square") else "cropped to a square"
+        cut = "stretched to a square" if frames.get("do_stretch") else "cropped to a square"
+        fit = "padded to a square" if frames.get("do_pad_to_square") else cut
         rows.append(
             (
                 "input",

@@ -14,16 +14,17 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ..configuration import NAMED_CONFIGURATIONS, VioletConfig, VioletVisionConfig, named_configuration
+from ..configuration import NAMED_CONFIGURATIONS, VioletConfig, named_configuration
 from ..core.catalogue import MODELS
 from ..core.files import new_file, new_folder, sha256, write_json, write_tensors
-from ..modeling_violet import VioletPreTrainedModel
+from ..modeling_violet import ENCODERS, VioletPreTrainedModel
+from ..modeling_violet.encoders import find_encoder
 from ..processing import VideoTextProcessor, VioletVideoProcessor, special_tokens
 from .cards import CONVERSION_FILE
-from .layouts import BERT, VIOLET, Shape, holds
+from .layouts import BERT, CLIP_TEXT, CLIP_TOWER, EXPORTED, Kind, Shape, find_kind, holds
 from .planning import (
     POSITION_IDS,
     ConversionError,
@@ -31,16 +32,15 @@ from .planning import (
     Piece,
     below_the_model,
     derived_pieces,
+    encoder_type,
     listed,
     plan_conversion,
 )
-from .vision_models import vision_model_type
-from .weight_files import Weights, WeightsError, first_line, read_weights
+from .vision_models import FRAMES_OF_PICTURE_MODELS, STARTS, vision_model_type
+from .weight_files import Weights, WeightsError, first_line, join, read_weights, strip_prefixes
 
 KEPT_FILE = "kept_from_original.safetensors"
 """Beside a converted model, if needed: what the source holds and no model reads, to be given back."""
-TOKENIZER = "bert-base-uncased"
-"""With which every published VIOLET reads texts."""
 
 
 @dataclass
@@ -56,6 +56,7 @@ class ConversionReport:
         skipped: source key -> why it is not needed.
         loaded: target key -> the source key that it was filled from.
         new: target key -> why the source does not hold it; it is freshly initialised.
+        assumed: what the weights do not tell and was taken for granted.
         unlike: skipped source key that follows from others and has not the numbers that it should -> its name in the
             original.
         changed: source key -> how its numbers were changed beyond their shape: precision, interpolation.
@@ -70,6 +71,7 @@ class ConversionReport:
     new: dict[str, str] = field(default_factory=dict)
     changed: dict[str, str] = field(default_factory=dict)
     unlike: dict[str, str] = field(default_factory=dict)
+    assumed: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """As it is written into `conversion_report.json`."""
@@ -79,6 +81,7 @@ class ConversionReport:
         """A few lines for people."""
         lines = [f"{self.source} ({self.kind}) -> {self.model_class}"]
         lines.append(f"  {len(self.used)} keys used, {len(self.loaded)} of the model's loaded")
+        lines += [f"  assumed: {one}" for one in self.assumed]
         for title, entries in (("skipped", self.skipped), ("new", self.new), ("changed", self.changed)):
             reasons: dict[str, list[str]] = {}
             for key, why in entries.items():
@@ -92,18 +95,18 @@ class ConversionReport:
 def from_original(
     state_dict_or_path: Mapping[str, Any] | str | os.PathLike,
     model_class: type[PreTrainedModel] | None = None,
-    config: VioletConfig | VioletVisionConfig | None = None,
+    config: PreTrainedConfig | None = None,
 ) -> tuple[Any, ConversionReport]:
     """
     A model from the weights of other code: the original VIOLET and VIOLETv2, SwinBERT, Video Swin (of its authors, of
-    torchvision), Swin for pictures (of its authors, of transformers; inflated in time), BERT. See `layouts` for
-    what is known of each.
+    torchvision), Swin for pictures (of its authors, of transformers; inflated in time), BERT, CLIP-ViP, and CLIP (of
+    transformers), which becomes a CLIP-ViP. See `layouts` for what is known of each.
 
     Args:
         state_dict_or_path: a state dict, a file (safetensors, or one that torch wrote, read with `weights_only=True`),
             a folder that transformers wrote, or its name on the Hub.
-        model_class: what to build; by default the class whose heads the weights hold, and `VioletVisionModel` for
-            weights of a video encoder only.
+        model_class: what to build; by default the class whose heads the weights hold, and for weights of a vision
+            encoder only that of the encoder, such as `VioletVisionModel`.
         config: by default what the shapes tell. Positions in frame and time of another number are interpolated, as the
             model itself does with longer clips.
 
@@ -122,7 +125,7 @@ def from_original(
 
 
 def plan_for(
-    weights: Weights, model_class: type[PreTrainedModel] | None, config: VioletConfig | VioletVisionConfig | None
+    weights: Weights, model_class: type[PreTrainedModel] | None, config: PreTrainedConfig | None
 ) -> ConversionPlan:
     """
     `plan_conversion`.
@@ -130,17 +133,28 @@ def plan_for(
     Raises:
         ConversionError: as that one does; for a model of pictures or videos that needs no conversion, what to do.
     """
+    join_parts(weights, config)
     try:
-        return plan_conversion(shapes_of(weights), model_class, config)
+        return plan_conversion(shapes_of(weights), model_class, config, weights.settings)
     except ConversionError as error:
         kind = vision_model_type(weights.settings)
-        if kind is None:
+        if kind is None or kind in STARTS:
             raise
         raise ConversionError(
             f"{weights.origin}: a model of type {kind!r} of transformers is not converted: it becomes a VIOLET's "
             f"encoder as it is, by `violet finetune --model {weights.origin}`, or in Python by "
             f'`violet.build_model("violet-v2-base", vision="{weights.origin}", text="bert-base-uncased")`.'
         ) from error
+
+
+def join_parts(weights: Weights, config: PreTrainedConfig | None) -> None:
+    """Puts tensors together that are one in the model of that configuration, if its kind says so."""
+    stripped = strip_prefixes(list(weights.tensors))
+    kind = find_kind(
+        {name: tuple(weights.tensors[source].shape) for name, source in stripped.items()}, encoder_type(config)
+    )
+    if kind is not None and kind.joined is not None:
+        join(weights.tensors, *kind.joined)
 
 
 def shapes_of(weights: Weights) -> dict[str, Shape]:
@@ -190,7 +204,7 @@ def convert_tensors(
     """
     report = ConversionReport(weights.origin, plan.kind.name, plan.model_class.__name__)
     report.skipped = {**weights.skipped, **plan.skipped}
-    report.new = dict(plan.layout.new)
+    report.new, report.assumed = dict(plan.layout.new), list(plan.assumed)
     by_name = {name: weights.tensors[source] for name, source in plan.names.items()}
     for name, derived in plan.layout.derived.items():
         if name in by_name:
@@ -202,7 +216,7 @@ def convert_tensors(
     uses = Counter(piece.theirs for piece in plan.layout.pieces)
     for piece in plan.layout.pieces:
         source, value = plan.names[piece.theirs], by_name[piece.theirs]
-        if not value.is_floating_point():
+        if not value.is_floating_point() and not piece.form.whole:
             raise ConversionError(f"{source!r} holds {value.dtype}: numbers with a fraction are needed.")
         if piece.target is None:
             continue
@@ -210,12 +224,11 @@ def convert_tensors(
             report.skipped.setdefault(source, "not asked for")
             report.new[piece.target] = "not taken from this source"
             continue
-        changes = [] if value.dtype == torch.float32 else [f"{value.dtype} made float32"]
+        changes = [] if piece.form.whole or value.dtype == torch.float32 else [f"{value.dtype} made float32"]
         if piece.form.length is not None and piece.form.theirs(piece.shape, plan.layout.window) != value.shape:
             changes.append(f"{tuple(value.shape)} made {piece.shape}")
-        tensors[piece.target] = piece.form.ours(value.detach().float(), piece.shape).clone(
-            memory_format=torch.contiguous_format
-        )
+        value = value.detach() if piece.form.whole else value.detach().float()
+        tensors[piece.target] = piece.form.ours(value, piece.shape).clone(memory_format=torch.contiguous_format)
         uses[piece.theirs] -= 1
         if not uses[piece.theirs] and source not in report.unlike:
             del by_name[piece.theirs], weights.tensors[source]
@@ -232,30 +245,42 @@ def convert_tensors(
 
 def check_settings(plan: ConversionPlan, weights: Weights) -> None:
     """
-    Compares the `config.json` beside a BERT with the configuration, in what the weights do not tell.
+    Compares the `config.json` beside a BERT or a CLIP with the configuration, in what the weights do not tell.
 
     Raises:
         ConversionError: if a field differs.
     """
-    if plan.kind is not BERT:
-        return
-    for name in ("num_attention_heads", "hidden_act", "layer_norm_eps"):
-        theirs, ours = weights.settings.get(name), getattr(plan.config, name)
-        if theirs is not None and theirs != ours:
-            raise ConversionError(f"{weights.origin}: `{name}` is {theirs} in its config.json, and {ours} in ours.")
+    compared: list[tuple[Mapping[str, Any], Any]] = []
+    if plan.kind is BERT:
+        compared.append((weights.settings, plan.config))
+    elif plan.kind.system == "clip_vip" and weights.settings:
+        theirs: Any = AutoConfig.for_model(**weights.settings)
+        for side, part in (("vision_config", CLIP_TOWER), ("text_config", CLIP_TEXT)):
+            if any(piece.target is not None and piece.ours.startswith(part) for piece in plan.layout.pieces):
+                own = getattr(plan.config, side, plan.config)
+                compared.append((getattr(theirs, side, theirs).to_dict(), own))
+    for settings, own in compared:
+        for name in ("num_attention_heads", "hidden_act", "layer_norm_eps"):
+            told, ours = settings.get(name), getattr(own, name)
+            if told is not None and told != ours:
+                raise ConversionError(f"{weights.origin}: `{name}` is {told} in its config.json, and {ours} in ours.")
 
 
-def export_original(model: VioletPreTrainedModel | str | os.PathLike) -> dict[str, torch.Tensor]:
+def export_original(
+    model: VioletPreTrainedModel | str | os.PathLike, kind_name: str | None = None
+) -> dict[str, torch.Tensor]:
     """
-    The weights of a model under the original VIOLET's names and in its shapes, with what it keeps twice or could
-    compute: what `violet convert` read in float32 comes back to the bit.
+    The weights of a model under the names of the original, VIOLET's or its encoder's, and in its shapes, with what it
+    keeps twice or could compute: what `violet convert` read in float32 comes back to the bit.
 
     Args:
         model: a model, or its folder or name on the Hub. In a folder that `violet convert` wrote, what the original
             keeps twice may lie apart (`KEPT_FILE`), if it had other numbers than it should.
+        kind_name: under whose names, if there are several originals (`layouts.EXPORTED`); by default the first one's.
 
     Raises:
-        ConversionError: for parts that the original does not have, naming them.
+        ConversionError: for a kind as which this model cannot be written, and for parts that the original does not
+            have, naming them.
     """
     kept: dict[str, torch.Tensor] = {}
     if not isinstance(model, nn.Module):
@@ -268,28 +293,33 @@ def export_original(model: VioletPreTrainedModel | str | os.PathLike) -> dict[st
         there = holds(model.state_dict(), f"mvm_heads.{target}.")
         if there and (options.get("shift", 0.0) != 0 or options.get("scale", 1.0) != 1):
             raise ConversionError(f"The head of {target!r} has a shift and a scale, which the original does not know.")
-    if not isinstance(model.config.vision_config, VioletVisionConfig):
+    vision = model.config.vision_config
+    if vision.model_type not in EXPORTED:
         raise ConversionError(
-            f"The vision encoder is a {model.config.vision_config.model_type!r}, and the original knows Video Swin "
-            "only: there is no form in which its code could read this model."
+            f"The vision encoder is a {vision.model_type!r}, and the original knows Video Swin only: there is no form "
+            "in which its code could read this model."
         )
-    window = tuple(model.config.vision_config.window_size)
+    kinds = {kind.name: kind for kind in EXPORTED[vision.model_type]}
+    if kind_name is not None and kind_name not in kinds:
+        raise ConversionError(f"A {vision.model_type!r} is written as {' or '.join(kinds)}, not as {kind_name!r}.")
+    kind = kinds[kind_name or next(iter(kinds))]
+    window = tuple(getattr(vision, "window_size", ()))
     pieces: dict[str, Piece] = {}
     weights: dict[str, torch.Tensor] = {}
     homeless: list[str] = []
     for target, value in model.state_dict().items():
         ours = below_the_model(type(model), target)
-        theirs = VIOLET.their_name(ours)
+        theirs = kind.their_name(ours)
         if theirs is None or theirs in weights:
             homeless.append(target)
             continue
-        form = VIOLET.form(theirs)
+        form = kind.form(theirs)
         pieces[ours] = Piece(ours, theirs, tuple(value.shape), form, target)
         weights[theirs] = value.reshape(form.theirs(tuple(value.shape), window))
     if homeless:
-        raise ConversionError(f"The original has no place for {listed(homeless)}.")
-    for name, derived in derived_pieces(VIOLET, pieces, window).items():
-        if derived.group != POSITION_IDS:  # the published files do not hold them
+        raise ConversionError(f"The original, {kind.name}, has no place for {listed(homeless)}.")
+    for name, derived in derived_pieces(kind, pieces, window).items():
+        if derived.group != POSITION_IDS or kind.writes_counters:
             weights[name] = kept[name] if name in kept else derived.value(weights).clone()
     return weights
 
@@ -329,7 +359,8 @@ def convert(
     output: str | os.PathLike,
     model_class: str | None = None,
     config: str | None = None,
-    tokenizer: str | None = TOKENIZER,
+    tokenizer: str | None = None,
+    with_tokenizer: bool = True,
 ) -> ConversionReport:
     """
     Writes the folder `output`, whole or not at all: configuration, `model.safetensors`, processor, and a report of
@@ -339,7 +370,8 @@ def convert(
         source: see `from_original`.
         model_class: the name of the class to build; by default the one whose heads the weights hold.
         config: a folder, a name on the Hub, or a named configuration; by default what the shapes tell.
-        tokenizer: a folder or a name on the Hub; None writes only the video processor.
+        tokenizer: a folder or a name on the Hub; by default the one with which the weights' kind reads texts.
+        with_tokenizer: whether to write one; else only the video processor.
 
     Raises:
         FileExistsError: if there is an `output` already.
@@ -354,9 +386,10 @@ def convert(
         None if config is None else read_configuration(config),
     )
     check_settings(plan, weights)
-    processor: Any = VioletVideoProcessor()
-    if isinstance(plan.config, VioletConfig) and tokenizer is not None:
-        processor = VideoTextProcessor(read_tokenizer(tokenizer, plan.config), processor)
+    processor: Any = frames_of(plan)
+    tokenizer = tokenizer or own_tokenizer(source, plan.kind)
+    if isinstance(plan.config, VioletConfig) and with_tokenizer and tokenizer is not None:
+        processor = processor_of(plan, read_tokenizer(tokenizer, plan.config), processor)
     tensors, report = convert_tensors(plan, weights)
     model = build(plan.model_class, plan.config, tensors)
     with new_folder(output) as folder:
@@ -370,7 +403,35 @@ def convert(
     return report
 
 
-def read_configuration(name: str) -> VioletConfig | VioletVisionConfig:
+def frames_of(plan: ConversionPlan) -> VioletVideoProcessor:
+    """How the model takes its clips: as its kind does, of the size and length that its positions have."""
+    vision = getattr(plan.config, "vision_config", plan.config)
+    settings = dict(plan.kind.frames)
+    if settings:
+        settings["size"] = {"height": vision.image_size, "width": vision.image_size}
+        steps = find_encoder(vision).cell[0] * FRAMES_OF_PICTURE_MODELS
+        settings["num_frames"] = getattr(vision, "temporal_size", None) or steps
+    return VioletVideoProcessor(**settings)
+
+
+def processor_of(
+    plan: ConversionPlan, tokenizer: PreTrainedTokenizerBase, frames: VioletVideoProcessor
+) -> VideoTextProcessor:
+    """The processor of a model, with texts of the length that its kind has, or of the longest that has places."""
+    processor = VideoTextProcessor(tokenizer, frames)
+    if plan.kind.max_length is not None:
+        places = getattr(plan.config.text_config, "max_position_embeddings", plan.kind.max_length)
+        processor.max_length = min(plan.kind.max_length, places)
+    return processor
+
+
+def own_tokenizer(source: Any, kind: Kind) -> str | None:
+    """The source, if it is a folder with a tokenizer; else that of its kind. None for a kind that reads no texts."""
+    folder = isinstance(source, str | os.PathLike) and Path(source).is_dir()
+    return os.fspath(source) if folder and (Path(source) / "tokenizer_config.json").is_file() else kind.tokenizer
+
+
+def read_configuration(name: str) -> PreTrainedConfig:
     """
     A named configuration, or that of a folder or a Hub repository.
 
@@ -386,7 +447,8 @@ def read_configuration(name: str) -> VioletConfig | VioletVisionConfig:
         raise WeightsError(
             f"{name}: no configuration ({first_line(error)}); a folder, a Hub name, or {known}."
         ) from error
-    if not isinstance(config, VioletConfig | VioletVisionConfig):
+    own_encoder = config.model_type in ENCODERS and find_encoder(config).model_class is not None
+    if not isinstance(config, VioletConfig) and not own_encoder:
         raise WeightsError(f"{name}: a configuration of {config.model_type!r}, not of VIOLET.")
     return config
 
@@ -418,12 +480,23 @@ def read_tokenizer(name: str, config: VioletConfig) -> PreTrainedTokenizerBase:
         raise ConversionError(
             f"{name}: the tokenizer has {len(tokenizer)} words, and the weights have {config.vocab_size}."
         )
-    for name_of_token, token in special_tokens(tokenizer).items():
+    tokens = special_tokens(tokenizer)
+    text: Any = config.text_config
+    if getattr(text, "model_type", None) == "clip_text_model":
+        end = text.vocab_size - 1 if text.eos_token_id == 2 else text.eos_token_id  # 2 stands for the largest number
+        if tokens.get("eos_token_id") != end:
+            raise ConversionError(
+                f"{name}: texts end with the token {tokens.get('eos_token_id')}, and the text tower is read at the "
+                f"token {end} (`text_config.eos_token_id`): CLIP's own tokenizer is needed."
+            )
+    for name_of_token, token in tokens.items():
         setattr(config, name_of_token, token)
     return tokenizer
 
 
-def export(model: str | os.PathLike, output: str | os.PathLike) -> dict[str, torch.Tensor]:
+def export(
+    model: str | os.PathLike, output: str | os.PathLike, kind_name: str | None = None
+) -> dict[str, torch.Tensor]:
     """
     Writes what `export_original` gives into a `.pt`, `.pth` or `.safetensors` file, whole or not at all.
 
@@ -436,7 +509,7 @@ def export(model: str | os.PathLike, output: str | os.PathLike) -> dict[str, tor
         raise FileExistsError(f"{path} exists already: name another file.")
     if path.suffix not in (".pt", ".pth", ".safetensors"):
         raise WeightsError(f"{path}: a name that ends in .pt, .pth or .safetensors is needed.")
-    weights = export_original(model)
+    weights = export_original(model, kind_name)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".safetensors":
         write_tensors(path, {name: value.contiguous() for name, value in weights.items()}, {"format": "pt"})

@@ -15,8 +15,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from operator import methodcaller
+from typing import Any
 
 import torch
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling
 
 from ..modeling_violet.embeddings import interpolate_grid, interpolate_rows
 
@@ -56,7 +58,43 @@ LAYERS: Rules = (
 )
 MASKED_WORDS: Rules = ((r"^norm\.", "transform.LayerNorm."), (r"^dense\.", "transform.dense."))
 
-OPTIONAL = ("answer_head.", "mlm_head.", "mvm_heads.", "task_tokens")
+UNIFORMERV2_BLOCK: Rules = (
+    (r"\.local_(\d)\.norm\.", r".lmhra\1.pos_embed.0."),
+    (r"\.local_(\d)\.reduce\.", r".lmhra\1.pos_embed.1."),
+    (r"\.local_(\d)\.mix\.", r".lmhra\1.pos_embed.2."),
+    (r"\.local_(\d)\.expand\.", r".lmhra\1.pos_embed.3."),
+    (r"\.attention\.qkv\.", ".attn.in_proj_"),
+    (r"\.attention\.out\.", ".attn.out_proj."),
+    (r"\.attention\.(query_)?norm\.", ".ln_1."),
+    (r"\.attention\.memory_norm\.", ".ln_3."),
+    (r"\.attention\.in_proj_", ".attn.in_proj_"),
+    (r"\.mlp\.norm\.", ".ln_2."),
+    (r"\.mlp\.fc1\.", ".mlp.c_fc."),
+    (r"\.mlp\.fc2\.", ".mlp.c_proj."),
+)
+UNIFORMERV2_NAMES: Rules = (
+    (r"^embeddings\.patch_embedding\.", "conv1."),
+    (r"^embeddings\.class_embedding$", "class_embedding"),
+    (r"^embeddings\.position_embedding$", "positional_embedding"),
+    (r"^embeddings\.norm\.", "ln_pre."),
+    (r"^query$", "transformer.temporal_cls_token"),
+    (r"^balance$", "transformer.balance"),
+    (r"^layers\.", "transformer.resblocks."),
+    (r"^global_blocks\.(\d+)\.place\.", r"transformer.dpe.\1."),
+    (r"^global_blocks\.", "transformer.dec."),
+    *UNIFORMERV2_BLOCK,
+)
+UNIFORMERV2_CLIP_NAMES: Rules = (
+    (r"^embeddings\.position_embedding$", "embeddings.position_embedding.weight"),
+    (r"^embeddings\.norm\.", "pre_layrnorm."),
+    (r"^layers\.", "encoder.layers."),
+    (r"\.attention\.norm\.", ".layer_norm1."),
+    (r"\.attention\.qkv\.", ".self_attn.{q_proj,k_proj,v_proj}."),
+    (r"\.attention\.out\.", ".self_attn.out_proj."),
+    (r"\.mlp\.norm\.", ".layer_norm2."),
+)
+
+OPTIONAL = ("answer_head.", "classifier.", "mlm_head.", "mvm_heads.", "task_tokens")
 """What a source may lack altogether; if it holds some of such a part, it must hold the whole."""
 BACKBONE, TEXT, FUSION = "video_encoder.swin.", "text_embeddings.", "fusion.layers."
 MLM = "mlm_head."
@@ -86,12 +124,14 @@ class Form:
         ours: (the source's tensor, our shape) -> our tensor.
         length: the axis of the source's shape whose length is free, because `ours` fits it.
         lengths: which lengths it may have.
+        whole: whether it holds whole numbers, such as a count.
     """
 
     theirs: Callable[[Shape, Shape], Shape] = lambda shape, window: shape
     ours: Callable[[torch.Tensor, Shape], torch.Tensor] = lambda value, shape: value.reshape(shape)
     length: int | None = None
     lengths: Callable[[int], bool] = lambda length: length > 0
+    whole: bool = False
 
     def expected(self, ours: Shape, window: Shape, found: Shape) -> Shape:
         """The shape that the source must have, given the one that it has."""
@@ -139,7 +179,18 @@ class Kind:
         forms: pattern of their names -> their form, if it is not ours.
         skipped: pattern of their names -> why it is not needed.
         aliases: other spellings of their names -> the one in `parts`.
+        needs: beginnings of our names, of `parts` -> (field of the model's configuration, value): without it the model
+            has something else under these names.
         of_pictures: whether it knows no time.
+        absent: pattern of our names that it does not hold, within `parts`.
+        system: what its sizes make, a name of `sizing.SYSTEMS`.
+        writes_counters: whether published files hold `position_ids`.
+        tokenizer: with which its texts are read, a name on the Hub; None if it reads none.
+        max_length: tokens of a text, beyond which it is cut; None for the processor's own.
+        frames: how its frames are chosen, fitted and normalised: settings of `VioletVideoProcessor`.
+        assumed: what its shapes do not tell, and is taken for granted without a configuration, for the report.
+        spare: pattern of their names -> why a model may have no place for it.
+        joined: a pattern, and names of tensors that are one in ours, see `weight_files.join`.
     """
 
     name: str
@@ -147,7 +198,17 @@ class Kind:
     forms: Mapping[str, Form] = field(default_factory=dict)
     skipped: Mapping[str, str] = field(default_factory=dict)
     aliases: Rules = ()
+    needs: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     of_pictures: bool = False
+    absent: str | None = None
+    system: str = "violet"
+    writes_counters: bool = False
+    tokenizer: str | None = "bert-base-uncased"
+    max_length: int | None = None
+    frames: Mapping[str, Any] = field(default_factory=dict)
+    assumed: tuple[str, ...] = ()
+    spare: Mapping[str, str] = field(default_factory=dict)
+    joined: tuple[str, tuple[str, ...]] | None = None
 
     def their_name(self, ours: str) -> str | None:
         """What this kind calls it, or None if it holds no such thing."""
@@ -156,6 +217,14 @@ class Kind:
     def part(self, ours: str) -> str | None:
         """The first of `parts` that our name begins with."""
         return next((start for start in self.parts if ours.startswith(start)), None)
+
+    def serves(self, part: str, config: Mapping[str, Any]) -> bool:
+        """Whether a model with this configuration, as JSON, has that part of this kind; see `needs`."""
+        path, needed = self.needs.get(part, ("", None))
+        value: Any = config
+        for step in path.split("."):
+            value = value.get(step) if isinstance(value, Mapping) else None
+        return value == needed
 
     def start(self, part: str) -> str:
         """How their names of a part begin."""
@@ -171,7 +240,7 @@ class Kind:
 def _their_name(kind: Kind, ours: str) -> str | None:
     part = kind.part(ours)
     found = None if part is None else kind.parts[part]
-    if part is None or found is None:
+    if part is None or found is None or (kind.absent and re.search(kind.absent, ours)):
         return None
     theirs, rules = found
     return theirs + rename(ours.removeprefix(part), rules)
@@ -274,13 +343,221 @@ SWINBERT = Kind(
         r"^swin\.cls_head\.": ANOTHER_HEAD,
     },
 )
-KINDS = {kind.name: kind for kind in (VIOLET, SWINBERT, TORCHVISION, VIDEO_SWIN, SWIN_2D, SWIN_TRANSFORMERS, BERT)}
+
+CLIP_PICTURES = re.compile(r"(vision_model\.)?pre_layrnorm\.")
+CLIP_WORDS = re.compile(r"(text_model\.)?embeddings\.token_embedding\.")
+CLIP_TOWER, CLIP_TEXT = "video_encoder.clip_vip.", "text_embeddings.model."
 
 
-def find_kind(shapes: Mapping[str, Shape]) -> Kind | None:
-    """The kind of checkpoint that these names (without wrappers' prefixes) and shapes are of."""
+def _resize_clip_grid(value: torch.Tensor, shape: Shape) -> torch.Tensor:
+    """(1 + side², D) -> (1 + our side², D): the grid bicubically, as transformers' CLIP does for larger pictures"""
+    sides = [math.isqrt(length - 1) for length in (value.shape[0], shape[0])]
+    # (side², D) -> (1, D, side, side) -> (1, D, our side, our side) -> (our side², D)
+    grid = value[1:].unflatten(0, (sides[0], sides[0])).permute(2, 0, 1)[None]
+    grid = torch.nn.functional.interpolate(grid, size=(sides[1], sides[1]), mode="bicubic", align_corners=False)
+    return torch.cat([value[:1], grid[0].flatten(1).t()])
+
+
+CLIP_FRAMES = {
+    "image_mean": OPENAI_CLIP_MEAN,
+    "image_std": OPENAI_CLIP_STD,
+    "resample": PILImageResampling.BICUBIC,
+    "do_pad_to_square": False,
+    "do_stretch": True,
+    "frame_sampling": "ends",
+}
+"""As CLIP-ViP was trained."""
+CLIP_NAMES = {
+    CLIP_TOWER: "vision_model.",
+    CLIP_TEXT: "text_model.",
+    "projection.video_projection.": "visual_projection.",
+    "projection.text_projection.": "text_projection.",
+    "projection.logit_scale": "logit_scale",
+}
+"""Beginnings of our names -> of those of transformers' CLIP; the rest is the same."""
+CLIP_INSIDE = r"^(?=(embeddings|encoder|pre_layrnorm|post_layernorm|final_layer_norm)\.)"
+"""How names inside a tower begin."""
+NEW_IN_CLIP_VIP = tuple(f"{CLIP_TOWER}embeddings.{name}" for name in ("added_cls", "temporal_embedding"))
+
+
+def _clip(name: str, held: Iterable[str] = CLIP_NAMES, prefix: str = "", tower: str = "") -> Kind:
+    """
+    A kind with CLIP's names (Radford et al., 2021, arXiv:2103.00020), which has nothing of `NEW_IN_CLIP_VIP`.
+
+    Args:
+        held: which of `CLIP_NAMES` it holds.
+        prefix: of all its names; CLIP-ViP's own, whose files hold everything.
+        tower: what older releases of transformers put before the names of a tower by itself, and newer ones do not.
+    """
+    own = {} if prefix else dict.fromkeys(NEW_IN_CLIP_VIP)
+    return Kind(
+        name,
+        parts={**own, **{ours: (prefix + CLIP_NAMES[ours], ()) for ours in held}},
+        forms={
+            r"logit_scale$": Form(lambda shape, window: ()),
+            r"vision_model\.embeddings\.position_embedding\.weight$": Form(
+                ours=_resize_clip_grid, length=0, lengths=is_grid
+            ),
+        },
+        aliases=((CLIP_INSIDE, tower),) if tower else (),
+        needs={
+            CLIP_TEXT: ("text_config.model_type", "clip_text_model"),
+            **{ours: ("projection_type", "pooled") for ours in CLIP_NAMES if ours.startswith("projection.")},
+        },
+        system="clip_vip",
+        writes_counters=True,
+        tokenizer="openai/clip-vit-base-patch32",
+        max_length=70,  # of CLIP-ViP's pre-training
+        frames=CLIP_FRAMES,
+    )
+
+
+CLIP_VIP = _clip("CLIP-ViP", prefix="clipmodel.")
+CLIP = _clip("CLIP")
+CLIP_VISION, CLIP_VISION_PROJECTED, CLIP_TEXTS, CLIP_TEXTS_PROJECTED = (
+    _clip(f"CLIP's {name}", [part, *projection], tower=CLIP_NAMES[part])
+    for name, part, projection in (
+        ("vision tower", CLIP_TOWER, ()),
+        ("vision tower with its projection", CLIP_TOWER, ("projection.video_projection.",)),
+        ("text tower", CLIP_TEXT, ()),
+        ("text tower with its projection", CLIP_TEXT, ("projection.text_projection.",)),
+    )
+)
+
+
+def _centre_tap(value: torch.Tensor, shape: Shape) -> torch.Tensor:
+    """(width, channels, side, side) -> (width, channels, frames, side, side): the middle one, and zeros"""
+    inflated = value.new_zeros(shape)
+    inflated[:, :, shape[2] // 2] = value
+    return inflated
+
+
+UNIFORMERV2_TOWER = "video_encoder.backbone."
+UNIFORMERV2_FORMS = {
+    r"\.pos_embed\.[13]\.weight$": Form(lambda shape, window: (*shape, 1, 1, 1)),
+    r"\.pos_embed\.2\.weight$": Form(lambda shape, window: (*shape, 1)),
+    r"\.num_batches_tracked$": Form(whole=True),
+}
+
+
+def _uniformerv2(name: str, parts: Mapping[str, tuple[str, Rules]], **options: Any) -> Kind:
+    """A kind whose weights become a UniFormerV2's (Li et al., 2022, arXiv:2211.09552)."""
+    frames = {"image_mean": [0.45] * 3, "image_std": [0.225] * 3, "do_pad_to_square": False}
+    return Kind(name, parts, system="uniformerv2", tokenizer=None, frames=frames, **options)
+
+
+UNIFORMERV2, UNIFORMERV2_OPENMMLAB = (
+    _uniformerv2(
+        name,
+        {UNIFORMERV2_TOWER: ("backbone.", UNIFORMERV2_NAMES), **head},
+        forms=UNIFORMERV2_FORMS,
+        skipped={r"^data_preprocessor\.": "mean and deviation of colours, which the processor has"},
+        aliases=(
+            (r"^backbone\.transformer\.norm\.", "backbone.transformer.proj.0."),
+            (r"^cls_head\.fc_cls\.", "backbone.transformer.proj.2."),
+        ),
+        assumed=(
+            "`num_attention_heads` is the width / 64",
+            "`global_layers` are the last ones, as many as there are global blocks",
+        ),
+        spare={r"\.balance$": "the configuration's features are the query, without the class tokens"},
+    )
+    for name, head in (
+        ("UniFormerV2", {"classifier.": ("backbone.transformer.proj.", ())}),
+        (
+            "UniFormerV2 (OpenMMLab)",
+            {"classifier.0.": ("backbone.transformer.norm.", ()), "classifier.2.": ("cls_head.fc_cls.", ())},
+        ),
+    )
+)
+"""The published files and OpenMMLab's are read as the first, and written as either."""
+NEW_IN_UNIFORMERV2 = r"backbone\.(query|balance|global_blocks\.|layers\.\d+\.local_)"
+NO_SUCH_PART = "a part of CLIP that UniFormerV2 does not have"
+OPENAI_CLIP = _uniformerv2(
+    "CLIP (OpenAI's names), which starts a UniFormerV2",
+    {UNIFORMERV2_TOWER: ("visual.", UNIFORMERV2_NAMES)},
+    forms={
+        r"^visual\.conv1\.weight$": Form(lambda shape, window: (*shape[:2], *shape[3:]), _centre_tap),
+        r"^visual\.positional_embedding$": Form(ours=_resize_clip_grid, length=0, lengths=is_grid),
+    },
+    skipped={
+        r"^visual\.(proj$|ln_post\.)": NO_SUCH_PART,
+        r"^(transformer|token_embedding|ln_final)\.": NO_SUCH_PART,
+        r"^(positional_embedding|text_projection|logit_scale)$": NO_SUCH_PART,
+        r"^(input_resolution|context_length|vocab_size)$": "sizes, which shapes tell",
+    },
+    absent=NEW_IN_UNIFORMERV2,
+)
+CLIP_START = _uniformerv2(
+    "CLIP, which starts a UniFormerV2",
+    {UNIFORMERV2_TOWER: ("vision_model.", UNIFORMERV2_CLIP_NAMES)},
+    forms={
+        r"\.patch_embedding\.weight$": Form(lambda shape, window: (*shape[:2], *shape[3:]), _centre_tap),
+        r"\.position_embedding\.weight$": Form(ours=_resize_clip_grid, length=0, lengths=is_grid),
+    },
+    skipped={
+        r"^(vision_model\.post_layernorm|visual_projection|text_model|text_projection)\.|^logit_scale$": NO_SUCH_PART
+    },
+    aliases=((CLIP_INSIDE, "vision_model."),),
+    absent=NEW_IN_UNIFORMERV2,
+    joined=(r".*self_attn\.", ("q_proj", "k_proj", "v_proj")),
+)
+KINDS = {
+    kind.name: kind
+    for kind in (
+        *(VIOLET, SWINBERT, TORCHVISION, VIDEO_SWIN, SWIN_2D, SWIN_TRANSFORMERS, BERT),
+        *(CLIP_VIP, CLIP, CLIP_VISION, CLIP_VISION_PROJECTED, CLIP_TEXTS, CLIP_TEXTS_PROJECTED),
+        *(UNIFORMERV2, UNIFORMERV2_OPENMMLAB, OPENAI_CLIP, CLIP_START),
+    )
+}
+EXPORTED: Mapping[str, tuple[Kind, ...]] = {
+    "violet_vision": (VIOLET,),
+    "clip_vip": (CLIP_VIP,),
+    "uniformerv2": (UNIFORMERV2, UNIFORMERV2_OPENMMLAB),
+}
+"""As what a model can be written back, by the `model_type` of its vision encoder; the first one by default."""
+STARTING: Mapping[str, Mapping[str, Kind]] = {
+    "uniformerv2": dict.fromkeys((CLIP.name, CLIP_VISION.name, CLIP_VISION_PROJECTED.name), CLIP_START)
+}
+"""
+By the `model_type` of a vision encoder: kinds by whose names it starts, in the place of those of the same weights that
+are found without knowing it (by their names).
+"""
+
+
+def _clip_kind(names: Iterable[str]) -> Kind | None:
+    """Which part of a CLIP these names are of, if they are one's."""
+    names = list(names)
+    if holds(names, "clipmodel."):
+        return CLIP_VIP
+    if any(map(CLIP_PICTURES.match, names)):
+        if holds(names, "text_model."):
+            return CLIP
+        return CLIP_VISION_PROJECTED if holds(names, "visual_projection.") else CLIP_VISION
+    if holds(names, "vision_model.") or not any(map(CLIP_WORDS.match, names)):
+        return None
+    return CLIP_TEXTS_PROJECTED if holds(names, "text_projection.") else CLIP_TEXTS
+
+
+def find_kind(shapes: Mapping[str, Shape], encoder: str | None = None) -> Kind | None:
+    """
+    The kind of checkpoint that these names (without wrappers' prefixes) and shapes are of.
+
+    Args:
+        encoder: `model_type` of the vision encoder that they are to become, if it is known.
+    """
+    found = _kind_by_names(shapes)
+    return found if found is None else STARTING.get(encoder or "", {}).get(found.name, found)
+
+
+def _kind_by_names(shapes: Mapping[str, Shape]) -> Kind | None:
+    clip = _clip_kind(shapes)
+    if clip is not None:
+        return clip
     for kind, pattern in (
         (VIOLET, r"(enc_img|enc_txt|trsfr)\."),
+        (UNIFORMERV2, r"backbone\.transformer\."),
+        (OPENAI_CLIP, r"visual\.(conv1|transformer)\."),
         (SWINBERT, r"(swin\.backbone|trans_encoder)\."),
         (TORCHVISION, r"features\.\d"),
         (SWIN_TRANSFORMERS, r"(swin\.)?(embeddings\.patch_embeddings|encoder\.layers\.\d+\.blocks)\."),

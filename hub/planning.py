@@ -19,14 +19,16 @@ from ..modeling_violet import (
     VioletForPreTraining,
     VioletForQuestionAnswering,
     VioletForRetrieval,
+    VioletForVideoClassification,
     VioletModel,
+    VioletPreTrainedModel,
     VioletVisionModel,
 )
+from ..modeling_violet.encoders import find_encoder
 from ..modeling_violet.encoders.video_swin import relative_position_index
 from ..modeling_violet.heads import VioletClassificationHead, VioletMaskedLMHead
 from ..modeling_violet.objectives.masked_vision import build_mvm_heads
 from .layouts import (
-    BACKBONE,
     BERT,
     FUSION,
     KINDS,
@@ -74,12 +76,20 @@ class Derived:
         why: it is not needed.
         value: (the source's tensors by the kind's names) -> what it must be.
         group: exports without it exist: they lack all of this group. None if it must be there.
+        rows_of: a table of the source, by the kind's name, whose rows it counts: of another length than ours if that
+            is interpolated.
     """
 
     shape: Shape
     why: str
     value: Callable[[Mapping[str, torch.Tensor]], torch.Tensor]
     group: str | None = None
+    rows_of: str | None = None
+
+    def expected(self, found: Mapping[str, Shape]) -> Shape:
+        """The shape that it must have in a source of these shapes."""
+        rows = found.get(self.rows_of or "", ())
+        return (1, rows[0]) if rows else self.shape
 
 
 @dataclass(frozen=True)
@@ -103,6 +113,7 @@ class ConversionPlan:
         layout: what the source must hold, and does.
         names: the kind's name -> the source's.
         skipped: source key -> why it is not needed.
+        assumed: what the weights do not tell and was taken for granted.
     """
 
     kind: Kind
@@ -111,21 +122,26 @@ class ConversionPlan:
     layout: Layout
     names: Mapping[str, str]
     skipped: Mapping[str, str]
+    assumed: tuple[str, ...] = ()
 
 
 def plan_conversion(
     shapes: Mapping[str, Shape],
     model_class: type[PreTrainedModel] | None = None,
     config: Any = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> ConversionPlan:
     """
     What `from_original` will do with weights of these names and shapes.
+
+    Args:
+        settings: the `config.json` beside the weights: what shapes do not tell of a configuration that is not given.
 
     Raises:
         ConversionError: if a key is unknown, missing or of a wrong shape; it names the key.
     """
     stripped = strip_prefixes(list(shapes))
-    kind = find_kind({name: shapes[source] for name, source in stripped.items()})
+    kind = find_kind({name: shapes[source] for name, source in stripped.items()}, encoder_type(config))
     if kind is None:
         some = ", ".join(map(repr, list(shapes)[:3]))
         raise ConversionError(f"The weights are of no kind that is known ({', '.join(KINDS)}): they hold {some}.")
@@ -139,13 +155,13 @@ def plan_conversion(
     found = {name: tuple(shapes[source]) for name, source in names.items()}
 
     try:
-        of_source, conflicts = infer_configuration(kind, found, strict=config is None)
+        of_source, conflicts = infer_configuration(kind, found, config is None, settings)
     except StrictDataclassError as error:
         raise ConversionError(f"The weights' shapes make no model: {str(error).splitlines()[-1].strip()}") from error
     problems += conflicts
     if model_class is None:
         model_class = infer_class(kind, found, of_source)
-    if model_class is VioletVisionModel and isinstance(config, VioletConfig):
+    if is_tower(model_class) and isinstance(config, VioletConfig):
         config = config.vision_config
     if config is None:
         wanted = _own_configuration(kind, model_class, of_source)
@@ -162,22 +178,36 @@ def plan_conversion(
     problems += found_problems
     if problems:
         raise ConversionError("The weights do not fit: " + "; ".join(problems) + ".")
+    assumed = kind.assumed if config is None else ()
     if config is None:
         config = model_class.config_class.from_dict(json.loads(wanted))
-    return ConversionPlan(kind, model_class, config, layout, names, skipped)
+    return ConversionPlan(kind, model_class, config, layout, names, skipped, assumed)
+
+
+def encoder_type(config: Any) -> str | None:
+    """`model_type` of a configuration's vision encoder, or its own if it is one's."""
+    return getattr(getattr(config, "vision_config", config), "model_type", None)
 
 
 def infer_class(kind: Kind, shapes: Mapping[str, Shape], config_json: str) -> type[PreTrainedModel]:
     """
     The class whose heads the weights hold. Pre-training's has a match head beside masked words, or heads for masked
-    patches and no answers; a match head without them is retrieval's, which multiple choice shares.
+    patches and no answers; a match head without them is retrieval's, which multiple choice shares. A model of two
+    towers without a fusion is retrieval's, and a vision encoder only its own class.
     """
-    if all(part.startswith(BACKBONE) for part in kind.parts):
-        return VioletVisionModel
+    of_model = VioletConfig.from_dict(json.loads(config_json))
+    encoder = find_encoder(of_model.vision_config)
+    of_videos = (f"video_encoder.{encoder.key}.", "projection.video_projection.")
+    if all(part.startswith(of_videos) for part in kind.parts) and encoder.model_class is not None:
+        return encoder.model_class
+    if not of_model.has_fusion and of_model.projection_dim is not None:
+        return VioletForRetrieval
 
     def has(part: str) -> bool:
         return part in kind.parts and holds(shapes, kind.start(part))
 
+    if has("classifier."):
+        return VioletForVideoClassification
     config = json.loads(config_json)
     matches = has("answer_head.") and config["id2label"] is not None and len(config["id2label"]) == 1
     if has(MLM):
@@ -190,10 +220,10 @@ def infer_class(kind: Kind, shapes: Mapping[str, Shape], config_json: str) -> ty
 
 def _own_configuration(kind: Kind, model_class: type[PreTrainedModel], config_json: str) -> str:
     """What the shapes tell. A backbone by itself keeps its stride in time, which in VIOLET is 1."""
-    if model_class is not VioletVisionModel:
+    if not is_tower(model_class):
         return config_json
     vision = json.loads(config_json)["vision_config"]
-    if kind is not VIOLET:
+    if model_class is VioletVisionModel and kind is not VIOLET:
         vision["temporal_stride"] = vision["temporal_patch_size"]
     return json.dumps(vision)
 
@@ -219,19 +249,22 @@ def _layout(
     present: frozenset[str],
     tied: tuple[tuple[str, str], ...],
 ) -> Layout:
-    source = _source_shapes(source_json, "answer_head." in present, MLM in present)
+    source = _source_shapes(source_json, present & {"answer_head.", "classifier.", MLM})
     targets = {
         below_the_model(model_class, name): (name, shape)
         for name, shape in _model_shapes(model_class, config_json).items()  # type: ignore[arg-type]  # it is hashable
     }
     pieces: dict[str, Piece] = {}
     new: dict[str, str] = {}
+    config = json.loads(config_json)
     # Names that the source's own shapes tell come first: they claim a key that several of ours could be.
     for ours in sorted(targets, key=lambda ours: ours not in source):
         target, shape = targets[ours]
         part, theirs = kind.part(ours), dict(tied).get(ours) or kind.their_name(ours)
         if part is None or theirs is None:
             new[target] = f"{kind.name} holds no such part"
+        elif not kind.serves(part, config):
+            new[target] = f"{kind.name} holds another: see `{kind.needs[part][0]}`"
         elif part.startswith(OPTIONAL) and part not in present and ours not in source:
             new[target] = f"the source holds no {kind.start(part)!r}"
         elif part.startswith("mvm_heads.") and theirs in {piece.theirs for piece in pieces.values()}:
@@ -241,10 +274,9 @@ def _layout(
     claimed = {piece.theirs for piece in pieces.values()}
     for ours, shape in source.items():
         theirs = dict(tied).get(ours) or kind.their_name(ours)
-        if ours not in targets and theirs is not None and theirs not in claimed:
+        if ours not in pieces and theirs is not None and theirs not in claimed:
             pieces[ours] = Piece(ours, theirs, shape, kind.form(theirs), None)
-    vision = json.loads(config_json)
-    window = tuple(vision.get("vision_config", vision).get("window_size", ()))  # only a Video Swin has windows
+    window = tuple(config.get("vision_config", config).get("window_size", ()))  # only a Video Swin has windows
     return Layout(tuple(pieces.values()), derived_pieces(kind, pieces, window), new, window)
 
 
@@ -253,8 +285,8 @@ def _index(window: Shape, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
     return relative_position_index((t, h, w))
 
 
-def _places(places: int, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    return torch.arange(places)[None]
+def _places(table: str, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    return torch.arange(len(tensors[table]))[None]
 
 
 def derived_pieces(kind: Kind, pieces: Mapping[str, Piece], window: Shape) -> dict[str, Derived]:
@@ -271,10 +303,9 @@ def derived_pieces(kind: Kind, pieces: Mapping[str, Piece], window: Shape) -> di
                 partial(_index, effective),
                 group=POSITION_INDEX,
             )
-        elif ours == TEXT + "position_embeddings.weight":
-            places = piece.shape[0]
-            name = piece.theirs.replace("position_embeddings.weight", "position_ids")
-            derived[name] = Derived((1, places), "computed", partial(_places, places), group=POSITION_IDS)
+        elif places_of := re.fullmatch(r"(.*)position_embeddings?\.weight", piece.theirs):
+            name, count = f"{places_of[1]}position_ids", partial(_places, piece.theirs)
+            derived[name] = Derived((1, piece.shape[0]), "computed", count, POSITION_IDS, piece.theirs)
     bias = pieces.get(MLM + "decoder.bias")
     if bias is not None and bias.theirs != kind.start(MLM) + "bias":
         derived[kind.start(MLM) + "bias"] = Derived(
@@ -293,23 +324,31 @@ def _model_shapes(model_class: type[PreTrainedModel], config_json: str) -> dict[
 
 
 @lru_cache(maxsize=32)
-def _source_shapes(config_json: str, has_fc: bool, has_mlm: bool) -> dict[str, Shape]:
-    """Everything that weights of this configuration hold, by our names below the base model."""
+def _source_shapes(config_json: str, has: frozenset[str]) -> dict[str, Shape]:
+    """Everything that weights of this configuration, with these heads, hold, by our names below the base model."""
     config = VioletConfig.from_dict(json.loads(config_json))
     with torch.device("meta"):
         heads = nn.ModuleDict({"mvm_heads": build_mvm_heads(config)})
-        if has_fc:
+        if "answer_head." in has:
             heads["answer_head"] = VioletClassificationHead(config, config.num_labels)
-        if has_mlm:
+        if MLM in has:
             heads["mlm_head"] = VioletMaskedLMHead(config)
     shapes = {name: tuple(value.shape) for name, value in heads.state_dict().items()}
+    if "classifier." in has:
+        of_classifier = _model_shapes(VioletForVideoClassification, config_json)
+        shapes |= {name: shape for name, shape in of_classifier.items() if name.startswith("classifier.")}
     return {**_model_shapes(VioletModel, config_json), **shapes}
+
+
+def is_tower(model_class: type[PreTrainedModel]) -> bool:
+    """Whether a class is only a vision encoder."""
+    return not issubclass(model_class, VioletPreTrainedModel)
 
 
 def below_the_model(model_class: type[PreTrainedModel], name: str) -> str:
     """A key of a model's state dict -> its name in `layouts`."""
-    if model_class is VioletVisionModel:
-        return BACKBONE + name
+    if is_tower(model_class):
+        return f"video_encoder.{model_class.base_model_prefix}.{name}"
     return re.sub(r"^match_head\.", "answer_head.", name.removeprefix(model_class.base_model_prefix + "."))
 
 
@@ -338,14 +377,14 @@ def _compare(
             continue
         compare(piece.theirs, piece.form.expected(piece.shape, layout.window, found[piece.theirs]), piece.target)
         if piece.target is None:
-            why = _why_unplaced(kind, model_class, piece.ours)
+            why = _why_unplaced(kind, model_class, piece)
             if why is None:
                 unplaced.append(names[piece.theirs])
             else:
                 skipped[names[piece.theirs]] = why
     for name, derived in layout.derived.items():
         if name in found:
-            compare(name, derived.shape)
+            compare(name, derived.expected(found))
             skipped[names[name]] = derived.why
         elif derived.group in groups:
             missing.append(name)
@@ -377,11 +416,17 @@ def listed(names: list[str]) -> str:
     return ", ".join(map(repr, names[:SHOWN])) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
-def _why_unplaced(kind: Kind, model_class: type[PreTrainedModel], ours: str) -> str | None:
-    if model_class is VioletVisionModel:
+def _why_unplaced(kind: Kind, model_class: type[PreTrainedModel], piece: Piece) -> str | None:
+    ours = piece.ours
+    spare = next((why for pattern, why in kind.spare.items() if re.search(pattern, piece.theirs)), None)
+    if spare is not None:
+        return spare
+    if is_tower(model_class):
         return f"{model_class.__name__} is only the video encoder"
     if ours == "task_tokens":
         return "the configuration has no task tokens"
+    if kind.system != "violet" and not ours.startswith("video_encoder."):
+        return f"the configuration has no such part: its text side or projection is not {kind.name}'s"
     if ours.startswith(OPTIONAL):
         return f"{model_class.__name__} has no such head"
     if kind is BERT and ours.startswith(FUSION):

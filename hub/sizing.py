@@ -10,8 +10,24 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
+from transformers import AutoConfig
+
 from ..configuration import VioletConfig, VioletVisionConfig, named_configuration
-from .layouts import BACKBONE, BERT, FUSION, MLM, TEXT, VIOLET, Kind, Shape, holds, is_grid
+from .layouts import (
+    BACKBONE,
+    BERT,
+    CLIP_TEXT,
+    CLIP_TOWER,
+    FUSION,
+    MLM,
+    TEXT,
+    UNIFORMERV2_TOWER,
+    VIOLET,
+    Kind,
+    Shape,
+    holds,
+    is_grid,
+)
 
 CODEBOOK = 8192
 """Visual tokens of DALL-E's discrete VAE: a `fc_mvm` with this many outputs predicts them, any other features."""
@@ -192,18 +208,157 @@ class Sizes:
         sizes["mvm_targets"] = targets or None
         return ("violet-v2-base" if version_2 else "violet-v1-base"), sizes
 
+    def clip(self, settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """
+        The fields of `VioletConfig` but for the vision encoder's, and those of `ClipVipVisionConfig`.
 
-def infer_configuration(kind: Kind, shapes: Mapping[str, Shape], strict: bool = True) -> tuple[str, list[str]]:
+        Args:
+            settings: the config.json of a CLIP of transformers; else the weights are taken for one of OpenAI's sizes.
+        """
+        config: Any = AutoConfig.for_model(**settings) if settings else None
+        sides = {part: getattr(config, part, config) for part in ("vision_config", "text_config")}
+        vision, text = {}, {}
+        if self.kind.part(f"{CLIP_TOWER}encoder.") is not None:
+            vision = self.clip_tower(CLIP_TOWER, sides["vision_config"]) | self.clip_pictures()
+        if self.kind.part(f"{CLIP_TEXT}encoder.") is not None:
+            text = self.clip_tower(CLIP_TEXT, sides["text_config"]) | self.clip_words(sides["text_config"])
+        tokens = text.get("vocab_size", CLIP_WORDS)
+        fields: dict[str, Any] = {"text_config": {"model_type": "clip_text_model", **text}, "vocab_size": tokens}
+        fields |= {"bos_token_id": tokens - 2, "eos_token_id": tokens - 1, "pad_token_id": tokens - 1}
+        outputs = [("projection.video_projection.weight", -2), ("projection.text_projection.weight", -2)]
+        return fields | {"projection_dim": self.vote("the width of the projections", outputs, CLIP_PROJECTION)}, vision
+
+    def clip_tower(self, part: str, own: Any) -> dict[str, Any]:
+        """What both towers have: sizes of their layers, and what only `own` tells, a configuration of transformers."""
+        layers = f"{part}encoder.layers."
+        count = self.count(self.kind.their_name(layers) or "")
+        widths = [(f"{layers}{i}.{name}", -1) for i in range(count) for name in ("layer_norm1.weight", "mlp.fc2.bias")]
+        inner = [(f"{layers}{i}.mlp.fc1.bias", -1) for i in range(count)]
+        width = self.vote(f"the width of {part[:-1]!r}", widths, CLIP_WIDTHS[part])
+        sizes = {
+            "hidden_size": width,
+            "intermediate_size": self.vote(f"the width inside the layers of {part[:-1]!r}", inner, 4 * width),
+            # A missing last layer is told from a smaller model by what is published.
+            "num_hidden_layers": CLIP_LAYERS[part].get(width, count) or 1,
+            "num_attention_heads": max(width // HEAD_WIDTH, 1),
+        }
+        told = ("num_hidden_layers", "num_attention_heads", "hidden_act", "layer_norm_eps")
+        return sizes if own is None else sizes | {name: getattr(own, name) for name in told}
+
+    def clip_pictures(self) -> dict[str, Any]:
+        """The other fields of the vision tower."""
+        at = f"{CLIP_TOWER}embeddings."
+
+        def shape(name: str) -> Shape:
+            return self.shapes.get(self.kind.their_name(at + name) or "", ())
+
+        patches, places, times, proxies = map(
+            shape, ("patch_embedding.weight", "position_embedding.weight", "temporal_embedding", "added_cls")
+        )
+        patch = patches[-1] if len(patches) == 4 else 16
+        sizes: dict[str, Any] = {"patch_size": patch}
+        if places and is_grid(places[0]):
+            sizes["image_size"] = patch * math.isqrt(places[0] - 1)
+        if len(times) == 3:
+            sizes["temporal_size"] = times[1]
+        if len(proxies) == 2:
+            sizes["num_proxies"] = 1 + proxies[0]
+        return sizes
+
+    def clip_words(self, own: Any) -> dict[str, Any]:
+        """The other fields of the text tower. The last word of the vocabulary is the end of a text."""
+        at = f"{CLIP_TEXT}embeddings."
+        words = self.vote("the vocabulary", [(f"{at}token_embedding.weight", -2)], CLIP_WORDS)
+        places = self.vote("the places of words", [(f"{at}position_embedding.weight", -2)], CLIP_PLACES)
+        tokens = {"bos_token_id": words - 2, "eos_token_id": words - 1, "pad_token_id": words - 1}
+        if own is not None:
+            tokens = {name: getattr(own, name) for name in tokens}
+        return {"vocab_size": words, "max_position_embeddings": places, **tokens}
+
+    def uniformerv2(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """
+        The fields of `VioletConfig` but for the vision encoder's, and those of `UniFormerV2Config`. Shapes do not tell
+        the heads (the published models have one for 64 channels) nor which layers have global blocks (the last ones).
+        """
+        at = UNIFORMERV2_TOWER
+
+        def shape(name: str) -> Shape:
+            return self.shapes.get(self.kind.their_name(at + name) or "", ())
+
+        layers = self.count(self.kind.their_name(f"{at}layers.") or "") or 12
+        blocks = [f"{at}layers.{i}." for i in range(layers)]
+        witnesses = [(f"{block}{name}", -1) for block in blocks for name in ("mlp.norm.weight", "mlp.fc2.bias")]
+        width = self.vote("the width", witnesses, 768)
+        inner = self.vote("the width of the MLPs", [(f"{block}mlp.fc1.bias", -1) for block in blocks], 4 * width)
+        vision: dict[str, Any] = {
+            "hidden_size": width,
+            "num_hidden_layers": layers,
+            "num_attention_heads": max(width // HEAD_WIDTH, 1),
+            "mlp_ratio": max(inner // width, 1),
+        }
+        patches, places = shape("embeddings.patch_embedding.weight"), shape("embeddings.position_embedding")
+        patch = patches[-1] if len(patches) in (4, 5) else 16
+        vision |= {"patch_size": patch, "temporal_downsampling": len(patches) == 5 and patches[2] == 3}
+        if len(places) == 2 and is_grid(places[0]):
+            vision["image_size"] = patch * math.isqrt(places[0] - 1)
+        local = [name for name in (1, 2) if any(shape(f"layers.{i}.local_{name}.reduce.bias") for i in range(layers))]
+        vision["local_blocks"] = max(local, default=0)
+        reduced = [(f"{block}local_{name}.reduce.bias", -1) for block in blocks for name in local]
+        usual = int(width / 1.5)
+        told = self.vote("the inner width of the local blocks", reduced, usual)
+        vision["local_reduction"] = 1.5 if told == usual else width / (told + 0.5)  # int() cuts it to what is told
+        count = self.count(self.kind.their_name(f"{at}global_blocks.") or "")
+        vision["global_layers"] = list(range(layers - min(count or 4, layers), layers))
+        if self.kind.their_name(f"{at}balance") is not None and not shape("balance"):
+            vision |= {"frozen": True, "balance": False, "local_norm": "frozen"}
+        last = [("classifier.2.weight", -2), ("classifier.2.bias", -1)]
+        return {"num_labels": self.vote("the classes", last, 2)}, vision
+
+
+CLIP_WORDS, CLIP_PLACES, CLIP_PROJECTION = 49408, 77, 512
+CLIP_WIDTHS = {CLIP_TOWER: 768, CLIP_TEXT: 512}
+CLIP_LAYERS = {CLIP_TOWER: {768: 12, 1024: 24}, CLIP_TEXT: {512: 12, 768: 12}}
+"""Layers of OpenAI's CLIPs, by their widths."""
+
+
+def _violet_sizes(sizes: Sizes, strict: bool, settings: Mapping[str, Any]) -> tuple[str, dict, dict]:
+    kind = sizes.kind
+    name, fields = sizes.original(strict) if kind is VIOLET else ("violet-v2-base", sizes.text())
+    return name, fields, sizes.vision() if kind is not BERT else {}
+
+
+def _clip_vip_sizes(sizes: Sizes, strict: bool, settings: Mapping[str, Any]) -> tuple[str, dict, dict]:
+    return "clip-vip-base-16", *sizes.clip(settings)
+
+
+def _uniformerv2_sizes(sizes: Sizes, strict: bool, settings: Mapping[str, Any]) -> tuple[str, dict, dict]:
+    return "uniformerv2-base-16-scene", *sizes.uniformerv2()
+
+
+SYSTEMS: Mapping[str, Callable[[Sizes, bool, Mapping[str, Any]], tuple[str, dict, dict]]] = {
+    "violet": _violet_sizes,
+    "clip_vip": _clip_vip_sizes,
+    "uniformerv2": _uniformerv2_sizes,
+}
+"""
+By `Kind.system`: (sizes, see `Sizes.original`, the config.json beside the weights) -> the named configuration, the
+fields of `VioletConfig` that differ from it, and those of its vision encoder.
+"""
+
+
+def infer_configuration(
+    kind: Kind, shapes: Mapping[str, Shape], strict: bool = True, settings: Mapping[str, Any] | None = None
+) -> tuple[str, list[str]]:
     """
     The configuration that the shapes tell, as JSON; and which shapes disagree, in words.
 
     Args:
         shapes: by the kind's names.
         strict: see `Sizes.original`.
+        settings: the `config.json` beside the weights, for what shapes do not tell.
     """
     sizes = Sizes(kind, shapes)
-    name, fields = sizes.original(strict) if kind is VIOLET else ("violet-v2-base", sizes.text())
-    vision = sizes.vision() if kind is not BERT else {}
+    name, fields, vision = SYSTEMS[kind.system](sizes, strict, settings or {})
     return _configured(name, json.dumps(fields), json.dumps(vision)), sizes.conflicts
 
 

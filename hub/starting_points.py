@@ -17,12 +17,18 @@ from .conversion import (
     build,
     check_settings,
     convert_tensors,
+    frames_of,
+    join_parts,
     load_tokenizer,
+    own_tokenizer,
+    plan_for,
+    processor_of,
     quietly,
+    read_tokenizer,
     shapes_of,
 )
-from .layouts import BACKBONE, FUSION, MLM, TEXT
-from .planning import ConversionError, plan_conversion
+from .layouts import FUSION, MLM, TEXT
+from .planning import ConversionError, ConversionPlan, plan_conversion
 from .vision_models import (
     FRAMES_OF_PICTURE_MODELS,
     check_clip,
@@ -32,12 +38,18 @@ from .vision_models import (
     sides,
     vision_configuration,
 )
-from .weight_files import WeightsError, first_line, read_weights
+from .weight_files import Weights, WeightsError, first_line, read_weights
 
 Source = Mapping[str, Any] | str | os.PathLike
 
-PARTS = {"vision": (BACKBONE,), "text": (TEXT, FUSION, MLM)}
-"""What is taken of each source; the masked-language head only if the model has one."""
+PARTS = {
+    "vision": ("projection.video_projection.",),
+    "text": (TEXT, FUSION, MLM, "projection.text_projection.", "projection.logit_scale"),
+}
+"""
+What is taken of each source, and of the first one the vision encoder; the masked-language head and the projection only
+if source and model have one.
+"""
 BERT_FIELDS = (
     *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act"),
     *("hidden_dropout_prob", "attention_probs_dropout_prob", "max_position_embeddings", "type_vocab_size"),
@@ -82,7 +94,7 @@ def build_model(
     config = named_configuration(configuration) if isinstance(configuration, str) else configuration
     tensors: dict[str, torch.Tensor] = {}
     reports: dict[str, ConversionReport] = {}
-    encoder = vision_configuration(vision)
+    encoder = vision_configuration(vision, config.vision_config)
     config = with_places(config, vision, encoder, num_frames, image_size)
     if encoder is not None:
         tensors, reports["vision"] = _encoder_weights(vision, config, model_class)
@@ -90,18 +102,93 @@ def build_model(
         if source is None:
             continue
         weights = read_weights(source)
+        join_parts(weights, config)
         try:
             plan = plan_conversion(shapes_of(weights), model_class, config)
         except ConversionError as error:
             raise ConversionError(f"`{role}` ({weights.origin}): {error}") from None
         check_settings(plan, weights)
-        found, reports[role] = convert_tensors(plan, weights, PARTS[role])
+        key = f"video_encoder.{find_encoder(config.vision_config).key}."
+        parts = (key, *PARTS[role]) if role == "vision" else PARTS[role]
+        found, reports[role] = convert_tensors(plan, weights, parts)
         if not found:
             raise ConversionError(f"`{role}` ({weights.origin}): {plan.kind.name} holds nothing for it.")
         tensors |= found
     model = build(model_class, config, tensors, attn_implementation)
     model.conversion_report = reports
     return model
+
+
+def processor_of_system(
+    source: str | os.PathLike, system: str, num_frames: int | None = None, image_size: int | None = None
+) -> VideoTextProcessor:
+    """
+    The processor of a model that `build_system` makes: the source's tokenizer, and frames as the system takes them.
+
+    Args:
+        num_frames, image_size: of the clips; by default the system's, and the side of the source's pictures.
+
+    Raises:
+        WeightsError: as that one does; for clips that the model cannot take, or no tokenizer.
+    """
+    _, plan = _plan_system(source, system, VioletModel)
+    words, frames = read_tokenizer(str(own_tokenizer(source, plan.kind)), plan.config), frames_of(plan)
+    frames.num_frames = num_frames or frames.num_frames
+    if image_size is not None:
+        frames.size = {"height": image_size, "width": image_size}
+    check_clip(
+        find_encoder(plan.config.vision_config), frames.num_frames, (frames.size["height"], frames.size["width"])
+    )
+    return processor_of(plan, words, frames)
+
+
+def build_system(
+    source: str | os.PathLike,
+    system: str,
+    model_class: type[VioletPreTrainedModel],
+    image_size: int | None = None,
+    attn_implementation: str | None = None,
+    **changes: Any,
+) -> Any:
+    """
+    A model of a system that is made of a model of transformers key by key, its texts included: of a CLIP's two towers
+    CLIP-ViP's. What the system has beside them begins afresh.
+
+    Args:
+        source: a folder or a name on the Hub.
+        system: the `model_type` of the system's encoder, such as "clip_vip".
+        image_size: side of the frames that have a learned position each; by default that of the source's pictures.
+        changes: further fields of the configuration.
+
+    Returns:
+        The model, in evaluation mode, with its `conversion_report`.
+
+    Raises:
+        WeightsError: for weights that cannot be read, or are of another kind.
+    """
+    weights, plan = _plan_system(source, system)
+    if model_class.needs_fusion and not plan.config.has_fusion:
+        raise ConversionError(
+            f"{weights.origin} becomes a {system!r}, which has no fusion, and {model_class.__name__} reads the states "
+            "of one: it is for retrieval and classification."
+        )
+    if image_size is not None:
+        plan.config.vision_config.image_size = image_size
+    config = VioletConfig(**{**plan.config.to_dict(), **changes})
+    plan = plan_for(weights, model_class, config)
+    check_settings(plan, weights)
+    tensors, report = convert_tensors(plan, weights)
+    model: Any = build(model_class, config, tensors, attn_implementation)
+    model.conversion_report = report
+    return model
+
+
+def _plan_system(source: str | os.PathLike, system: str) -> tuple[Weights, ConversionPlan]:
+    weights = read_weights(source)
+    plan = plan_for(weights, VioletModel, None)
+    if plan.kind.system != system:
+        raise ConversionError(f"{weights.origin}: weights of {plan.kind.name}, which become no {system!r}.")
+    return weights, plan
 
 
 def configuration_for(text: str | os.PathLike, **changes: Any) -> VioletConfig:

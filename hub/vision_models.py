@@ -13,6 +13,11 @@ from .weight_files import WeightsError, first_line
 
 CONVERTED = ("swin", "violet", "violet_vision")
 """Model types whose weights become those of a Video Swin, key by key; a model of another type is taken as it is."""
+STARTS: Mapping[str, tuple[str, ...]] = dict.fromkeys(("clip", "clip_vision_model"), ("clip_vip", "uniformerv2"))
+"""
+Model types of transformers whose weights become those of encoders of ours, key by key, if the configuration asks for
+one of these (their model types); else a model of such a type is taken as it is.
+"""
 FRAMES_OF_PICTURE_MODELS = 8
 
 
@@ -32,10 +37,15 @@ def model_type(source: str | os.PathLike) -> str:
     return str(settings.get("model_type", ""))
 
 
-def vision_configuration(vision: Mapping[str, Any] | str | os.PathLike | None) -> PreTrainedConfig | None:
+def vision_configuration(
+    vision: Mapping[str, Any] | str | os.PathLike | None, ours: PreTrainedConfig | None = None
+) -> PreTrainedConfig | None:
     """
     The configuration of a model of transformers that can be a vision encoder as it is: a model's own, or its vision
     part's. None for weights that are converted.
+
+    Args:
+        ours: that of the encoder which the model is to have; see `STARTS`.
     """
     if not isinstance(vision, str | os.PathLike) or Path(vision).is_file():
         return None
@@ -46,6 +56,8 @@ def vision_configuration(vision: Mapping[str, Any] | str | os.PathLike | None) -
     except (OSError, ValueError) as error:
         raise WeightsError(f"`vision` ({vision}): {first_line(error)}") from error
     config = getattr(config, "vision_config", config)
+    if ours is not None and ours.model_type in STARTS.get(config.model_type, ()):
+        return None
     return None if config.model_type in CONVERTED else config
 
 

@@ -25,14 +25,17 @@ INDEX = "model.safetensors.index.json"
 WEIGHT_FILES = (WEIGHTS, INDEX, "pytorch_model.bin")
 """What a folder or a Hub repository may hold its weights in, the first that is there."""
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
-JOINED = re.compile(r"(.*encoder\.layers\.\d+\.blocks\.\d+\.attention\.self\.)query\.(weight|bias)")
+JOINED = r".*encoder\.layers\.\d+\.blocks\.\d+\.attention\.self\."
 """transformers' Swin keeps query, key and value apart; they are read as one tensor, `{query,key,value}`."""
 LEGACY_PICKLES = 4
 """torch files that are no zip archives begin so: a number, a version, the machine, the content."""
 OF_TENSORS = r"collections\.OrderedDict|torch\._utils\._rebuild_\w+|torch\.\w*Storage"
 """The names with which tensors are written."""
-WRAPPERS = ("state_dict", "model", "module", "model_state_dict")
-"""Under which names training code keeps the weights beside other things (mmcv, Lightning, DeepSpeed, the Trainer)."""
+WRAPPERS = ("state_dict", "model", "module", "model_state_dict", "model_state")
+"""
+Under which names training code keeps the weights beside other things (mmcv, Lightning, DeepSpeed, the Trainer,
+SlowFast).
+"""
 PREFIXES = ("module.", "_orig_mod.")
 """What DistributedDataParallel, DeepSpeed and torch.compile put before each name."""
 
@@ -76,19 +79,23 @@ def read_weights(source: Mapping[str, Any] | str | os.PathLike) -> Weights:
         weights = _read_hub(os.fspath(source))
     else:
         weights = _unwrap(read_file(Path(source)), os.fspath(source))
-    _join(weights.tensors)
+    join(weights.tensors, JOINED, ("query", "key", "value"))
     return weights
 
 
-def _join(tensors: dict[str, torch.Tensor]) -> None:
-    """Puts one tensor in the place of each three of `JOINED` that fit together."""
-    for found in filter(None, map(JOINED.fullmatch, list(tensors))):
-        names = [f"{found[1]}{part}.{found[2]}" for part in ("query", "key", "value")]
+def join(tensors: dict[str, torch.Tensor], start: str, together: tuple[str, ...]) -> None:
+    """
+    Puts one tensor in the place of those that fit together, whose names begin with the pattern `start` and go on with
+    one of `together`: `attention.{query,key,value}.weight` for `attention.query.weight` and the two others.
+    """
+    pattern = re.compile(rf"({start}){re.escape(together[0])}\.(weight|bias)")
+    for found in filter(None, map(pattern.fullmatch, list(tensors))):
+        names = [f"{found[1]}{part}.{found[2]}" for part in together]
         parts = [tensors[name] for name in names if name in tensors]
         if len(parts) == len(names) and len({(part.shape, part.dtype) for part in parts}) == 1:
             for name in names:
                 del tensors[name]
-            tensors[f"{found[1]}{{query,key,value}}.{found[2]}"] = torch.cat(parts)
+            tensors[f"{found[1]}{{{','.join(together)}}}.{found[2]}"] = torch.cat(parts)
 
 
 def read_file(path: Path) -> Any:

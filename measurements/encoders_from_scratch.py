@@ -20,7 +20,8 @@ from pretraining_value import CLIPS, SHOWN, VIOLET, finetuning_options, print_me
 from violet import VideoTextProcessor, VioletModel, named_configuration, pretrained
 
 STEPS = 1000
-SIDE, PATCH, FRAMES = 64, 16, 4
+SIDE, PATCH, FRAMES = 64, 32, 4
+"""A patch is as large as a cell of violet-tiny's Video Swin: the fusion gets as many tokens of a frame."""
 LAYERS = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 512}
 PICTURE = {**LAYERS, "image_size": SIDE, "patch_size": PATCH}
 SPREAD = {"initializer_range": 0.08}  # as violet-tiny's, see its configuration
@@ -36,7 +37,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
 def untrained(encoder: str, seed: int, folder: Path) -> Path:
     """A model with that encoder, as it starts, in a folder."""
     if not (folder / "config.json").exists():
-        own = {"vision_config": ENCODERS[encoder], "video_grid_size": SIDE // PATCH} if ENCODERS[encoder] else {}
+        own = {"vision_config": ENCODERS[encoder]} if ENCODERS[encoder] else {}
         torch.manual_seed(seed)
         model = VioletModel(named_configuration("violet-tiny", **own))
         VideoTextProcessor.from_pretrained(pretrained("violet-tiny")).save_pretrained(folder)

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import yaml
 
+from violet.training.machine import preferred_dtype
+
 RECIPE = Path(__file__).parents[1] / "examples" / "violet-tiny.yaml"
 LEFT_OUT = {"all": (), "no_mvm": ("mvm_pixel", "mvm_hog"), "no_vtm": ("vtm",), "no_mlm": ("mlm",), "no_vtc": ("vtc",)}
 """Variants that are pre-trained here, and what each leaves out of the recipe."""
@@ -36,7 +38,8 @@ def finetuning_options(folder: Path, seed: int, clips_folder: Path, clips: int, 
         *(f"--output_dir={folder}", f"--seed={seed}", f"--shapes_folder={clips_folder}", f"--shapes_clips={clips}"),
         *(f"--max_steps={steps}", "--learning_rate=5e-4", "--lr_scheduler_type=cosine"),
         *("--questions_per_video=3", "--per_device_train_batch_size=96", "--per_device_eval_batch_size=192"),
-        *("--warmup_steps=0.05", "--weight_decay=0.05", "--save_steps=100000", "--bf16=true"),
+        *("--warmup_steps=0.05", "--weight_decay=0.05", "--save_steps=100000"),
+        f"--bf16={str(preferred_dtype() == 'bfloat16').lower()}",  # many times slower where the processor lacks it
     ]
 
 

@@ -24,6 +24,7 @@ from transformers import AutoProcessor
 from violet.core.files import write_json
 from violet.data import moving_shapes
 from violet.training import TASKS, DataArguments, FinetuningArguments
+from violet.training.machine import preferred_dtype
 
 CLIPS = 8000
 COMMON = {
@@ -32,7 +33,7 @@ COMMON = {
     "warmup_steps": 0.05,
     "weight_decay": 0.05,
     "freeze_backbone": "true",
-    "bf16": "true",
+    "bf16": str(preferred_dtype() == "bfloat16").lower(),
     "save_steps": 100000,
     "logging_steps": 100,
 }
@@ -140,7 +141,10 @@ def prior(task: str, shapes: Path, seed: int) -> float:
 def measure(task: str, folder: Path, shapes: Path, seed: int, shuffle_frames: bool) -> dict[str, float]:
     """The metrics of a fine-tuned model on the test clips."""
     training = FinetuningArguments(
-        output_dir=str(folder / "measured"), per_device_eval_batch_size=96, bf16=True, report_to=[]
+        output_dir=str(folder / "measured"),
+        per_device_eval_batch_size=96,
+        bf16=preferred_dtype() == "bfloat16",
+        report_to=[],
     )
     model = TASKS[task].model_class.from_pretrained(folder)
     rows = TASKS[task].test_rows(moving_shapes(shapes, train=CLIPS, seed=seed)["test"])

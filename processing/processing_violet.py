@@ -114,13 +114,18 @@ def _on_device(value: Any, device: torch.device | str) -> Any:
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """A configuration's fields that say which tokens of this vocabulary texts are written with."""
-    return {
+    """
+    A configuration's fields that say which tokens of this vocabulary texts are written with: BERT's roles, or those
+    that others have in their place (CLIP's). What a vocabulary has no token for is left out.
+    """
+    first, last = tokenizer.cls_token_id, tokenizer.sep_token_id
+    found = {
         "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": tokenizer.cls_token_id,
-        "eos_token_id": tokenizer.sep_token_id,
+        "bos_token_id": tokenizer.bos_token_id if first is None else first,
+        "eos_token_id": tokenizer.eos_token_id if last is None else last,
         "mask_token_id": tokenizer.mask_token_id,
     }
+    return {field: token for field, token in found.items() if token is not None}
 
 
 def train_wordpiece_tokenizer(texts: Iterable[str], vocab_size: int = 2000) -> BertTokenizer:

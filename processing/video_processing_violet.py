@@ -34,7 +34,7 @@ from .decoding import (
     encoded_file,
 )
 
-FRAME_SAMPLINGS = ("even", "random_start", "jitter")
+FRAME_SAMPLINGS = ("even", "random_start", "jitter", "ends")
 
 
 class VioletVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[call-arg]
@@ -43,11 +43,12 @@ class VioletVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[cal
     do_pad_to_square (`bool`):
         Pad with black to the shape of `size` (of a square, to a square), centred, then resize to `size` (the
         original's evaluation). Otherwise resize until `size` is covered and take its centre.
+    do_stretch (`bool`):
+        Resize to `size` at once, whatever the clip's shape is, without padding or cutting.
     do_random_crop (`bool`):
         Take a drawn place instead of the centre, if the clip has a draw (VIOLETv2's pre-training).
     frame_sampling (`str`):
-        Which frames are taken of a clip that has a draw: "even" as without, "random_start" or "jitter", see
-        `VioletVideoProcessor.sample_frames`.
+        Which frames are taken: "even", "random_start", "jitter" or "ends", see `VioletVideoProcessor.sample_frames`.
     draws (`list[int]`):
         Of one call: a number for each clip, from which its frames and its crop are drawn.
     decode_backend (`str`):
@@ -55,6 +56,7 @@ class VioletVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[cal
     """
 
     do_pad_to_square: bool | None
+    do_stretch: bool | None
     do_random_crop: bool | None
     frame_sampling: str | None
     draws: list[int] | None
@@ -75,6 +77,21 @@ def strided_indices(total_frames: int, num_frames: int, phases: float | np.ndarr
     """
     places = total_frames * (np.arange(num_frames) + phases) / num_frames
     return np.minimum(places.astype(np.int64), total_frames - 1)
+
+
+def indices_with_ends(total_frames: int, num_frames: int, draw: int | None = None) -> np.ndarray:
+    """
+    `num_frames` indices in equal steps from the first frame to the last, rounded down; repeating if frames are few.
+
+    Args:
+        draw: then from a frame drawn near the first to one drawn near the last: each at most
+            total_frames // (num_frames - 1) away.
+    """
+    first, last = 0, total_frames - 1
+    if draw is not None:
+        reach = min(total_frames // max(num_frames - 1, 1), last)
+        first, last = sorted(np.random.default_rng([draw, 0]).integers(0, reach + 1, 2) + [0, last - reach])
+    return np.linspace(first, last, num_frames).astype(np.int64)
 
 
 def times_at_rate(duration: float, fps: float) -> np.ndarray:
@@ -215,6 +232,7 @@ class VioletVideoProcessor(SavedWhole, BaseVideoProcessor):
     do_sample_frames = True
     do_convert_rgb = True  # decoding always gives RGB
     do_pad_to_square = True
+    do_stretch = False
     do_random_crop = False
     frame_sampling = "even"
     do_resize = True
@@ -237,6 +255,10 @@ class VioletVideoProcessor(SavedWhole, BaseVideoProcessor):
         if self.frame_sampling not in FRAME_SAMPLINGS:
             known = ", ".join(FRAME_SAMPLINGS)
             raise ValueError(f"`frame_sampling` {self.frame_sampling!r} is unknown; use {known}.")
+        if self.do_stretch and (self.do_pad_to_square or self.do_random_crop):
+            raise ValueError(
+                "`do_stretch` needs `do_pad_to_square=False` and no `do_random_crop`: nothing is cut off."
+            )
         if self.do_random_crop and self.do_pad_to_square:
             raise ValueError("`do_random_crop` needs `do_pad_to_square=False`: a padded clip has nothing to crop.")
 
@@ -261,6 +283,7 @@ class VioletVideoProcessor(SavedWhole, BaseVideoProcessor):
         - "even", or without a draw: floor(N / (S + 1) * (i + 1)), as the original takes them.
         - "random_start": one frame in each of S equal parts, at the same drawn place in all.
         - "jitter": at a place drawn for each part (Wang et al., 2016, arXiv:1608.00859).
+        - "ends", also without a draw: from the first frame to the last, see `indices_with_ends`.
 
         Args:
             draw: decides what is drawn.
@@ -278,6 +301,8 @@ class VioletVideoProcessor(SavedWhole, BaseVideoProcessor):
         number, clips = test_clip
         if clips > 1:
             return strided_indices(total, count, (number + 0.5) / clips)
+        if frame_sampling == "ends":
+            return indices_with_ends(total, count, draw)
         if draw is None or frame_sampling == "even":
             return evenly_spaced_indices(total, count)
         phases = np.random.default_rng([draw, 0]).random(count)
@@ -353,6 +378,7 @@ class VioletVideoProcessor(SavedWhole, BaseVideoProcessor):
         videos: list[torch.Tensor],
         do_resize: bool,
         do_pad_to_square: bool,
+        do_stretch: bool,
         do_random_crop: bool,
         size: SizeDict,
         resample: PILImageResampling,
@@ -369,7 +395,7 @@ class VioletVideoProcessor(SavedWhole, BaseVideoProcessor):
         for shape, stacked in grouped.items():  # stacked: (clips, frames, 3, height, width)
             if do_pad_to_square:
                 stacked = _pad_to_shape(stacked, size)
-            if do_resize and do_pad_to_square:
+            if do_resize and (do_pad_to_square or do_stretch):
                 stacked = self.resize(stacked, size, resample)
             elif do_resize:
                 height, width = stacked.shape[-2:]

@@ -16,7 +16,7 @@ from .tasks import TASKS
 
 TASK_NAMES = tuple(TASKS)
 BAD_SAMPLES = ("raise", "skip")
-FITS = ("pad", "center_crop", "random_crop")
+FITS = ("pad", "center_crop", "random_crop", "stretch")
 
 
 class SettingsError(ValueError):
@@ -34,6 +34,7 @@ def set_frames(frames: VioletVideoProcessor, fit: str | None, frame_sampling: st
     """Lets the processor choose and fit frames as a run asks for; None leaves its own way."""
     if fit is not None:
         frames.do_pad_to_square, frames.do_random_crop = fit == "pad", fit == "random_crop"
+        frames.do_stretch = fit == "stretch"
     if frame_sampling is not None:
         frames.frame_sampling = frame_sampling
 
@@ -159,6 +160,15 @@ class ModelArguments:
             "model of pictures or videos. A VIOLET has its own."
         },
     )
+    system: str | None = field(
+        default=None,
+        metadata={
+            "aliases": ["--as"],
+            "help": "What a --model of transformers becomes, with all its weights: clip-vip (of a CLIP: two towers "
+            "without a fusion, whose frames meet in proxy tokens). By default its vision part becomes the encoder of "
+            "a new VIOLET, see --text.",
+        },
+    )
     from_scratch: bool = field(
         default=False,
         metadata={"help": f"Random weights of a named configuration instead: {', '.join(NAMED_CONFIGURATIONS)}."},
@@ -176,16 +186,17 @@ class ModelArguments:
     fit: str | None = field(
         default=None,
         metadata={
-            "help": "How a frame becomes a square: pad with black, center_crop, or random_crop in training and "
-            "center_crop else; by default the processor's own.",
+            "help": "How a frame becomes a square: pad with black, center_crop, random_crop in training and "
+            "center_crop else, or stretch; by default the processor's own.",
             "choices": FITS,
         },
     )
     frame_sampling: str | None = field(
         default=None,
         metadata={
-            "help": "Which frames are taken in training: even, random_start (evenly spaced, from a drawn place) or "
-            "jitter (one drawn in each of equal parts); by default the processor's own.",
+            "help": "Which frames are taken in training: even, random_start (evenly spaced, from a drawn place), "
+            "jitter (one drawn in each of equal parts) or ends (from the first to the last, in training from near the "
+            "first to near the last); by default the processor's own.",
             "choices": FRAME_SAMPLINGS,
         },
     )
@@ -210,6 +221,8 @@ class ModelArguments:
     )
 
     def __post_init__(self):
+        if self.from_scratch and self.system is not None:
+            raise SettingsError("--as starts from the weights of --model, and --from_scratch from none: give one.")
         if self.from_scratch and self.model not in NAMED_CONFIGURATIONS:
             raise SettingsError(
                 f"--from_scratch: no configuration is named {self.model!r}; use {', '.join(NAMED_CONFIGURATIONS)}."

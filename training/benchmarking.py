@@ -28,8 +28,8 @@ MASKED = "masked-answer"
 
 def recipe_options(benchmark: Benchmark, name: str | None) -> dict[str, Any]:
     """
-    The options of `violet finetune` that a recipe stands for. Frames and their size are the model's own: published
-    models have 5 of 224 pixels.
+    The options of `violet finetune` that a recipe stands for. Frames and their size are the model's own: VIOLETs have
+    5 of 224 pixels, CLIP-ViP 12.
 
     Args:
         name: of the benchmark's recipes; by default VIOLETv2's, else the first.
@@ -50,7 +50,7 @@ def recipe_options(benchmark: Benchmark, name: str | None) -> dict[str, Any]:
         "learning_rate": recipe.learning_rate,
         "weight_decay": recipe.weight_decay,
         "lr_scheduler_type": recipe.schedule,
-        "warmup_steps": 0.1 if recipe.schedule == "linear" else 0,
+        "warmup_steps": {"linear": 0.1, "cosine": 0.01}.get(recipe.schedule, 0),
         "max_text_length": recipe.text_length,
         "save_strategy": "epoch",
     }

@@ -25,18 +25,18 @@ from ..data import moving_shapes, read_rows, rows_digest
 from ..data.hub_rows import HUB
 from ..data.loading import ClipReader
 from ..hub.conversion import load_tokenizer
-from ..hub.starting_points import configuration_for
+from ..hub.starting_points import build_system, configuration_for, processor_of_system
 from ..hub.vision_models import check_clip
 from ..modeling_violet import VioletPreTrainedModel
 from ..modeling_violet.encoders import find_encoder
-from ..modeling_violet.heads import VioletClassificationHead
+from ..modeling_violet.heads import VioletClassificationHead, VioletPooledHead
 from ..processing import VideoTextProcessor, special_tokens
 from .arguments import DataArguments, FinetuningArguments, ModelArguments, SettingsError, set_frames
 from .checkpoints import checkpoint_to_resume
 from .machine import preferred_kernel
 from .runs import begin_run, end_run, is_hub_name, save_model
-from .scratch import processor_from_scratch
-from .starting import model_from_parts, processor_from_parts, starts_from_parts
+from .scratch import processor_from_scratch, texts_from_scratch
+from .starting import SYSTEMS, check_system, model_from_parts, processor_from_parts, starts_from_parts
 from .tasks import TASKS, Task
 from .trainer import VioletTrainer
 from .vocabulary import check_answers, check_tokenizer, check_words, exchange_vocabulary
@@ -122,18 +122,22 @@ def build_processor(arguments: ModelArguments, rows: Dataset, data: DataArgument
 
 def from_parts(arguments: ModelArguments) -> bool:
     """Whether a new model starts from a model of pictures or videos, see `starts_from_parts`."""
-    return not arguments.from_scratch and starts_from_parts(arguments.model)
+    return not arguments.from_scratch and arguments.system is None and starts_from_parts(arguments.model)
 
 
 def processor_of_weights(arguments: ModelArguments) -> VideoTextProcessor:
     """
-    The processor to start with: of a VIOLET's weights, or of public parts; with the clips that are asked for.
+    The processor to start with: of a VIOLET's weights, of a system's, or of public parts; with the clips that are
+    asked for.
 
     Raises:
         WeightsError: for clips that the vision encoder cannot take; of public parts see `processor_from_parts`.
     """
+    sizes = (arguments.num_frames, arguments.image_size)
+    if arguments.system is not None:
+        check_system(arguments.model, arguments.system)
+        return processor_of_system(arguments.model, SYSTEMS[arguments.system], *sizes)
     if from_parts(arguments):
-        sizes = (arguments.num_frames, arguments.image_size)
         return processor_from_parts(arguments.model, arguments.text, *sizes)
     processor = AutoProcessor.from_pretrained(source_of(arguments))
     frames = processor.video_processor
@@ -162,19 +166,25 @@ def build_model(
 ) -> VioletPreTrainedModel:
     """
     From scratch if a named configuration is asked for, else from pretrained weights, with what the task sets in
-    their configuration; those of a model of pictures or videos as `model_from_parts` says. A VIOLET's weights keep
+    their configuration; those of a model of pictures or videos as `model_from_parts` or, for a system,
+    `hub.starting_points.build_system` says. A VIOLET's weights keep
     their head of labels if it has the very same ones, and start a new one otherwise. If another tokenizer is
     asked for, see `exchange_vocabulary`.
     """
     task, source = TASKS[data.task], "" if arguments.from_scratch else source_of(arguments)
-    new_model, before = from_parts(arguments), None
+    new_model, before = arguments.system is not None or from_parts(arguments), None
     if task.label_head and not arguments.from_scratch and not new_model:
         before = list(VioletConfig.from_pretrained(source).id2label.values())
     changes = task.configure(arguments, data, rows, before)
     if arguments.from_scratch:
-        changes |= special_tokens(processor.tokenizer)
-        config = named_configuration(arguments.model, vocab_size=len(processor.tokenizer), **changes)
+        changes |= texts_from_scratch(arguments.model, processor.tokenizer)
+        config = named_configuration(arguments.model, **changes)
         return task.model_class._from_config(config, attn_implementation=kernel)
+    if arguments.system is not None:
+        frames = processor.video_processor
+        system = SYSTEMS[arguments.system]
+        changes |= special_tokens(processor.tokenizer)
+        return build_system(source, system, task.model_class, frames.size["height"], kernel, **changes)
     own = processor.tokenizer
     if arguments.tokenizer is not None:
         own = load_tokenizer(arguments.text) if new_model else AutoProcessor.from_pretrained(source).tokenizer
@@ -188,8 +198,14 @@ def build_model(
         )
     if task.label_head and not new_model and before != list(changes["id2label"].values()):
         # A head of the same size would be loaded all the same.
-        head = VioletClassificationHead(model.config, len(changes["id2label"])).apply(model._init_weights)
-        setattr(model, task.label_head, head)
+        classes, width = len(changes["id2label"]), model.base_model.vision_encoder.pooled_size
+        pooled = isinstance(getattr(model, task.label_head), VioletPooledHead)
+        head = (
+            VioletPooledHead(model.config, classes, width)
+            if pooled
+            else VioletClassificationHead(model.config, classes)
+        )
+        setattr(model, task.label_head, head.apply(model._init_weights))
     if own.get_vocab() != processor.tokenizer.get_vocab():
         kept = exchange_vocabulary(model, own, processor.tokenizer)
         logger.warning(
@@ -216,6 +232,8 @@ def run_settings(
     settings |= {"lr_scheduler_type": training.lr_scheduler_type.value, "violet": __version__}
     if not from_parts(model):  # a VIOLET has its own
         del settings["text"]
+    if model.system is None:
+        del settings["system"]
     # A run that was stopped by a bad sample, or refused for its words, may go on.
     for name in ("frame_cache_mb", "decode_time_limit", "bad_samples", "allow_unknown_words"):
         del settings[name]

@@ -114,9 +114,9 @@ class PretrainingRecipe:
         seed: decides weights, order, masks and negatives.
         num_workers: processes that decode videos, for each training process.
         frame_cache_mb: MiB of decoded frames that each of them keeps.
-        fit: how a frame becomes a square: `pad` with black, `center_crop` or `random_crop`; by default the processor's
-            own.
-        frame_sampling: which frames are taken: `even`, `random_start` or `jitter`, see
+        fit: how a frame becomes a square: `pad` with black, `center_crop`, `random_crop` or `stretch`; by default the
+            processor's own.
+        frame_sampling: which frames are taken: `even`, `random_start`, `jitter` or `ends`, see
             `VioletVideoProcessor.sample_frames`; by default the processor's own.
         bad_samples: a video that cannot be read stops the run (`raise`), or its row is left out, counted and written
             to `failed_samples.jsonl` (`skip`).

@@ -1,14 +1,36 @@
 """What a named configuration starts from scratch with: its frames, its tokenizer, its processor."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from ..configuration import named_configuration
-from ..processing import VideoTextProcessor, VioletVideoProcessor, train_wordpiece_tokenizer
+from ..processing import VideoTextProcessor, VioletVideoProcessor, special_tokens, train_wordpiece_tokenizer
 
-FRAMES_FROM_SCRATCH = {"violet-tiny": (64, 4), "violet-v1-base": (224, 5), "violet-v2-base": (224, 5)}
+FRAMES_FROM_SCRATCH = {
+    "violet-tiny": (64, 4),
+    "violet-v1-base": (224, 5),
+    "violet-v2-base": (224, 5),
+    "uniformerv2-base-16-scene": (224, 8),
+    "uniformerv2-base-16-temporal": (224, 16),
+    "uniformerv2-tiny": (64, 8),
+    "clip-vip-base-16": (224, 12),
+    "clip-vip-base-32": (224, 12),
+    "clip-vip-tiny": (64, 4),
+}
 """Side in pixels and number of frames that a named configuration is trained with."""
+
+
+def texts_from_scratch(model: str, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """The fields of a named configuration that its vocabulary decides, with those of a text side of transformers."""
+    tokens = special_tokens(tokenizer)
+    fields: dict[str, Any] = {"vocab_size": len(tokenizer), **tokens}
+    text = named_configuration(model).text_config
+    if hasattr(text, "vocab_size"):
+        own = {name: value for name, value in fields.items() if hasattr(text, name)}
+        fields["text_config"] = {**text.to_dict(), **own}
+    return fields
 
 
 def frames_from_scratch(

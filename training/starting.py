@@ -6,12 +6,31 @@ from typing import Any
 from ..configuration import NAMED_CONFIGURATIONS, VioletConfig
 from ..hub import WeightsError, build_model, build_processor
 from ..hub.starting_points import configuration_for
-from ..hub.vision_models import CONVERTED, model_type
+from ..hub.vision_models import CONVERTED, STARTS, model_type
 from ..modeling_violet import VioletPreTrainedModel
 from ..processing import VideoTextProcessor
 from .arguments import SettingsError
 
 TEXT = "bert-base-uncased"
+SYSTEMS = {"clip-vip": "clip_vip"}
+"""What `--as` names -> the `model_type` of that system's encoder."""
+
+
+def check_system(model: str, system: str) -> None:
+    """
+    Raises:
+        SettingsError: for an unknown system, or a model that does not become one.
+    """
+    if system not in SYSTEMS:
+        raise SettingsError(f"--as: no system is named {system!r}; use {', '.join(SYSTEMS)}.")
+    kind = None if model in NAMED_CONFIGURATIONS else model_type(model)
+    if kind is None or SYSTEMS[system] not in STARTS.get(kind, ()):
+        known = ", ".join(one for one, becomes in STARTS.items() if SYSTEMS[system] in becomes)
+        told = "a configuration" if kind is None else f"a {kind!r}"
+        raise SettingsError(
+            f"--as {system}: --model {model} is {told}, which does not become one; a model of transformers of type "
+            f"{known} is needed. If it is a {system} already, leave --as out."
+        )
 
 
 def starts_from_parts(model: str) -> bool:

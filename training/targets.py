@@ -108,6 +108,7 @@ def target_settings(
         "image_mean": list(frames.image_mean),
         "image_std": list(frames.image_std),
         "do_pad_to_square": frames.do_pad_to_square,
+        **({"do_stretch": True} if frames.do_stretch else {}),  # targets stored before there was a choice stay valid
         # Drawn videos have the same names whatever they show.
         "drawn_with_seed": dataset.seed if dataset.source == "moving_shapes" else None,
     }

@@ -16,11 +16,13 @@ ENCODERS: Registry[Any] = Registry(
     __package__,
     {
         "violet_vision": "video_swin:VioletVisionModel",
+        "clip_vip": "clip_vip:ClipVip",
         "frame_by_frame": "frame_by_frame:FrameByFrame",
         "timesformer": "whole_clip:WholeClip",
         "videomae": "whole_clip:WholeClip",
         "vivit": "whole_clip:WholeClip",
         "vjepa2": "whole_clip:WholeClip",
+        "uniformerv2": "uniformerv2:UniFormerV2Model",
     },
     config_keys=("vision_config.model_type",),
     default="frame_by_frame",

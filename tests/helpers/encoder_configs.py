@@ -1,4 +1,4 @@
-"""Small random models of transformers that can be vision encoders: eight, of pictures and of videos."""
+"""Small random models of transformers that can be vision encoders, and our own."""
 
 from typing import Any
 
@@ -16,6 +16,7 @@ ENCODER_CONFIGS: dict[str, dict[str, Any]] = {
         "patch_size": 8,
         "drop_path_rate": 0.0,
     },
+    "clip_vip": {**_VIT, "temporal_size": FRAMES},
     "clip_vision_model": _VIT,
     "siglip_vision_model": _VIT,
     "dinov2": {**_SMALL, "image_size": SIDE, "patch_size": PATCH},
@@ -32,6 +33,15 @@ ENCODER_CONFIGS: dict[str, dict[str, Any]] = {
         "pred_num_hidden_layers": 1,
     },
     "timesformer": {**_VIT, "num_frames": FRAMES},
+    "uniformerv2": {
+        **_SMALL,
+        "image_size": SIDE,
+        "patch_size": PATCH,
+        "local_blocks": 2,
+        "global_layers": (0, 1),
+        "balance": False,
+        "summary_token": True,
+    },
 }
 """By `model_type`: cells of 16 x 16 pixels, and of 1 or 2 frames."""
 PICTURES = ("clip_vision_model", "siglip_vision_model", "dinov2", "vit")

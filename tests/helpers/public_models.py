@@ -1,5 +1,7 @@
 """Folders as the Hub has them, of small random models under their real classes: eight vision models and a BERT."""
 
+import json
+import string
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -7,11 +9,20 @@ from typing import Any
 import torch
 import transformers
 from encoder_configs import ENCODER_CONFIGS, SIDE
-from transformers import AutoConfig, AutoModel, BertConfig, BertForMaskedLM, CLIPConfig, CLIPModel
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    BertConfig,
+    BertForMaskedLM,
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPTokenizer,
+)
 
 from violet.processing import train_wordpiece_tokenizer
 
-PUBLIC_ENCODERS = tuple(name for name in ENCODER_CONFIGS if name != "violet_vision")
 SQUARE = {"height": SIDE, "width": SIDE}
 CROPPED: dict[str, Any] = {"size": {"shortest_edge": SIDE}, "crop_size": SQUARE}
 PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -24,6 +35,8 @@ PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
     "timesformer": ("VideoMAEImageProcessor", CROPPED),
 }
 """The class and the settings of each model's own processor."""
+PUBLIC_ENCODERS = tuple(PROCESSORS)
+OUR_ENCODERS = tuple(name for name in ENCODER_CONFIGS if name not in PROCESSORS)
 
 
 def save_vision_model(encoder: str, folder: Path, seed: int = 0) -> Path:
@@ -50,4 +63,35 @@ def save_bert(texts: Iterable[str], folder: Path, seed: int = 0, **changes: Any)
     config = BertConfig(**{"vocab_size": len(tokenizer), "max_position_embeddings": 64, **sizes, **changes})
     BertForMaskedLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def clip_tokenizer(texts: Iterable[str]) -> CLIPTokenizer:
+    """CLIP's tokenizer with a vocabulary of the texts' words; the end of a text is its last token."""
+    trained = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    trained.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer = trainers.BpeTrainer(vocab_size=300, end_of_word_suffix="</w>", show_progress=False)
+    trained.train_from_iterator([text.lower() for text in texts], trainer)
+    model = json.loads(trained.to_str())["model"]
+    words: dict[str, int] = dict(model["vocab"])
+    for character in string.ascii_lowercase + string.digits + string.punctuation:
+        for piece in (character, character + "</w>"):
+            words.setdefault(piece, len(words))
+    for token in ("<|startoftext|>", "<|endoftext|>"):
+        words[token] = len(words)
+    return CLIPTokenizer(vocab=words, merges=[tuple(pair) for pair in model["merges"]])
+
+
+def save_clip(texts: Iterable[str], folder: Path, seed: int = 0, **vision: Any) -> Path:
+    """Saves a CLIP with its pictures' processor and a tokenizer of the texts' words."""
+    tokenizer = clip_tokenizer(texts)
+    end = tokenizer.eos_token_id
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    text = {**sizes, "num_attention_heads": 2, "vocab_size": end + 1, "max_position_embeddings": 48}
+    text |= {"projection_dim": 16, "bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end}
+    torch.manual_seed(seed)
+    pictures = {**sizes, "image_size": SIDE, "patch_size": 16, "projection_dim": 16, **vision}
+    CLIPModel(CLIPConfig(vision_config=pictures, text_config=text, projection_dim=16)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    CLIPImageProcessor(**CROPPED).save_pretrained(folder)
     return folder

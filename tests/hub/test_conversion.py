@@ -561,7 +561,7 @@ def test_a_conversion_without_a_tokenizer(tmp_path):
 # --- models of transformers that are encoders as they are ---
 
 
-@pytest.mark.parametrize("encoder", ["clip_vision_model", "vit", "videomae"])
+@pytest.mark.parametrize("encoder", ["siglip_vision_model", "vit", "videomae"])
 def test_a_model_of_pictures_or_videos_is_no_conversion_and_told_what_it_is(encoder, tmp_path, capsys):
     folder, output = save_vision_model(encoder, tmp_path / "public"), tmp_path / "converted"
     assert main(["convert", str(folder), str(output), "--no_tokenizer"]) == 2

@@ -39,6 +39,8 @@ def keys_and_shapes(name: str) -> dict[str, str]:
     config.mvm_targets = {target: {} for target in TARGETS}
     found: dict[str, list[int]] = {}
     for model_class in MODELS:
+        if model_class.needs_fusion and not config.has_fusion:
+            continue
         with torch.device("meta"):
             model = model_class(config)
         found |= {key: list(value.shape) for key, value in model.state_dict().items()}

@@ -210,7 +210,13 @@ def test_a_pickled_processor_is_the_same(small):
 
 @pytest.mark.parametrize(
     "setting, value",
-    [("num_frames", 0), ("decode_backend", "ffmpeg"), ("frame_sampling", "random"), ("do_random_crop", True)],
+    [
+        ("num_frames", 0),
+        ("decode_backend", "ffmpeg"),
+        ("frame_sampling", "random"),
+        ("do_random_crop", True),
+        ("do_stretch", True),
+    ],
 )
 def test_an_impossible_setting_is_refused_by_name(setting, value):
     with pytest.raises(ValueError, match=setting):
@@ -290,3 +296,38 @@ def test_a_frame_is_padded_to_the_shape_of_the_size_whatever_that_is():
         assert pixels.shape == (3, 32, 64)
         rows, columns = (pixels[0] > 0.5).any(1).sum(), (pixels[0] > 0.5).any(0).sum()
         assert (int(rows), int(columns)) == shown
+
+
+@pytest.mark.shared
+def test_frames_from_the_first_to_the_last_are_those_of_clip_vip(shared_folder):
+    rows = np.load(shared_folder / "goldens" / "clip_vip_public.npz")["test_frames"]
+    for total, count, *indices in rows.tolist():
+        processor = VioletVideoProcessor(num_frames=count, frame_sampling="ends")
+        found = processor.sample_frames(VideoMetadata(total_num_frames=total, fps=None))
+        assert found.tolist() == indices[:count] and set(indices[count:]) <= {-1}
+    assert len(rows) == 24
+
+
+def test_drawn_ends_lie_near_the_first_and_the_last_frame():
+    processor = VioletVideoProcessor(num_frames=5, frame_sampling="ends")
+    assert processor.is_random
+    metadata = VideoMetadata(total_num_frames=41, fps=None)
+    drawn = [processor.sample_frames(metadata, draw=draw) for draw in range(300)]
+    assert {indices[0] for indices in drawn} == set(range(11)) and {indices[-1] for indices in drawn} == set(
+        range(30, 41)
+    )
+    for total, count in ((1, 1), (1, 12), (2, 2), (3, 2), (9, 1), (5, 12)):
+        for draw in range(20):
+            indices = processor.sample_frames(VideoMetadata(total_num_frames=total, fps=None), count, draw)
+            assert len(indices) == count and indices.min() >= 0 and indices.max() < total
+            assert (np.diff(indices) >= 0).all()
+
+
+def test_a_stretched_frame_is_seen_whole_whatever_its_shape():
+    settings = {"size": {"height": 16, "width": 16}, "do_normalize": False, "num_frames": 1, "resample": 3}
+    frames = random_frames(1, 20, 40)
+    pixels = VioletVideoProcessor(do_pad_to_square=False, do_stretch=True, **settings)(frames).pixel_values_videos
+    expected = tvF.resize(
+        torch.from_numpy(frames).permute(0, 3, 1, 2), [16, 16], tvF.InterpolationMode.BICUBIC, antialias=True
+    )
+    torch.testing.assert_close(pixels[0], expected.float() / 255)

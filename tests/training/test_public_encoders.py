@@ -10,7 +10,7 @@ import pytest
 import torch
 from datasets import DatasetDict
 from encoder_configs import ENCODER_CONFIGS, FRAMES, PICTURES, SIDE, model_config
-from public_models import PUBLIC_ENCODERS, save_bert, save_vision_model
+from public_models import OUR_ENCODERS, PUBLIC_ENCODERS, save_bert, save_vision_model
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, BertConfig, BertModel, pipeline
 
@@ -51,7 +51,7 @@ def clips(shapes_folder):
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory, clips) -> Path:
-    """A folder with a folder for each encoder and `bert`; Video Swin's is that of a VIOLET, as it has no other."""
+    """A folder with a folder for each encoder and `bert`; that of one of ours is a VIOLET's, as it has no other."""
     folder = tmp_path_factory.mktemp("parts")
     texts = [*clips["train"]["caption"], "option : 0 1 2 3", "write a description about the video."]
     texts += [f"{one['question']} {one['answer']}" for questions in clips["train"]["questions"] for one in questions]
@@ -60,10 +60,9 @@ def parts(tmp_path_factory, clips) -> Path:
         save_vision_model(encoder, folder / encoder)
     tokenizer = AutoTokenizer.from_pretrained(folder / "bert")
     processor = VideoTextProcessor(tokenizer, VioletVideoProcessor(size={"height": SIDE, "width": SIDE}))
-    processor.save_pretrained(folder / "violet_vision")
-    VioletForPreTraining(model_config("violet_vision", vocab_size=len(tokenizer))).save_pretrained(
-        folder / "violet_vision"
-    )
+    for encoder in OUR_ENCODERS:
+        processor.save_pretrained(folder / encoder)
+        VioletForPreTraining(model_config(encoder, vocab_size=len(tokenizer))).save_pretrained(folder / encoder)
     return folder
 
 

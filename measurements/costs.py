@@ -1,0 +1,137 @@
+"""What one clip costs in each system's vision encoder, counted and not timed.
+
+    python measurements/costs.py [NAME ...] [--json FILE]
+
+Builds each encoder on the meta device, which holds no numbers, passes one clip, and counts multiply-accumulates (a
+MAC is two of the operations that torch's FlopCounterMode counts): those of linear layers and convolutions, and those
+of attention's two products (queries with keys, weights with values), which some published counts leave out.
+Elementwise operations and norms are not counted. Beside it stands what the specification counts, and the difference.
+
+To add a system: a line of `SYSTEMS`.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from violet.core.files import write_json
+from violet.modeling_violet.encoders.uniformerv2 import UniFormerV2Config, UniFormerV2Model
+
+ATTENTION = ("bmm", "baddbmm", "scaled_dot_product")
+"""Parts of the names of the operations that are attention's products."""
+
+
+@dataclass(frozen=True)
+class System:
+    """
+    A model and a clip.
+
+    Attributes:
+        name: of the row.
+        build: makes the model, on the device that is the default one.
+        clip: (frames, height, width).
+        expected: GMAC of one clip by the specification; None if it gives none.
+        with_attention: whether that number has attention's products in it.
+        run: passes a clip (1, frames, 3, height, width) through the model; by default it is called with it.
+    """
+
+    name: str
+    build: Callable[[], nn.Module]
+    clip: tuple[int, int, int]
+    expected: float | None = None
+    with_attention: bool = True
+    run: Callable[[Any, torch.Tensor], Any] = lambda model, pixels: model(pixels)
+
+
+def uniformerv2(**changes: Any) -> Callable[[], nn.Module]:
+    return lambda: UniFormerV2Model(UniFormerV2Config(**changes))
+
+
+TEMPORAL = {"temporal_downsampling": True, "local_blocks": 2, "global_layers": list(range(4, 12))}
+LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "patch_size": 14}
+SYSTEMS: Sequence[System] = (
+    System("UniFormerV2 B/16 scene", uniformerv2(), (8, 224, 224), 142.4, with_attention=False),
+    System("UniFormerV2 B/16 temporal", uniformerv2(**TEMPORAL), (16, 224, 224), 181.5, with_attention=False),
+    System(
+        "UniFormerV2 L/14 336 px",
+        uniformerv2(**LARGE, image_size=336, global_layers=list(range(20, 24))),
+        (8, 336, 336),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Counted: `parameters`, and multiply-accumulates of `layers` (linear, convolutions) and of `attention`."""
+
+    parameters: int
+    layers: int
+    attention: int
+
+    def gmac(self, with_attention: bool = True) -> float:
+        return (self.layers + (self.attention if with_attention else 0)) / 1e9
+
+
+def count(system: System) -> Cost:
+    """The cost of one clip of a system."""
+    with torch.device("meta"):
+        model = system.build().eval().requires_grad_(False)
+        frames, height, width = system.clip
+        counter = FlopCounterMode(display=False)
+        with counter, torch.no_grad():
+            system.run(model, torch.empty(1, frames, 3, height, width))
+    macs = {str(name): operations // 2 for name, operations in counter.get_flop_counts()["Global"].items()}
+    attention = sum(number for name, number in macs.items() if any(part in name for part in ATTENTION))
+    return Cost(sum(one.numel() for one in model.parameters()), sum(macs.values()) - attention, attention)
+
+
+def row(system: System) -> dict[str, Any]:
+    """A system's line of the table."""
+    cost = count(system)
+    counted = cost.gmac(system.with_attention)
+    return {
+        "name": system.name,
+        "clip": " x ".join(map(str, system.clip)),
+        "million_parameters": cost.parameters / 1e6,
+        "gmac_layers": cost.layers / 1e9,
+        "gmac_attention": cost.attention / 1e9,
+        "gmac": cost.gmac(),
+        "specification": system.expected,
+        "with_attention": system.with_attention,
+        "difference": None if system.expected is None else counted / system.expected - 1,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="beginnings of the rows' names; all by default")
+    parser.add_argument("--json", type=Path, help="also writes the rows there")
+    options = parser.parse_args()
+    wanted = [one for one in SYSTEMS if not options.names or one.name.startswith(tuple(options.names))]
+    if not wanted:
+        parser.error(f"no system begins so; there are {', '.join(one.name for one in SYSTEMS)}")
+    print("| system | clip | parameters, M | layers, GMAC | attention's products | together | specification |")
+    print("|---|---|---|---|---|---|---|")
+    rows = []
+    for system in wanted:
+        one = row(system)
+        rows.append(one)
+        numbers = [f"{one[name]:.2f}" for name in ("million_parameters", "gmac_layers", "gmac_attention", "gmac")]
+        told = "-"
+        if system.expected is not None:
+            of = "together" if system.with_attention else "layers"
+            told = f"{system.expected} ({of}; {one['difference']:+.2%})"
+        print(f"| {one['name']} | {one['clip']} | {' | '.join(numbers)} | {told} |", flush=True)
+    if options.json:
+        write_json(options.json, json.loads(json.dumps(rows)))
+
+
+if __name__ == "__main__":
+    main()
