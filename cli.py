@@ -220,11 +220,22 @@ def _prepare_parser() -> argparse.ArgumentParser:
     kind.add_argument("--target", required=True, help="such as hog or depth; its teacher is the recipe's")
     kind.add_argument("--output", required=True, help="the folder for the targets")
     kind.add_argument("--dataset", help="its name in the recipe, if there are several")
+    kind = kinds.add_parser(
+        "paragraphs",
+        help="rows of consecutive clips of one video, with a sentence for each",
+        description="A table of captioned clips (video, caption, source, start, and perhaps end) -> a .jsonl whose "
+        "rows each have several that follow one another in the same source.",
+    )
+    kind.add_argument("source", help=sources)
+    kind.add_argument("--output", required=True, help="the .jsonl file")
+    kind.add_argument("--num_clips", type=int, required=True, help="clips of a row")
+    kind.add_argument("--max_gap", type=float, help="seconds between two clips that follow one another (default: any)")
+    kind.add_argument("--video_folder", help="where a table's paths start")
     return parser
 
 
 def prepare_command(argv: list[str]) -> int:
-    """Pack any data set into tar shards, extract frames, or compute what masked patches are to predict."""
+    """Pack data into tar shards, extract frames, group clips of a video, or compute targets of masked patches."""
     options = vars(_prepare_parser().parse_args(argv))
     what = options.pop("what")
 
@@ -244,6 +255,14 @@ def prepare_command(argv: list[str]) -> int:
             print(
                 f"{options['output']} holds the frames of {frames.clips - frames.skipped} clips ({frames.rows} rows): "
                 f"{frames.extracted} were extracted now; {frames.skipped} clips could not be read."
+            )
+        elif what == "paragraphs":
+            from .data.grouping import group_clips
+
+            grouped = group_clips(**options)
+            print(
+                f"{options['output']} holds {grouped.rows} rows of {options['num_clips']} clips each, of "
+                f"{grouped.clips} clips; {grouped.left_out} are in none, since too few follow one another."
             )
         else:
             from . import register

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from .class_annotations import ClassReader
 from .folders import clips_below, clips_in
+from .long_annotations import NamedRow, RowReader
 from .sources import open_pickle, open_tsv
 from .tables import Row, TableError, as_dataset, load_json
 
@@ -160,23 +161,38 @@ def _find_pictures(path: Path) -> _Pictures:
     return _Pictures(tsv.iterate_ids, lambda name: f"{path}#{name}" if name in tsv else None, len(tsv))
 
 
-def class_rows(path: Path, pictures: Path, split: str, read: ClassReader) -> "Dataset":
+def published_rows(path: Path, pictures: Path, split: str, read: RowReader) -> "Dataset":
     """
-    One row for each clip of published annotations of classes whose pictures are there: `id`, `video`, `label`, a list.
-    The rest as of `read_original`.
+    The rows of annotations as their authors publish them whose pictures are there: `id`, `video` and what the reader
+    gives. The rest as of `read_original`.
 
     Args:
         pictures: a `.tsv`, a `.pkl`, or a folder of clips or frame folders, also in further folders.
-        read: of `class_annotations`.
+        read: of `long_annotations`.
     """
     found = _find_below(pictures) if pictures.is_dir() else _find_pictures(pictures)
 
     def rows() -> Iterator[Row]:
-        for names, label in read(path, split):
+        for names, row in read(path, split):
             name = next((name for name in names if found.reference(name) is not None), names[0])
-            yield {"id": name, "label": [label]}
+            yield {"id": name, **row}
 
     return as_dataset(_with_pictures(rows, found, path, split, pictures), f"{path}@{split}")
+
+
+def class_rows(path: Path, pictures: Path, split: str, read: ClassReader) -> "Dataset":
+    """
+    One row for each clip of published annotations of classes whose pictures are there: `id`, `video`, `label`, a list.
+    The rest as of `published_rows`.
+
+    Args:
+        read: of `class_annotations`.
+    """
+
+    def labelled(path: Path, split: str) -> Iterator[NamedRow]:
+        return ((names, {"label": [label]}) for names, label in read(path, split))
+
+    return published_rows(path, pictures, split, labelled)
 
 
 def _find_below(folder: Path) -> _Pictures:

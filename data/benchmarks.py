@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .annotations import class_rows, read_original
+from .annotations import class_rows, published_rows, read_original
 from .class_annotations import ClassReader, activitynet, kinetics, moments, something_v1, something_v2
+from .long_annotations import RowReader, activitynet_captions, activitynet_qa, condensed_movies, didemo, how2qa, queryd
 from .rows import COLUMNS
 from .tables import TableError
 
@@ -73,11 +74,12 @@ class Benchmark:
             known.
         files: split -> the file of its annotations as the data set's authors publish it, by the names that are in use;
             without any it is the original's, with all splits.
-        read: what reads these files, of `class_annotations`.
+        read: what reads these files, but the original's: of `long_annotations`, for classes of `class_annotations`.
         layout: what these files look like, in words.
         counted: "questions" or "videos": what `splits` counts.
         split_note: which of the data set's splits these are, if there are several in use.
-        texts: "sentences", each a row of its own, or "paragraph", all of a video's joined to one text.
+        texts: "sentences", each a row of its own, or "paragraph": all of a video's joined to one text, one sentence
+            per line.
         example: a row of the annotations as the file has it.
         num_answers: the size of the answer vocabulary, the file's `vocab`.
         num_options: how many options each question has.
@@ -104,12 +106,17 @@ class Benchmark:
     prompt: str = ""
     counted: str = "questions"
     files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    read: ClassReader | None = None
+    read: ClassReader | RowReader | None = None
     layout: str = ""
 
     @property
     def annotations(self) -> str:
-        return " and ".join(dict.fromkeys(names[0] for names in self.files.values())) or f"txt_{self.name}.json"
+        return " and ".join(dict.fromkeys(names[0] for names in self.files.values())) or self.original
+
+    @property
+    def original(self) -> str:
+        """The file of the original's that has all splits."""
+        return f"txt_{self.name}.json"
 
     def find_annotations(self, folder: str | os.PathLike, split: str) -> Path:
         """The file of a split: of the names in use the first that is there, or the first of all."""
@@ -137,8 +144,9 @@ class Benchmark:
         pictures = self.find_pictures(folder)
         assert pictures is not None  # else it were among the problems
         annotations = self.find_annotations(folder, split)
-        if self.read is not None:
-            return class_rows(annotations, pictures, split, self.read)
+        if self.read is not None and annotations.name != self.original:
+            read: Any = class_rows if self.task == "classification" else published_rows
+            return read(annotations, pictures, split, self.read)
         rows = read_original(annotations, pictures, split, COLUMNS[self.task])
         return _paragraphs(rows) if self.texts == "paragraph" else rows
 
@@ -206,15 +214,16 @@ def _layout(benchmark: Benchmark) -> str:
 
 
 def _paragraphs(rows: "Dataset") -> "Dataset":
-    """All captions of a video joined to one, in their order."""
+    """All captions of a video joined to one, in their order, one per line."""
     from datasets import Dataset
 
     joined: dict[str, dict[str, Any]] = {}
     for row in rows:
+        sentence = " ".join(row["caption"].split())
         if row["video"] in joined:
-            joined[row["video"]]["caption"] += " " + row["caption"]
+            joined[row["video"]]["caption"] += "\n" + sentence
         else:
-            joined[row["video"]] = dict(row)
+            joined[row["video"]] = {**row, "caption": sentence}
     return Dataset.from_list(list(joined.values()))
 
 
@@ -379,6 +388,14 @@ _ALL = (
         "All sentences about a video, as one paragraph, find it.",
         splits={"train": 8395, "val": 1065, "test": 1004},
         texts="paragraph",
+        files={split: ("txt_didemo-retrieval.json", f"{split}_data.json") for split in ("train", "val", "test")},
+        read=didemo,
+        layout='It is the original VIOLET\'s JSON object with the rows of "train", "val" and "test"; a row: '
+        '{"video": "26292851@N04_4253489686_265c3c8051", "caption": "someone kicks the bug towards some rocks."}. Or '
+        "there are the data set's own train_data.json, val_data.json and test_data.json, JSON lists; a row: "
+        '{"num_segments": 6, "description": "someone kicks the bug towards some rocks.", "dl_link": "https://www.'
+        'flickr.com/video_download.gne?id=4253489686", "times": [[4, 4], [4, 4], [0, 0], [4, 4]], "video": '
+        '"26292851@N04_4253489686_265c3c8051.m4v", "annotation_id": 1}',
         recipes={"v2": Recipe(epochs=20, batch_size=8, text_length=100), "clip-vip": _clip_vip(20, text_length=70)},
         published={"v2, paper": _recalls(47.9, 76.5, 84.1), "v2, rerun": _recalls(46.0, 74.1, 83.9)},
     ),
@@ -393,13 +410,101 @@ _ALL = (
         "activitynet",
         "All sentences about a video, as one paragraph, find it: paragraph-to-video on ActivityNet Captions.",
         name="activitynet-paragraph-retrieval",
-        splits={"train": 10009, "val": None, "test": 4917},
-        split_note="the test split is the data set's val_1, as is usual",
+        # https://github.com/albanie/collaborative-experts, misc/datasets/activity-net/README.md
+        splits={"train": 10009, "test": 4917},
+        split_note="the test split is the data set's val_1, as is usual; val_2 has other sentences about 4,885 of the "
+        "same videos",
         texts="paragraph",
         recipes={
             "default": Recipe(epochs=20, batch_size=8, text_length=100),
             "clip-vip": _clip_vip(20, text_length=70, batch_size=8, frames=32),
         },
+        example={"video": "v_QOlSCBRmfWY", "caption": "A young woman is seen standing in a room. …"},
+        files={
+            "train": ("train.json", "captions/train.json", "txt_activitynet-paragraph-retrieval.json"),
+            "test": ("val_1.json", "captions/val_1.json", "txt_activitynet-paragraph-retrieval.json"),
+        },
+        read=activitynet_captions,
+        layout='train.json and val_1.json are JSON objects {id: video}; a video: {"duration": 82.73, "timestamps": '
+        '[[0.83, 19.86], [17.37, 60.81], [56.26, 79.42]], "sentences": ["A young woman is seen standing in a room and '
+        'leads into her dancing.", " The girl dances around the room while the camera captures her movements.", …]}',
+    ),
+    _retrieval(
+        "queryd",
+        "All sentences of a person's audio description of a video, as one paragraph, find it.",
+        # The lists of the first version's archive, whose sha1 is 0207ea85…: https://github.com/akoepke/
+        # audio-retrieval-benchmark, utils/misc/datasets/queryd/README.md. No numbers of the second were found.
+        splits={"train": 1796, "val": 384, "test": 386},
+        split_note="the data set's own lists; its second version has more videos than these numbers",
+        texts="paragraph",
+        recipes={"default": Recipe(epochs=20, batch_size=8, text_length=200)},
+        example={"video": "video-RXFilHLLqPM", "caption": "…"},
+        files={
+            split: (f"{split}_list.txt", f"exists_{split}_list.txt", f"structured-symlinks/{split}_list.txt")
+            for split in ("train", "val", "test")
+        },
+        read=queryd,
+        layout="train_list.txt, val_list.txt and test_list.txt have a line for each video: video-RXFilHLLqPM; beside "
+        "them is raw_captions_combined_filtered.pkl (or …-v2.pkl), a pickle {id: [[word, …], …]}: the words of each "
+        "sentence",
+        # https://github.com/oncescuandreea/QuerYD_downloader, README.md, "2nd Version": CE, text to video
+        published={"Collaborative Experts, version 2, QuerYD's README": _recalls(31.9, 64.5, 76.1)},
+    ),
+    _retrieval(
+        "condensed-movies",
+        "A paragraph about a scene of a film finds its clip of some two minutes.",
+        splits={"train": None, "val": None, "test": None},  # no publisher's numbers were found
+        split_note="those of the challenge of 2021, or of the first edition if its files are there; they differ",
+        texts="paragraph",
+        recipes={"default": Recipe(epochs=20, batch_size=8, text_length=100)},
+        example={"video": "Sv-BxH3SVS8", "caption": "…"},
+        files={
+            "train": ("train_val_challf0.csv", "metadata/train_val_challf0.csv", "clips.csv", "metadata/clips.csv"),
+            "val": ("train_val_challf0.csv", "metadata/train_val_challf0.csv", "clips.csv", "metadata/clips.csv"),
+            "test": ("test_challf0.csv", "metadata/test_challf0.csv", "clips.csv", "metadata/clips.csv"),
+        },
+        read=condensed_movies,
+        layout="train_val_challf0.csv and test_challf0.csv are tables with a header, of which videoid, caption and "
+        "split (train, val, test) are read. Or there are the first edition's clips.csv (videoid, imdbid, …), "
+        "descriptions.csv (videoid, description) and split.csv (imdbid,split)",
+    ),
+    _multiple_choice(
+        "how2qa",
+        "how2qa",
+        "Which of four answers is right about a span of a video in which people speak.",
+        splits={"train": 34187, "test": 3115},  # https://github.com/VALUE-Leaderboard/DataRelease, DATA.md
+        split_note="the test split is VALUE's validation split: the answers of its test_public are not published; the "
+        "first release, in .csv, has other numbers",
+        num_options=4,
+        recipes={"default": Recipe(epochs=20, batch_size=4, text_length=50)},
+        example={"video": "inUvyZl_hjA_180_240", "question": "how many knife is there?", "answer": 3},
+        files={
+            "train": ("how2qa_train_release.jsonl", "how2qa/how2qa_train_release.jsonl", "how2QA_train_release.csv"),
+            "test": ("how2qa_val_release.jsonl", "how2qa/how2qa_val_release.jsonl", "how2QA_val_release.csv"),
+        },
+        read=how2qa,
+        layout="how2qa_train_release.jsonl and how2qa_val_release.jsonl have a JSON object a line: "
+        '{"vid_name": "0", "q": "how many knife is there?", "a0": "10", "a1": "12", "a2": "16", "a3": "1", '
+        '"answer_idx": 3, "ts": "7.2-18.0", "qid": 7}; beside them may be how2_subtitles.jsonl, {"vid_name": "0", '
+        '"sub": [{"text": …, "start": 0.8, "end": 1.8}]}, and how2_vid_mapping.json, {"0": "inUvyZl_hjA_180_240"}. '
+        "Or there are the first release's how2QA_train_release.csv and how2QA_val_release.csv, without a header; a "
+        "row: NOuQuofjk44,[7.2:18.0],10,12,16,how many knife is there?,1",
+    ),
+    _open_ended(
+        "activitynet",
+        "activitynet-qa",
+        "Questions of people about a whole web video, with an answer of one or few words.",
+        1654,  # as LF-VILA has it; here the most frequent ones of the training rows
+        splits={"train": 32000, "val": 18000, "test": 8000},  # https://github.com/MILVLG/activitynet-qa, dataset/
+        prompt="",
+        recipes={"default": Recipe(epochs=20, batch_size=10, text_length=50)},
+        example={"video": "v_TIEzvhv6xaI", "question": "is the no.3 athlete playing indoor", "answer": "yes"},
+        files={split: (f"{split}_q.json", f"dataset/{split}_q.json") for split in ("train", "val", "test")},
+        read=activitynet_qa,
+        layout='train_q.json, val_q.json and test_q.json are JSON lists; a row: {"video_name": "TIEzvhv6xaI", '
+        '"question": "is the no.3 athlete playing indoor", "question_id": "v_TIEzvhv6xaI_2"}; beside them are '
+        'train_a.json, val_a.json and test_a.json; a row: {"answer": "yes", "type": 3, "question_id": '
+        '"v_TIEzvhv6xaI_2"}',
     ),
     _open_ended(
         "msrvtt",

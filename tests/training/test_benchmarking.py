@@ -96,10 +96,55 @@ def write_classes(benchmark, clips, folder: Path, kind: str) -> Path:
     return folder / benchmark.files["train"][0]
 
 
+def write_long(benchmark, clips, folder: Path, kind: str) -> Path:
+    """The same for a data set of long videos, as its authors publish it."""
+    videos, captions = {}, {}
+    name = benchmark.name
+    for split in benchmark.splits:
+        path, content = folder / benchmark.files[split][0], []
+        for number, row in enumerate(TASKS[benchmark.task].rows(clips[split.replace("val", "validation")])):
+            video = {"activitynet": "v_", "queryd": "video-"}.get(benchmark.dataset, "") + row["id"]
+            videos[video] = row["video"]
+            sentences = row["caption"].split(", then ")
+            if name == "activitynet-qa":
+                question = {"video_name": row["id"], "question_id": f"{video}_{number}", "question": row["question"]}
+                content.append((question, {**question, "answer": row["answer"], "type": 3}))
+            elif name == "how2qa":
+                right = row["options"][row["answer"]]
+                options = {f"a{place}": text for place, text in enumerate([right, "a cat", "a dog", "a bird"])}
+                content.append({"vid_name": video, "q": row["question"], **options, "answer_idx": 0, "ts": "0.1-0.9"})
+            elif name == "queryd-retrieval":
+                captions[video] = [sentence.split() for sentence in sentences]
+                content.append(video)
+            elif name == "condensed-movies-retrieval":
+                content.append(f'{video},"{". ".join(text.capitalize() for text in sentences)}",{split}')
+            else:
+                content.append((video, {"duration": 1.0, "timestamps": [], "sentences": sentences}))
+        if name == "activitynet-qa":
+            path.write_text(json.dumps([question for question, _ in content]))
+            (folder / f"{split}_a.json").write_text(json.dumps([answer for _, answer in content]))
+        elif path.suffix == ".json":
+            path.write_text(json.dumps(dict(content)))
+        elif path.suffix == ".csv":
+            already = path.read_text().splitlines() if path.exists() else ["videoid,caption,split"]
+            path.write_text("\n".join([*already, *content]))
+        else:
+            path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in content))
+    if captions:
+        (folder / "raw_captions_combined_filtered.pkl").write_bytes(pickle.dumps(captions))
+    if name == "how2qa":
+        spoken = [{"vid_name": video, "sub": [{"text": "it moves", "start": 0.0, "end": 0.5}]} for video in videos]
+        (folder / "how2_subtitles.jsonl").write_text("\n".join(map(json.dumps, spoken)))
+    write_pictures(benchmark.dataset, videos, folder, kind)
+    return folder / benchmark.files["train"][0]
+
+
 def write_miniature(benchmark, clips, folder: Path, kind: str) -> Path:
     """The built-in clips as that benchmark's files; the annotations' path."""
-    if benchmark.files:
+    if benchmark.task == "classification":
         return write_classes(benchmark, clips, folder, kind)
+    if benchmark.files and benchmark.files["train"][0] != benchmark.original:
+        return write_long(benchmark, clips, folder, kind)
     splits = {"train": "train", "val": "validation", "test": "test"}
     words = sorted({str(row["answer"]) for row in TASKS["open-ended"].rows(clips["train"])})
     content: dict = {}
@@ -131,10 +176,10 @@ def kind_of(name: str) -> str:
     return KINDS[list(BENCHMARKS).index(name) % len(KINDS)]
 
 
-def test_there_are_the_thirteen_two_more_and_eight_of_classes():
-    assert len(BENCHMARKS) == 23
+def test_there_are_the_thirteen_two_more_eight_of_classes_and_four_of_long_videos():
+    assert len(BENCHMARKS) == 27
     tasks = [benchmark.task for benchmark in BENCHMARKS.values()]
-    counts = {"retrieval": 5, "open-ended": 3, "multiple-choice": 4, "fill-in-the-blank": 1, "captioning": 2}
+    counts = {"retrieval": 7, "open-ended": 4, "multiple-choice": 5, "fill-in-the-blank": 1, "captioning": 2}
     counts["classification"] = 8
     assert {task: tasks.count(task) for task in tasks} == counts and {*counts, "masked-answer"} == set(TASKS)
 
@@ -254,12 +299,43 @@ def test_a_split_that_is_missing_is_named(clips, tmp_path, capsys):
     assert "'test'" in capsys.readouterr().out
 
 
-def test_all_sentences_of_a_video_are_its_paragraph(clips, tmp_path):
-    benchmark = BENCHMARKS["didemo-retrieval"]
+PARAGRAPHS = [name for name, benchmark in BENCHMARKS.items() if benchmark.texts == "paragraph"]
+
+
+@pytest.mark.parametrize("name", PARAGRAPHS)
+def test_all_sentences_of_a_video_are_its_paragraph(name, clips, tmp_path):
+    benchmark = BENCHMARKS[name]
     write_miniature(benchmark, clips, tmp_path, "clips")
     rows = benchmark.rows(tmp_path, "test")
-    expected = {row["id"]: row["caption"].replace(", then ", " ") for row in TASKS["retrieval"].rows(clips["test"])}
-    assert {row["id"]: row["caption"] for row in rows} == expected
+    expected = {row["id"]: row["caption"].split(", then ") for row in TASKS["retrieval"].rows(clips["test"])}
+    found = {row["id"].removeprefix("v_").removeprefix("video-"): row for row in rows}
+    assert len(found) == len(rows) and max(map(len, expected.values())) > 1
+    plain = {key: [text.lower().rstrip(".") for text in row["caption"].split("\n")] for key, row in found.items()}
+    assert plain == {key: [text.lower().rstrip(".") for text in texts] for key, texts in expected.items()}
+
+
+def test_the_paragraphs_of_didemo_are_the_same_in_the_originals_file_and_its_own(clips, tmp_path):
+    benchmark = BENCHMARKS["didemo-retrieval"]
+    original = write_miniature(benchmark, clips, tmp_path, "clips")
+    expected = benchmark.rows(tmp_path, "test").to_list()
+    for split, rows in json.loads(original.read_text()).items():
+        own = [{"video": f"{row['video']}.mp4", "description": row["caption"], "times": [[0, 0]]} for row in rows]
+        (tmp_path / f"{split}_data.json").write_text(json.dumps(own))
+    original.unlink()
+    assert benchmark.rows(tmp_path, "test").to_list() == expected
+    assert not check_benchmark(benchmark, tmp_path).problems
+
+
+def test_questions_about_long_videos_keep_span_subtitles_and_type(clips, tmp_path):
+    for name in ("how2qa", "activitynet-qa"):
+        (tmp_path / name).mkdir()
+        write_miniature(BENCHMARKS[name], clips, tmp_path / name, "clips")
+    asked = load_benchmark(BENCHMARKS["how2qa"], tmp_path / "how2qa")["test"]
+    assert all(row["span"] == [0.1, 0.9] and row["subtitles"] == ["it moves"] for row in asked)
+    assert all(len(row["options"]) == 4 and row["answer"] == 0 for row in asked)
+    assert {row["question_type"] for row in BENCHMARKS["activitynet-qa"].rows(tmp_path / "activitynet-qa", "val")} == {
+        "3"
+    }
 
 
 def test_an_unknown_recipe_is_refused_with_those_there_are(clips, tmp_path, capsys):
