@@ -295,9 +295,9 @@ class VioletConfig(PreTrainedConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """The fields, without those of other parts that have their defaults: VIOLETs are saved as they always were."""
-        unused = {"text_config": None, "fusion_model_config": None, "projection_type": "in_order", "objectives": None}
-        unused |= {"vision_positions": "violet", "head_type": "mlp", "match_classes": 1, "span_head": False}
-        unused["weights_license"] = None
+        unused: dict[str, Any] = dict.fromkeys(("text_config", "fusion_model_config", "objectives", "weights_license"))
+        unused |= {"vision_positions": "violet", "projection_type": "in_order"}
+        unused |= {"head_type": "mlp", "match_classes": 1, "span_head": False}
         fields = super().to_dict().items()
         return {name: value for name, value in fields if name not in unused or value != unused[name]}
 

@@ -245,7 +245,8 @@ def convert_tensors(
     for source in report.used:
         report.skipped.pop(source, None)  # one key may be asked for in one place and not in another
     if plan.kind.kept:
-        read = set(plan.layout.derived) | {piece.theirs for piece in plan.layout.pieces if piece.target is not None}
+        read = {piece.theirs for piece in plan.layout.pieces if piece.target is not None}
+        read |= {name for name, derived in plan.layout.derived.items() if derived.of in read}
         unread = {name: source for name, source in plan.names.items() if name not in read}
         report.kept = {
             source: name

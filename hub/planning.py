@@ -74,6 +74,7 @@ class Derived:
     A tensor of the source that follows from others, and is checked against them.
 
     Attributes:
+        of: the tensor that it follows from, by the kind's name.
         shape: it must have.
         why: it is not needed.
         value: (the source's tensors by the kind's names) -> what it must be.
@@ -82,6 +83,7 @@ class Derived:
             is interpolated.
     """
 
+    of: str
     shape: Shape
     why: str
     value: Callable[[Mapping[str, torch.Tensor]], torch.Tensor]
@@ -338,14 +340,19 @@ def derived_pieces(kind: Kind, pieces: Mapping[str, Piece], windows: tuple[Shape
             tokens = math.prod(window)
             name = piece.theirs.replace("bias_table", "index")
             derived[name] = Derived(
-                (tokens, tokens), "computed from the window size", partial(_index, window), group=POSITION_INDEX
+                piece.theirs,
+                (tokens, tokens),
+                "computed from the window size",
+                partial(_index, window),
+                POSITION_INDEX,
             )
         elif places_of := re.fullmatch(r"(|.*\.)position_embeddings?\.weight", piece.theirs):
             name, count = f"{places_of[1]}position_ids", partial(_places, piece.theirs)
-            derived[name] = Derived((1, piece.shape[0]), "computed", count, POSITION_IDS, piece.theirs)
+            derived[name] = Derived(piece.theirs, (1, piece.shape[0]), "computed", count, POSITION_IDS, piece.theirs)
     bias = pieces.get(MLM + "decoder.bias")
     if bias is not None and bias.theirs != kind.start(MLM) + "bias":
         derived[kind.start(MLM) + "bias"] = Derived(
+            bias.theirs,
             bias.shape,
             f"a copy of {bias.theirs}, which is the one in use",
             lambda tensors: tensors[bias.theirs],

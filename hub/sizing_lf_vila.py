@@ -12,8 +12,11 @@ HEAD_WIDTH = 64
 """BERT's. Weights do not tell the number of attention heads."""
 CELLS = {6: (2, 3)}
 """Cells of a frame -> (rows, columns), at the published size."""
-UNTOLD = {"projection_dim": None, "projection_type": "in_order", "head_type": "mlp", "match_classes": 1}
-"""Of a model without projections and heads."""
+UNTOLD = {
+    **{"projection_dim": None, "projection_type": "in_order", "head_type": "mlp", "match_classes": 1},
+    **{"video_grid_size": 1, "num_video_frames": 1},
+}
+"""Of a model without projections, heads and places."""
 
 
 def lf_vila_sizes(shapes: Mapping[str, Shape]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -131,7 +131,7 @@ def processor_of_system(
     Raises:
         WeightsError: as that one does; for clips that the model cannot take, or no tokenizer.
     """
-    _, plan = _plan_system(source, system, VioletModel)
+    _, plan = _plan_system(source, system)
     words, frames = read_tokenizer(str(own_tokenizer(source, plan.kind)), plan.config), frames_of(plan)
     frames.num_frames = num_frames or frames.num_frames
     if image_size is not None:

@@ -113,6 +113,7 @@ class VioletForMultipleChoice(VioletPreTrainedModel):
     def _spans(self, outputs: VioletModelOutput, questions: int, options: int) -> torch.Tensor:
         """(questions, steps, 2): from the mean of each step's cells, the larger of the options' logits."""
         assert self.span_head is not None
+        assert outputs.video_tokens is not None and outputs.video_hidden_state is not None
         fused = outputs.video_tokens.with_tokens(outputs.video_hidden_state)
         logits = self.span_head(fused.patches().mean((2, 3)))  # (questions * options, steps, 2)
         return logits.unflatten(0, (questions, options)).amax(1)
@@ -167,6 +168,7 @@ class VioletForRetrieval(VioletPreTrainedModel):
             fusion the inner product of the embeddings times the projection's scale.
         """
         if self.match_head is None:
+            assert self.violet.projection is not None
             videos, own = self.violet.embed_videos(video_tokens), self.violet.projection.text(texts)
             # (pairs, videos) -> (pairs,)
             return VioletTaskOutput(logits=self.violet.compare(videos, own).gather(1, video_index[:, None])[:, 0])

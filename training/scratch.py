@@ -29,7 +29,7 @@ def texts_from_scratch(model: str, tokenizer: PreTrainedTokenizerBase) -> dict[s
     """The fields of a named configuration that its vocabulary decides, with those of a text side of transformers."""
     tokens = special_tokens(tokenizer)
     fields: dict[str, Any] = {"vocab_size": len(tokenizer), **tokens}
-    text = named_configuration(model).text_config
+    text: Any = named_configuration(model).text_config
     if hasattr(text, "vocab_size"):
         own = {name: value for name, value in fields.items() if hasattr(text, name)}
         fields["text_config"] = {**text.to_dict(), **own}

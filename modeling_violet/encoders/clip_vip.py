@@ -165,7 +165,7 @@ class ClipVipEmbeddings(nn.Module):
 
     def places_in_time(self, frames: int) -> torch.Tensor | None:
         """(1, frames, D), or None: the table's rows if it has as many, else interpolated with half-pixel centres."""
-        rows = self.temporal_embedding
+        rows: torch.Tensor | None = self.temporal_embedding
         if rows is None or rows.shape[1] == frames:
             return rows
         # (1, rows, D) -> (1, D, rows) -> (1, D, frames) -> (1, frames, D)
@@ -359,7 +359,7 @@ class ClipVip(Encoder):
         super().__init__(config)
         self.model_class = ClipVipVisionModel
 
-    def states(self, model: PreTrainedModel, pixels: torch.Tensor) -> VisionStates:
+    def states(self, model: PreTrainedModel, pixels: torch.Tensor, **others: torch.Tensor) -> VisionStates:
         output, norm = model(pixels), model.post_layernorm
         return VisionStates(
             norm(output.last_hidden_state),

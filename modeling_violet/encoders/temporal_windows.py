@@ -288,6 +288,7 @@ class LfVilaVisionModel(VioletVisionModel):
         tokens = pool_cells(last, tuple(self.config.pool_size))
         clip_map, clip_tokens = last, tokens
         if early is not None:
+            assert self.clip_merging is not None and self.clip_norm is not None
             clip_map = self.clip_norm(self.clip_merging(early))
             clip_tokens = pool_cells(clip_map, tuple(self.config.pool_size))
         # (B, T, rows, columns, C) -> (B, K, T / K, rows, columns, C) -> (B, K * C)

@@ -70,7 +70,7 @@ def test_a_checkpoint_comes_back_equal_to_the_bit(shared_folder, stage, tmp_path
     weights = filled(shapes)
     source = tmp_path / "weights.pt"
     torch.save(weights, source)
-    convert(source, tmp_path / "model", tokenizer=None)
+    convert(source, tmp_path / "model", with_tokenizer=False)
     settings = (
         json.loads((tmp_path / "model" / "preprocessor_config.json").read_text())
         if (tmp_path / "model" / "preprocessor_config.json").is_file()
