@@ -545,6 +545,12 @@ LF_VILA = Kind(
     system="lf_vila",
     published=True,
     position_ids=True,
+    frames={"num_frames": 32, "size": {"height": 192, "width": 320}, "do_pad_to_square": False},
+    assumed=(
+        "`num_attention_heads` is the width / 64",
+        "8 layers read sentences and 4 paragraphs",
+        "`sentence_length`, `pool_size` and `num_clips` are as published",
+    ),
     fit=_paragraph_layers,
 )
 
@@ -617,6 +623,11 @@ HD_VILA = Kind(
     license=HD_VILA_TERMS,
     system="hd_vila",
     published=True,
+    assumed=(
+        "`num_attention_heads` is the width / 64",
+        "beside a fusion the lower half of BERT's layers reads the text by itself",
+        "`position_grid` is as published",
+    ),
     frames={
         "num_frames": 7,
         "size": {"height": 160, "width": 256},

@@ -316,7 +316,8 @@ def _layout(
         theirs = dict(tied).get(ours) or of_its_own.their_name(ours)
         if ours not in pieces and theirs is not None and theirs not in claimed:
             pieces[ours] = Piece(ours, theirs, shape, kind.form(theirs), None)
-    windows = numbering(model_class, source_json if kind.of_pictures else config_json).windows
+    own = numbering(model_class, source_json).windows
+    windows = own if kind.of_pictures else numbering(model_class, config_json).windows or own
     window = windows[0] if windows else ()  # only a Video Swin has windows
     return Layout(tuple(pieces.values()), derived_pieces(kind, pieces, windows), new, window)
 
@@ -336,7 +337,7 @@ def derived_pieces(kind: Kind, pieces: Mapping[str, Piece], windows: tuple[Shape
     for ours, piece in pieces.items():
         stage = re.search(r"stages\.(\d+)\..*relative_position_bias_table$", ours)
         if stage is not None:
-            window = (1, *windows[0][1:]) if kind.of_pictures else windows[int(stage[1])]
+            window = (1, *windows[0][1:]) if kind.of_pictures else windows[min(int(stage[1]), len(windows) - 1)]
             tokens = math.prod(window)
             name = piece.theirs.replace("bias_table", "index")
             derived[name] = Derived(

@@ -12,7 +12,7 @@ To add a system: a line of `SYSTEMS`.
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from violet.core.files import write_json
+from violet.modeling_violet.encoders.temporal_windows import LfVilaVisionConfig, LfVilaVisionModel
+from violet.modeling_violet.encoders.two_resolutions import SCALE, HdVilaVisionConfig, HdVilaVisionModel
 from violet.modeling_violet.encoders.uniformerv2 import UniFormerV2Config, UniFormerV2Model
 
 ATTENTION = ("bmm", "baddbmm", "scaled_dot_product")
@@ -54,6 +56,24 @@ def uniformerv2(**changes: Any) -> Callable[[], nn.Module]:
     return lambda: UniFormerV2Model(UniFormerV2Config(**changes))
 
 
+def lf_vila(**changes: Any) -> Callable[[], nn.Module]:
+    return lambda: LfVilaVisionModel(LfVilaVisionConfig(**changes))
+
+
+def hd_vila(**changes: Any) -> Callable[[], nn.Module]:
+    return lambda: HdVilaVisionModel(HdVilaVisionConfig(**changes))
+
+
+def sharp_and_small(model: HdVilaVisionModel, pixels: torch.Tensor) -> Any:
+    """The middle frame as it is, and all of them at a quarter of the height and width."""
+    middle = pixels.shape[1] // 2
+    made = {
+        "pixel_values_videos": pixels[..., ::SCALE, ::SCALE],
+        "pixel_values_detail": pixels[:, middle : middle + 1],
+    }
+    return model(**{name: made[name] for name in model.config.inputs})
+
+
 TEMPORAL = {"temporal_downsampling": True, "local_blocks": 2, "global_layers": list(range(4, 12))}
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "patch_size": 14}
 SYSTEMS: Sequence[System] = (
@@ -64,16 +84,28 @@ SYSTEMS: Sequence[System] = (
         uniformerv2(**LARGE, image_size=336, global_layers=list(range(20, 24))),
         (8, 336, 336),
     ),
+    System("LF-VILA", lf_vila(), (32, 192, 320)),
+    # The original computes the intermediate map, and drops it: the specification counts it.
+    System("LF-VILA, intermediate map", lf_vila(clip_features="intermediate"), (32, 192, 320), 156.8),
+    System("LF-VILA, intermediate map, 8 frames", lf_vila(clip_features="intermediate"), (8, 192, 320), 38.8),
+    System("LF-VILA, 32 frames in each window", lf_vila(window_sizes=((32, 3, 5),) * 6), (32, 192, 320), 178.0),
+    System("HD-VILA", hd_vila(), (7, 640, 1024), 153.7, run=sharp_and_small),
+    System("HD-VILA, small", hd_vila(resolutions="small"), (7, 640, 1024), 101.3, run=sharp_and_small),
+    System("HD-VILA, sharp", hd_vila(resolutions="sharp"), (7, 640, 1024), run=sharp_and_small),
 )
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Counted: `parameters`, and multiply-accumulates of `layers` (linear, convolutions) and of `attention`."""
+    """
+    Counted: `parameters`, and multiply-accumulates of `layers` (linear, convolutions), of `attention`, and of both in
+    each of the model's `parts`.
+    """
 
     parameters: int
     layers: int
     attention: int
+    parts: Mapping[str, int]
 
     def gmac(self, with_attention: bool = True) -> float:
         return (self.layers + (self.attention if with_attention else 0)) / 1e9
@@ -87,9 +119,12 @@ def count(system: System) -> Cost:
         counter = FlopCounterMode(display=False)
         with counter, torch.no_grad():
             system.run(model, torch.empty(1, frames, 3, height, width))
-    macs = {str(name): operations // 2 for name, operations in counter.get_flop_counts()["Global"].items()}
+    counts = counter.get_flop_counts()
+    macs = {str(name): operations // 2 for name, operations in counts["Global"].items()}
     attention = sum(number for name, number in macs.items() if any(part in name for part in ATTENTION))
-    return Cost(sum(one.numel() for one in model.parameters()), sum(macs.values()) - attention, attention)
+    within = {name: counts.get(f"{type(model).__name__}.{name}", {}) for name, _ in model.named_children()}
+    parts = {name: sum(operations.values()) // 2 for name, operations in within.items()}
+    return Cost(sum(one.numel() for one in model.parameters()), sum(macs.values()) - attention, attention, parts)
 
 
 def row(system: System) -> dict[str, Any]:

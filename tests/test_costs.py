@@ -30,3 +30,11 @@ def test_a_global_block_costs_keys_and_values_and_one_query():
     assert one - block == pytest.approx(134.8, rel=0.01) and 4 * block / (one - block) == pytest.approx(
         0.056, rel=0.01
     )
+
+
+def test_hd_vilas_small_frames_go_no_further_than_the_third_stage():
+    """16.1 GMAC in their ResNet; what the sharp frame and the attention cost is the specification's too."""
+    system = next(one for one in costs.SYSTEMS if one.name == "HD-VILA")
+    parts = costs.count(system).parts
+    for name, gigas in {"sharp": 53.4, "small": 16.1, "timesformer": 81.4}.items():
+        assert parts[name] / 1e9 == pytest.approx(gigas, rel=0.01)

@@ -19,6 +19,8 @@ FRAMES_FROM_SCRATCH: dict[str, tuple[int | tuple[int, int], int]] = {
     "clip-vip-base-16": (224, 12),
     "clip-vip-base-32": (224, 12),
     "clip-vip-tiny": (64, 4),
+    "lf-vila-base": ((192, 320), 32),
+    "lf-vila-tiny": (64, 8),
     "hd-vila-base": ((160, 256), 7),
     "hd-vila-tiny": (32, 7),
 }

@@ -576,5 +576,5 @@ def test_a_model_of_pictures_or_videos_is_no_conversion_and_told_what_it_is(enco
 def test_the_original_has_no_form_for_another_encoder(tmp_path, capsys):
     VioletForQuestionAnswering(model_config("vit")).save_pretrained(tmp_path / "model")
     assert main(["export-original", str(tmp_path / "model"), str(tmp_path / "original.pt")]) == 2
-    assert "The vision encoder is a 'vit', and the original knows Video Swin only" in capsys.readouterr().err
+    assert "The vision encoder is a 'vit', and originals are known of 'violet_vision', " in capsys.readouterr().err
     assert not (tmp_path / "original.pt").exists()

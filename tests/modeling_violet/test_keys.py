@@ -41,8 +41,12 @@ def keys_and_shapes(name: str) -> dict[str, str]:
     for model_class in MODELS:
         if model_class.needs_fusion and not config.has_fusion:
             continue
-        with torch.device("meta"):
-            model = model_class(config)
+        try:
+            with torch.device("meta"):
+                model = model_class(config)
+        except ValueError as error:
+            assert "needs the rule of attention" in str(error)  # such a model writes no captions
+            continue
         found |= {key: list(value.shape) for key, value in model.state_dict().items()}
     folded: dict[str, set[tuple[str, ...]]] = defaultdict(set)
     for key, shape in found.items():

@@ -1,8 +1,5 @@
 """HD-VILA's video encoder: outputs of the original code, what a toy would get wrong, and what is refused."""
 
-import runpy
-from pathlib import Path
-
 import hd_vila
 import pytest
 import torch
@@ -239,15 +236,6 @@ def test_stochastic_depth_is_drawn_per_place_frame_and_clip_in_front_of_the_temp
     out = block(x)
     assert rows == [(2 * 6, 7, 32), (2 * 7, 6, 32), (2, 7, 6, 32)]
     torch.testing.assert_close(out, x + block.temporal_fc.bias)
-
-
-def test_small_frames_go_no_further_than_the_third_stage():
-    """And attention, convolutions and linear layers cost what the specification counts: 153.7 GMAC a clip."""
-    counting = runpy.run_path(str(Path(__file__).resolve().parents[2] / "measurements" / "hd_vila_cost.py"))
-    counted = {name: macs / 1e9 for name, macs in counting["costs"](HdVilaVisionConfig(), 640, 1024).items()}
-    expected = {"sharp": 53.4, "small": 16.1, "timesformer": 81.4, "all": 153.7}
-    for name, gigas in expected.items():
-        assert abs(counted[name] / gigas - 1) < 0.01, f"{name}: {counted[name]:.2f} GMAC"
 
 
 # --- files, and what is refused ---
