@@ -176,10 +176,10 @@ class VioletConfig(PreTrainedConfig):
             `modeling_violet.fusions`. `None` is BERT's encoder (VIOLET), which the fields here describe; of the type
             `none` there is no fusion: videos and texts are compared by their vectors. (By the name `fusion_config`
             transformers itself looks for fused kernels.)
-        vision_positions (`str`): what is added to the vision encoder's states: `"violet"` (a token a frame, learned
-            places in the frame and in time, and a norm), `"cells"` (a learned place a cell and a frame, and a norm),
-            `"rows_and_columns"` (a learned place a row and a column, and a norm), or `"none"` (the encoder's states
-            as they are).
+        vision_positions (`str`): what is added to the vision encoder's states: `"violet"` (a token per frame,
+            learned places in the frame and in time, and a norm), `"cells"` (a learned place per cell and per frame,
+            and a norm), `"rows_and_columns"` (a learned place per row and per column, and a norm), or `"none"` (the
+            encoder's states as they are).
         fusion_norm (`str`): `"post"` (BERT, the published models) or `"pre"` (normalised before each sub-layer,
             easier to train from scratch).
         num_video_frames (`int`): frames that have a learned place in time; more are interpolated.

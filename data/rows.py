@@ -37,7 +37,7 @@ masked answers `options` too, of which `answer` is then the number.
 
 
 TEXTS = ("caption", "question", "text")
-"""Columns that may be a list of sentences; they become one text, a sentence a line."""
+"""Columns that may be a list of sentences; they become one text, one sentence per line."""
 
 
 def read_rows(
@@ -66,7 +66,7 @@ def read_rows(
 
     Returns:
         The rows; `video` is a text for `open_video`, with an absolute path or URL. A list of clips becomes one video
-        (`join_clips`), a list of sentences one text with a sentence a line.
+        (`join_clips`), a list of sentences one text with one sentence per line.
 
     Raises:
         TableError: for a file, row or column that is missing, empty or not readable, or a video that is not there.

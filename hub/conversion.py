@@ -437,6 +437,9 @@ def processor_of(
     if plan.kind.max_length is not None:
         places = getattr(plan.config.text_config, "max_position_embeddings", plan.kind.max_length)
         processor.max_length = min(plan.kind.max_length, places)
+    text = plan.config.text_config
+    if hasattr(text, "max_sentences"):  # a paragraph's places are counted over the padding of its sentences
+        processor.max_length, processor.max_sentences = text.sentence_length, text.max_sentences
     return processor
 
 

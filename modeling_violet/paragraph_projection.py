@@ -54,7 +54,7 @@ class LfVilaProjection(VioletProjection):
         return video.pooled.unflatten(1, (self.num_clips, self.clip_width))
 
     def text_states(self, text: Tokens) -> torch.Tensor:
-        """The state of the paragraph, and the first of each sentence read alone: (batch, 1 + sentences, width)"""
+        """The state of the paragraph, and the first of each sentence read by itself: (batch, 1 + sentences, width)"""
         assert text.pooled is not None  # the text side gives them
         return text.pooled.unflatten(1, (-1, self.text_width))
 

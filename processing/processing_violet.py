@@ -105,7 +105,7 @@ class VideoTextProcessor(SavedWhole, ProcessorMixin):
         return BatchFeature(data)
 
     def _paragraphs(self, text: str | list[str], settings: dict[str, Any]) -> dict[str, Any]:
-        """Texts of a sentence a line -> `input_ids` and `attention_mask` (texts, sentences * max_length)."""
+        """Texts of one sentence per line -> `input_ids` and `attention_mask` (texts, sentences * max_length)."""
         texts = [text] if isinstance(text, str) else text
         assert self.max_sentences is not None
         split = [join_sentences(one.split("\n"), self.max_sentences) for one in texts]

@@ -1,6 +1,7 @@
 """
-Paragraphs of sentences: BERT's lower layers read each sentence alone, its middle ones all of them (Sun et al., 2022,
-"Long-Form Video-Language Pre-Training with Multimodal Temporal Contrastive Learning", arXiv:2210.06031, section 3.3).
+Paragraphs of sentences: BERT's lower layers read each sentence by itself, its middle ones all of them (Sun et al.,
+2022, "Long-Form Video-Language Pre-Training with Multimodal Temporal Contrastive Learning", arXiv:2210.06031, section
+3.3).
 
 Letters in this file: B texts, M sentences of each, L places of a sentence, C width.
 """
@@ -27,7 +28,7 @@ class ParagraphTextConfig(PreTrainedConfig):
     whole model, [`VioletConfig`]. The defaults are LF-VILA's.
 
     Args:
-        num_sentence_layers (`int`): layers that read each sentence alone.
+        num_sentence_layers (`int`): layers that read each sentence by itself.
         num_paragraph_layers (`int`): layers behind them that read the whole paragraph.
         sentence_length (`int`): places that a sentence takes, padding included. It is a part of the model: a place in
             the paragraph is counted over padding too.
@@ -161,7 +162,7 @@ class LfVilaParagraphText(TextSide):
         return ((mask == 0).to(states.dtype) * lowest)[:, None, None]
 
     def sentence_states(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Ids and mask (B, M, L) -> (B, M, L, C), each sentence read alone."""
+        """Ids and mask (B, M, L) -> (B, M, L, C), each sentence read by itself."""
         shape = ids.shape[:2]
         states = self.embeddings(ids.flatten(0, 1))  # (B * M, L, C)
         keys = self.key_mask(mask.flatten(0, 1), states)
