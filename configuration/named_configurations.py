@@ -1,0 +1,235 @@
+"""The named configurations: published sizes, and small ones that train in minutes."""
+
+from typing import Any
+
+from .configuration_violet import IMAGENET_BLACK, VioletConfig
+
+CLIP_TOWERS: dict[str, Any] = {
+    "text_config": {"model_type": "clip_text_model"},
+    "fusion_model_config": {"model_type": "none"},
+    "vision_positions": "none",
+    "projection_type": "pooled",
+    "projection_dim": 512,
+    "vocab_size": 49408,  # of CLIP's tokenizer
+    "bos_token_id": 49406,
+    "eos_token_id": 49407,
+    "pad_token_id": 49407,
+    "num_video_frames": 12,
+    "hidden_frame_order": False,
+}
+"""What models of CLIP's two towers share: texts are read by CLIP's, and compared with videos as vectors."""
+VIDEOS_ONLY: dict[str, Any] = {
+    "text_config": {"model_type": "none"},
+    "fusion_model_config": {"model_type": "none"},
+    "vision_positions": "none",
+    "hidden_frame_order": False,
+    "classifier_dropout": 0.5,
+}
+"""A vision encoder that gives a vector of each clip, and a head on it: no texts, no fusion."""
+NAMED_CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "violet-v1-base": {
+        "vision_config": {"embed_dim": 96, "num_heads": (3, 6, 12, 24)},
+        "hidden_frame_order": False,
+        "masked_patch_value": IMAGENET_BLACK,
+        "retrieval_directions": 1,
+    },
+    "violet-v2-base": {},
+    "uniformerv2-base-16-scene": {"vision_config": {"model_type": "uniformerv2"}, **VIDEOS_ONLY},
+    "uniformerv2-base-16-temporal": {
+        "vision_config": {
+            "model_type": "uniformerv2",
+            "temporal_downsampling": True,
+            "local_blocks": 2,
+            "global_layers": (4, 5, 6, 7, 8, 9, 10, 11),
+            "drop_path_rate": 0.2,
+            "global_drop_path_rate": 0.4,
+        },
+        **VIDEOS_ONLY,
+    },
+    "uniformerv2-tiny": {
+        "vision_config": {
+            "model_type": "uniformerv2",
+            "hidden_size": 64,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "image_size": 64,
+            "local_blocks": 2,
+            "global_layers": (1, 2, 3),
+            "global_dropout": 0.0,
+        },
+        **VIDEOS_ONLY,
+        "classifier_dropout": 0.0,
+    },
+    "hd-vila-base": {
+        "vision_config": {"model_type": "hd_vila"},
+        "text_config": {"model_type": "hd_vila_text"},
+        "fusion_model_config": {"model_type": "clip_by_clip"},
+        "vision_positions": "rows_and_columns",
+        "video_grid_size": 100,
+        "hidden_size": 1024,
+        "num_attention_heads": 16,
+        "intermediate_size": 4096,
+        "hidden_frame_order": False,
+        "projection_dim": 1024,
+        "projection_type": "pooled_with_bias",
+        "head_type": "pooler",
+        "match_classes": 2,
+    },
+    "hd-vila-tiny": {
+        "vision_config": {
+            "model_type": "hd_vila",
+            "hidden_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "resnet_width": 16,
+            "resnet_depths": (1, 1, 1, 1),
+            "position_grid": (2, 2),
+            "drop_path_rate": 0.0,
+            "initializer_range": 0.08,
+        },
+        "text_config": {"model_type": "hd_vila_text", "num_hidden_layers": 1},
+        "fusion_model_config": {"model_type": "clip_by_clip"},
+        "vision_positions": "rows_and_columns",
+        "video_grid_size": 8,
+        "initializer_range": 0.08,
+        "vocab_size": 512,
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+        "mask_token_id": 4,
+        "hidden_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 512,
+        "max_position_embeddings": 64,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "hidden_frame_order": False,
+        "projection_dim": 128,
+        "projection_type": "pooled_with_bias",
+    },
+    "lf-vila-base": {
+        "vision_config": {"model_type": "lf_vila"},
+        "text_config": {"model_type": "paragraph"},
+        "vision_positions": "cells",
+        "video_grid_size": (2, 3),
+        "num_video_frames": 32,
+        "hidden_frame_order": False,
+        "hidden_size": 1024,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 16,
+        "intermediate_size": 4096,
+        "projection_dim": 1024,
+        "projection_type": "paragraph_and_clips",
+        "head_type": "pooler",
+        "match_classes": 2,
+    },
+    "lf-vila-tiny": {
+        "vision_config": {
+            "model_type": "lf_vila",
+            "embed_dim": 32,
+            "depths": (1, 1, 2, 1),
+            "num_heads": (1, 2, 4, 4),
+            "window_sizes": ((2, 4, 4), (4, 4, 4), (8, 2, 2), (8, 2, 2)),
+            "merge_after": (0, 1),
+            "pool_size": (1, 1),
+            "drop_path_rate": 0.0,
+            "initializer_range": 0.08,
+        },
+        "text_config": {
+            "model_type": "paragraph",
+            "num_sentence_layers": 1,
+            "num_paragraph_layers": 1,
+            "sentence_length": 32,
+            "max_sentences": 4,
+            "max_places": 129,
+        },
+        "vision_positions": "cells",
+        "video_grid_size": (2, 2),
+        "num_video_frames": 8,
+        "hidden_frame_order": False,
+        "initializer_range": 0.08,
+        "vocab_size": 512,
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+        "mask_token_id": 4,
+        "hidden_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 512,
+        "max_position_embeddings": 64,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "projection_dim": 128,
+        "projection_type": "paragraph",
+    },
+    "violet-tiny": {
+        "vision_config": {
+            "embed_dim": 32,
+            "depths": (1, 1, 2, 1),
+            "num_heads": (1, 2, 4, 8),
+            "window_size": (4, 4, 4),
+            "drop_path_rate": 0.0,
+            "initializer_range": 0.08,
+        },
+        "initializer_range": 0.08,  # about 1 / sqrt(width); at BERT's 0.02 so narrow a network learns far more slowly
+        "vocab_size": 512,
+        "bos_token_id": 2,  # of `processing.train_wordpiece_tokenizer`
+        "eos_token_id": 3,
+        "mask_token_id": 4,
+        "hidden_size": 128,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 512,
+        "max_position_embeddings": 64,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "fusion_norm": "pre",
+        "hidden_frame_order": False,
+        "clip_summary": True,
+        "projection_dim": 128,
+    },
+    "clip-vip-base-16": {"vision_config": {"model_type": "clip_vip"}, **CLIP_TOWERS, "video_grid_size": 14},
+    "clip-vip-base-32": {
+        "vision_config": {"model_type": "clip_vip", "patch_size": 32},
+        **CLIP_TOWERS,
+        "video_grid_size": 7,
+    },
+    "clip-vip-tiny": {
+        **CLIP_TOWERS,
+        "vision_config": {
+            "model_type": "clip_vip",
+            **{"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 4},
+            **{"patch_size": 16, "image_size": 64, "temporal_size": 4, "initializer_range": 0.08},
+        },
+        "text_config": {
+            "model_type": "clip_text_model",
+            **{"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4},
+            **{"max_position_embeddings": 64, "vocab_size": 512},
+            **{"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0},  # of `processing.train_wordpiece_tokenizer`
+        },
+        **{"vocab_size": 512, "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0},
+        **{"projection_dim": 128, "num_video_frames": 4, "video_grid_size": 4},
+    },
+}
+
+
+def named_configuration(name: str, **overrides) -> VioletConfig:
+    """
+    The configuration of that name, with `overrides` in place of its fields.
+
+    `"violet-v1-base"`, `"violet-v2-base"`, `"clip-vip-base-16"`, `"clip-vip-base-32"`, `"uniformerv2-base-16-scene"`,
+    `"uniformerv2-base-16-temporal"`, `"lf-vila-base"` and `"hd-vila-base"` have the published models' shapes;
+    `"violet-tiny"`, `"clip-vip-tiny"` (64-pixel clips of four frames), `"uniformerv2-tiny"` (of eight, without texts),
+    `"lf-vila-tiny"` (of eight, with a sentence for every two) and `"hd-vila-tiny"` (32-pixel clips of seven, the
+    middle one also of 128 pixels) train on two CPU cores in minutes.
+
+    Raises:
+        ValueError: for an unknown name or field.
+    """
+    if name not in NAMED_CONFIGURATIONS:
+        raise ValueError(f"No configuration is named {name!r}; there are {', '.join(NAMED_CONFIGURATIONS)}.")
+    known = VioletConfig()
+    unknown = sorted(field for field in overrides if not hasattr(known, field))
+    if unknown:
+        raise ValueError(f"VioletConfig has no field {', '.join(unknown)}.")
+    return VioletConfig(**{**NAMED_CONFIGURATIONS[name], **overrides})
