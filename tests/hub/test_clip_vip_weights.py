@@ -98,6 +98,7 @@ def test_the_command_line_there_and_back(reference, counters, tmp_path, capsys):
 
 @pytest.mark.shared
 @pytest.mark.slow
+@pytest.mark.proof
 def test_full_size_keys_come_back_to_the_bit(reference, free_memory):
     keys = reference.read_keys("clip_vip_base_keys.json")
 

@@ -13,7 +13,8 @@ from violet.hub.conversion import KEPT_FILE, convert, export_original
 from violet.hub.planning import ConversionError, plan_conversion
 
 pytestmark = [pytest.mark.shared]
-LISTS = ("long", "odd", "qa_classification", "qa_multichoice", "video_classification")
+LISTS = ("odd", *(pytest.param(one, marks=pytest.mark.proof) for one in ("long", "qa_classification")))
+LISTS += ("qa_multichoice", pytest.param("video_classification", marks=pytest.mark.proof))
 CLASSES = {
     "pretrain_stage1": "VioletForRetrieval",
     "pretrain_stage2": "VioletForPreTraining",
