@@ -169,7 +169,7 @@ def test_the_code_imports_only_itself_and_what_a_machine_without_the_package_has
 
 def test_only_what_is_needed_travels(carrying):
     sizes = {folder.name: sum(map(len, code_of(folder).values())) for folder in carrying.iterdir()}
-    assert sizes["backbone"] < 80_000 and max(sizes.values()) < 400_000
+    assert sizes["backbone"] < 80_000 and max(sizes.values()) < 420_000
     objectives = {file.name for file in (ROOT / "modeling_violet" / "objectives").glob("*.py")} - {"__init__.py"}
     of_pretraining = {"modeling_pretraining.py", *objectives} - {"vision_targets.py"}  # the model has no MVM target
     assert of_pretraining <= set(code_of(carrying / "VioletForPreTraining"))
