@@ -55,8 +55,6 @@ SIZES = (
     (FRAMES, 8),
 )
 """(frames, pixels a side) of the clips that each encoder is asked to take."""
-TWO_PROCESSES = ("clip_vision_model", "videomae", "timesformer")
-"""The encoders of which two processes are compared with one."""
 LABELS = ("disc", "a red disc", "no")
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
 QUESTION = "what moves left?"
@@ -417,8 +415,6 @@ def near(one: Any, other: Any) -> bool:
 
 def check_two_processes(bench: Bench) -> str | None:
     """Two processes pre-train to the weights that one gives."""
-    if bench.encoder not in TWO_PROCESSES:
-        return "not in the sample"
     start = bench.folder / "start"
     bench.model("VioletForPreTraining").save_pretrained(start)
     bench.processor().save_pretrained(start)
