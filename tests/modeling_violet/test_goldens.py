@@ -219,6 +219,7 @@ def test_v1_open_ended_answers(v1):
     v1.expect("qaoe_logits", logits)
 
 
+@pytest.mark.proof
 @torch.no_grad()
 def test_v1_pre_training_heads_by_the_command_line(v1, tmp_path):
     model = v1.through_the_command_line(tmp_path, VioletForPreTraining, v1.keys)

@@ -71,7 +71,7 @@ def count_rows(*modules):
     """How many rows each call of each module gets: one list per module."""
     rows = [[] for _ in modules]
     for module, found in zip(modules, rows, strict=True):
-        module.register_forward_hook(lambda _, given, output, found=found: found.append(len(given[0])))
+        module.register_forward_hook(lambda _, given, output, found=found: found.append(len(output)))
     return rows
 
 

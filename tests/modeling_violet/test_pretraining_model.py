@@ -11,7 +11,7 @@ from transformers.utils import logging as transformers_logging
 
 from violet.configuration import named_configuration
 from violet.configuration.configuration_violet import IMAGENET_BLACK
-from violet.modeling_violet import VioletForMaskedLM, VioletForPreTraining, VioletForQuestionAnswering
+from violet.modeling_violet import VioletForMaskedLM, VioletForPreTraining, VioletForQuestionAnswering, bert_layers
 from violet.modeling_violet.fusions import bert_fusion
 from violet.modeling_violet.losses import IGNORE_INDEX, contrastive_loss
 from violet.modeling_violet.objectives.passes import hardest
@@ -333,10 +333,15 @@ def test_no_objective_at_all_is_refused(model):
 # --- what is shared, and which negatives ---
 
 
+def batch_of(output):
+    """The tensor of a layer, or of a model's output, whose rows are the batch."""
+    return output if isinstance(output, torch.Tensor) else output[0]
+
+
 def count_rows(model, module, **changes):
     """The batch sizes of that module's calls in one pass."""
     rows = []
-    hook = module.register_forward_pre_hook(lambda _, arguments: rows.append(len(arguments[0])))
+    hook = module.register_forward_hook(lambda _, given, output: rows.append(len(batch_of(output))))
     try:
         with torch.no_grad():
             model(**inputs(**changes))
@@ -430,7 +435,7 @@ def test_received_attention_leaves_the_model_as_it_was_after_an_error(model):
 
 def most_weights_alive(monkeypatch, run):
     """The largest number of layers' attention weights that were in memory at a time."""
-    attend = bert_fusion.eager_attention_forward
+    attend = bert_layers.eager_attention_forward
     made, alive = [], []
 
     def spy(*arguments, **options):
@@ -439,7 +444,7 @@ def most_weights_alive(monkeypatch, run):
         alive.append(sum(not weights.expired() for weights in made))
         return output, weights
 
-    monkeypatch.setattr(bert_fusion, "eager_attention_forward", spy)
+    monkeypatch.setattr(bert_layers, "eager_attention_forward", spy)
     result = run()
     del result
     assert len(made) == 3
