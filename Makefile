@@ -27,6 +27,7 @@ tiny-weights: setup
 measurements: setup
 	$(BIN)/python measurements/mvm_targets.py --json outputs/mvm_targets.json
 	$(BIN)/python measurements/pretraining_value.py
+	$(BIN)/python measurements/encoders_from_scratch.py
 	$(BIN)/python measurements/unseen_pairs.py --json outputs/unseen_pairs.json
 
 # Checkpoints that carry their code, asked in a fresh virtual environment without this package: a few minutes.
