@@ -85,6 +85,17 @@ def _list_benchmarks() -> int:
     return 0
 
 
+def _print_check(found: Any) -> int:
+    """Says what is missing in a benchmark's folder; the exit status."""
+    for problem in found.problems:
+        print(f"MISSING  {problem}")
+    for note in found.notes:
+        print(f"note     {note}")
+    if not found.problems:
+        print(", ".join(f"{split}: {len(rows)} rows" for split, rows in found.tables.items()))
+    return 1 if found.problems else 0
+
+
 def benchmark_command(argv: list[str]) -> int:
     """Measure a model on a published benchmark: list them, check a folder, run one."""
     parser = argparse.ArgumentParser(
@@ -112,14 +123,7 @@ def benchmark_command(argv: list[str]) -> int:
     if options.what == "check":
         if rest:
             parser.error(f"check has no option {' '.join(rest)}.")
-        found = check_benchmark(benchmark, options.data)
-        for problem in found.problems:
-            print(f"MISSING  {problem}")
-        for note in found.notes:
-            print(f"note     {note}")
-        if not found.problems:
-            print(", ".join(f"{split}: {len(rows)} rows" for split, rows in found.tables.items()))
-        return 1 if found.problems else 0
+        return _print_check(check_benchmark(benchmark, options.data))
 
     from . import register
 

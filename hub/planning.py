@@ -401,9 +401,7 @@ def _compare(
 ) -> tuple[dict[str, str], list[str]]:
     """(source key -> why it is not needed, what is wrong in words)"""
     skipped: dict[str, str] = {}
-    problems: list[str] = []
-    missing: list[str] = []
-    unplaced: list[str] = []
+    problems, missing, unplaced, unknown = list[str](), list[str](), list[str](), list[str]()
     groups = {one.group for name, one in layout.derived.items() if name in found} | {None}
 
     def compare(name: str, expected: Shape, target: str | None = None) -> None:
@@ -429,7 +427,6 @@ def _compare(
         elif derived.group in groups:
             missing.append(name)
     known = {piece.theirs for piece in layout.pieces} | set(layout.derived)
-    unknown: list[str] = []
     encoder = f"video_encoder.{model_class.base_model_prefix}."
     of_encoder = tuple(theirs[0] for part, theirs in kind.parts.items() if theirs and part.startswith(encoder))
     for name in found:

@@ -478,9 +478,7 @@ class VioletModel(VioletPreTrainedModel):
             raise ValueError("Encoded `video_tokens` cannot be masked: give `pixel_values_videos`.")
         words: Any = inputs_embeds
         if input_ids is not None and position_ids is None and cache is None:
-            encoded = self.encode_texts(
-                input_ids, attention_mask
-            )  # it may have tokens of its own in front of the words
+            encoded = self.encode_texts(input_ids, attention_mask)  # it may put tokens in front of the words
             words, attention_mask = encoded.tokens, encoded.mask
         elif input_ids is not None:
             words = self.text_embeddings(input_ids, attention_mask, position_ids)
@@ -498,9 +496,7 @@ class VioletModel(VioletPreTrainedModel):
             past_mask = torch.cat([group.mask for group in groups.values()] + [attention_mask[:, :past_words]], dim=1)
             attention_mask = attention_mask[:, past_words:]
             groups = {}
-        if attention_mask is None:
-            attention_mask = words.new_ones(words.shape[:2], dtype=torch.long)
-        groups["text"] = Tokens(words, attention_mask)
+        groups["text"] = Tokens(words, _all_ones(words) if attention_mask is None else attention_mask)
         states = self.fuse(groups, attention_rule, cache, past_mask, **kwargs)
         return VioletModelOutput(
             last_hidden_state=torch.cat(list(states.values()), dim=1),
@@ -509,6 +505,11 @@ class VioletModel(VioletPreTrainedModel):
             text_hidden_state=states["text"],
             video_tokens=video_tokens,
         )
+
+
+def _all_ones(words: torch.Tensor) -> torch.Tensor:
+    """The mask (texts, X) of texts (texts, X, width) without padding."""
+    return words.new_ones(words.shape[:2], dtype=torch.long)
 
 
 def _videos_of_texts(video: Tokens, texts: int, video_index: torch.Tensor | None) -> Tokens:
