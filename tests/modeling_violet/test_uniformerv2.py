@@ -192,7 +192,7 @@ ARRAYS = [
     *((one, name) for one in ("temporal", "single") for name in TRAINED),
     *((one, name) for one in FROM_CLIP for name in ("patches", "tokens_4", "features", "logits", "conv1_weight")),
     *(
-        pytest.param("k400_b16_8x224", name, marks=pytest.mark.slow)
+        pytest.param("k400_b16_8x224", name, marks=pytest.mark.proof)
         for name in ("tokens_0", "tokens_1", "q_0", "q_1", "q_2", "tokens_12", "q_3", "features", "logits")
     ),
 ]

@@ -169,7 +169,7 @@ def test_a_video_of_several_captions_gets_one_that_is_compared_with_all(clips, m
     assert all(len(sample["prediction"].split()) > 3 for sample in found.samples)
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_two_processes_find_what_one_does_whatever_the_remainder(clips, models, tmp_path):
     """Rows by twos, threes and single ones: no row is counted twice, none is lost, and one process may have none."""
     parts, counts_of = {}, {"open-ended": (13, 1), "retrieval": (9, 1), "captioning": (7, 2)}
