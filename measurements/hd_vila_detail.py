@@ -85,7 +85,7 @@ class Neighbours(nn.Module):
     """
     An order-keeping loss, in training only: from each cell's state of a frame, what that frame shows there, and from
     the middle frame's state behind the first attention over time, what all frames show there, in their order: 4 x 4
-    means of 16 x 16 pixels. By the classifier only, nothing is learned of time in as many steps.
+    means of 16 x 16 pixels. By the classifier only, the loss stood at chance after 250 steps (one seed).
     """
 
     def __init__(self, model: HdVilaVisionModel):
