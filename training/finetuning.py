@@ -287,6 +287,9 @@ def finetune(
     metrics: dict[str, float] = {"steps": trainer.state.global_step}
     for split in [name for name in tables if name != "train"]:
         prefix = "" if split == "test" else f"{split}_"
+        if split.startswith("test_") and not len(tables[split]):
+            logger.warning("The split %s has no row for the task %s: it is not measured.", split, data.task)
+            continue
         found = task.evaluate(model, processor, tables[split], data, training)
         metrics |= {prefix + name: value for name, value in found.items()}
     trainer.accelerator.wait_for_everyone()
