@@ -11,11 +11,12 @@ its own folder below `--output`; what is there is not run again.
 import argparse
 import json
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from pretraining_value import CLIPS, SHOWN, VIOLET, finetuning_options, print_medians
+from pretraining_value import CLIPS, VIOLET, finetuning_options, print_medians
 
 from violet import VideoTextProcessor, VioletModel, named_configuration, pretrained
 
@@ -61,11 +62,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--encoders", nargs="+", default=list(ENCODERS), choices=ENCODERS)
     options = parser.parse_args()
-    found: dict[str, list[dict[str, float]]] = {}
-    for seed in options.seeds:
-        for encoder in options.encoders:
-            found.setdefault(encoder, []).append(measures_of(options.output, encoder, seed))
-    print_medians("encoder", found, SHOWN)
+    print_medians("encoder", options.encoders, options.seeds, partial(measures_of, options.output))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -43,11 +44,17 @@ def finetuning_options(folder: Path, seed: int, clips_folder: Path, clips: int, 
     ]
 
 
-def print_medians(column: str, found: Mapping[str, Sequence[Mapping[str, float]]], shown: Sequence[str]) -> None:
-    """A row per entry: the median of its runs and, in brackets, the least and the most."""
-    print(f"| {column} | {' | '.join(shown)} |\n|---|{'---|' * len(shown)}")
+def print_medians(
+    column: str, names: Sequence[str], seeds: Sequence[int], measure: Callable[[str, int], Mapping[str, float]]
+) -> None:
+    """Measures each name with each seed; a row per name: medians and, in brackets, the least and the most."""
+    found: dict[str, list[Mapping[str, float]]] = {}
+    for seed in seeds:
+        for name in names:
+            found.setdefault(name, []).append(measure(name, seed))
+    print(f"| {column} | {' | '.join(SHOWN)} |\n|---|{'---|' * len(SHOWN)}")
     for name, runs in found.items():
-        values = [sorted(run[measure] for run in runs) for measure in shown]
+        values = [sorted(run[one] for run in runs) for one in SHOWN]
         cells = [f"{statistics.median(one):.3f} ({one[0]:.3f}–{one[-1]:.3f})" for one in values]
         print(f"| {name} | {' | '.join(cells)} |")
 
@@ -92,11 +99,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
     options = parser.parse_args()
-    found: dict[str, list[dict[str, float]]] = {}
-    for seed in options.seeds:
-        for variant in options.variants:
-            found.setdefault(variant, []).append(finetune(options.output, variant, seed))
-    print_medians("pre-training", found, SHOWN)
+    print_medians("pre-training", options.variants, options.seeds, partial(finetune, options.output))
 
 
 if __name__ == "__main__":

@@ -206,8 +206,7 @@ class VioletForRetrieval(VioletPreTrainedModel):
             pairs_per_pass: how many pairs meet in the fusion at a time: less takes less memory.
 
         The other arguments are `VioletModel.forward`'s. `logits` are (texts, videos), as `score_pairs` gives them.
-        `hidden_states` and `attentions`, if asked for, have one row
-        per pair, in the order of `logits`.
+        `hidden_states` and `attentions`, if asked for, have one row per pair, in the order of `logits`.
 
         If several processes train together, the videos are those of all of them (`logits` have as many columns),
         and the loss is that of the whole batch: it has the same negatives however many processes share it out.

@@ -189,7 +189,7 @@ def train_wordpiece_tokenizer(texts: Iterable[str], vocab_size: int = 2000) -> B
     normal = [normalizer.normalize_str(text) for text in texts]
     words = {word for text in normal for word, _ in pre_tokenizer.pre_tokenize_str(text)}
     # The trainer numbers continuation characters in the order of a hash table, which changes from run to run and
-    # breaks ties differently. Named beforehand they have fixed numbers.
+    # breaks ties differently. Named before training they have fixed numbers.
     continuations = [f"##{character}" for character in sorted({c for word in words for c in word[1:]})]
     trained = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     trained.pre_tokenizer = pre_tokenizer

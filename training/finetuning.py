@@ -166,9 +166,8 @@ def build_model(
     """
     From scratch if a named configuration is asked for, else from pretrained weights, with what the task sets in
     their configuration; those of a model of pictures or videos as `model_from_parts` or, for a system,
-    `hub.starting_points.build_system` says. A VIOLET's weights keep
-    their head of labels if it has the very same ones, and start a new one otherwise. If another tokenizer is
-    asked for, see `exchange_vocabulary`.
+    `hub.starting_points.build_system` says. A VIOLET's weights keep their head of labels if it has the very same ones,
+    and start a new one otherwise. If another tokenizer is asked for, see `exchange_vocabulary`.
     """
     task, source = TASKS[data.task], "" if arguments.from_scratch else source_of(arguments)
     new_model, before = arguments.system is not None or from_parts(arguments), None

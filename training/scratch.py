@@ -6,6 +6,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from ..configuration import named_configuration
+from ..hub.vision_models import sides
 from ..modeling_violet.encoders import find_encoder
 from ..processing import VideoTextProcessor, VioletVideoProcessor, special_tokens, train_wordpiece_tokenizer
 
@@ -43,8 +44,7 @@ def frames_from_scratch(
 ) -> VioletVideoProcessor:
     """What a named configuration starts from scratch with, if no size and number of frames are asked for."""
     side, frames = FRAMES_FROM_SCRATCH[model]
-    size = image_size or side
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = sides(image_size or side)
     vision = named_configuration(model).vision_config
     return VioletVideoProcessor(
         size={"height": height, "width": width},
