@@ -16,7 +16,7 @@ from violet.cli import main
 from violet.data import BENCHMARKS, check_benchmark, moving_shapes
 from violet.processing.decoding import decode_video
 from violet.training import TASKS, SettingsError
-from violet.training.benchmarking import load_benchmark
+from violet.training.benchmarking import load_benchmark, recipe_options
 
 KINDS = ("tsv", "pkl", "clips")
 """How the pictures lie: each benchmark's miniature has another of these."""
@@ -238,6 +238,15 @@ def test_a_miniature_goes_through_training_evaluation_and_report(name, clips, tm
     }
     text = (output / "report.html").read_text()
     assert benchmark.name in text
+    dual = {key for key in report["metrics"] if key.startswith("dual_softmax_")}
+    assert bool(dual) == (benchmark.task == "retrieval") == ("<h2>By dual softmax" in text)
+    if dual:
+        assert text.index("<h2>Every number") < text.index("<h2>By dual softmax") < text.index("dual softmax text to")
+        assert not any(report["metrics"][key]["published"] for key in dual)
+        said = capsys.readouterr().out
+        assert (
+            said.index("\ntext_to_video_r1") < said.index("\nBy dual softmax") < said.index("\ndual_softmax_text_to")
+        )
     for values in benchmark.published.values():
         assert all(f"{value:g} %" in text for value in values.values())
 
@@ -336,6 +345,20 @@ def test_questions_about_long_videos_keep_span_subtitles_and_type(clips, tmp_pat
     assert {row["question_type"] for row in BENCHMARKS["activitynet-qa"].rows(tmp_path / "activitynet-qa", "val")} == {
         "3"
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe", "frames", "scale"),
+    [
+        ("didemo-retrieval", "clip-vip", 12, 1e-5),
+        ("activitynet-paragraph-retrieval", "clip-vip", 32, None),
+        ("didemo-retrieval", "v2", None, None),
+        ("activitynet-paragraph-retrieval", None, None, None),
+    ],
+)
+def test_a_recipe_of_another_system_brings_its_frames_and_its_rate_of_the_temperature(name, recipe, frames, scale):
+    options = recipe_options(BENCHMARKS[name], recipe)
+    assert options.get("num_frames") == frames and options.get("logit_scale_learning_rate") == pytest.approx(scale)
 
 
 def test_an_unknown_recipe_is_refused_with_those_there_are(clips, tmp_path, capsys):
