@@ -47,16 +47,21 @@ def open_video(reference: Any) -> Any:
         return reference
     clips = clips_of(reference)
     if clips is not None:
-        held = next((clip for clip in clips if open_video(clip) is not clip), None)
+        held = next((clip for clip in clips if _is_held(clip)), None)
         if held is not None:
             raise TableError(
                 f"{reference}: of a video of several clips, {held} lies in a container, which is read in batches of "
                 "rows and not by itself: give files or URLs."
             )
         return reference
-    if not reference.startswith(HUB) and split_reference(reference)[1] is None:
+    if not _is_held(reference):
         return reference
     return open_clip(stored_clip(reference), reference)
+
+
+def _is_held(reference: str) -> bool:
+    """Whether it names a clip in a container."""
+    return reference.startswith(HUB) or split_reference(reference)[1] is not None
 
 
 def video_name(video: Any) -> str | None:

@@ -230,13 +230,16 @@ def with_places(
     if encoder is None and num_frames is None and image_size is None:
         return config
     used = encoder_of(str(vision), config.vision_config if encoder is None else encoder)
+    side: int | tuple[int, int]
     if encoder is None:
-        side = config.video_grid_size * used.cell[1]
-        frames = config.num_video_frames * used.cell[0]
+        side = used.frame_size(*sides(config.video_grid_size))
+        frames = (used.steps or config.num_video_frames) * used.cell[0]
     else:
         frames, side = own_clip(used, config.num_video_frames)
     steps, rows, columns = check_clip(used, num_frames or frames, image_size or side)
-    changed = {"num_video_frames": steps, "video_grid_size": max(rows, columns)}
+    square = config.vision_positions == "violet"  # whose places are those of a square grid, of which any may be cut
+    size = max(rows, columns) if square or rows == columns else (rows, columns)
+    changed: dict[str, Any] = {"num_video_frames": steps, "video_grid_size": size}
     if encoder is not None:
         changed["vision_config"] = encoder.to_dict()
     return VioletConfig(**{**config.to_dict(), **changed})

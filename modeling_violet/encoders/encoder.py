@@ -42,7 +42,8 @@ class Encoder:
     (batch, frames, channels, height, width) and gives `last_hidden_state` (batch, steps, rows, columns, width), if it
     has them with the other fields of `VisionStates`, and whose configuration has `hidden_size`, `cell` and
     `grid(frames, height, width)`, as `VioletVisionConfig`. A `forward` that takes other pixels, or several kinds of
-    them, has a configuration with `inputs`, and one that makes as many steps in time of every clip has `steps`.
+    them, has a configuration with `inputs`; one that makes as many steps in time of every clip has `steps`; and one
+    whose rows and columns are not as many as the cells of a frame has `frame_size(rows, columns)`.
 
     Attributes:
         config: the vision configuration.
@@ -100,6 +101,11 @@ class Encoder:
             return self.config.grid(frames, height, width)
         except ValueError as error:
             raise self.refuse(f"does not take such clips: {error}") from error
+
+    def frame_size(self, rows: int, columns: int) -> tuple[int, int]:
+        """(height, width) in pixels of frames that make so many rows and columns."""
+        own = getattr(self.config, "frame_size", None)
+        return (rows * self.cell[1], columns * self.cell[2]) if own is None else own(rows, columns)
 
     def states(self, model: PreTrainedModel, pixels: torch.Tensor, **others: torch.Tensor) -> VisionStates:
         """
