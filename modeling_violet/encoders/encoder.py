@@ -103,7 +103,7 @@ class Encoder:
             raise self.refuse(f"does not take such clips: {error}") from error
 
     def frame_size(self, rows: int, columns: int) -> tuple[int, int]:
-        """(height, width) in pixels of frames that make so many rows and columns."""
+        """(height, width) in pixels of the frames whose grid has these rows and columns."""
         own = getattr(self.config, "frame_size", None)
         return (rows * self.cell[1], columns * self.cell[2]) if own is None else own(rows, columns)
 

@@ -161,7 +161,7 @@ class LfVilaVisionConfig(PreTrainedConfig):
         return frames, rows, columns
 
     def frame_size(self, rows: int, columns: int) -> tuple[int, int]:
-        """(height, width) in pixels of frames whose last map pools to so many rows and columns."""
+        """(height, width) in pixels of the frames whose last map is pooled to these rows and columns."""
         most = (rows + self.pool_size[0] - 1, columns + self.pool_size[1] - 1)
         return most[0] * self.cell[1], most[1] * self.cell[2]
 
