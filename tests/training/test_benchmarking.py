@@ -13,7 +13,9 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from violet.cli import main
-from violet.data import BENCHMARKS, check_benchmark, moving_shapes
+from violet.data import BENCHMARKS, COLUMNS, check_benchmark, moving_shapes
+from violet.data.loading import ClipReader
+from violet.processing import VioletVideoProcessor
 from violet.processing.decoding import decode_video
 from violet.training import TASKS, SettingsError
 from violet.training.benchmarking import load_benchmark, recipe_options
@@ -206,8 +208,32 @@ def test_the_recipe_is_that_of_the_originals_settings(name, shared_folder):
     assert seen or "default" in BENCHMARKS[name].recipes
 
 
-@pytest.mark.slow
+def way_of(name: str) -> tuple:
+    """What a benchmark's run depends on, but for where its rows come from."""
+    benchmark = BENCHMARKS[name]
+    return benchmark.task, benchmark.texts, any(recipe.by_mask for recipe in benchmark.recipes.values())
+
+
+WHOLE = [name for name in BENCHMARKS if name == next(one for one in BENCHMARKS if way_of(one) == way_of(name))]
+"""The first benchmark of each way to be asked: `make test` runs these, `make proofs` the others."""
+
+
 @pytest.mark.parametrize("name", list(BENCHMARKS))
+def test_the_rows_of_a_miniature_are_those_of_its_task_and_its_videos_can_be_read(name, clips, tmp_path):
+    benchmark = BENCHMARKS[name]
+    write_miniature(benchmark, clips, tmp_path, kind_of(name))
+    tables = load_benchmark(benchmark, tmp_path)
+    assert {"train", "test"} <= set(tables) and all(len(rows) for rows in tables.values())
+    reader = ClipReader(VioletVideoProcessor(num_frames=2))
+    for rows in tables.values():
+        assert set(COLUMNS[benchmark.task]) <= set(rows.column_names)
+        assert len(reader.read(rows[0]["video"]).frames) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", [name if name in WHOLE else pytest.param(name, marks=pytest.mark.proof) for name in BENCHMARKS]
+)
 def test_a_miniature_goes_through_training_evaluation_and_report(name, clips, tmp_path, capsys):
     benchmark = BENCHMARKS[name]
     write_miniature(benchmark, clips, tmp_path, kind_of(name))
