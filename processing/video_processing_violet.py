@@ -376,7 +376,7 @@ class VioletVideoProcessor(SavedWhole, BaseVideoProcessor):
             return self.sample_frames(length, count, draw, frame_sampling=setting("frame_sampling"))
 
         def decode(number: int, clip: Any, count: int | None, name: str) -> DecodedVideo:
-            known = {"video_metadata": metadata[number]}
+            known: dict[str, Any] = {"video_metadata": metadata[number]}
             if samples and fps is not None:
                 return decode_video(clip, None, backend, name, sample_times=partial(times_at_rate, fps=fps), **known)
             return decode_video(clip, partial(choose, number, count), backend, name, **known)
