@@ -107,7 +107,10 @@ def benchmark_command(argv: list[str]) -> int:
     parser.add_argument("what", choices=["list", "check", "run"])
     parser.add_argument("name", nargs="?", help="of the benchmark, such as msvd-qa")
     parser.add_argument("--data", help="the folder with its annotations and videos")
-    parser.add_argument("--recipe", help="whose hyper-parameters: v1 or v2 (the default, if it has them)")
+    parser.add_argument(
+        "--recipe",
+        help="whose hyper-parameters: v1, v2 (the default, if it has them) or another system's, such as clip-vip",
+    )
     parser.add_argument("--measure_only", action="store_true", help="measure the model as it is, without training")
     options, rest = parser.parse_known_args(argv)
 
@@ -142,11 +145,14 @@ def benchmark_command(argv: list[str]) -> int:
         if unknown:
             raise SettingsError(f"no option is named {' '.join(unknown)}; see violet finetune --help.")
         report = run_benchmark(benchmark, options.data, model, data, training, not options.measure_only)
-        for name in report.headline:
-            published = f"   published: {report.published[name]:.3f}" if name in report.published else ""
-            low, high = report.evaluation.intervals().get(name, (None, None))
-            interval = "" if low is None else f" ({low:.3f} to {high:.3f})"
-            print(f"{name:24} {report.evaluation.metrics[name]:.3f}{interval}{published}")
+        intervals = report.evaluation.intervals()
+        for said, names in {"": report.headline, **report.metrics_apart()}.items():
+            print(f"\n{said}:" if said else "", end="\n" * bool(said))
+            for name in names:
+                published = f"   published: {report.published[name]:.3f}" if name in report.published else ""
+                low, high = intervals.get(name, (None, None))
+                interval = "" if low is None else f" ({low:.3f} to {high:.3f})"
+                print(f"{name:24} {report.evaluation.metrics[name]:.3f}{interval}{published}")
         print(f"\nThe report is {training.output_dir}/report.html")
         return 0
 

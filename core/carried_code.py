@@ -67,8 +67,9 @@ def _name_model(config: dict[str, Any], file: Path) -> set[str]:
     model_type = config.get("model_type", "")
     if model_type not in CONFIGURATIONS:
         raise ValueError(
-            f"{file}: `model_type` is {config.get('model_type')!r}, no model of this package; known are "
-            f"{', '.join(CONFIGURATIONS)}."
+            f"{file}: `model_type` is {config.get('model_type')!r}, and code is carried for models of type "
+            f"{' and '.join(CONFIGURATIONS)} only. Another vision encoder of this package carries its code as part of "
+            "a `VioletModel`: save that one."
         )
     holds = (config.get("architectures") or [""])[0]
     # The heads and teachers of pre-training are carried by a checkpoint of it only: they are a fifth of the code.

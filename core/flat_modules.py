@@ -8,6 +8,7 @@ before a configuration names them.
 """
 
 import ast
+import functools
 import importlib
 import io
 import sys
@@ -90,8 +91,9 @@ class Modules:
             if self._files.setdefault(one.name, one) != one:
                 raise ValueError(f"{self._files[one.name]} and {one} cannot lie in one folder: rename one of them.")
             if one.name not in self.sources:
+                source = one.read_text(encoding="utf-8")
                 try:
-                    flat = flatten(one.read_text(encoding="utf-8"), one.parent, None if _is_ours(one) else home)
+                    flat = _flatten_ours(source, one.parent) if _is_ours(one) else flatten(source, one.parent, home)
                 except ValueError as error:
                     raise ValueError(f"{one}: {error}") from error
                 self.sources[one.name] = flat[0]
@@ -171,6 +173,12 @@ def flatten(source: str, folder: Path, home: Path | None = None) -> tuple[str, s
         rest = lines[end - 1].encode()[node.end_col_offset :].decode()  # a comment, the end of the line
         lines[node.lineno - 1 : end] = [indent + f"\n{indent}".join(statements) + rest]
     return "".join(lines), needed
+
+
+@functools.lru_cache(maxsize=512)
+def _flatten_ours(source: str, folder: Path) -> tuple[str, set[Path]]:
+    """`flatten` of the package's own module: each checkpoint of a process needs most of them."""
+    return flatten(source, folder)
 
 
 def _target(node: ast.ImportFrom, folder: Path, home: Path | None) -> Path | None:

@@ -19,7 +19,8 @@ import numpy as np
 
 from ..processing.decoder_process import DecoderProcess
 from ..processing.decoding import DecodedVideo, VideoDecodeError, decode_video, describe_source, encoded_file
-from .sources import clips_of, open_video, video_name
+from ..processing.joined_clips import clips_of
+from .sources import open_video, video_name
 from .tables import TableError
 
 if TYPE_CHECKING:

@@ -9,13 +9,14 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from ..processing.decoding import is_encoded_file
+from ..processing.joined_clips import join_clips
 from .annotations import original_rows
 from .composite import read_composite
 from .folders import folder_rows
 from .hub_rows import HUB, hub_rows
 from .remote import is_url
 from .shards import TarShard, find_shards, is_shards
-from .sources import absolute_reference, join_clips, open_pickle, open_tsv
+from .sources import absolute_reference, open_pickle, open_tsv
 from .tables import Row, TableError, as_dataset, iterate_table
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ clips.tsv#clip7                    frames in a TSV, see `TsvVideos`
 clips.pkl#clip7                    frames in a pickle, {id: [base64 of a JPEG]}
 shard.tar#clip7                    a sample of a shard, local or remote, see `TarShard`
 hub:name:config@split#7            row 7 of a data set of the Hub that holds its videos itself
-clips:["1.mp4", "2.mp4"]           several clips as one video, see `join_clips`; `ClipReader` reads it
+clips:["1.mp4", "2.mp4"]           several clips as one video, see `join_clips`; the processor reads it, if they are
+                                   files or URLs, and `ClipReader` in any container
 
 A row may hold the clip itself as well, in any form that `decode_video` takes.
 """
@@ -14,14 +15,13 @@ import base64
 import functools
 import hashlib
 import io
-import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ..processing.decoding import IMAGE_SUFFIXES, frame_files, is_encoded_file
+from ..processing.joined_clips import clips_of
 from .hub_rows import HUB, hub_clip
 from .pickles import read_pickle
 from .remote import RemoteFile, is_url
@@ -32,20 +32,7 @@ from .tsv_videos import TsvVideos
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-CLIPS = "clips:"
 CONTAINERS = (".tsv#", ".pkl#", ".tar#")
-
-
-def join_clips(clips: Sequence[str]) -> str:
-    """The text of a video that consists of these clips, one after the other: rows know a video by one text."""
-    return CLIPS + json.dumps(list(clips))
-
-
-def clips_of(reference: Any) -> list[str] | None:
-    """The clips of a text that `join_clips` made; None for any other video."""
-    if not isinstance(reference, str) or not reference.startswith(CLIPS):
-        return None
-    return json.loads(reference.removeprefix(CLIPS))
 
 
 def open_video(reference: Any) -> Any:
@@ -58,11 +45,23 @@ def open_video(reference: Any) -> Any:
     """
     if not isinstance(reference, str):
         return reference
-    if clips_of(reference) is not None:
-        raise TableError(f"{reference}: a video of several clips is read in batches of rows, not by itself.")
-    if not reference.startswith(HUB) and split_reference(reference)[1] is None:
+    clips = clips_of(reference)
+    if clips is not None:
+        held = next((clip for clip in clips if _is_held(clip)), None)
+        if held is not None:
+            raise TableError(
+                f"{reference}: of a video of several clips, {held} lies in a container, which is read in batches of "
+                "rows and not by itself: give files or URLs."
+            )
+        return reference
+    if not _is_held(reference):
         return reference
     return open_clip(stored_clip(reference), reference)
+
+
+def _is_held(reference: str) -> bool:
+    """Whether it names a clip in a container."""
+    return reference.startswith(HUB) or split_reference(reference)[1] is not None
 
 
 def video_name(video: Any) -> str | None:

@@ -36,6 +36,7 @@ class Report:
             `split sha256` (`data.rows_digest`), `seed`.
         published: the numbers to compare with, by the metric's name and in its unit.
         headline: the metrics to show first; by default those with a published number, or the first four.
+        apart: how the names of metrics begin that have a table of their own, and what is said above it.
     """
 
     title: str
@@ -45,6 +46,15 @@ class Report:
     origin: Mapping[str, Any] = field(default_factory=dict)
     published: Mapping[str, float] = field(default_factory=dict)
     headline: Sequence[str] = ()
+    apart: Mapping[str, str] = field(default_factory=dict)
+
+    def metrics_apart(self) -> dict[str, list[str]]:
+        """What is said of them -> the names of the metrics that stand apart, if there are some."""
+        names = {
+            said: [name for name in self.evaluation.metrics if name.startswith(start)]
+            for start, said in self.apart.items()
+        }
+        return {said: of_table for said, of_table in names.items() if of_table}
 
 
 def write_report(
@@ -142,11 +152,14 @@ def _page(report: Report, facts: Mapping[str, Any], frames_of: Callable[[str], n
     failed = f' · <span class="warn">{evaluation.failed} rows could not be read</span>' if evaluation.failed else ""
     headline = list(report.headline) or list(report.published) or list(evaluation.measures)[:4]
     best, worst = best_and_worst(evaluation.samples)
+    apart = {said: {name: metrics[name] for name in names} for said, names in report.metrics_apart().items()}
+    plain = {name: one for name, one in metrics.items() if not any(name in names for names in apart.values())}
     parts = [
         f"<h1>{_text(report.title)}</h1>",
         f'<div class="dim">{_text(report.task)} · {len(evaluation.samples)} samples{failed}</div>',
         f'<div class="cards">{"".join(_card(name, metrics[name]) for name in headline)}</div>',
-        f"<h2>Every number</h2><div class=panel>{_metrics_table(metrics)}</div>",
+        f"<h2>Every number</h2><div class=panel>{_metrics_table(plain)}</div>",
+        *(f"<h2>{_text(said)}</h2><div class=panel>{_metrics_table(ones)}</div>" for said, ones in apart.items()),
         f'<p class="dim">Intervals hold {LEVEL:.0%} of the numbers that samples drawn again give (bootstrap; rows of '
         "one video are drawn together). A mark is a published number.</p>",
     ]

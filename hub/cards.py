@@ -22,6 +22,8 @@ from ..core.files import sha256, write_text
 from ..core.registry import PACKAGE
 from ..core.weights import FOLDER
 from ..evaluation.provenance import METRICS_FILE
+from ..modeling_violet import ENCODERS
+from ..modeling_violet.encoders.frame_by_frame import FrameByFrame
 from .weight_files import WeightsError, num_parameters, weight_files
 
 CARD_FILE = "README.md"
@@ -442,7 +444,10 @@ def _encoder_sizes(vision: Mapping[str, Any]) -> str:
     }
     told = [sentence.format(vision[name]) for name, sentence in said.items() if vision.get(name)]
     frames = vision.get("frames_per_clip", vision.get("num_frames", vision.get("temporal_size")))
-    told.append("each frame as a picture" if frames is None else f"clips of {frames} frames")
+    if frames is not None:
+        told.append(f"clips of {frames} frames")
+    elif ENCODERS.find(vision["model_type"]) is FrameByFrame:
+        told.append("each frame as a picture")
     return f"{vision['model_type']}: {', '.join(told)}"
 
 

@@ -129,7 +129,10 @@ def from_original(
 
 
 def plan_for(
-    weights: Weights, model_class: type[PreTrainedModel] | None, config: PreTrainedConfig | None
+    weights: Weights,
+    model_class: type[PreTrainedModel] | None,
+    config: PreTrainedConfig | None,
+    encoder: str | None = None,
 ) -> ConversionPlan:
     """
     `plan_conversion`.
@@ -137,9 +140,9 @@ def plan_for(
     Raises:
         ConversionError: as that one does; for a model of pictures or videos that needs no conversion, what to do.
     """
-    join_parts(weights, config)
+    join_parts(weights, config, encoder)
     try:
-        return plan_conversion(shapes_of(weights), model_class, config, weights.settings)
+        return plan_conversion(shapes_of(weights), model_class, config, weights.settings, encoder)
     except ConversionError as error:
         kind = vision_model_type(weights.settings)
         if kind is None or kind in STARTS:
@@ -151,12 +154,11 @@ def plan_for(
         ) from error
 
 
-def join_parts(weights: Weights, config: PreTrainedConfig | None) -> None:
+def join_parts(weights: Weights, config: PreTrainedConfig | None, encoder: str | None = None) -> None:
     """Puts tensors together that are one in the model of that configuration, if its kind says so."""
     stripped = strip_prefixes(list(weights.tensors))
-    kind = find_kind(
-        {name: tuple(weights.tensors[source].shape) for name, source in stripped.items()}, encoder_type(config)
-    )
+    encoder = encoder if config is None else encoder_type(config)
+    kind = find_kind({name: tuple(weights.tensors[source].shape) for name, source in stripped.items()}, encoder)
     if kind is not None and kind.joined is not None:
         join(weights.tensors, *kind.joined)
 

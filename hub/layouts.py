@@ -736,7 +736,7 @@ UNIFORMERV2_FORMS = {
 def _uniformerv2(name: str, parts: Mapping[str, tuple[str, Rules]], **options: Any) -> Kind:
     """A kind whose weights become a UniFormerV2's (Li et al., 2022, arXiv:2211.09552)."""
     frames = {"image_mean": [0.45] * 3, "image_std": [0.225] * 3, "do_pad_to_square": False}
-    return Kind(name, parts, system="uniformerv2", tokenizer=None, frames=frames, **options)
+    return Kind(name, parts, system="uniformerv2", tokenizer=None, **{"frames": frames, **options})
 
 
 UNIFORMERV2, UNIFORMERV2_OPENMMLAB = (
@@ -785,6 +785,7 @@ OPENAI_CLIP = _uniformerv2(
 CLIP_START = _uniformerv2(
     "CLIP, which starts a UniFormerV2",
     {UNIFORMERV2_TOWER: ("vision_model.", UNIFORMERV2_CLIP_NAMES)},
+    frames={"image_mean": OPENAI_CLIP_MEAN, "image_std": OPENAI_CLIP_STD, "do_pad_to_square": False},
     forms={
         r"\.patch_embedding\.weight$": Form(lambda shape, window: (*shape[:2], *shape[3:]), _centre_tap),
         r"\.position_embedding\.weight$": Form(ours=_resize_clip_grid, length=0, lengths=is_grid),

@@ -134,18 +134,21 @@ def plan_conversion(
     model_class: type[PreTrainedModel] | None = None,
     config: Any = None,
     settings: Mapping[str, Any] | None = None,
+    encoder: str | None = None,
 ) -> ConversionPlan:
     """
     What `from_original` will do with weights of these names and shapes.
 
     Args:
         settings: the `config.json` beside the weights: what shapes do not tell of a configuration that is not given.
+        encoder: `model_type` of the vision encoder that they are to become, if no configuration is given.
 
     Raises:
         ConversionError: if a key is unknown, missing or of a wrong shape; it names the key.
     """
     stripped = strip_prefixes(list(shapes))
-    kind = find_kind({name: shapes[source] for name, source in stripped.items()}, encoder_type(config))
+    encoder = encoder if config is None else encoder_type(config)
+    kind = find_kind({name: shapes[source] for name, source in stripped.items()}, encoder)
     if kind is None:
         some = ", ".join(map(repr, list(shapes)[:3]))
         raise ConversionError(f"The weights are of no kind that is known ({', '.join(KINDS)}): they hold {some}.")

@@ -132,7 +132,9 @@ def processor_of_system(
         WeightsError: as that one does; for clips that the model cannot take, or no tokenizer.
     """
     _, plan = _plan_system(source, system)
-    words, frames = read_tokenizer(str(own_tokenizer(source, plan.kind)), plan.config), frames_of(plan)
+    named, frames = own_tokenizer(source, plan.kind) or str(source), frames_of(plan)
+    reads_texts = plan.kind.tokenizer is not None  # else it has one for its processor only
+    words = read_tokenizer(named, plan.config) if reads_texts else load_tokenizer(named)
     frames.num_frames = num_frames or frames.num_frames
     if image_size is not None:
         frames.size = {"height": image_size, "width": image_size}
@@ -151,8 +153,8 @@ def build_system(
     **changes: Any,
 ) -> Any:
     """
-    A model of a system that is made of a model of transformers key by key, its texts included: of a CLIP's two towers
-    CLIP-ViP's. What the system has beside them begins afresh.
+    A model of a system that is made of a model of transformers key by key: of a CLIP's two towers CLIP-ViP's, of its
+    pictures' tower a UniFormerV2. What the system has beside them begins afresh.
 
     Args:
         source: a folder or a name on the Hub.
@@ -185,7 +187,7 @@ def build_system(
 
 def _plan_system(source: str | os.PathLike, system: str) -> tuple[Weights, ConversionPlan]:
     weights = read_weights(source)
-    plan = plan_for(weights, VioletModel, None)
+    plan = plan_for(weights, VioletModel, None, system)
     if plan.kind.system != system:
         raise ConversionError(f"{weights.origin}: weights of {plan.kind.name}, which become no {system!r}.")
     return weights, plan
@@ -228,13 +230,16 @@ def with_places(
     if encoder is None and num_frames is None and image_size is None:
         return config
     used = encoder_of(str(vision), config.vision_config if encoder is None else encoder)
+    side: int | tuple[int, int]
     if encoder is None:
-        side = config.video_grid_size * used.cell[1]
-        frames = config.num_video_frames * used.cell[0]
+        side = used.frame_size(*sides(config.video_grid_size))
+        frames = (used.steps or config.num_video_frames) * used.cell[0]
     else:
         frames, side = own_clip(used, config.num_video_frames)
     steps, rows, columns = check_clip(used, num_frames or frames, image_size or side)
-    changed = {"num_video_frames": steps, "video_grid_size": max(rows, columns)}
+    square = config.vision_positions == "violet"  # whose places are those of a square grid, of which any may be cut
+    size = max(rows, columns) if square or rows == columns else (rows, columns)
+    changed: dict[str, Any] = {"num_video_frames": steps, "video_grid_size": size}
     if encoder is not None:
         changed["vision_config"] = encoder.to_dict()
     return VioletConfig(**{**config.to_dict(), **changed})

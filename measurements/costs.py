@@ -1,17 +1,22 @@
-"""What one clip costs in each system's vision encoder, counted and not timed.
+"""What one clip costs in each system's vision encoder, counted; and the time of CLIP-ViP's attention.
 
-    python measurements/costs.py [NAME ...] [--json FILE]
+    python measurements/costs.py [NAME ...] [--clock] [--json FILE]
 
 Builds each encoder on the meta device, which holds no numbers, passes one clip, and counts multiply-accumulates (a
 MAC is two of the operations that torch's FlopCounterMode counts): those of linear layers and convolutions, and those
 of attention's two products (queries with keys, weights with values), which some published counts leave out.
 Elementwise operations and norms are not counted. Beside it stands what the specification counts, and the difference.
 
+With `--clock` a layer of CLIP-ViP is timed too, on one thread: its attention in two parts as it is, against the same
+weights in one attention over all tokens, under the mask that gives the same numbers.
+
 To add a system: a line of `SYSTEMS`.
 """
 
 import argparse
 import json
+import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +27,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from violet.core.files import write_json
+from violet.modeling_violet.encoders.clip_vip import ClipVipLayer, ClipVipVisionConfig, ClipVipVisionModel
 from violet.modeling_violet.encoders.temporal_windows import LfVilaVisionConfig, LfVilaVisionModel
 from violet.modeling_violet.encoders.two_resolutions import SCALE, HdVilaVisionConfig, HdVilaVisionModel
 from violet.modeling_violet.encoders.uniformerv2 import UniFormerV2Config, UniFormerV2Model
@@ -56,6 +62,10 @@ def uniformerv2(**changes: Any) -> Callable[[], nn.Module]:
     return lambda: UniFormerV2Model(UniFormerV2Config(**changes))
 
 
+def clip_vip(**changes: Any) -> Callable[[], nn.Module]:
+    return lambda: ClipVipVisionModel(ClipVipVisionConfig(**changes))
+
+
 def lf_vila(**changes: Any) -> Callable[[], nn.Module]:
     return lambda: LfVilaVisionModel(LfVilaVisionConfig(**changes))
 
@@ -84,6 +94,8 @@ SYSTEMS: Sequence[System] = (
         uniformerv2(**LARGE, image_size=336, global_layers=list(range(20, 24))),
         (8, 336, 336),
     ),
+    System("CLIP-ViP B/32", clip_vip(patch_size=32), (12, 224, 224)),
+    System("CLIP-ViP B/16", clip_vip(), (12, 224, 224)),
     System("LF-VILA", lf_vila(), (32, 192, 320)),
     # The original computes the intermediate map, and drops it: the specification counts it.
     System("LF-VILA, intermediate map", lf_vila(clip_features="intermediate"), (32, 192, 320), 156.8),
@@ -144,9 +156,77 @@ def row(system: System) -> dict[str, Any]:
     }
 
 
+class DenseLayer(nn.Module):
+    """A layer of CLIP-ViP whose attention is one over all tokens: what is hidden from a query is computed as well."""
+
+    def __init__(self, layer: ClipVipLayer, frames: int, patches: int):
+        super().__init__()
+        self.layer = layer
+        attention = layer.self_attn
+        proxies = torch.full((attention.num_proxies,), -1)
+        frame = torch.cat([proxies, torch.arange(frames).repeat_interleave(patches)])  # of each token
+        is_proxy = frame < 0
+        self.mask = is_proxy[:, None] | is_proxy[None] | (frame[:, None] == frame[None])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        layer, attention = self.layer, self.layer.self_attn
+        states = layer.layer_norm1(x)
+        # (B, N, D) -> (B, N, heads, d) -> (B, heads, N, d)
+        query, key, value = (
+            project(states).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+            for project in (attention.q_proj, attention.k_proj, attention.v_proj)
+        )
+        output = nn.functional.scaled_dot_product_attention(query, key, value, self.mask)
+        x = x + attention.out_proj(output.transpose(1, 2).flatten(2))  # (B, heads, N, d) -> (B, N, D)
+        return x + layer.mlp(layer.layer_norm2(x))
+
+
+@torch.no_grad()
+def clock(patch_size: int, frames: int = 12, side: int = 224, repeats: int = 9) -> dict[str, Any]:
+    """
+    One layer of a CLIP-ViP B for one clip: pairs of query and key a head, and milliseconds (medians of runs in turn).
+
+    Raises:
+        ArithmeticError: if the two give other numbers.
+    """
+    torch.manual_seed(0)
+    config = ClipVipVisionConfig(patch_size=patch_size)
+    config._attn_implementation = "sdpa"
+    layer = ClipVipLayer(config).eval()
+    patches = (side // patch_size) ** 2
+    x = torch.randn(1, config.num_proxies + frames * patches, config.hidden_size)
+    dense = DenseLayer(layer, frames, patches)
+    ways = {"two_part": lambda: layer(x, frames), "dense": lambda: dense(x)}
+    if not torch.allclose(ways["two_part"](), ways["dense"](), atol=1e-4):
+        raise ArithmeticError("Attention in two parts and under the mask give other numbers.")
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, run in ways.items():
+            started = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - started)
+    pairs = dict(zip(ways, config.attention_pairs(frames, side, side), strict=True))
+    times = {f"milliseconds_{name}": 1000 * statistics.median(of_way) for name, of_way in seconds.items()}
+    return {"name": f"CLIP-ViP B/{patch_size}, {frames} frames", **pairs, **times}
+
+
+def print_clock() -> list[dict[str, Any]]:
+    """The table of `--clock`."""
+    torch.set_num_threads(1)
+    print("\n| one layer | pairs, in two parts | pairs, dense | ms, in two parts | ms, dense |\n|---|---|---|---|---|")
+    timed = []
+    for patch_size in (32, 16):
+        one = clock(patch_size)
+        timed.append(one)
+        times = f"{one['milliseconds_two_part']:.1f} | {one['milliseconds_dense']:.1f}"
+        print(f"| {one['name']} | {one['two_part']:,} | {one['dense']:,} | {times} |", flush=True)
+    return timed
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="beginnings of the rows' names; all by default")
+    parser.add_argument("--clock", action="store_true", help="time a layer of CLIP-ViP too")
     parser.add_argument("--json", type=Path, help="also writes the rows there")
     options = parser.parse_args()
     wanted = [one for one in SYSTEMS if not options.names or one.name.startswith(tuple(options.names))]
@@ -164,6 +244,8 @@ def main() -> None:
             of = "together" if system.with_attention else "layers"
             told = f"{system.expected} ({of}; {one['difference']:+.2%})"
         print(f"| {one['name']} | {one['clip']} | {' | '.join(numbers)} | {told} |", flush=True)
+    if options.clock:
+        rows += print_clock()
     if options.json:
         write_json(options.json, json.loads(json.dumps(rows)))
 

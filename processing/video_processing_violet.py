@@ -33,6 +33,7 @@ from .decoding import (
     describe_source,
     encoded_file,
 )
+from .joined_clips import clips_of, decode_clips
 
 FRAME_SAMPLINGS = ("even", "random_start", "jitter", "ends")
 PIXEL_INPUTS = ("pixel_values_videos", "pixel_values_detail")
@@ -236,6 +237,8 @@ class VioletVideoProcessor(SavedWhole, BaseVideoProcessor):
     each clip, number T // 2 of its T frames, in a higher resolution: (clips, num_clips, 3, detail_scale * height,
     detail_scale * width), cut out of the same frame at the same place. Both are made smaller with antialiasing.
 
+    The text of a video of several clips (`joined_clips.join_clips`) is read as one: equally many frames of each.
+
     Errors: `VideoDecodeError` (a `ValueError`) for a clip that cannot be read, naming it, or that has no time stamps
     if `fps` needs them.
     """
@@ -363,21 +366,28 @@ class VioletVideoProcessor(SavedWhole, BaseVideoProcessor):
             num_frames, fps = self.num_frames, self.fps
         metadata = metadata_of_clips(kwargs.get("video_metadata"), len(clips))
 
-        def choose(number: int, total_frames: int, clip_fps: float | None) -> Sequence[int] | np.ndarray:
+        def choose(
+            number: int, count: int | None, total_frames: int, clip_fps: float | None
+        ) -> Sequence[int] | np.ndarray:
             if not samples:
                 return range(total_frames)
             length = VideoMetadata(total_num_frames=total_frames, fps=clip_fps)
             draw = None if draws is None else draws[number]
-            return self.sample_frames(length, num_frames, draw, frame_sampling=setting("frame_sampling"))
+            return self.sample_frames(length, count, draw, frame_sampling=setting("frame_sampling"))
 
-        def decode(number: int, clip: Any) -> DecodedVideo:
-            name = name_of(clip, number, len(clips))
+        def decode(number: int, clip: Any, count: int | None, name: str) -> DecodedVideo:
+            known: dict[str, Any] = {"video_metadata": metadata[number]}
             if samples and fps is not None:
-                times = partial(times_at_rate, fps=fps)
-                return decode_video(clip, None, backend, name, sample_times=times, video_metadata=metadata[number])
-            return decode_video(clip, partial(choose, number), backend, name, video_metadata=metadata[number])
+                return decode_video(clip, None, backend, name, sample_times=partial(times_at_rate, fps=fps), **known)
+            return decode_video(clip, partial(choose, number, count), backend, name, **known)
 
-        decoded = [decode(number, clip) for number, clip in enumerate(clips)]
+        def decode_whole(number: int, clip: Any) -> DecodedVideo:
+            name, parts, count = name_of(clip, number, len(clips)), clips_of(clip), num_frames if samples else None
+            if parts is None:
+                return decode(number, clip, count, name)
+            return decode_clips(parts, lambda part, of_part: decode(number, part, of_part, part), count, name)
+
+        decoded = [decode_whole(number, clip) for number, clip in enumerate(clips)]
         # Decoded here, where each clip's kind is known, so the parent has frames to process and nothing to sample.
         kwargs |= {"do_sample_frames": False, "fps": None, "num_frames": None}
         kwargs["video_metadata"] = [_metadata_of(clip) for clip in decoded]

@@ -32,6 +32,13 @@ def test_a_global_block_costs_keys_and_values_and_one_query():
     )
 
 
+@pytest.mark.parametrize("patch", [32, 16])
+def test_attention_in_two_parts_and_under_its_mask_are_the_same_layer(patch):
+    """Times are taken only if the numbers agree."""
+    one = costs.clock(patch, frames=2, side=64, repeats=1)
+    assert one["two_part"] < one["dense"] and min(one["milliseconds_two_part"], one["milliseconds_dense"]) > 0
+
+
 def test_hd_vilas_small_frames_go_no_further_than_the_third_stage():
     """16.1 GMAC in their ResNet; what the sharp frame and the attention cost is the specification's too."""
     system = next(one for one in costs.SYSTEMS if one.name == "HD-VILA")

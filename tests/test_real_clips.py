@@ -18,9 +18,9 @@ def test_ten_real_clips_are_learned_and_their_answers_come_from_the_videos(share
         DataArguments(train_file=str(table), test_file=str(table)),
         FinetuningArguments(
             output_dir=str(tmp_path / "model"),
-            max_steps=100,
+            max_steps=40,
             per_device_train_batch_size=10,
-            learning_rate=1e-3,
+            learning_rate=2e-3,
             save_strategy="no",
             disable_tqdm=True,
         ),

@@ -29,8 +29,16 @@ sys.path.insert(0, str(ROOT / "tests" / "helpers"))
 
 import torch  # noqa: E402
 from datasets import DatasetDict  # noqa: E402
-from encoder_configs import ENCODER_CONFIGS, FRAMES, PICTURES, SIDE, model_config  # noqa: E402
-from public_models import PUBLIC_ENCODERS, save_bert, save_vision_model  # noqa: E402
+from encoder_configs import (  # noqa: E402
+    ENCODER_CONFIGS,
+    FRAMES,
+    PICTURES,
+    SIDE,
+    frame_settings,
+    model_config,
+    shown,
+)
+from public_models import OUR_ENCODERS, PUBLIC_ENCODERS, save_bert, save_vision_model  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from transformers import AutoTokenizer, pipeline  # noqa: E402
 
@@ -74,7 +82,7 @@ class Bench:
     Attributes:
         encoder: its model type.
         folder: of this encoder's runs, emptied behind it.
-        parts: a folder for each public model, `bert`, and `violet_vision` of a VIOLET.
+        parts: a folder for each public model, `bert`, and of each encoder of ours a VIOLET's.
         clips: the drawn clips by split.
         notes: what the page says below the tables.
     """
@@ -93,8 +101,14 @@ class Bench:
     def pixels(self) -> torch.Tensor:
         return torch.randn(2, FRAMES, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
 
+    @property
+    def shown(self) -> dict[str, torch.Tensor]:
+        """The same by the names that the encoder takes."""
+        return shown(self.encoder, self.pixels)
+
     def processor(self) -> Any:
-        frames = violet.VioletVideoProcessor(size={"height": SIDE, "width": SIDE}, num_frames=FRAMES)
+        settings = {"size": {"height": SIDE, "width": SIDE}, "num_frames": FRAMES, **frame_settings(self.encoder)}
+        frames = violet.VioletVideoProcessor(**settings)
         return violet.VideoTextProcessor(AutoTokenizer.from_pretrained(self.parts / "bert"), frames)
 
     def model(self, name: str, **changes: Any) -> Any:
@@ -113,13 +127,13 @@ class Bench:
     def inputs(self, name: str, model: Any) -> dict[str, Any]:
         """What a class is trained with."""
         ids = torch.tensor([[2, 9, 8, 7, 3], [2, 5, 6, 7, 3]])
-        given: dict[str, Any] = {"pixel_values_videos": self.pixels, "input_ids": ids}
+        given: dict[str, Any] = {**self.shown, "input_ids": ids}
         if name in ("VioletForMaskedLM", "VioletForCaptioning"):
             given["labels"] = ids
         elif name == "VioletForMultipleChoice":
             given |= {"input_ids": torch.stack([ids, ids.flip(0), ids.flip(1)], dim=1), "labels": torch.tensor([0, 2])}
         elif name == "VioletForVideoClassification":
-            given = {"pixel_values_videos": self.pixels, "labels": torch.tensor([0, 2])}
+            given = {**self.shown, "labels": torch.tensor([0, 2])}
         elif name == "VioletForPreTraining":
             grid = model.violet.video_encoder.encoder.grid(FRAMES, SIDE, SIDE)
             masked = torch.zeros(2, *grid, dtype=torch.bool)
@@ -299,7 +313,7 @@ def check_bf16(bench: Bench) -> str | None:
         loss.backward()
         require(torch.isfinite(loss), f"{name}: the loss under autocast is {loss}")
         model = model.to(torch.bfloat16)
-        half = {**given, "pixel_values_videos": given["pixel_values_videos"].bfloat16()}
+        half = {**given, **{key: one.bfloat16() for key, one in bench.shown.items()}}
         with torch.no_grad():
             loss = loss_of(model(**half))
         require(torch.isfinite(loss), f"{name}: the loss in bfloat16 is {loss}")
@@ -341,7 +355,7 @@ def check_compile_behind(bench: Bench) -> None:
         return model(video_tokens=tokens, input_ids=ids).last_hidden_state
 
     with torch.no_grad():
-        tokens = model.encode_videos(bench.pixels)
+        tokens = model.encode_videos(**bench.shown)
         expected = fuse(tokens)
         torch.compiler.reset()
         got = torch.compile(fuse, fullgraph=True, backend="eager")(tokens)
@@ -366,7 +380,7 @@ def check_sizes(bench: Bench) -> str | None:
     for frames, side in SIZES:
         try:
             with torch.no_grad():
-                logits = model(pixel_values_videos=torch.randn(1, frames, 3, side, side), input_ids=ids).logits
+                logits = model(**shown(bench.encoder, torch.randn(1, frames, 3, side, side)), input_ids=ids).logits
         except ValueError as error:
             require(bench.encoder in str(error), f"{frames} frames of {side}: {error}")
             if not any(note.startswith(f"Sizes with {bench.encoder}") for note in bench.notes):
@@ -517,9 +531,10 @@ def prepare(folder: Path) -> tuple[Path, DatasetDict]:
     save_bert(texts * 2, parts / "bert")
     for encoder in PUBLIC_ENCODERS:
         save_vision_model(encoder, parts / encoder)
-    bench = Bench("violet_vision", folder, parts, clips)
-    bench.model("VioletForPreTraining").save_pretrained(parts / "violet_vision")
-    bench.processor().save_pretrained(parts / "violet_vision")
+    for encoder in OUR_ENCODERS:
+        bench = Bench(encoder, folder, parts, clips)
+        bench.model("VioletForPreTraining").save_pretrained(parts / encoder)
+        bench.processor().save_pretrained(parts / encoder)
     return parts, clips
 
 

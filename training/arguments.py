@@ -164,9 +164,9 @@ class ModelArguments:
         default=None,
         metadata={
             "aliases": ["--as"],
-            "help": "What a --model of transformers becomes, with all its weights: clip-vip (of a CLIP: two towers "
-            "without a fusion, whose frames meet in proxy tokens). By default its vision part becomes the encoder of "
-            "a new VIOLET, see --text.",
+            "help": "What a --model of transformers becomes, key by key: clip-vip (of a CLIP: two towers without a "
+            "fusion, whose frames meet in proxy tokens) or uniformerv2 (of a CLIP's pictures: for classification). By "
+            "default its vision part becomes the encoder of a new VIOLET, see --text.",
         },
     )
     from_scratch: bool = field(
@@ -257,6 +257,9 @@ class FinetuningArguments(TrainingArguments):
     remove_unused_columns: bool = field(default=False, metadata={"help": "The collator needs every column."})
     backbone_learning_rate: float | None = field(
         default=None, metadata={"help": "Of the vision encoder, if it is to differ."}
+    )
+    logit_scale_learning_rate: float | None = field(
+        default=None, metadata={"help": "Of the temperature of the loss before the fusion, if it is to differ."}
     )
     layer_decay: float = field(
         default=1.0, metadata={"help": "What a layer's learning rate is, in parts of that of the layer behind it."}

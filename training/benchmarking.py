@@ -1,11 +1,11 @@
 """A benchmark from its files to a report: check, fine-tune as published, measure, compare."""
 
+import dataclasses
 import logging
 from pathlib import Path
 from typing import Any
 
 from datasets import DatasetDict
-from transformers import AutoProcessor
 
 from ..data import rows_digest
 from ..data.benchmarks import Benchmark, check_benchmark
@@ -15,7 +15,7 @@ from ..evaluation.reporting import Report, write_report
 from ..hub import write_model_card
 from ..modeling_violet import VioletPreTrainedModel
 from .arguments import DataArguments, FinetuningArguments, ModelArguments, SettingsError
-from .finetuning import card_facts, finetune, run_settings
+from .finetuning import card_facts, finetune, processor_of_weights, run_settings
 from .runs import write_metrics
 from .starting import starts_from_parts
 from .tasks import TASKS, Task
@@ -24,12 +24,21 @@ logger = logging.getLogger(__name__)
 
 MASKED = "masked-answer"
 """The task as which questions of every kind can be asked, see `Recipe.by_mask`."""
+APART = {
+    "dual_softmax_": "By dual softmax, where a text's order depends on all texts that are searched for: not to be "
+    "compared with the recalls above"
+}
+"""How the names of metrics begin that a report shows apart, and its words for them."""
+
+
+OWN_RECIPES = ("v1", "v2", "default")
+"""VIOLET's recipes, by their names in `Benchmark.recipes`; others are those of other systems."""
 
 
 def recipe_options(benchmark: Benchmark, name: str | None) -> dict[str, Any]:
     """
-    The options of `violet finetune` that a recipe stands for. Frames and their size are the model's own: VIOLETs have
-    5 of 224 pixels, CLIP-ViP 12.
+    The options of `violet finetune` that a recipe stands for. Frames and their size are the model's own (VIOLETs have
+    5 of 224 pixels), but for a system's recipe, whose frames are part of it: CLIP-ViP's 12, and 32 on ActivityNet.
 
     Args:
         name: of the benchmark's recipes; by default VIOLETv2's, else the first.
@@ -54,6 +63,10 @@ def recipe_options(benchmark: Benchmark, name: str | None) -> dict[str, Any]:
         "max_text_length": recipe.text_length,
         "save_strategy": "epoch",
     }
+    if name not in OWN_RECIPES:
+        options["num_frames"] = recipe.frames
+    if recipe.logit_scale_rate != 1.0:
+        options["logit_scale_learning_rate"] = recipe.learning_rate * recipe.logit_scale_rate
     if benchmark.num_answers is not None:
         options["max_answers"] = benchmark.num_answers
     return options
@@ -117,7 +130,8 @@ def run_benchmark(
 ) -> Report:
     """
     Fine-tunes on the benchmark's training split, unless the model is to be measured as it is, and measures the model
-    on its test split. The report goes into `training.output_dir`, see `write_report`; `metrics.json` too.
+    on its test split: retrieval by dual softmax too, which stands apart. The report goes into `training.output_dir`,
+    see `write_report`; `metrics.json` too.
 
     Raises:
         SettingsError: if the folder does not hold the benchmark, or the model has no weights for its task.
@@ -125,6 +139,7 @@ def run_benchmark(
     if training.push_to_hub:
         raise SettingsError("--push_to_hub: a benchmark's model is published once it is measured, by `violet push`.")
     tables = load_benchmark(benchmark, folder, data.task)
+    data = dataclasses.replace(data, dual_softmax=data.task == "retrieval")
     test = tables.pop("test")
     task = TASKS[data.task]
     if train:
@@ -132,7 +147,7 @@ def run_benchmark(
         model, processor, settings = result.model, result.processor, result.settings
     else:
         model = _load_trained(model_arguments.model, task)
-        processor = AutoProcessor.from_pretrained(model_arguments.model)
+        processor = processor_of_weights(model_arguments)
         settings = run_settings(model_arguments, data, training, DatasetDict())
     evaluation = task.examine(model, processor, test, data, training)
     source, published = next(iter(benchmark.published.items()), ("", {}))
@@ -158,6 +173,7 @@ def run_benchmark(
         },
         published={name: value / 100 for name, value in published.items()},
         headline=[name for name in benchmark.metrics if name in evaluation.metrics],
+        apart=APART,
     )
     if training.process_index == 0:
         reader = ClipReader(frames, time_limit=data.decode_time_limit)

@@ -56,6 +56,7 @@ DECISIVE = (
     "max_grad_norm",
     "label_smoothing_factor",
     "backbone_learning_rate",
+    "logit_scale_learning_rate",
     "layer_decay",
     "early_stopping_patience",
     "bf16",
@@ -181,7 +182,7 @@ def build_model(
     if arguments.system is not None:
         frames = processor.video_processor
         system = SYSTEMS[arguments.system]
-        changes |= special_tokens(processor.tokenizer)
+        changes |= {"vocab_size": len(processor.tokenizer), **special_tokens(processor.tokenizer)}
         return build_system(source, system, task.model_class, frames.size["height"], kernel, **changes)
     own = processor.tokenizer
     if arguments.tokenizer is not None:
@@ -361,6 +362,7 @@ def build_trainer(
         rows_per_video=data.questions_per_video,
         rows_apart=task.apart,
         backbone_learning_rate=training.backbone_learning_rate,
+        logit_scale_learning_rate=training.logit_scale_learning_rate,
         layer_decay=training.layer_decay,
         **task.metrics_of(validation),
     )

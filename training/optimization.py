@@ -13,6 +13,7 @@ def parameter_groups(
     learning_rate: float | None = None,
     backbone_learning_rate: float | None = None,
     layer_decay: float = 1.0,
+    logit_scale_learning_rate: float | None = None,
 ) -> list[dict[str, Any]]:
     """
     The trained parameters, by whether they decay and by their learning rate.
@@ -24,6 +25,7 @@ def parameter_groups(
         backbone_learning_rate: of the visual backbone; `learning_rate` if it is not given.
         layer_decay: each layer's rate is this factor times that of the layer behind it (Clark et al., 2020,
             arXiv:2003.10555, and Bao et al., 2022, arXiv:2106.08254, for pictures).
+        logit_scale_learning_rate: of the projections' temperatures; `learning_rate` if it is not given.
     """
     decayed = {
         id(module.weight) for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d | nn.Conv3d)
@@ -31,6 +33,7 @@ def parameter_groups(
     depths = layer_depths(model)
     backbones = [base.video_encoder.vision_model for base in model.modules() if isinstance(base, VioletModel)]
     in_backbone = {id(parameter) for module in backbones for parameter in module.parameters()}
+    scales = {id(parameter) for name, parameter in model.named_parameters() if name.endswith("logit_scale")}
     groups: dict[tuple[bool, float | None], dict[str, Any]] = {}
     for parameter in model.parameters():
         if not parameter.requires_grad:
@@ -40,6 +43,8 @@ def parameter_groups(
             if backbone_learning_rate is not None and id(parameter) in in_backbone:
                 rate = backbone_learning_rate
             rate *= layer_decay ** depths.get(id(parameter), 0)
+            if logit_scale_learning_rate is not None and id(parameter) in scales:
+                rate = logit_scale_learning_rate
         group = groups.setdefault((decays, rate), {"params": [], "weight_decay": weight_decay if decays else 0.0})
         if rate is not None:
             group["lr"] = rate

@@ -12,7 +12,7 @@ from ..processing import VideoTextProcessor
 from .arguments import SettingsError
 
 TEXT = "bert-base-uncased"
-SYSTEMS = {"clip-vip": "clip_vip"}
+SYSTEMS = {"clip-vip": "clip_vip", "uniformerv2": "uniformerv2"}
 """What `--as` names -> the `model_type` of that system's encoder."""
 
 

@@ -54,6 +54,7 @@ class VioletTrainer(Trainer):
         rows_per_video: at most this many rows of a video per epoch, drawn in each epoch; all if it is not given.
         rows_apart: whether the rows of a video are spread over an epoch instead of standing together.
         backbone_learning_rate: of the visual backbone; the others' if it is not given.
+        logit_scale_learning_rate: of the temperature of the loss before the fusion; the others' if it is not given.
         layer_decay: what the learning rate is multiplied by for each layer further from the heads.
     """
 
@@ -63,6 +64,7 @@ class VioletTrainer(Trainer):
         rows_per_video: int | None = None,
         rows_apart: bool = False,
         backbone_learning_rate: float | None = None,
+        logit_scale_learning_rate: float | None = None,
         layer_decay: float = 1.0,
         **kwargs,
     ):
@@ -71,6 +73,7 @@ class VioletTrainer(Trainer):
         self.rows_per_video = rows_per_video
         self.rows_apart = rows_apart
         self.backbone_learning_rate = backbone_learning_rate
+        self.logit_scale_learning_rate = logit_scale_learning_rate
         self.layer_decay = layer_decay
         self._videos: list[str] = []
         self.data_seed: int = self.args.seed if self.args.data_seed is None else self.args.data_seed
@@ -100,7 +103,12 @@ class VioletTrainer(Trainer):
             model = self.model if model is None else model
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
             groups = parameter_groups(
-                model, self.args.weight_decay, self.args.learning_rate, self.backbone_learning_rate, self.layer_decay
+                model,
+                self.args.weight_decay,
+                self.args.learning_rate,
+                self.backbone_learning_rate,
+                self.layer_decay,
+                self.logit_scale_learning_rate,
             )
             self.optimizer = optimizer_class(groups, **options)
         return self.optimizer

@@ -360,7 +360,8 @@ class ClipVip(Encoder):
         self.model_class = ClipVipVisionModel
 
     def states(self, model: PreTrainedModel, pixels: torch.Tensor, **others: torch.Tensor) -> VisionStates:
-        output, norm = model(pixels), model.post_layernorm
+        output, norm = super().states(model, pixels, **others), model.post_layernorm
+        assert output.last_hidden_state is not None and output.clip_states is not None
         return VisionStates(
             norm(output.last_hidden_state),
             clip_states=norm(output.clip_states),

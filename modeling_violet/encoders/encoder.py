@@ -42,7 +42,8 @@ class Encoder:
     (batch, frames, channels, height, width) and gives `last_hidden_state` (batch, steps, rows, columns, width), if it
     has them with the other fields of `VisionStates`, and whose configuration has `hidden_size`, `cell` and
     `grid(frames, height, width)`, as `VioletVisionConfig`. A `forward` that takes other pixels, or several kinds of
-    them, has a configuration with `inputs`.
+    them, has a configuration with `inputs`; one that makes as many steps in time of every clip has `steps`; and one
+    whose rows and columns are not as many as the cells of a frame has `frame_size(rows, columns)`.
 
     Attributes:
         config: the vision configuration.
@@ -80,6 +81,11 @@ class Encoder:
         return getattr(self.config, "pooled_size", None)
 
     @property
+    def steps(self) -> int | None:
+        """Steps in time of every grid; None if they follow from the clip's frames."""
+        return getattr(self.config, "steps", None)
+
+    @property
     def cell(self) -> Grid:
         """(frames, rows, columns) of pixels that one cell of the grid stands for."""
         return self.config.cell
@@ -91,13 +97,22 @@ class Encoder:
         Raises:
             ValueError: for a clip that the model cannot take, with what it can.
         """
-        return self.config.grid(frames, height, width)
+        try:
+            return self.config.grid(frames, height, width)
+        except ValueError as error:
+            raise self.refuse(f"does not take such clips: {error}") from error
+
+    def frame_size(self, rows: int, columns: int) -> tuple[int, int]:
+        """(height, width) in pixels of the frames whose grid has these rows and columns."""
+        own = getattr(self.config, "frame_size", None)
+        return (rows * self.cell[1], columns * self.cell[2]) if own is None else own(rows, columns)
 
     def states(self, model: PreTrainedModel, pixels: torch.Tensor, **others: torch.Tensor) -> VisionStates:
         """
         The states of clips (batch, frames, channels, height, width), normalised: the first of `inputs`, and the others
         by name.
         """
+        self.grid(pixels.shape[1], *pixels.shape[3:])
         output = model(**{self.inputs[0]: pixels}, **others)
         return VisionStates(**{name: output[name] for name in VisionStates.__annotations__ if name in output})
 

@@ -160,6 +160,11 @@ class LfVilaVisionConfig(PreTrainedConfig):
             )
         return frames, rows, columns
 
+    def frame_size(self, rows: int, columns: int) -> tuple[int, int]:
+        """(height, width) in pixels of the frames whose last map is pooled to these rows and columns."""
+        most = (rows + self.pool_size[0] - 1, columns + self.pool_size[1] - 1)
+        return most[0] * self.cell[1], most[1] * self.cell[2]
+
     def attention_pairs(self, frames: int, height: int, width: int) -> int:
         """Pairs of a query and a key in all blocks, for one clip of that size: what the attention's matrices hold."""
         rows, columns = height // self.patch_size, width // self.patch_size

@@ -94,6 +94,11 @@ class HdVilaVisionConfig(PreTrainedConfig):
         return self.hidden_size
 
     @property
+    def steps(self) -> int:
+        """Steps in time of every grid: a clip is one."""
+        return self.num_clips
+
+    @property
     def cell(self) -> tuple[int, int, int]:
         """(frames, rows, columns) of pixels of the first of `inputs` that become one cell of the grid."""
         if self.resolutions == "sharp":

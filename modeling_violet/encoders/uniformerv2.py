@@ -55,6 +55,8 @@ class UniFormerV2Config(PreTrainedConfig):
         balance (`bool`, *optional*): whether the features mix the query with the class tokens; without it they are
             the query. By default not if the layers are frozen.
         summary_token (`bool`): whether the last query is given as a state of the whole clip, which enters a fusion.
+            Without it, a fusion reads nothing of the global blocks; with it, `balance` only adds a weight that it
+            does not read: before a fusion set `summary_token=True, balance=False`.
     """
 
     model_type = "uniformerv2"

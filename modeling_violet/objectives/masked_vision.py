@@ -41,6 +41,7 @@ class MVMTarget:
             numbers `MEASURE`: the prediction is `shift` + `scale` times what the head gives.
         constant: (some targets, the head's outputs) -> (channels,), the best prediction that is the same everywhere:
             where an untrained head starts. `None`: it starts as it is made.
+        steps: how many steps in time of the encoder's grid it needs.
     """
 
     build_head: Callable[[VioletConfig, Mapping[str, Any]], nn.Module]
@@ -48,6 +49,7 @@ class MVMTarget:
     teacher: type[Teacher]
     options: Mapping[str, int | float] = field(default_factory=dict)
     constant: Callable[[Sequence[torch.Tensor], int], torch.Tensor] | None = None
+    steps: int = 1
 
 
 MVM_TARGETS: Registry[MVMTarget] = Registry(
@@ -106,11 +108,17 @@ def build_mvm_heads(config: VioletConfig) -> nn.ModuleDict:
     The heads of `config.mvm_targets`, by name.
 
     Raises:
-        ValueError: for an unknown target, an option that its head has not, or a value that makes no sense.
+        ValueError: for an unknown target, an option that its head has not, a value that makes no sense, or an encoder
+            whose clips have fewer steps in time than the target needs.
     """
-    heads = nn.ModuleDict()
+    heads, encoder = nn.ModuleDict(), find_encoder(config.vision_config)
     for name, options in sorted((config.mvm_targets or {}).items()):  # as a saved configuration has them
         target = MVM_TARGETS.find(name)
+        if encoder.steps is not None and encoder.steps < target.steps:
+            raise encoder.refuse(
+                f"gives a clip {encoder.steps} step in time (`vision_config`), and {name!r} among `mvm_targets` needs "
+                f"{target.steps}: it lies between them."
+            )
         unknown = sorted(set(options) - set(target.options))
         if unknown:
             known = ", ".join(target.options) or "none"

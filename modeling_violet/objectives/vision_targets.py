@@ -211,7 +211,9 @@ _pixel_medians = partial(channel_medians, channel=2)
 PIXEL = MVMTarget(_pixel_head, partial(dense_loss, divisor=9), PixelTeacher, MEASURE, _pixel_medians)
 HOG = MVMTarget(_grey_head, partial(dense_loss, divisor=1), HogTeacher, MEASURE, _pixel_medians)
 DEPTH = MVMTarget(_grey_head, partial(dense_loss, divisor=3), DepthTeacher, MEASURE, _pixel_medians)
-OPTICAL_FLOW = MVMTarget(_flow_head, partial(flow_loss, divisor=4), OpticalFlowTeacher, MEASURE, _pixel_medians)
+OPTICAL_FLOW = MVMTarget(
+    _flow_head, partial(flow_loss, divisor=4), OpticalFlowTeacher, MEASURE, _pixel_medians, steps=2
+)
 
 VISUAL_WORDS = MVMTarget(_token_head, token_loss, TokenTeacher, {"channels": 8192, "per_cell": 1}, log_frequencies)
 

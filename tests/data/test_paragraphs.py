@@ -8,9 +8,10 @@ import torch
 
 from violet.data.loading import ClipReader
 from violet.data.rows import read_rows
-from violet.data.sources import clips_of, join_clips, open_video
+from violet.data.sources import open_video
 from violet.data.tables import TableError
-from violet.processing import VideoTextProcessor, VioletVideoProcessor, train_wordpiece_tokenizer
+from violet.processing import VideoDecodeError, VideoTextProcessor, VioletVideoProcessor, train_wordpiece_tokenizer
+from violet.processing.joined_clips import clips_of, join_clips
 from violet.processing.processing_violet import join_sentences
 
 SENTENCES = ["a red square moves left", "then it stops", "a blue circle turns"]
@@ -39,13 +40,28 @@ def test_clips_that_cannot_be_one_video_are_refused_by_name(table, tmp_path):
     reader = ClipReader(VioletVideoProcessor(num_frames=6))
     with pytest.raises(TableError, match="Row 3: the video has 4 clips, and `num_frames` 6"):
         reader.read(join_clips(clips), row=3)
-    with pytest.raises(TableError, match="several clips"):
-        open_video(join_clips(clips))
+    with pytest.raises(TableError, match="clips.tsv#a lies in a container"):
+        open_video(join_clips([clips[0], "clips.tsv#a"]))
     lost = tmp_path / "lost.jsonl"
     lost.write_text(json.dumps({"video": [clips[0], "gone.mp4"], "caption": SENTENCES}) + "\n")
     with pytest.raises(TableError, match="there is no video .*gone.mp4"):
         read_rows(lost, ("video", "caption"))
     assert clips_of("clip.mp4") is None
+
+
+def test_the_processor_reads_clips_as_one_video_by_the_same_rule(table):
+    _, clips = table
+    frames = VioletVideoProcessor(num_frames=8, size={"height": 32, "width": 32}, do_rescale=False, do_normalize=False)
+    whole = frames([join_clips(clips), clips[0]], return_tensors="pt", return_metadata=True)
+    read = ClipReader(frames).read(join_clips(clips))
+    expected = frames([read.frames], do_sample_frames=False, return_tensors="pt")["pixel_values_videos"]
+    assert torch.equal(whole["pixel_values_videos"][:1], expected)
+    assert list(whole["video_metadata"][0].frames_indices) == read.indices
+    assert open_video(join_clips(clips)) == join_clips(clips)
+    with pytest.raises(VideoDecodeError, match="4 clips, and `num_frames` 6 is no multiple"):
+        frames([join_clips(clips)], num_frames=6)
+    with pytest.raises(VideoDecodeError, match="gone.mp4"):
+        frames([join_clips([clips[0], "gone.mp4"])])
 
 
 def test_of_too_many_sentences_the_shortest_neighbours_are_joined():

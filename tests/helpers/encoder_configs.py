@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import torch
+
 from violet import VioletConfig
 
 SIDE, FRAMES, PATCH = 32, 4, 16
@@ -38,14 +40,52 @@ ENCODER_CONFIGS: dict[str, dict[str, Any]] = {
         "image_size": SIDE,
         "patch_size": PATCH,
         "local_blocks": 2,
+        "local_norm": "frozen",  # live statistics are those of one process: two then learn something else
         "global_layers": (0, 1),
         "balance": False,
         "summary_token": True,
     },
+    "lf_vila": {
+        "embed_dim": 8,
+        "depths": (1, 1),
+        "num_heads": (1, 2),
+        "window_sizes": ((2, 2, 2), (4, 2, 2)),
+        "merge_after": (0,),
+        "pool_size": (1, 1),
+        "num_clips": 2,
+        "drop_path_rate": 0.0,
+    },
+    "hd_vila": {
+        **_SMALL,
+        "num_frames": FRAMES,
+        "position_grid": (2, 2),
+        "interpolate": True,
+        "drop_path_rate": 0.0,
+        "resnet_width": 4,
+        "resnet_depths": (1, 1, 1, 1),
+    },
 }
-"""By `model_type`: cells of 16 x 16 pixels, and of 1 or 2 frames."""
+"""By `model_type`: cells of 16 x 16 pixels, and of 1 or 2 frames; of HD-VILA a cell is all frames."""
 PICTURES = ("clip_vision_model", "siglip_vision_model", "dinov2", "vit")
 WHOLE_CLIPS = ("videomae", "vjepa2", "timesformer")
+
+TWO_RESOLUTIONS = ("hd_vila",)
+"""Those that take a sharp frame beside the others."""
+SHARPER = 4
+
+
+def frame_settings(encoder: str) -> dict[str, Any]:
+    """What its video processor is told beside size and number of frames."""
+    return {"inputs": ["pixel_values_videos", "pixel_values_detail"]} if encoder in TWO_RESOLUTIONS else {}
+
+
+def shown(encoder: str, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The pixels (B, T, 3, H, W) by the names that the encoder takes; its sharp frame is the middle one enlarged."""
+    given = {"pixel_values_videos": pixels}
+    if encoder in TWO_RESOLUTIONS:
+        middle = pixels[:, pixels.shape[1] // 2]
+        given["pixel_values_detail"] = torch.nn.functional.interpolate(middle, scale_factor=SHARPER)[:, None]
+    return given
 
 
 def model_config(encoder: str, **changes: Any) -> VioletConfig:

@@ -1,10 +1,12 @@
 """HD-VILA's checkpoints become models and come back equal to the bit, with what no pass reads."""
 
 import json
+import shutil
 import zlib
 
 import pytest
 import torch
+from full_size import comes_back
 
 from violet.hub.conversion import convert, export_original, from_original
 from violet.hub.layouts import HD_VILA
@@ -86,6 +88,17 @@ def test_a_checkpoint_comes_back_equal_to_the_bit(shared_folder, stage, tmp_path
     assert set(back) == set(weights)
     for key, value in weights.items():
         assert back[key].dtype == value.dtype and torch.equal(back[key], value), key
+
+
+@shared
+@pytest.mark.proof
+@pytest.mark.parametrize("stage", ["pretrain_stage1", "pretrain_stage2"])
+def test_the_published_sizes_come_back_equal_to_the_bit(shared_folder, stage, tmp_path, free_memory):
+    def counted(key):
+        return torch.tensor(7) if key.endswith("num_batches_tracked") else None
+
+    comes_back(shapes_of(shared_folder, stage), tmp_path, free_memory, counted)
+    shutil.rmtree(tmp_path)  # some GB, which pytest would keep
 
 
 @shared

@@ -2,15 +2,21 @@
 
 import json
 import re
+import shutil
 
 import pytest
 import torch
+from full_size import comes_back, numbered
 from lf_vila import LfVila
 from lf_vila_models import INSTANCES, model_config
 
-from violet.hub import HubError, from_original, push, write_model_card
+from violet.configuration import named_configuration
+from violet.hub import HubError, WeightsError, from_original, push, write_model_card
 from violet.hub.conversion import KEPT_FILE, convert, export_original
 from violet.hub.planning import ConversionError, plan_conversion
+from violet.hub.starting_points import with_places
+from violet.modeling_violet.encoders.temporal_windows import WINDOWS
+from violet.modeling_violet.encoders.video_swin import relative_position_index
 
 pytestmark = [pytest.mark.shared]
 LISTS = ("odd", *(pytest.param(one, marks=pytest.mark.proof) for one in ("long", "qa_classification")))
@@ -58,6 +64,24 @@ def test_published_key_lists_are_explained_and_their_sizes_told(goldens, name):
     assert config.has_fusion == (name == "pretrain_stage2")
 
 
+@pytest.mark.proof
+@pytest.mark.parametrize("name", CLASSES)
+def test_the_published_sizes_come_back_to_the_bit(goldens, name, tmp_path, free_memory):
+    shapes = json.loads((goldens.folder / "lf_vila_base_keys.json").read_text())[name]
+
+    def counted(key):
+        if key.endswith("relative_position_index"):
+            return relative_position_index(WINDOWS[int(key.split(".")[-5])])
+        if key.endswith("position_ids"):
+            return torch.arange(shapes[key][1])[None]
+        if key.endswith("cls.predictions.bias"):  # one tensor with two names
+            return numbered(key.replace("predictions.bias", "predictions.decoder.bias"), shapes[key])
+        return None
+
+    comes_back(shapes, tmp_path, free_memory, counted)
+    shutil.rmtree(tmp_path)  # some GB, which pytest would keep
+
+
 def test_a_missing_layer_and_another_size_are_told_by_their_key(goldens):
     keys = goldens.keys["keys"]["odd"]
     shapes = {name: tuple(shape) for name, shape in keys.items()}
@@ -79,6 +103,24 @@ def test_its_licence_stays_with_it_and_a_push_is_refused(goldens, tmp_path):
     assert "may not be passed on" in card and "license: other" in card
     with pytest.raises(HubError, match="may not be passed on.*--despite-license"):
         push(tmp_path, "org/name", dry_run=True)
+
+
+@pytest.mark.parametrize(
+    ("frames", "size", "grid", "steps"),
+    [
+        (64, None, (2, 3), 64),
+        (None, (192, 384), (2, 4), 32),
+        (None, (256, 320), (3, 3), 32),
+        (8, (128, 192), (1, 1), 8),
+    ],
+)
+def test_clips_of_another_size_have_places_in_a_grid_that_is_not_square(frames, size, grid, steps):
+    config = with_places(named_configuration("lf-vila-base"), None, None, frames, size)
+    places = config.video_grid_size
+    assert ((places, places) if isinstance(places, int) else tuple(places)) == grid
+    assert config.num_video_frames == steps
+    with pytest.raises(WeightsError, match="'lf_vila' does not take such clips: .*multiple of `num_clips` 4, got 6"):
+        with_places(config, None, None, 6, size)
 
 
 def test_a_bert_fills_the_layers_of_sentences_paragraphs_and_fusion(goldens):

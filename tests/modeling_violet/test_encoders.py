@@ -2,7 +2,17 @@
 
 import pytest
 import torch
-from encoder_configs import ENCODER_CONFIGS, FRAMES, PATCH, PICTURES, SIDE, WHOLE_CLIPS, model_config
+from encoder_configs import (
+    ENCODER_CONFIGS,
+    FRAMES,
+    PATCH,
+    PICTURES,
+    SIDE,
+    TWO_RESOLUTIONS,
+    WHOLE_CLIPS,
+    model_config,
+    shown,
+)
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
@@ -38,9 +48,8 @@ def test_a_model_with_any_encoder_trains_and_is_the_same_when_loaded(encoder, tm
     for one in model.parameters():
         if one.dim() > 1 and not one.any():  # what starts at zero hides what stands in front of it
             nn.init.normal_(one, std=0.1)
-    model(
-        pixel_values_videos=clips(), input_ids=words(), labels=torch.tensor([0, 2]), caption_ids=words()
-    ).loss.backward()
+    given = {**shown(encoder, clips()), "input_ids": words()}
+    model(**given, labels=torch.tensor([0, 2]), caption_ids=words()).loss.backward()
     trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
     assert all(one.grad is not None and one.grad.abs().sum() > 0 for name, one in trained.items() if ".k" not in name)
     key = model.violet.vision_encoder.key
@@ -48,8 +57,7 @@ def test_a_model_with_any_encoder_trains_and_is_the_same_when_loaded(encoder, tm
     model.eval().save_pretrained(tmp_path)
     loaded = VioletForQuestionAnswering.from_pretrained(tmp_path).eval()
     assert type(loaded.config.vision_config) is type(model.config.vision_config)
-    inputs = {"pixel_values_videos": clips(), "input_ids": words()}
-    assert torch.equal(loaded(**inputs).logits, model(**inputs).logits)
+    assert torch.equal(loaded(**given).logits, model(**given).logits)
 
 
 @pytest.mark.parametrize("encoder", PICTURES)
@@ -117,11 +125,12 @@ def test_masked_cells_hide_their_pixels_and_no_others(encoder):
     video = model.video_encoder
     frames, rows, columns = video.encoder.cell
     mask = torch.zeros(2, *video.encoder.grid(FRAMES, SIDE, SIDE), dtype=torch.bool)
-    mask[0, 1, 0, 1] = True
+    step = min(1, mask.shape[1] - 1)
+    mask[0, step, 0, 1] = True
     pixels = video.mask_patches(clips(), mask)
     hidden = (pixels != clips()).any(2)
     assert hidden.sum() == frames * rows * columns
-    assert hidden[0, frames : 2 * frames, :rows, columns : 2 * columns].all()
+    assert hidden[0, step * frames : (step + 1) * frames, :rows, columns : 2 * columns].all()
     with pytest.raises(ValueError, match="`bool_masked_pos` has shape"):
         video.mask_patches(clips(), mask[:, :, :1])
 
@@ -137,7 +146,7 @@ def test_pixels_beyond_the_last_whole_cell_are_never_masked():
 def test_gradient_checkpointing_and_half_precision_work_with_any_encoder(encoder):
     torch.manual_seed(0)
     model = VioletForQuestionAnswering(model_config(encoder, hidden_dropout_prob=0.0)).train()
-    inputs = {"pixel_values_videos": clips(), "input_ids": words(), "labels": torch.tensor([0, 2])}
+    inputs = {**shown(encoder, clips()), "input_ids": words(), "labels": torch.tensor([0, 2])}
     gradients = []
     for checkpointing in (False, True):
         if checkpointing:
@@ -147,7 +156,7 @@ def test_gradient_checkpointing_and_half_precision_work_with_any_encoder(encoder
         model(**inputs).loss.backward()
         gradients.append([one.grad.clone() for one in model.parameters() if one.grad is not None])
     assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(*gradients, strict=True))
-    half = model.to(torch.bfloat16)(**inputs | {"pixel_values_videos": clips().bfloat16()}).loss
+    half = model.to(torch.bfloat16)(**inputs | shown(encoder, clips().bfloat16())).loss
     assert torch.isfinite(half)
 
 
@@ -158,7 +167,7 @@ def test_inputs_get_gradients_while_the_weights_are_frozen(encoder):
     model.mlm_head.requires_grad_(True)
     model.enable_input_require_grads()
     model.gradient_checkpointing_enable()
-    inputs = {"pixel_values_videos": clips(), "input_ids": words(), "labels": words()}
+    inputs = {**shown(encoder, clips()), "input_ids": words(), "labels": words()}
     model(**inputs).loss.backward()
     assert model.mlm_head.dense.weight.grad.abs().sum() > 0
     assert model(**inputs).logits.requires_grad
@@ -171,7 +180,7 @@ def test_layers_are_found_from_the_first_to_the_last(encoder):
     depths = layer_depths(model)
     named = {name: depths[id(one)] for name, one in model.named_parameters() if "video_encoder" in name}
     deepest = {name for name, depth in named.items() if depth == max(named.values())}
-    assert any("patch" in name for name in deepest)
+    assert any("patch" in name or ".conv1." in name for name in deepest)
     behind = [name for name in named if name.endswith(("backbone.layernorm.weight", "swin.norm.weight"))]
     assert all(named[name] == min(named.values()) for name in behind)
     groups = parameter_groups(model, 0.1, learning_rate=1.0, backbone_learning_rate=0.1)
@@ -255,29 +264,31 @@ TARGETS = {"pixel": {}, "hog": {}, "optical_flow": {}, "2d_feature": {"channels"
 def test_masked_visual_modelling_works_with_the_cells_and_steps_of_any_encoder(encoder):
     """What is predicted is what each frame shows, however many frames a cell of the encoder has."""
     torch.manual_seed(0)
-    model = VioletForPreTraining(model_config(encoder, mvm_targets=TARGETS))
+    names = [name for name in TARGETS if name != "optical_flow" or encoder not in TWO_RESOLUTIONS]  # one step in time
+    model = VioletForPreTraining(model_config(encoder, mvm_targets={name: TARGETS[name] for name in names}))
     grid = model.violet.video_encoder.encoder.grid(FRAMES, SIDE, SIDE)
-    shown = clips()
+    pixels = clips()
     targets = {
-        "pixel": shown,
-        "hog": shown[:, :, :1],
-        "optical_flow": shown[:, 1:, :2],
+        "pixel": pixels,
+        "hog": pixels[:, :, :1],
+        "optical_flow": pixels[:, 1:, :2],
         "2d_feature": torch.randn(2, FRAMES, *grid[1:], 5),
         "vq": torch.randint(7, (2, FRAMES, *grid[1:])),
     }
     mask = torch.zeros(2, *grid, dtype=torch.bool)
     mask[:, 0, 0, 0] = True
-    inputs = {"pixel_values_videos": shown, "input_ids": words(), "bool_masked_pos": mask}
-    output = model(**inputs, mvm_targets=targets, objectives={f"mvm_{name}": 1.0 for name in TARGETS})
-    assert output.mvm_predictions["pixel"].shape == shown.shape
-    assert output.mvm_predictions["optical_flow"].shape == (2, FRAMES - 1, 2, SIDE, SIDE)
+    inputs = {**shown(encoder, pixels), "input_ids": words(), "bool_masked_pos": mask}
+    output = model(**inputs, mvm_targets=targets, objectives={f"mvm_{name}": 1.0 for name in names})
+    assert output.mvm_predictions["pixel"].shape == pixels.shape
+    if "optical_flow" in names:
+        assert output.mvm_predictions["optical_flow"].shape == (2, FRAMES - 1, 2, SIDE, SIDE)
     output.loss.backward()
     assert all(one.grad is not None for one in model.mvm_heads.parameters())
     step, side, _ = model.violet.video_encoder.encoder.cell
     changed = {name: target.clone() for name, target in targets.items()}
     changed["pixel"][:, :step, :, :side, :side] += 1  # the masked cell, in all its frames
     elsewhere = {name: target.clone() for name, target in targets.items()}
-    elsewhere["pixel"][:, step:] += 1
+    elsewhere["pixel"][:, step:] += 1  # nothing, if a cell is all frames
     elsewhere["pixel"][:, :, :, side:] += 1
     model.eval()
     losses = [
@@ -286,6 +297,19 @@ def test_masked_visual_modelling_works_with_the_cells_and_steps_of_any_encoder(e
     ]
     first, other, same = losses
     assert first != other and first == same
+
+
+@pytest.mark.parametrize("clips_of_a_video", [1, 2])
+def test_a_target_between_steps_in_time_is_refused_for_an_encoder_that_gives_one(clips_of_a_video):
+    config = model_config("hd_vila", mvm_targets={"optical_flow": {}})
+    config.vision_config.num_clips = clips_of_a_video
+    if clips_of_a_video == 1:
+        with pytest.raises(
+            ValueError, match="'hd_vila' gives a clip 1 step in time .*'optical_flow' among `mvm_targets`"
+        ):
+            VioletForPreTraining(config)
+    else:
+        assert list(VioletForPreTraining(config).mvm_heads) == ["optical_flow"]
 
 
 def test_a_target_may_have_pixels_that_lie_in_no_cell():

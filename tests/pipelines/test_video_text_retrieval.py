@@ -5,6 +5,7 @@ import torch
 from transformers import AutoProcessor, pipeline
 
 from violet import VideoDecodeError, VideoTextRetrievalPipeline, VioletForRetrieval, decode_video
+from violet.processing.joined_clips import join_clips
 
 TEXTS = ["a red disc moves left", "the yellow ring turns", "a blue square grows"]
 
@@ -144,3 +145,14 @@ def test_a_shortlist_is_what_is_nearest_before_the_fusion(search, saved, clips, 
         assert [entry["index"] for entry in found] == [entry["index"] for entry in other]
     with pytest.raises(ValueError, match="`shortlist` must be 1 or more"):
         search(TEXTS, shortlist=0)
+
+
+def test_a_video_of_several_clips_is_searched_in_memory_and_on_disk(saved, clips, tmp_path):
+    search = pipeline("video-text-retrieval", model=saved["VioletForRetrieval"])
+    videos = [join_clips(clips[:2]), clips[2]]
+    found = search("a red disc", videos=videos)
+    search.open(tmp_path / "gallery", videos=videos)
+    stored = search("a red disc")
+    assert [one["video"] for one in found] == [one["video"] for one in stored]
+    assert {one["video"]: one["index"] for one in found} == {videos[0]: 0, videos[1]: 1}
+    assert [one["score"] for one in stored] == pytest.approx([one["score"] for one in found], abs=1e-5)

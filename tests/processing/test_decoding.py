@@ -104,12 +104,14 @@ def test_backends_agree_to_the_bit_on_real_clips(shared_folder):
     assert len(clips) == 10
     installed = ["pyav", *(name for name in ("decord", "torchcodec") if importlib.util.find_spec(name))]
     for clip in clips:
-        expected = every_frame_in_order(clip)
-        indices = sorted(np.random.default_rng(0).integers(0, len(expected), 5))
+        with av.open(str(clip)) as container:
+            frames = list(container.decode(video=0))
+        indices = sorted(np.random.default_rng(0).integers(0, len(frames), 5))
+        expected = np.stack([frames[index].to_ndarray(format="rgb24") for index in indices])  # 5 of some hundred
         for backend in installed:
             decoded = decode_video(clip, at(*indices), backend)
             assert decoded.backend == backend
-            np.testing.assert_array_equal(decoded.frames, expected[indices])
+            np.testing.assert_array_equal(decoded.frames, expected)
             np.testing.assert_allclose(decoded.times, np.array(indices) / decoded.fps, atol=1e-6)
 
 

@@ -13,10 +13,12 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from violet.cli import main
-from violet.data import BENCHMARKS, check_benchmark, moving_shapes
+from violet.data import BENCHMARKS, COLUMNS, check_benchmark, moving_shapes
+from violet.data.loading import ClipReader
+from violet.processing import VioletVideoProcessor
 from violet.processing.decoding import decode_video
 from violet.training import TASKS, SettingsError
-from violet.training.benchmarking import load_benchmark
+from violet.training.benchmarking import load_benchmark, recipe_options
 
 KINDS = ("tsv", "pkl", "clips")
 """How the pictures lie: each benchmark's miniature has another of these."""
@@ -206,8 +208,32 @@ def test_the_recipe_is_that_of_the_originals_settings(name, shared_folder):
     assert seen or "default" in BENCHMARKS[name].recipes
 
 
-@pytest.mark.slow
+def way_of(name: str) -> tuple:
+    """What a benchmark's run depends on, but for where its rows come from."""
+    benchmark = BENCHMARKS[name]
+    return benchmark.task, benchmark.texts, any(recipe.by_mask for recipe in benchmark.recipes.values())
+
+
+WHOLE = [name for name in BENCHMARKS if name == next(one for one in BENCHMARKS if way_of(one) == way_of(name))]
+"""The first benchmark of each way to be asked: `make test` runs these, `make proofs` the others."""
+
+
 @pytest.mark.parametrize("name", list(BENCHMARKS))
+def test_the_rows_of_a_miniature_are_those_of_its_task_and_its_videos_can_be_read(name, clips, tmp_path):
+    benchmark = BENCHMARKS[name]
+    write_miniature(benchmark, clips, tmp_path, kind_of(name))
+    tables = load_benchmark(benchmark, tmp_path)
+    assert {"train", "test"} <= set(tables) and all(len(rows) for rows in tables.values())
+    reader = ClipReader(VioletVideoProcessor(num_frames=2))
+    for rows in tables.values():
+        assert set(COLUMNS[benchmark.task]) <= set(rows.column_names)
+        assert len(reader.read(rows[0]["video"]).frames) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", [name if name in WHOLE else pytest.param(name, marks=pytest.mark.proof) for name in BENCHMARKS]
+)
 def test_a_miniature_goes_through_training_evaluation_and_report(name, clips, tmp_path, capsys):
     benchmark = BENCHMARKS[name]
     write_miniature(benchmark, clips, tmp_path, kind_of(name))
@@ -238,6 +264,15 @@ def test_a_miniature_goes_through_training_evaluation_and_report(name, clips, tm
     }
     text = (output / "report.html").read_text()
     assert benchmark.name in text
+    dual = {key for key in report["metrics"] if key.startswith("dual_softmax_")}
+    assert bool(dual) == (benchmark.task == "retrieval") == ("<h2>By dual softmax" in text)
+    if dual:
+        assert text.index("<h2>Every number") < text.index("<h2>By dual softmax") < text.index("dual softmax text to")
+        assert not any(report["metrics"][key]["published"] for key in dual)
+        said = capsys.readouterr().out
+        assert (
+            said.index("\ntext_to_video_r1") < said.index("\nBy dual softmax") < said.index("\ndual_softmax_text_to")
+        )
     for values in benchmark.published.values():
         assert all(f"{value:g} %" in text for value in values.values())
 
@@ -336,6 +371,20 @@ def test_questions_about_long_videos_keep_span_subtitles_and_type(clips, tmp_pat
     assert {row["question_type"] for row in BENCHMARKS["activitynet-qa"].rows(tmp_path / "activitynet-qa", "val")} == {
         "3"
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe", "frames", "scale"),
+    [
+        ("didemo-retrieval", "clip-vip", 12, 1e-5),
+        ("activitynet-paragraph-retrieval", "clip-vip", 32, None),
+        ("didemo-retrieval", "v2", None, None),
+        ("activitynet-paragraph-retrieval", None, None, None),
+    ],
+)
+def test_a_recipe_of_another_system_brings_its_frames_and_its_rate_of_the_temperature(name, recipe, frames, scale):
+    options = recipe_options(BENCHMARKS[name], recipe)
+    assert options.get("num_frames") == frames and options.get("logit_scale_learning_rate") == pytest.approx(scale)
 
 
 def test_an_unknown_recipe_is_refused_with_those_there_are(clips, tmp_path, capsys):

@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 from public_models import save_clip, save_vision_model
-from transformers import CLIPModel, pipeline
+from transformers import AutoProcessor, CLIPModel, pipeline
+from transformers.image_utils import OPENAI_CLIP_MEAN
 
 from violet.cli import main
 from violet.data import moving_shapes
 from violet.hub.starting_points import build_system, processor_of_system
 from violet.modeling_violet import VioletForRetrieval
-from violet.training import ModelArguments, SettingsError
+from violet.training import TASKS, ModelArguments, SettingsError
 from violet.training.starting import check_system
 
 CLIPS = {"train": 24, "validation": 4, "test": 8, "test_unseen": 0, "test_together": 0}
@@ -59,12 +60,31 @@ def test_one_command_makes_and_trains_a_clip_vip(clip, tables, rows, tmp_path, c
     assert "clip_vip: 2 layers" in card and "clip_vip` of transformers" not in card
 
 
+def test_one_command_makes_and_trains_a_uniformerv2(clip, rows, tmp_path, capsys):
+    table = tmp_path / "train.jsonl"
+    table.write_text("\n".join(json.dumps(row) for row in TASKS["classification"].rows(rows["train"])))
+    options = ["--task=classification", f"--model={clip}", "--as=uniformerv2", f"--output_dir={tmp_path / 'run'}"]
+    options += ["--max_steps=1", "--per_device_train_batch_size=4", "--dataloader_num_workers=0", "--report_to=none"]
+    assert main(["finetune", *options, f"--train_file={table}", "--learning_rate=0", "--save_strategy=no"]) == 0, (
+        capsys.readouterr().err
+    )
+    ask = pipeline("video-classification", model=str(tmp_path / "run"))
+    vision, theirs = ask.model.violet.vision_model, CLIPModel.from_pretrained(clip).vision_model.state_dict()
+    assert vision.config.model_type == "uniformerv2" and list(vision.config.global_layers) == [0, 1]
+    assert not vision.config.frozen
+    assert torch.equal(vision.embeddings.class_embedding, theirs["embeddings.class_embedding"])
+    assert torch.equal(vision.layers[1].mlp.fc1.weight, theirs["encoder.layers.1.mlp.fc1.weight"])
+    frames = AutoProcessor.from_pretrained(tmp_path / "run").video_processor
+    assert frames.num_frames == 8 and list(frames.image_mean) == list(OPENAI_CLIP_MEAN), "a CLIP's own colours"
+    assert len(ask(rows["test"]["video"][0])) > 1
+
+
 def test_a_start_that_becomes_no_clip_vip_is_refused(tmp_path):
     vit = save_vision_model("vit", tmp_path / "vit")
     for model, system, told in (
         (str(vit), "clip-vip", "is a 'vit', which does not become one; a model of transformers of type clip"),
         ("violet-tiny", "clip-vip", "violet-tiny is a configuration"),
-        (str(vit), "clip-vap", "no system is named 'clip-vap'; use clip-vip"),
+        (str(vit), "clip-vap", "no system is named 'clip-vap'; use clip-vip, uniformerv2"),
     ):
         options = ["--task=retrieval", f"--model={model}", f"--as={system}", f"--output_dir={tmp_path / 'run'}"]
         assert main(["finetune", *options]) == 2

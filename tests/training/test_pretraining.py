@@ -215,7 +215,11 @@ def kill_after(process: subprocess.Popen, checkpoint: Path, delay: float) -> str
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_weights_and_the_same_log(uninterrupted, drawn, start, tmp_path):
+@pytest.mark.parametrize("again", [False, pytest.param(True, marks=pytest.mark.proof)])
+def test_a_killed_run_goes_on_to_the_same_weights_and_the_same_log(
+    again, uninterrupted, drawn, start, tmp_path, caplog
+):
+    """Killed once, and on with it in this process; or on by the command, killed again, and on."""
     seed = int(os.environ.get("VIOLET_KILL_SEED", time.time_ns() % 10**6))
     chance = random.Random(seed)
     first, second = sorted(chance.sample(range(2, STEPS - 1), 2))
@@ -233,13 +237,18 @@ def test_a_killed_run_goes_on_to_the_same_weights_and_the_same_log(uninterrupted
     content[-1] ^= 1
     (newest / "model.safetensors").write_bytes(content)
 
-    said = kill_after(start_process(recipe, "--resume"), output / f"checkpoint-{second}", delays[1])
-    if int(newest.name.split("-")[1]) < second:  # else it was whole again, or not, by the time of the kill
-        assert f"{newest} is not whole" in said
-    process = start_process(recipe, "--resume")
-    said = process.communicate(timeout=120)[1]
-    assert process.returncode == 0, said
-    assert "Going on from" in said
+    if again:
+        said = kill_after(start_process(recipe, "--resume"), output / f"checkpoint-{second}", delays[1])
+        if int(newest.name.split("-")[1]) < second:  # else it was whole again, or not, by the time of the kill
+            assert f"{newest} is not whole" in said
+        process = start_process(recipe, "--resume")
+        said = process.communicate(timeout=120)[1]
+        assert process.returncode == 0, said
+        assert "Going on from" in said
+    else:
+        with caplog.at_level("INFO"):
+            pretrain(read_recipe(settings(drawn, start, output)), resume=True)
+        assert f"{newest} is not whole" in caplog.text and "Going on from" in caplog.text
     assert_equal_weights(weights(output), weights(folder_of(uninterrupted)))
     assert lines(output) == lines(folder_of(uninterrupted))
     assert not list(output.rglob("*.partial"))

@@ -272,6 +272,14 @@ def test_the_backbone_and_lower_layers_have_rates_of_their_own():
     assert decays[id(table)] == 0.0 and decays[id(swin.patch_embed.proj.weight)] == 0.1
 
 
+def test_the_temperature_has_a_rate_of_its_own():
+    model = VioletForMaskedLM.from_pretrained(pretrained("violet-tiny"))
+    groups = parameter_groups(model, 0.1, learning_rate=1.0, layer_decay=0.9, logit_scale_learning_rate=10.0)
+    (own,) = [group for group in groups if group["lr"] == 10.0]
+    assert [id(one) for one in own["params"]] == [id(model.violet.projection.logit_scale)]
+    assert own["weight_decay"] == 0.0
+
+
 # --- whole runs ---
 
 
