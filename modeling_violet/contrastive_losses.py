@@ -1,10 +1,10 @@
 """
 The contrastive losses of published video-language models, as pure functions of named sets of embeddings.
 
-Letters: B videos, L texts a video, M clips (and sentences) a video, D width. Sets are of vectors of length 1; row i of
-one belongs to row i of the other. `scale` is the inverse temperature: inner products are multiplied by it. Everything is
-computed in float32, or in float64 if the embeddings are. Every mean is over all rows given: give those of all processes
-(`gather_sets`), and the loss is that of the whole batch.
+Letters: B videos, L texts a video, M clips (and sentences) a video, D width. Sets are of vectors of length 1; row i
+of one belongs to row i of the other. `scale` is the inverse temperature: inner products are multiplied by it. All is
+computed in float32, or in float64 if the embeddings are. Every mean is over all rows given: give those of all
+processes (`gather_sets`), and the loss is that of the whole batch.
 """
 
 from collections.abc import Callable, Mapping
@@ -84,7 +84,7 @@ def mean_of_valid(losses: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     return total / valid.sum().clamp(min=1)
 
 
-# --- one text a video ---
+# --- one text for each video ---
 
 
 def symmetric_contrast(*, videos: torch.Tensor, texts: torch.Tensor, scale: torch.Tensor | float) -> torch.Tensor:
@@ -159,7 +159,7 @@ def triplet_contrast(
     return of_videos.sum() + of_texts.sum()
 
 
-# --- several texts a video ---
+# --- several texts for each video ---
 
 
 def mil_nce(
