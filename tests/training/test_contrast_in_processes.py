@@ -16,13 +16,13 @@ pytestmark = pytest.mark.proof
 PAIRS = {"vtc": 1.0, "contrast": 0.5, "mil_nce": 1.0, "omnisource": 0.25}
 LONG = {"contrast": 1.0, "temporal_contrast": 0.25}
 ROWS, OF_FIRST = 8, 5  # the processes have other numbers of rows, and of parts
-FORMS = ("vsc_fc", "pooled")
 BOUND = {torch.float32: 1e-5, torch.float64: 1e-10}
 NO_DROPOUT = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"), 0.0)
 
 
 def pairs_model(form: str) -> VioletForPreTraining:
     vision = {"embed_dim": 8, "depths": (1, 1), "num_heads": (1, 2), "window_size": (2, 2, 2), "patch_size": 4}
+    vision["drop_path_rate"] = 0.0
     objectives = {"contrast": {"form": "triplet"}, "mil_nce": {"texts": 3}, "omnisource": {"form": form}}
     return VioletForPreTraining(
         named_configuration(

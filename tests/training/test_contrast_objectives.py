@@ -1,4 +1,4 @@
-"""Pre-training with contrast of several texts, of frames and of sentences: whole runs, in parts or not, and bad input."""
+"""Pre-training with contrast of several texts, frames and sentences: whole runs, in parts or not, and bad input."""
 
 import copy
 import json
@@ -105,6 +105,7 @@ def test_a_step_in_parts_is_the_step_of_the_whole_batch(drawn, start, tmp_path):
         assert (one[name] - gradient).abs().max() <= 1e-5 * gradient.abs().max() + 1e-8, name
 
 
+@pytest.mark.slow
 def test_a_run_in_parts_goes_on_to_the_same_weights(drawn, start, tmp_path, monkeypatch):
     """With dropout: what is drawn twice must count once."""
     model = start(dropout=0.2)
@@ -112,9 +113,8 @@ def test_a_run_in_parts_goes_on_to_the_same_weights(drawn, start, tmp_path, monk
     expected = tmp_path / "expected"
     result = pretrain(read_recipe(settings(drawn, model, expected, **changes)))
     assert {f"shapes/loss_{name}" for name in WEIGHTS} <= result.metrics.keys()
-    assert all(
-        value == value and value > 0 for line in lines(expected) for key, value in line.items() if "loss" in key
-    )
+    losses = [value for line in lines(expected) for name, value in line.items() if "loss" in name]
+    assert len(losses) > 15 and all(0 < value < 100 for value in losses)
     step = Pretraining.train_step
 
     def stop(self, number, *arguments):
@@ -220,9 +220,9 @@ def test_what_cannot_be_computed_in_parts_is_refused(drawn, start, tmp_path, cap
     table = write_table(drawn, tmp_path / "table.jsonl")
     options = ["finetune", f"--model={start(0.0)}", f"--train_file={table}", f"--output_dir={tmp_path / 'tuned'}"]
     options += ["--grad_cache_chunk_size=2", "--allow_unknown_words=true"]
-    assert main([*options, "--task=retrieval"]) == 1
+    assert main([*options, "--task=retrieval"]) == 2
     assert "this model's fusion scores each pair of a video and a text" in capsys.readouterr().err
-    assert main([*options, "--task=captioning"]) == 1
+    assert main([*options, "--task=captioning"]) == 2
     assert "serves --task retrieval, not captioning" in capsys.readouterr().err
 
 
