@@ -379,3 +379,44 @@ def test_a_sentence_that_is_none_has_no_part_in_temporal_contrast():
 def test_one_process_gathers_its_own_rows():
     sets = {"videos": unit(1, 3, 8), "texts": unit(2, 3, 8)}
     assert all(torch.equal(rows, sets[name]) for name, rows in gather_sets(sets).items())
+
+
+@shared
+@pytest.mark.parametrize("instance", ["long", "odd"])
+def test_lf_vila_losses_of_a_whole_model(archive, instance):
+    found = archive("lf_vila")
+    shapes = json.loads(str(found["arrays"]))
+
+    def read(name: str) -> torch.Tensor:
+        shape, step = shapes[f"{instance}/{name}"]
+        assert step == 1
+        return torch.from_numpy(found[f"{instance}/{name}"]).view(*shape)
+
+    pairs = {"videos": read("video_global_feature"), "texts": read("text_global_feature")}
+    assert compute("symmetric", pairs, scale=20.0).item() == pytest.approx(
+        found[f"{instance}/ct_global_loss"].item(), rel=1e-5
+    )
+    drawn = {"keys": read("draw_keys")[:, :2], "candidates": read("draw_candidates")[:, :2]}
+    drawn["negatives"] = read("draw_negatives")[:, 0]
+    for name, clips, corrected in (
+        ("ct_time_loss", "video_clip_feature", False),
+        ("ct_time_loss_intended_features", "intended_video_clip_feature", False),
+        ("ct_time_loss_corrected_negatives", "video_clip_feature", True),
+    ):
+        loss = temporal_contrast(
+            clips=read(clips), sentences=read("text_sentence_feature"), scale=20.0, corrected=corrected, **drawn
+        )
+        assert 0.25 * loss.item() == pytest.approx(found[f"{instance}/{name}"].item(), rel=1e-5)
+
+
+@shared
+def test_hd_vila_and_clip_vip_losses_of_a_whole_model(archive):
+    found = archive("hd_vila")
+    for case in ("hybrid", "odd"):
+        videos, texts = (torch.from_numpy(found[f"{case}/{kind}_feature"]).view(-1, 64) for kind in ("video", "text"))
+        loss = compute("symmetric_mean", {"videos": videos, "texts": texts}, scale=20.0)
+        assert loss.item() == pytest.approx(found[f"{case}/contrast_of_stage_1"].item(), rel=1e-5)
+    found = archive("clip_vip")
+    sets = {"videos": torch.from_numpy(found["vis_features"]), "texts": torch.from_numpy(found["text_features"])}
+    loss = compute("symmetric_mean", sets, scale=math.exp(4.6))
+    assert loss.item() == pytest.approx(found["loss_symmetric_mean"].item(), rel=2e-5)
