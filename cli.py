@@ -290,7 +290,7 @@ def prepare_command(argv: list[str]) -> int:
 
             clips = cut_clips(**options)
             print(
-                f"{options['output']} holds {clips.clips} clips of {clips.videos} videos, {clips.cut} of them cut now.\n"
+                f"{options['output']} holds {clips.clips} clips of {clips.videos} videos, {clips.cut} were cut now.\n"
                 f"  violet prepare paragraphs {options['output']}/clips.jsonl --num_clips 4 --output rows.jsonl"
             )
         elif what == "captions":

@@ -82,7 +82,7 @@ def test_a_clip_has_the_frames_of_its_sentence(clip, tmp_path, capsys):
     (tmp_path / "videos.csv").write_text("video,subtitles\nlong.mp4,long.srt\n")
     output = tmp_path / "clips"
     assert main(["prepare", "clips", str(tmp_path / "videos.csv"), f"--output={output}", "--num_frames=2"]) == 0
-    assert "2 clips of 1 videos, 2 of them cut now" in capsys.readouterr().out
+    assert "2 clips of 1 videos, 2 were cut now" in capsys.readouterr().out
     first, second = rows_of(output)
     assert (first["caption"], first["source"], first["start"], first["end"]) == ("a disc moves", "long", 0.0, 0.5)
     whole = decode_video(clip).frames.astype(float)  # eight frames in a second
