@@ -231,6 +231,31 @@ def _prepare_parser() -> argparse.ArgumentParser:
     kind.add_argument("--output", required=True, help="the folder for the targets")
     kind.add_argument("--dataset", help="its name in the recipe, if there are several")
     kind = kinds.add_parser(
+        "clips",
+        help="a clip of frames for each sentence of long videos",
+        description="Long videos with the times of their sentences -> a folder of frames for each sentence, and "
+        "clips.jsonl, which violet prepare paragraphs takes.",
+    )
+    kind.add_argument(
+        "source",
+        help="a table with video and subtitles (.srt or .vtt); the .json of ActivityNet Captions or of DiDeMo",
+    )
+    kind.add_argument("--output", required=True, help="the folder")
+    kind.add_argument("--num_frames", type=int, required=True, help="frames of each clip, evenly spaced")
+    kind.add_argument("--video_folder", help="where a table's videos start; where the videos are that a .json names")
+    kind = kinds.add_parser(
+        "captions",
+        help="a caption of each video's middle frame, for the objective omnisource",
+        description="Rows with a video -> a .jsonl of the same rows with a caption of the middle frame, written by a "
+        "captioning model.",
+    )
+    kind.add_argument("source", help=sources)
+    kind.add_argument("--output", required=True, help="the .jsonl file")
+    kind.add_argument("--model", required=True, help="a folder or Hub name of a captioning model")
+    kind.add_argument("--column", default="frame_caption", help="of the caption (default: frame_caption)")
+    kind.add_argument("--batch_size", type=int, default=16, help="frames at a time (default: 16)")
+    kind.add_argument("--video_folder", help="where a table's paths start")
+    kind = kinds.add_parser(
         "paragraphs",
         help="rows of consecutive clips of one video, with a sentence for each",
         description="A table of captioned clips (video, caption, source, start, and perhaps end) -> a .jsonl whose "
@@ -245,7 +270,7 @@ def _prepare_parser() -> argparse.ArgumentParser:
 
 
 def prepare_command(argv: list[str]) -> int:
-    """Pack data into tar shards, extract frames, group clips of a video, or compute targets of masked patches."""
+    """Make shards, frames, clips and paragraphs of long videos, captions of frames, or targets of masked patches."""
     options = vars(_prepare_parser().parse_args(argv))
     what = options.pop("what")
 
@@ -266,6 +291,22 @@ def prepare_command(argv: list[str]) -> int:
                 f"{options['output']} holds the frames of {frames.clips - frames.skipped} clips ({frames.rows} rows): "
                 f"{frames.extracted} were extracted now; {frames.skipped} clips could not be read."
             )
+        elif what == "clips":
+            from .data.cutting import cut_clips
+
+            clips = cut_clips(**options)
+            print(
+                f"{options['output']} holds {clips.clips} clips of {clips.videos} videos, {clips.cut} were cut now.\n"
+                f"  violet prepare paragraphs {options['output']}/clips.jsonl --num_clips 4 --output rows.jsonl"
+            )
+        elif what == "captions":
+            from . import register
+
+            register()
+            from .training.frame_captions import prepare_captions
+
+            written = prepare_captions(**options)
+            print(f"{options['output']} holds {written.rows} rows; {written.written} captions were written now.")
         elif what == "paragraphs":
             from .data.grouping import group_clips
 

@@ -43,6 +43,9 @@ class DatasetRecipe:
         split, validation_split: of drawn videos (`pretrain` and `validation` if not given) or of `captions`.
         clips, validation_clips: how many videos are drawn.
         seed: what the drawn videos show.
+        clips_per_video: of drawn videos: a row is that many of them, one behind the other, with a sentence for each.
+        other_texts: of drawn videos: rows also have `frame_caption`, what the middle frame shows, and `captions`, the
+            row's own and the next three rows', of which one is true.
         video_folder: where a table's relative paths start; by default the table's own folder.
         num_frames: frames taken of each video; 1 for images; by default as many as the processor says.
         weight: its share of the steps; by default its number of rows.
@@ -60,6 +63,8 @@ class DatasetRecipe:
     clips: int = 8000
     validation_clips: int = 256
     seed: int = 0
+    clips_per_video: int = 1
+    other_texts: bool = False
     video_folder: str | None = None
     num_frames: int | None = None
     weight: float | None = None
@@ -72,6 +77,11 @@ class DatasetRecipe:
             )
         if self.source == "tsv" and self.captions is None:
             raise SettingsError(f"data set {self.name!r}: a tsv needs `captions`, the JSON file with its texts.")
+        if self.clips_per_video < 1 or (self.clips_per_video > 1 and self.other_texts):
+            raise SettingsError(
+                f"data set {self.name!r}: clips_per_video must be 1 or more, and 1 with other_texts; got "
+                f"{self.clips_per_video}."
+            )
         if self.weight is not None and self.weight <= 0:
             raise SettingsError(f"data set {self.name!r}: weight must be above 0, got {self.weight}.")
 
@@ -103,6 +113,9 @@ class PretrainingRecipe:
         max_steps: optimiser steps.
         batch_size: videos of a step, over all processes, before gradient accumulation.
         gradient_accumulation_steps: batches of an optimiser step.
+        grad_cache_chunk_size: compute a batch in parts of that many rows of each process, with the loss and gradients
+            of the whole: a contrastive batch of any size then takes the memory of a part, and about one more forward
+            pass (see `gradient_caching`). Only objectives that compare embeddings can be computed so.
         schedule: what each step does: a name of `training.schedule.SCHEDULES`. `mixture` draws each step's data set by
             its weight.
         learning_rate, learning_rate_schedule, warmup: the peak, what follows it, and the share of the steps before it.
@@ -146,6 +159,7 @@ class PretrainingRecipe:
     max_steps: int = 1000
     batch_size: int = 32
     gradient_accumulation_steps: int = 1
+    grad_cache_chunk_size: int | None = None
     learning_rate: float = 5e-5
     schedule: str = "mixture"
     learning_rate_schedule: str = "linear"
@@ -178,6 +192,8 @@ class PretrainingRecipe:
         for name in ("max_steps", "batch_size", "gradient_accumulation_steps", "group_size", "num_negatives"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"`{name}`: must be 1 or more, got {getattr(self, name)}.")
+        if self.grad_cache_chunk_size is not None and self.grad_cache_chunk_size < 1:
+            raise SettingsError(f"`grad_cache_chunk_size`: must be 1 or more, got {self.grad_cache_chunk_size}.")
         check_frames(self.fit, self.frame_sampling)
         sides = self.image_size if isinstance(self.image_size, list) else [self.image_size or 1] * 2
         if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):

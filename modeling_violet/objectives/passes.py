@@ -60,13 +60,24 @@ class Passes:
     @once
     def video(self) -> Tokens:
         """The masked videos, encoded."""
-        pixels = take_pixels(dict(self.inputs))
+        own = self.violet.vision_encoder.inputs
+        given = take_pixels(dict(self.inputs))
+        # those of an objective's own, such as middle frames, are not the videos'
+        pixels = {name: value for name, value in given.items() if name in own or name not in self._needs}
         return self.violet.encode_videos(**pixels, bool_masked_pos=self.inputs["bool_masked_pos"])
+
+    @once
+    def text(self) -> Tokens:
+        """The unmasked captions, encoded before they meet their videos."""
+        if len(self.words) != len(self.video):
+            raise ValueError(f"There are {len(self.words)} texts for {len(self.video)} videos: one each is needed.")
+        return self.violet.encode_texts(self.words, self.attention_mask)
 
     @once
     def embeddings(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Videos and unmasked captions before the fusion, (batch, projection_dim) each, of length 1."""
-        return self.violet.video_and_text_embeddings(self.video, self.words, self.attention_mask)
+        videos = self.violet.embed_videos(self.video)
+        return videos, self.violet.projection.text(self.text)
 
     @once
     def negatives(self) -> torch.Tensor | None:
