@@ -172,8 +172,11 @@ class VioletForPreTraining(VioletPreTrainedModel):
             raise ValueError("Pre-training needs `pixel_values_videos` and `input_ids`.")
         if only_received_attention:
             with record_received_attention(self.violet.fusion) as received:
-                self.violet(pixel_values_videos, input_ids, attention_mask, **kwargs)
-            return VioletPreTrainingOutput(received_attention=received.total)
+                fused = self.violet(pixel_values_videos, input_ids, attention_mask, **kwargs)
+            total, video, text = received.total, fused.video_hidden_state, fused.text_hidden_state
+            assert total is not None  # the fusion was passed
+            parts = [total[:, : video.shape[1]], total[:, -text.shape[1] :]]  # sound between them is never masked
+            return VioletPreTrainingOutput(received_attention=torch.cat(parts, dim=1))
         inputs: dict[str, Any] = {
             "pixel_values_videos": pixel_values_videos,
             "input_ids": input_ids,

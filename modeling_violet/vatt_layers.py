@@ -226,8 +226,8 @@ class VattPreTrainedModel(SavedWhole, PreTrainedModel):
         if not isinstance(backbone, VattBackbone):
             raise ValueError(
                 f"`{self.config.base_config_key}.shared` takes the backbone of the vision encoder, and "
-                f"`vision_config.model_type` {other.config.model_type!r} has none such: use 'vatt', or set `shared` to "
-                "false."
+                f"`vision_config.model_type` {other.config.model_type!r} has none such: use 'vatt', or set "
+                "`shared` to false."
             )
         for name in (*BACKBONE, "layer_norm_eps", "dropout"):
             own, theirs = getattr(self.config, name), getattr(other.config, name)
