@@ -103,8 +103,8 @@ class ClipPixels(torch.utils.data.Dataset):
         return len(self.videos)
 
     def __getitem__(self, number: int) -> torch.Tensor:
-        clip, _ = self.reader.read(self.videos[number], self.num_frames)
-        pixels = self.frames([clip], do_sample_frames=False, size=self.size, return_tensors="pt", **RAW_PIXELS)
+        clip = self.reader.read(self.videos[number], self.num_frames)
+        pixels = self.frames([clip.frames], do_sample_frames=False, size=self.size, return_tensors="pt", **RAW_PIXELS)
         return pixels["pixel_values_videos"][0]
 
 

@@ -312,7 +312,7 @@ class Pretraining:
         weights = accelerator.get_state_dict(self.model)
         if self.is_main:
             save_model(self.output_dir, model, self.processor, weights)
-            curves = [{name: line[name] for name in line if name != "samples_failed"} for line in log.lines()]
+            curves = [{name: line[name] for name in line if not name.startswith("samples_")} for line in log.lines()]
             draw_curves(self.output_dir / CURVES_FILE, curves)
             base = self.recipe.model if is_hub_name(self.recipe.model) else None
             end_run(self.output_dir, metrics, self.settings, self.rows_by_split(), base_model=base)
