@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..core.clip_inputs import take_clip_inputs
 from ..core.files import MANIFEST, seal, write_json, write_tensors
-from ..core.pixels import take_pixels
 from ..data import open_video
 from ..data.loading import SAMPLE_ERRORS
 from ..modeling_violet import Tokens
@@ -190,7 +190,7 @@ class _Clips(torch.utils.data.Dataset):
     def __getitem__(self, place: int) -> tuple[int, dict[str, torch.Tensor] | str]:
         number = self.numbers[place]
         try:
-            return number, take_pixels(self.processor(videos=[open_video(self.videos[number])]).data)
+            return number, take_clip_inputs(self.processor(videos=[open_video(self.videos[number])]).data)
         except SAMPLE_ERRORS as error:
             if not self.skip_bad:
                 raise

@@ -10,7 +10,7 @@ from transformers.generation import GenerationMode
 from transformers.processing_utils import Unpack
 
 from ..configuration.configuration_violet import VioletConfig
-from ..core.pixels import take_pixels
+from ..core.clip_inputs import take_clip_inputs
 from ..core.upstream import CACHE_NAME, can_return_tuple, one_cache
 from .heads import VioletMaskedLMHead
 from .losses import masked_cross_entropy
@@ -138,7 +138,7 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
         Returns:
             (texts, at most `max_length`), or a `GenerateOutput` with `return_dict_in_generate=True`.
         """
-        pixels = take_pixels(kwargs, pixel_values_videos)
+        pixels = take_clip_inputs(kwargs, pixel_values_videos)
         if (not pixels) == (video_tokens is None):
             raise ValueError("Give exactly one of `pixel_values_videos` and `video_tokens`.")
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):  # a checkpoint of another task says none

@@ -10,7 +10,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
 
 from ..configuration.configuration_violet import VioletConfig
-from ..core.pixels import take_pixels
+from ..core.clip_inputs import take_clip_inputs
 from ..core.upstream import can_return_tuple
 from .fusions import record_received_attention
 from .heads import VioletMaskedLMHead, build_match_head
@@ -177,7 +177,7 @@ class VioletForPreTraining(VioletPreTrainedModel):
             "mvm_targets": mvm_targets or {},
         }
         own = {name for one in self.objectives.values() for name in (*one.needs, *one.takes)}
-        inputs |= take_pixels(kwargs)
+        inputs |= take_clip_inputs(kwargs)
         inputs |= {name: kwargs.pop(name) for name in own.intersection(kwargs)}
         if objectives is None:
             objectives = {name: 1.0 for name, one in self.objectives.items() if one.is_asked_for(inputs)}

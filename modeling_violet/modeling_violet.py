@@ -14,7 +14,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
 
 from ..configuration.configuration_violet import VioletConfig
-from ..core.pixels import take_pixels
+from ..core.clip_inputs import take_clip_inputs
 from ..core.upstream import can_return_tuple, capture_outputs, one_cache
 from ..core.whole_folders import SavedWhole
 from .attention import RULES
@@ -237,7 +237,7 @@ class VioletModel(VioletPreTrainedModel):
         Videos (batch, frames, channels, height, width) as the tokens that enter the fusion; `pixels` are others of the
         same videos that the encoder's `inputs` names.
         """
-        return self.video_encoder(take_pixels(pixels, pixel_values_videos), bool_masked_pos, hidden_frame_order)
+        return self.video_encoder(take_clip_inputs(pixels, pixel_values_videos), bool_masked_pos, hidden_frame_order)
 
     def encode_texts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> Tokens:
         """Texts (batch, X), with their mask, as the tokens that enter the fusion."""
@@ -469,7 +469,7 @@ class VioletModel(VioletPreTrainedModel):
             raise ValueError(
                 "Give exactly one of `input_ids` and `inputs_embeds`; without a text there is `get_video_features`."
             )
-        pixels = take_pixels(kwargs, pixel_values_videos)
+        pixels = take_clip_inputs(kwargs, pixel_values_videos)
         if video_tokens is None and pixels:
             video_tokens = self.video_encoder(pixels, bool_masked_pos, hidden_frame_order)
         elif video_tokens is None or pixels:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import Pipeline
 
-from ..core.pixels import take_pixels
+from ..core.clip_inputs import take_clip_inputs
 from ..processing.decoding import VideoDecodeError, is_encoded_file
 from ..processing.questions import TokenIds
 from ..processing.video_processing_violet import is_list, split_into_clips
@@ -89,7 +89,7 @@ class VideoTextPipeline(Pipeline):
         """
         video = inputs["video"]
         try:
-            return take_pixels(self.processor(videos=[video]).data)
+            return take_clip_inputs(self.processor(videos=[video]).data)
         except VideoDecodeError as error:
             if NUMBER not in inputs or isinstance(video, str | os.PathLike):
                 raise

@@ -10,7 +10,7 @@ from transformers import BertTokenizer, PreTrainedTokenizerBase
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin, TextKwargs
 
-from ..core.pixels import PIXELS
+from ..core.clip_inputs import PIXELS
 from ..core.whole_folders import SavedWhole
 from .video_processing_violet import as_one_frame, name_of, split_into_pictures
 

@@ -14,8 +14,8 @@ from datasets import Dataset
 from torch.distributed.tensor import DTensor
 
 from .._version import __version__
+from ..core.clip_inputs import take_clip_inputs
 from ..core.files import write_json
-from ..core.pixels import take_pixels
 from ..data.loading import ClipReader, FailedSamples, explained_workers
 from ..evaluation.pictures import draw_curves
 from ..hub.cards import CURVES_FILE
@@ -154,7 +154,7 @@ class Pretraining:
         """Masks what is masked by attention, asks the teachers, and runs the model: (its output, what was masked)."""
         names, objectives = batch.pop("ids"), batch.pop("objectives")
         batch = self.processor.to_device(batch, self.accelerator.device)
-        inputs = {**take_pixels(batch.copy()), "attention_mask": batch["attention_mask"]}
+        inputs = {**take_clip_inputs(batch.copy()), "attention_mask": batch["attention_mask"]}
         changed = {key: batch[key] for key in ("input_ids", "labels", "bool_masked_pos")}
         attends = torch.tensor(float("attended" in batch), device=self.accelerator.device)
         if self.accelerator.reduce(attends, "sum") > 0:  # all processes take the pass, or none

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ...core.pixels import take_pixels
+from ...core.clip_inputs import take_clip_inputs
 from ..losses import IGNORE_INDEX
 from ..tokens import Tokens
 
@@ -60,7 +60,7 @@ class Passes:
     @once
     def video(self) -> Tokens:
         """The masked videos, encoded."""
-        pixels = take_pixels(dict(self.inputs))
+        pixels = take_clip_inputs(dict(self.inputs))
         return self.violet.encode_videos(**pixels, bool_masked_pos=self.inputs["bool_masked_pos"])
 
     @once
