@@ -115,7 +115,7 @@ def _extract(job: _Job) -> tuple[str, bool]:
     if job.folder.is_dir():
         return "", False
     try:
-        decoded, _ = decode_reference(
+        decoded = decode_reference(
             _decoder(), job.clip.reference, lambda total, fps: evenly_spaced_indices(total, job.num_frames)
         )
     except SAMPLE_ERRORS as error:

@@ -11,15 +11,15 @@ import tempfile
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ..processing.decoder_process import DecoderProcess
-from ..processing.decoding import DecodedVideo, VideoDecodeError, decode_video, describe_source, encoded_file
-from ..processing.sound import Sound, decode_with_sound, join_sounds, no_sound
+from ..processing.decoding import DecodedVideo, Sound, VideoDecodeError, decode_video, describe_source, encoded_file
+from ..processing.sound import decode_with_sound, join_sounds, no_sound
 from .sources import clips_of, open_video, video_name
 from .tables import TableError
 
@@ -54,9 +54,10 @@ class Clip(NamedTuple):
 
 class ClipReader:
     """
-    The sampled frames of a video, wherever it lies, and its sound if the processor `hears`. Files, folders and URLs are decoded in a process that each of the
-    data loader's workers starts for itself (see `DecoderProcess`) and that is killed when a video takes too long;
-    pictures in memory, such as a TSV's, and torchcodec's decoders are decoded in the worker.
+    The sampled frames of a video, wherever it lies, and its sound if the processor `hears`. Files, folders and URLs
+    are decoded in a process that each of the data loader's workers starts for itself (see `DecoderProcess`) and that
+    is killed when a video takes too long; pictures in memory, such as a TSV's, and torchcodec's decoders are decoded
+    in the worker.
 
     Frames stay in memory until they fill `cache_bytes`: the videos of a small table are decoded in the first epoch
     only. Entries are never evicted: each video is read once per epoch, so no eviction order would do better. Frames
@@ -122,9 +123,9 @@ class ClipReader:
         def sample(total_frames: int, fps: float | None) -> np.ndarray:
             return processor.sample_frames(_Length(total_frames, fps), num_frames, draw, test_clip)
 
-        decoded, sound = self._decode(video, sample, name, row, heard)
-        clip = Clip(decoded.frames, decoded.indices.tolist(), sound)
-        taken = clip.frames.nbytes + _ENTRY_BYTES + (0 if sound is None else sound.nbytes)
+        decoded = self._decode(video, sample, name, row, heard)
+        clip = Clip(decoded.frames, decoded.indices.tolist(), decoded.sound)
+        taken = clip.frames.nbytes + _ENTRY_BYTES + (0 if clip.sound is None else clip.sound.nbytes)
         if draw is None and known is not None and taken <= self.free:
             self.clips[key] = clip
             self.free -= taken
@@ -154,9 +155,7 @@ class ClipReader:
         frames, indices = np.concatenate([clip.frames for clip in read]), [i for clip in read for i in clip.indices]
         return Clip(frames, indices, join_sounds(sounds) if sounds else None)
 
-    def _decode(
-        self, video: Any, sample, name: str, row: int | None, heard: tuple[int, int] | None
-    ) -> tuple[DecodedVideo, Sound | None]:
+    def _decode(self, video: Any, sample, name: str, row: int | None, heard: tuple[int, int] | None) -> DecodedVideo:
         try:
             return decode_reference(self.decoder, video, sample, self.video_processor.decode_backend, name, heard)
         except TableError as error:
@@ -170,7 +169,7 @@ def decode_reference(
     backend: str = "auto",
     name: str | None = None,
     heard: tuple[int, int] | None = None,
-) -> tuple[DecodedVideo, Sound | None]:
+) -> DecodedVideo:
     """
     The chosen frames of what a row's `video` names, or is, and its sound if it is asked for; the arguments are those
     of `decode_video`. Files are decoded by `decoder`, within its time limit.
@@ -184,12 +183,12 @@ def decode_reference(
     name = name or describe_source(video)
     source: Any = open_video(encoded_file(video, name))
     if isinstance(source, str | os.PathLike | bytes):
-        return decoder.decode_with_sound(source, sample, backend, name, heard)
+        return decoder.decode(source, sample, backend, name, heard)
     if heard is None:
-        return decode_video(source, sample, backend, name), None
+        return decode_video(source, sample, backend, name)
     rate, count = heard
-    decoded, sound = decode_with_sound(source, sample, backend, name=name, sampling_rate=rate, num_samples=count)
-    return decoded, sound or no_sound(count)
+    decoded = decode_with_sound(source, sample, backend, name=name, sampling_rate=rate, num_samples=count)
+    return decoded if decoded.sound is not None else replace(decoded, sound=no_sound(count))
 
 
 class _Length(NamedTuple):

@@ -24,11 +24,27 @@ if __name__ == "__main__":
     # This folder as a package of its own, so that its files find each other and no `__init__` runs.
     sys.modules["alone"] = types.ModuleType("alone")
     sys.modules["alone"].__path__ = [os.path.dirname(os.path.abspath(__file__))]
-    from alone.decoding import DecodedVideo, SampleIndices, VideoDecodeError, decode_video, describe_source, is_address
-    from alone.sound import Sound, decode_with_sound
+    from alone.decoding import (
+        DecodedVideo,
+        SampleIndices,
+        Sound,
+        VideoDecodeError,
+        decode_video,
+        describe_source,
+        is_address,
+    )
+    from alone.sound import decode_with_sound
 else:
-    from .decoding import DecodedVideo, SampleIndices, VideoDecodeError, decode_video, describe_source, is_address
-    from .sound import Sound, decode_with_sound
+    from .decoding import (
+        DecodedVideo,
+        SampleIndices,
+        Sound,
+        VideoDecodeError,
+        decode_video,
+        describe_source,
+        is_address,
+    )
+    from .sound import decode_with_sound
 
 START_SECONDS = 120.0
 """How long the process may take to start, on a machine however busy."""
@@ -53,24 +69,18 @@ class DecoderProcess:
         self._end: weakref.finalize | None = None
 
     def decode(
-        self, source: Any, sample_indices: SampleIndices, backend: str = "auto", name: str | None = None
-    ) -> DecodedVideo:
-        """As `decode_video`, for a path, a URL or the bytes of a file. `sample_indices` is asked in this process."""
-        return self.decode_with_sound(source, sample_indices, backend, name)[0]
-
-    def decode_with_sound(
         self,
         source: Any,
         sample_indices: SampleIndices,
         backend: str = "auto",
         name: str | None = None,
         sound: tuple[int, int] | None = None,
-    ) -> tuple[DecodedVideo, Sound | None]:
+    ) -> DecodedVideo:
         """
-        As `decode`, with the sound too if it is asked for.
+        As `decode_video`, for a path, a URL or the bytes of a file. `sample_indices` is asked in this process.
 
         Args:
-            sound: (sampling_rate, num_samples), see `sound.decode_with_sound`.
+            sound: (sampling_rate, num_samples), if the clip's sound is wanted too; see `decode_with_sound`.
 
         Raises:
             VideoDecodeError: also if the time limit is over, or the process dies.
@@ -201,7 +211,7 @@ def _left(deadline: float | None) -> float | None:
     return left
 
 
-def _packed(decoded: DecodedVideo, sound: Sound | None) -> tuple[dict[str, Any], np.ndarray]:
+def _packed(decoded: DecodedVideo) -> tuple[dict[str, Any], np.ndarray]:
     """The JSON object of an answer, and its bytes: the frames, then the values and the mask of the sound."""
     answer: dict[str, Any] = {
         "shape": decoded.frames.shape,
@@ -213,16 +223,23 @@ def _packed(decoded: DecodedVideo, sound: Sound | None) -> tuple[dict[str, Any],
         "span": decoded.span,
     }
     content = np.ascontiguousarray(decoded.frames).reshape(-1)
+    sound = decoded.sound
     if sound is not None:
         answer["sound"] = {"found": sound.found, "missing": sound.missing}
         content = np.concatenate([content, sound.values.view(np.uint8), sound.mask.view(np.uint8)])
     return answer, content
 
 
-def _unpacked(answer: dict[str, Any], content: np.ndarray) -> tuple[DecodedVideo, Sound | None]:
+def _unpacked(answer: dict[str, Any], content: np.ndarray) -> DecodedVideo:
     """What `_packed` made an answer of."""
     size = math.prod(answer["shape"])
-    decoded = DecodedVideo(
+    sound = None
+    if "sound" in answer:
+        of_sound = content[size:].copy()  # whose first byte may lie anywhere
+        samples = len(of_sound) // 5  # of 4 bytes, and one of the mask
+        values, mask = of_sound[: 4 * samples].view(np.float32), of_sound[4 * samples :].view(bool)
+        sound = Sound(values, mask, **answer["sound"])
+    return DecodedVideo(
         frames=content[:size].reshape(answer["shape"]),
         times=np.array(answer["times"], np.float64),
         indices=np.array(answer["indices"], np.int64),
@@ -230,13 +247,8 @@ def _unpacked(answer: dict[str, Any], content: np.ndarray) -> tuple[DecodedVideo
         fps=answer["fps"],
         backend=answer["backend"],
         span=None if answer["span"] is None else tuple(answer["span"]),
+        sound=sound,
     )
-    if "sound" not in answer:
-        return decoded, None
-    of_sound = content[size:].copy()  # whose first byte may lie anywhere
-    samples = len(of_sound) // 5  # of 4 bytes, and one of the mask
-    values, mask = of_sound[: 4 * samples].view(np.float32), of_sound[4 * samples :].view(bool)
-    return decoded, Sound(values, mask, **answer["sound"])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -265,13 +277,13 @@ def _serve(connection: socket.socket) -> None:
                 kind = "ImportError" if isinstance(error, ImportError) else "ValueError"
                 _send(connection, {"error": kind, "arguments": [str(error)]}, b"")
             else:
-                _send(connection, *_packed(*decoded))
+                _send(connection, *_packed(decoded))
 
 
-def _decode(source: Any, choose: SampleIndices, request: dict[str, Any]) -> tuple[DecodedVideo, Sound | None]:
+def _decode(source: Any, choose: SampleIndices, request: dict[str, Any]) -> DecodedVideo:
     backend, name = request["backend"], request["name"]
     if request["sound"] is None:
-        return decode_video(source, choose, backend, name), None
+        return decode_video(source, choose, backend, name)
     rate, count = request["sound"]
     return decode_with_sound(source, choose, backend, name=name, sampling_rate=rate, num_samples=count)
 

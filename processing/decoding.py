@@ -38,6 +38,9 @@ MOST_PIXELS = 2**26
 TIME_TOLERANCE = 1e-3
 """Seconds by which a frame may be early: Matroska and FLV round time stamps to milliseconds."""
 
+SHORT_SECONDS = 0.1
+"""How much sound may be missing at the ends of a clip before it is told: encoders cut to frames of their own."""
+
 ARRAY_FORMS = (
     "an array or tensor (T, H, W, C) or (T, C, H, W) with 1, 3 or 4 channels, or grey (T, H, W), "
     "uint8 or float in 0..1"
@@ -77,6 +80,33 @@ class VideoDecodeError(ValueError):
 
 
 @dataclass(frozen=True)
+class Sound:
+    """
+    The sound of one clip.
+
+    Attributes:
+        values: (num_samples,) float32 in -1..1, 0 where the mask is off.
+        mask: (num_samples,) bool, where a sample is sound of the file.
+        found: whether the file has sound at all.
+        missing: seconds of the clip, as far as `num_samples` reach, for which its file has no sound.
+    """
+
+    values: np.ndarray
+    mask: np.ndarray
+    found: bool
+    missing: float
+
+    @property
+    def nbytes(self) -> int:
+        return self.values.nbytes + self.mask.nbytes
+
+    @property
+    def is_short(self) -> bool:
+        """Whether there is sound, and clearly less of it than frames."""
+        return self.found and self.missing > SHORT_SECONDS
+
+
+@dataclass(frozen=True)
 class DecodedVideo:
     """Decoded frames.
 
@@ -90,6 +120,7 @@ class DecodedVideo:
         backend: what read it: "pyav", "decord", "torchcodec", "pillow" or "array".
         span: (start, end) of all frames of a video file in seconds of its container's clock, which its sound shares;
             None for other sources.
+        sound: of the clip, if it was asked for (`sound.decode_with_sound`).
     """
 
     frames: np.ndarray
@@ -99,6 +130,7 @@ class DecodedVideo:
     fps: float | None
     backend: str
     span: tuple[float, float] | None = None
+    sound: Sound | None = None
 
 
 def decode_video(

@@ -12,14 +12,16 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .decoding import (
+    SHORT_SECONDS,
     DecodedVideo,
+    Sound,
     VideoDecodeError,
     decode_video,
     describe_source,
@@ -30,43 +32,13 @@ from .decoding import (
 )
 
 SOUND_FORMS = (
-    'the path, URL or bytes of a file with sound, datasets\' {"path": …, "bytes": …}, {"array": (n,) or (channels, n), '
-    '"sampling_rate": Hz}, torchcodec\'s AudioDecoder, or None for a clip without sound'
+    'the path, URL or bytes of a file with sound, datasets\' {"path": …, "bytes": …}, '
+    '{"array": (n,) or (channels, n), "sampling_rate": Hz}, torchcodec\'s AudioDecoder, or None if it has none'
 )
 """What may be given as the sound of a clip."""
-SHORT_SECONDS = 0.1
-"""How much sound may be missing at the ends of a clip before it is told: encoders cut to frames of their own."""
-
 _GAP_SECONDS = 0.02
 """Time stamps that differ by less from where the samples before them end follow them: Matroska rounds to 1 ms."""
 _ADVICE = "Encode its sound again as AAC, or take it out of the file."
-
-
-@dataclass(frozen=True)
-class Sound:
-    """
-    The sound of one clip.
-
-    Attributes:
-        values: (num_samples,) float32 in -1..1, 0 where the mask is off.
-        mask: (num_samples,) bool, where a sample is sound of the file.
-        found: whether the file has sound at all.
-        missing: seconds of the clip, as far as `num_samples` reach, for which its file has no sound.
-    """
-
-    values: np.ndarray
-    mask: np.ndarray
-    found: bool
-    missing: float
-
-    @property
-    def nbytes(self) -> int:
-        return self.values.nbytes + self.mask.nbytes
-
-    @property
-    def is_short(self) -> bool:
-        """Whether there is sound, and clearly less of it than frames."""
-        return self.found and self.missing > SHORT_SECONDS
 
 
 def no_sound(num_samples: int) -> Sound:
@@ -87,7 +59,7 @@ def decode_with_sound(
     num_samples: int,
     name: str | None = None,
     **settings: Any,
-) -> tuple[DecodedVideo, Sound | None]:
+) -> DecodedVideo:
     """
     The chosen frames of a video, and its sound from its first frame on.
 
@@ -97,7 +69,7 @@ def decode_with_sound(
         num_samples: how many; a longer sound is cut.
 
     Returns:
-        The sound is None for what is no file and cannot have one: frames in memory.
+        The same with `sound`; None for what is no file and cannot have one: frames in memory.
 
     Raises:
         VideoDecodeError: also if the file's sound is damaged, or has no decoder.
@@ -109,14 +81,14 @@ def decode_with_sound(
         source = file = fetch_address(file)
     decoded = decode_video(source, *choice, name=name, **settings)
     if file is None:
-        return decoded, None
+        return decoded
     if decoded.span is None and decoded.backend == "torchcodec":  # its decoder does not say where its frames lie
         span = decode_video(file, lambda total, fps: [0], name=name).span
     else:
         span = decoded.span
     if span is None:  # a picture, a GIF, a folder of frames
-        return decoded, no_sound(num_samples)
-    return decoded, read_sound(_as_file(file), name, span, sampling_rate, num_samples)
+        return replace(decoded, sound=no_sound(num_samples))
+    return replace(decoded, sound=read_sound(_as_file(file), name, span, sampling_rate, num_samples))
 
 
 def may_have_sound(source: Any) -> bool:
@@ -259,9 +231,7 @@ def _runs(container, stream, name: str, until: float | None, reach: float) -> It
         yield run
 
 
-def _placed(
-    runs: list[_Run], span: tuple[float, float], sampling_rate: int, num_samples: int, name: str
-) -> Sound:
+def _placed(runs: list[_Run], span: tuple[float, float], sampling_rate: int, num_samples: int, name: str) -> Sound:
     """The samples of these runs within the span, each at its time."""
     values, mask = np.zeros(num_samples, np.float32), np.zeros(num_samples, bool)
     wanted = num_samples if math.isinf(span[1]) else min(num_samples, round((span[1] - span[0]) * sampling_rate))

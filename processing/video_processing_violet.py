@@ -4,10 +4,11 @@ Chance comes only from `draws`, one number per clip: all frames of a clip are cr
 crops are those of an evaluation, whatever the settings.
 """
 
+import logging
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
@@ -27,13 +28,16 @@ from .decoding import (
     BACKENDS,
     TIME_TOLERANCE,
     DecodedVideo,
+    Sound,
     VideoDecodeError,
     clock_from_metadata,
     decode_video,
     describe_source,
     encoded_file,
 )
-from .sound import Sound, decode_with_sound, given_sound, may_have_sound, no_sound
+from .sound import decode_with_sound, given_sound, may_have_sound, no_sound
+
+logger = logging.getLogger(__name__)
 
 FRAME_SAMPLINGS = ("even", "random_start", "jitter", "ends")
 PIXEL_INPUTS = ("pixel_values_videos", "pixel_values_detail")
@@ -394,7 +398,7 @@ class VioletVideoProcessor(SavedWhole, BaseVideoProcessor):
 
         sounds = _wanted_sounds(kwargs.pop("sound", None), clips, setting("sampling_rate"), setting("num_samples"))
 
-        def decode(number: int, clip: Any) -> tuple[DecodedVideo, Sound | None]:
+        def decode(number: int, clip: Any) -> DecodedVideo:
             name = name_of(clip, number, len(clips))
             wanted: dict[str, Any] = {"name": name, "video_metadata": metadata[number]}
             if samples and fps is not None:
@@ -407,12 +411,12 @@ class VioletVideoProcessor(SavedWhole, BaseVideoProcessor):
         decoded = [decode(number, clip) for number, clip in enumerate(clips)]
         # Decoded here, where each clip's kind is known, so the parent has frames to process and nothing to sample.
         kwargs |= {"do_sample_frames": False, "fps": None, "num_frames": None}
-        kwargs["video_metadata"] = [_metadata_of(clip) for clip, _ in decoded]
+        kwargs["video_metadata"] = [_metadata_of(clip) for clip in decoded]
         kwargs["input_data_format"] = "channels_last"
         for name in ("sampling_rate", "num_samples"):
             kwargs.pop(name, None)
-        batch = super().preprocess([clip.frames for clip, _ in decoded], **kwargs)
-        heard = [sound for _, sound in decoded if sound is not None]
+        batch = super().preprocess([clip.frames for clip in decoded], **kwargs)
+        heard = [clip.sound for clip in decoded if clip.sound is not None]
         return batch if not heard else BatchFeature({**batch, **stack_sounds(heard, kwargs.get("return_tensors"))})
 
     def normalize_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -527,16 +531,16 @@ def stack_sounds(sounds: Sequence[Sound], return_tensors: str | None = "pt") -> 
 
 def _wanted_sounds(
     sound: Any, clips: Sequence[Any], sampling_rate: int | None, num_samples: int | None
-) -> Callable[..., tuple[DecodedVideo, Sound | None]]:
+) -> Callable[..., DecodedVideo]:
     """
-    (number, clip, name, arguments and settings of `decode_video`) -> the decoded clip, and its sound as a call's
+    (number, clip, name, arguments and settings of `decode_video`) -> the decoded clip, with its sound as a call's
     `sound` asks for it.
 
     Raises:
         ValueError: for sounds that are not as many as clips, or sound without its rate and length.
     """
     if sound is None or sound is False:
-        return lambda number, clip, name, chosen, wanted: (decode_video(clip, *chosen, **wanted), None)
+        return lambda number, clip, name, chosen, wanted: decode_video(clip, *chosen, **wanted)
     check_sound(sampling_rate, num_samples)
     if sampling_rate is None or num_samples is None:
         raise ValueError(
@@ -551,16 +555,20 @@ def _wanted_sounds(
                 reason = "it is no file, and frames have no sound"
                 advice = "Give each clip's sound beside it, sound=[…], None for one without; or the clips' files."
                 raise VideoDecodeError(name, reason, advice)
-            decoded, of_file = decode_with_sound(clip, *chosen, **wanted, **length)
-            return decoded, of_file or no_sound(num_samples)
+            decoded = decode_with_sound(clip, *chosen, **wanted, **length)
+            found = decoded.sound or no_sound(num_samples)
+            if found.is_short:
+                logger.warning("%s: its sound lacks %.2f s of the clip, which are masked.", name, found.missing)
+            return replace(decoded, sound=found)
 
         return read
     given = list(sound) if isinstance(sound, list | tuple) else [sound]
     if len(given) != len(clips):
-        raise ValueError(f"`sound`: {len(given)} for {len(clips)} clips; one for each is needed, None for one without.")
-    return lambda number, clip, name, chosen, wanted: (
-        decode_video(clip, *chosen, **wanted),
-        given_sound(given[number], name, **length),
+        raise ValueError(
+            f"`sound`: {len(given)} for {len(clips)} clips; one for each is needed, None for one without."
+        )
+    return lambda number, clip, name, chosen, wanted: replace(
+        decode_video(clip, *chosen, **wanted), sound=given_sound(given[number], name, **length)
     )
 
 

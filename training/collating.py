@@ -34,8 +34,8 @@ class VideoTextCollator:
     - in evaluation it keeps its place, so that predictions stay in the rows' order, with black frames, the label −100
       and True in `unread`.
 
-    `failed`, a list of `FailedSample`, then says which; `VioletTrainer` takes it out and counts. Where the model hears,
-    it also has a `LackingSound` for each row whose sound is missing or short, which is masked.
+    `failed`, a list of `FailedSample`, then says which; `VioletTrainer` takes it out and counts. If the model hears,
+    it also has a `LackingSound` for each row whose sound is missing or short: that part is masked.
 
     Args:
         processor: makes tensors of videos and texts.
