@@ -100,6 +100,8 @@ class VideoTextProcessor(SavedWhole, ProcessorMixin):
             names = [name_of(picture, number, len(pictures), "image") for number, picture in enumerate(pictures)]
             videos = [as_one_frame(picture, name) for picture, name in zip(pictures, names, strict=True)]
             video_settings = {"do_sample_frames": False} | video_settings
+            if self.video_processor.hears:
+                video_settings = {"sound": [None] * len(videos)} | video_settings
         if videos is not None:
             data |= self.video_processor(videos, **{"return_tensors": return_tensors} | video_settings)
         return BatchFeature(data)

@@ -70,7 +70,8 @@ class VioletVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[cal
     sampling_rate (`int`), num_samples (`int`):
         Of a model that hears: how many samples a second its sound has, and how many a clip has. Both, or neither.
     sound (`bool` or `list`):
-        Of one call: True for the sound of the clips' own files; or the sound of each clip, see `sound.SOUND_FORMS`.
+        Of one call: True for the sound of the clips' own files, as without a word if there is a `sampling_rate`; or
+        the sound of each clip, see `sound.SOUND_FORMS`; False for none.
     """
 
     do_pad_to_square: bool | None
@@ -244,11 +245,12 @@ class VioletVideoProcessor(SavedWhole, BaseVideoProcessor):
 
     With `do_sample_frames=False` every frame is kept. Clips of unequal length come back as a list.
 
-    With `sound=True` the result has `audio_values` (clips, num_samples) float32 in -1..1 and `audio_attention_mask`
-    (clips, num_samples), 1 where a sample is sound of the clip's file: from the first frame on until `num_samples` are
-    full, or the frames or the sound end. `num_samples / sampling_rate` are the seconds that a model hears; both are
-    settings of the processor or of one call. A clip without sound is 0 in both, and so is what its sound lacks.
-    Frames in memory have no sound: `sound=[…]`, one for each clip, gives it beside them.
+    With `sound=True`, or if the processor has a `sampling_rate`, the result has `audio_values` (clips, num_samples)
+    float32 in -1..1 and `audio_attention_mask` (clips, num_samples), 1 where a sample is sound of the clip's file: from
+    the first frame on until `num_samples` are full, or the frames or the sound end. A model hears
+    `num_samples / sampling_rate` seconds; both are settings of the processor or of one call. A clip without sound is 0
+    in both, and so is what its sound lacks. Frames in memory have no sound: `sound=[…]`, one for each clip, gives it
+    beside them.
 
     `inputs` says what is made of the frames. With "pixel_values_detail" among it the result has the middle frame of
     each clip, number T // 2 of its T frames, in a higher resolution: (clips, num_clips, 3, detail_scale * height,
@@ -396,7 +398,8 @@ class VioletVideoProcessor(SavedWhole, BaseVideoProcessor):
             draw = None if draws is None else draws[number]
             return self.sample_frames(length, num_frames, draw, frame_sampling=setting("frame_sampling"))
 
-        sounds = _wanted_sounds(kwargs.pop("sound", None), clips, setting("sampling_rate"), setting("num_samples"))
+        sound, rate = kwargs.pop("sound", None), setting("sampling_rate")
+        sounds = _wanted_sounds(rate is not None if sound is None else sound, clips, rate, setting("num_samples"))
 
         def decode(number: int, clip: Any) -> DecodedVideo:
             name = name_of(clip, number, len(clips))
@@ -539,7 +542,7 @@ def _wanted_sounds(
     Raises:
         ValueError: for sounds that are not as many as clips, or sound without its rate and length.
     """
-    if sound is None or sound is False:
+    if sound is False:
         return lambda number, clip, name, chosen, wanted: decode_video(clip, *chosen, **wanted)
     check_sound(sampling_rate, num_samples)
     if sampling_rate is None or num_samples is None:
@@ -553,7 +556,7 @@ def _wanted_sounds(
         def read(number: int, clip: Any, name: str, chosen: tuple, wanted: dict[str, Any]):
             if not may_have_sound(clip):
                 reason = "it is no file, and frames have no sound"
-                advice = "Give each clip's sound beside it, sound=[…], None for one without; or the clips' files."
+                advice = "Give each clip's sound beside it, `sound=[…]`, None if it has none; or the clips' files."
                 raise VideoDecodeError(name, reason, advice)
             decoded = decode_with_sound(clip, *chosen, **wanted, **length)
             found = decoded.sound or no_sound(num_samples)

@@ -104,7 +104,8 @@ class ClipPixels(torch.utils.data.Dataset):
 
     def __getitem__(self, number: int) -> torch.Tensor:
         clip = self.reader.read(self.videos[number], self.num_frames)
-        pixels = self.frames([clip.frames], do_sample_frames=False, size=self.size, return_tensors="pt", **RAW_PIXELS)
+        settings = {"do_sample_frames": False, "size": self.size, "return_tensors": "pt", "sound": False, **RAW_PIXELS}
+        pixels = self.frames([clip.frames], **settings)
         return pixels["pixel_values_videos"][0]
 
 

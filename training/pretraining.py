@@ -38,6 +38,7 @@ from .checkpoints import checkpoint_to_resume, new_checkpoint
 from .dataset_sources import load_dataset
 from .ema import MovingAverage
 from .guards import check_finite
+from .hearing import prepare_hearing
 from .learning_rates import learning_rate_factor
 from .machine import leave_cores_to_workers
 from .masking import mask_attended
@@ -90,6 +91,9 @@ def run_settings(recipe: PretrainingRecipe) -> dict[str, Any]:
         del settings[name]
     if not recipe.objective_options:  # runs from before there were any may go on
         del settings["objective_options"]
+    for dataset in settings["datasets"]:
+        if not dataset["sound"]:
+            del dataset["sound"]
     if recipe.from_scratch or not starts_from_parts(recipe.model):  # a VIOLET has its own
         del settings["text"]
     return json.loads(json.dumps(settings))
@@ -119,6 +123,7 @@ class Pretraining:
         self.teachers = build_teachers(recipe, frames, device)
         self.model = build_model(recipe, self.processor, self.teachers, device)
         check_sizes(recipe, self.model, frames)
+        prepare_hearing(self.processor, self.model, [train for train, _ in self.tables])
         self.optimizer = build_optimizer(recipe, self.model)
         self.reader = ClipReader(frames, recipe.frame_cache_mb * 2**20, recipe.decode_time_limit)
         collator = build_collator(recipe, self.processor, self.reader, self.model)

@@ -43,6 +43,7 @@ class DatasetRecipe:
         split, validation_split: of drawn videos (`pretrain` and `validation` if not given) or of `captions`.
         clips, validation_clips: how many videos are drawn.
         seed: what the drawn videos show.
+        sound: whether drawn shapes make tones.
         video_folder: where a table's relative paths start; by default the table's own folder.
         num_frames: frames taken of each video; 1 for images; by default as many as the processor says.
         weight: its share of the steps; by default its number of rows.
@@ -60,6 +61,7 @@ class DatasetRecipe:
     clips: int = 8000
     validation_clips: int = 256
     seed: int = 0
+    sound: bool = False
     video_folder: str | None = None
     num_frames: int | None = None
     weight: float | None = None
