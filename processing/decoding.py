@@ -88,7 +88,7 @@ class Sound:
         values: (num_samples,) float32 in -1..1, 0 where the mask is off.
         mask: (num_samples,) bool, where a sample is sound of the file.
         found: whether the file has sound at all.
-        missing: seconds of the clip, as far as `num_samples` reach, for which its file has no sound.
+        missing: of the clip's seconds that fit into `num_samples`, those for which its file has no sound.
     """
 
     values: np.ndarray

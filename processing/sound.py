@@ -149,6 +149,10 @@ def read_sound(
             reach = num_samples / sampling_rate
             runs = list(_runs(container, stream, name, None if math.isnan(span[0]) else span[0] + reach, reach))
     except av.error.FFmpegError as error:
+        if isinstance(error, OSError):
+            raise VideoDecodeError(
+                name, f"its sound cannot be opened ({error.strerror})", "Check the path."
+            ) from error
         raise VideoDecodeError(name, f"its sound is damaged ({error.strerror})", _ADVICE) from error
     start = runs[0].start if math.isnan(span[0]) and runs else span[0]
     return _placed(runs, (start, span[1]), sampling_rate, num_samples, name)
@@ -183,10 +187,7 @@ def given_sound(given: Any, name: str, sampling_rate: int, num_samples: int) -> 
         raise VideoDecodeError(name, reason, f"A sound is {SOUND_FORMS}.")
     file = encoded_file(given, name)
     file = fetch_address(file) if isinstance(file, str) and is_address(file) else file
-    try:
-        sound = read_sound(_as_file(file), name, (math.nan, math.inf), sampling_rate, num_samples)
-    except OSError as error:
-        raise VideoDecodeError(name, f"its sound cannot be opened ({error})", "Check the path.") from error
+    sound = read_sound(_as_file(file), name, (math.nan, math.inf), sampling_rate, num_samples)
     if not sound.found:
         reason = f"the file that is given as its sound, {describe_source(given)}, has none"
         raise VideoDecodeError(name, reason, f"A sound is {SOUND_FORMS}.")

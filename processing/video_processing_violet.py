@@ -246,8 +246,8 @@ class VioletVideoProcessor(SavedWhole, BaseVideoProcessor):
     With `do_sample_frames=False` every frame is kept. Clips of unequal length come back as a list.
 
     With `sound=True`, or if the processor has a `sampling_rate`, the result has `audio_values` (clips, num_samples)
-    float32 in -1..1 and `audio_attention_mask` (clips, num_samples), 1 where a sample is sound of the clip's file: from
-    the first frame on until `num_samples` are full, or the frames or the sound end. A model hears
+    float32 in -1..1 and `audio_attention_mask` (clips, num_samples), 1 where a sample is sound of the clip's file:
+    from the first frame on until `num_samples` are full, or the frames or the sound end. A model hears
     `num_samples / sampling_rate` seconds; both are settings of the processor or of one call. A clip without sound is 0
     in both, and so is what its sound lacks. Frames in memory have no sound: `sound=[…]`, one for each clip, gives it
     beside them.
