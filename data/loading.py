@@ -34,6 +34,8 @@ TIME_LIMIT_SECONDS = 60.0
 SAMPLE_ERRORS = (VideoDecodeError, TableError)
 """What a sample that cannot be read raises; anything else is no fault of the sample."""
 
+MIDDLE = (1, 3)
+"""The second of three test clips of one frame, whichever way frames are sampled: half of the video lies before it."""
 _ENTRY_BYTES = 1024  # what a clip in the cache takes beside its frames
 _SHOWN = 5
 _SECONDS_UNTIL_TOLD = 5
@@ -130,6 +132,18 @@ class ClipReader:
             self.clips[key] = clip
             self.free -= taken
         return clip
+
+    def read_middle(self, video: Any, row: int | None = None) -> Clip:
+        """
+        The frame in the middle of a video, that of the number frames // 2; the arguments are those of `read`.
+
+        Raises:
+            VideoDecodeError, TableError: the video cannot be read, or consists of several clips.
+        """
+        if clips_of(video) is not None:
+            place = "" if row is None else f"Row {row}: "
+            raise TableError(f"{place}the video consists of several clips, and has no middle frame.")
+        return self.read(video, 1, test_clip=MIDDLE, row=row)
 
     def _read_clips(
         self, clips: list[str], num_frames: int, draw: int | None, test_clip: tuple[int, int], row: int | None

@@ -329,7 +329,7 @@ def export_original(
             continue
         form = kind.form(theirs)
         pieces[ours] = Piece(ours, theirs, tuple(value.shape), form, target)
-        weights[theirs] = value.reshape(form.theirs(tuple(value.shape), windows[0] if windows else ()))
+        weights[theirs] = form.back(value, form.theirs(tuple(value.shape), windows[0] if windows else ()))
     if homeless:
         raise ConversionError(f"The original, {kind.name}, has no place for {listed(homeless)}.")
     for name, derived in derived_pieces(kind, pieces, windows).items():

@@ -10,6 +10,11 @@ from torch import nn
 IGNORE_INDEX = -100
 
 
+def at_least_float32(values: torch.Tensor) -> torch.Tensor:
+    """The same numbers in float32; float64 stays, so that what is proved in it is computed in it."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
 def average(total: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
     """
     `total / count`, 0 if the count is 0. If several processes train together, the count is the mean of theirs:
@@ -155,8 +160,8 @@ def contrastive_loss(
             only the diagonal if it is not given.
         other_text_embeds: (others, width), texts that belong to no video: each video is told apart from them too.
     """
-    scale = logit_scale.float().exp().clamp(max=100)
-    scores = video_embeds.float() @ text_embeds.float().t() * scale
+    scale = at_least_float32(logit_scale).exp().clamp(max=100)
+    scores = at_least_float32(video_embeds) @ at_least_float32(text_embeds).t() * scale
     if positives is None:
         positives = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
 
@@ -166,7 +171,7 @@ def contrastive_loss(
 
     to_texts, of_texts = scores, positives
     if other_text_embeds is not None:
-        others = video_embeds.float() @ other_text_embeds.float().t() * scale
+        others = at_least_float32(video_embeds) @ at_least_float32(other_text_embeds).t() * scale
         to_texts = torch.cat([scores, others], dim=1)
         of_texts = torch.cat([positives, torch.zeros_like(others, dtype=torch.bool)], dim=1)
     return (one_way(to_texts, of_texts) + one_way(scores.t(), positives.t())) / 2
@@ -190,7 +195,8 @@ def retrieval_loss(
     """
     check_labels(video_of_text, scores.shape[1], ignored=False)
     belongs = nn.functional.one_hot(video_of_text, scores.shape[1]).to(torch.float32)  # (texts, videos)
-    scores = scores.float()
+    scores = at_least_float32(scores)
+    belongs = belongs.to(scores.dtype)
     texts_of_video = belongs.sum(0)
     targets = belongs.t() / texts_of_video.clamp(min=1)[:, None]
     # No boolean index picks the videos that have a text: its shape would depend on the labels (`torch.compile`).

@@ -91,7 +91,7 @@ class VioletForVideoClassification(VioletPreTrainedModel):
         if self.reads_embedding:
             pooled: Any = self.violet.embed_videos(video)
         elif self.violet.has_fusion:
-            video, pooled = video.with_tokens(self.violet.fuse({"video": video}, **kwargs)["video"]), None
+            video, pooled = video.with_tokens(self.violet.fuse(video.groups(), **kwargs)["video"]), None
         else:
             pooled = video.pooled
         # (videos, frames, rows, columns, width) -> (videos, width)

@@ -1,5 +1,6 @@
 """Models that score how well texts fit a video: multiple choice and retrieval."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers.utils import TransformersKwargs
 from ..configuration.configuration_violet import VioletConfig
 from ..core.clip_inputs import take_clip_inputs
 from ..core.upstream import can_return_tuple
+from .embedding_gradients import EmbeddingGradients
 from .heads import build_match_head
 from .losses import check_labels, first_of_each, gather_rows, masked_cross_entropy, retrieval_loss
 from .modeling_violet import (
@@ -34,6 +36,16 @@ class VioletMultipleChoiceOutput(VioletTaskOutput):
     """
 
     span_logits: torch.Tensor | None = None
+
+
+@dataclass
+class VioletRetrievalOutput(VioletTaskOutput):
+    """
+    Attributes:
+        embeddings: `videos` (videos, projection_dim) and `texts` (texts, projection_dim), if only they were asked for.
+    """
+
+    embeddings: dict[str, torch.Tensor] | None = None
 
 
 class VioletForMultipleChoice(VioletPreTrainedModel):
@@ -193,8 +205,10 @@ class VioletForRetrieval(VioletPreTrainedModel):
         labels: torch.Tensor | None = None,
         video_ids: torch.Tensor | None = None,
         pairs_per_pass: int = 256,
+        only_embeddings: bool = False,
+        embedding_gradients: EmbeddingGradients | None = None,
         **kwargs: Unpack[PromptInputs],
-    ) -> VioletTaskOutput:
+    ) -> VioletRetrievalOutput:
         r"""
         Args:
             input_ids: (texts, X).
@@ -204,6 +218,9 @@ class VioletForRetrieval(VioletPreTrainedModel):
             video_ids: (videos,), a number of its own for each video of the data set: if several processes train
                 together, it says which of their videos are the same. Not needed elsewhere.
             pairs_per_pass: how many pairs meet in the fusion at a time: less takes less memory.
+            only_embeddings: of a model without a fusion: return nothing but `embeddings`, for `compare_embeddings`.
+            embedding_gradients: the gradients of a loss of these `embeddings`; `loss` is then a number whose gradient
+                is that loss's, see `training.gradient_caching`.
 
         The other arguments are `VioletModel.forward`'s. `logits` are (texts, videos), as `score_pairs` gives them.
         `hidden_states` and `attentions`, if asked for, have one row per pair, in the order of `logits`.
@@ -218,40 +235,73 @@ class VioletForRetrieval(VioletPreTrainedModel):
             video_tokens = self.violet.encode_videos(**pixels)
         elif video_tokens is None or pixels:
             raise ValueError("Give exactly one of `pixel_values_videos` and `video_tokens`.")
-        shared = self.training and dist.is_available() and dist.is_initialized()
-        first = None
+        if self.match_head is None:
+            videos, texts = self.violet.embed_videos(video_tokens), self.violet.embed_texts(input_ids, attention_mask)
+            sets = {"videos": videos, "texts": texts}
+            if only_embeddings:
+                return VioletRetrievalOutput(embeddings=sets)
+            if embedding_gradients is not None:
+                return VioletRetrievalOutput(loss=embedding_gradients.of(sets, self.shared()))
+            return self.compare_embeddings(sets, labels, video_ids)
+        if only_embeddings or embedding_gradients is not None:
+            raise ValueError("Only a model without a fusion compares its embeddings; this one scores pairs.")
+        shared, first = self._is_shared(), None
         if shared and labels is not None:
             first, labels = _places_among_all_processes(len(video_tokens), labels, video_ids)
-        if self.match_head is None:
-            embeds = self.violet.embed_videos(video_tokens)
-            embeds = embeds if first is None else gather_rows(embeds)[first]
-            logits = self.violet.compare(embeds, self.violet.embed_texts(input_ids, attention_mask))
-            return self._with_loss(logits, labels, shared)
         if first is not None:
             video_tokens = video_tokens.map(gather_rows).select(first)
         encoded = self.violet.encode_texts(input_ids, attention_mask)
-        texts, videos = len(encoded), len(video_tokens)
-        pairs = torch.arange(texts * videos, device=input_ids.device)
+        num_texts, num_videos = len(encoded), len(video_tokens)
+        pairs = torch.arange(num_texts * num_videos, device=input_ids.device)
         scores: list[Any] = []
         recorded: dict[str, list[tuple[torch.Tensor, ...]]] = {}
         for part in pairs.split(pairs_per_pass):
-            outputs = self.score_pairs(video_tokens, encoded.select(part // videos), part % videos, **kwargs)
+            outputs = self.score_pairs(video_tokens, encoded.select(part // num_videos), part % num_videos, **kwargs)
             scores.append(outputs.logits)
             for name in ("hidden_states", "attentions"):
                 if outputs.get(name) is not None:
                     recorded.setdefault(name, []).append(outputs[name])
         recorded_of_pairs = {name: _join(passes) for name, passes in recorded.items()}
-        return self._with_loss(torch.cat(scores).view(texts, videos), labels, shared, **recorded_of_pairs)
+        return self._with_loss(torch.cat(scores).view(num_texts, num_videos), labels, shared, **recorded_of_pairs)
+
+    def compare_embeddings(
+        self,
+        embeddings: Mapping[str, torch.Tensor],
+        labels: torch.Tensor | None = None,
+        video_ids: torch.Tensor | None = None,
+    ) -> VioletRetrievalOutput:
+        """
+        Scores and, with labels, the loss of a model without a fusion.
+
+        Args:
+            embeddings: `videos` (videos, projection_dim) and `texts` (texts, projection_dim), as `forward` gives them
+                of a batch, or of its parts one behind the other.
+            labels, video_ids: see `forward`.
+        """
+        shared, videos = self._is_shared(), embeddings["videos"]
+        if shared and labels is not None:
+            first, labels = _places_among_all_processes(len(videos), labels, video_ids)
+            videos = gather_rows(videos)[first]
+        return self._with_loss(self.violet.compare(videos, embeddings["texts"]), labels, shared)
+
+    def shared(self) -> list[nn.Parameter]:
+        """The parameters that `compare_embeddings` itself reads."""
+        scale = None if self.violet.projection is None else self.violet.projection.logit_scale
+        return [scale] if isinstance(scale, nn.Parameter) and scale.requires_grad else []
+
+    def _is_shared(self) -> bool:
+        """Whether several processes train together: each then sees the videos of all."""
+        return self.training and dist.is_available() and dist.is_initialized()
 
     def _with_loss(
         self, logits: torch.Tensor, labels: torch.Tensor | None, shared: bool, **recorded: Any
-    ) -> VioletTaskOutput:
+    ) -> VioletRetrievalOutput:
         """Scores (texts, videos) and, with labels, their loss; `shared`: over the texts of all processes."""
         loss = None
         if labels is not None:
             compared, labels = (gather_rows(logits), gather_rows(labels)) if shared else (logits, labels)
             loss = retrieval_loss(compared, labels, self.config.retrieval_directions, self.config.label_smoothing)
-        return VioletTaskOutput(loss=loss, logits=logits, **recorded)
+        return VioletRetrievalOutput(loss=loss, logits=logits, **recorded)
 
 
 def _places_among_all_processes(

@@ -12,12 +12,13 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from ..configuration.configuration_violet import VioletConfig
 from ..core.clip_inputs import take_clip_inputs
 from ..core.upstream import can_return_tuple
+from .embedding_gradients import EmbeddingGradients
 from .fusions import record_received_attention
 from .heads import VioletMaskedLMHead, build_match_head
 from .losses import combine
 from .modeling_violet import VioletModel, VioletPreTrainedModel
 from .objectives.masked_vision import build_mvm_heads
-from .objectives.objective import Objective, objectives_of, why_absent
+from .objectives.objective import EmbeddingObjective, Objective, Outcome, objectives_of, why_absent
 from .objectives.passes import Passes
 
 
@@ -34,6 +35,8 @@ class VioletPreTrainingOutput(ModelOutput):
             `vision_targets`).
         predictions: what the heads of other objectives predict, by objective.
         received_attention: (batch, L_v + X), if only this was asked for.
+        embeddings: the sets that the objectives compare, (batch, …) each, by `OBJECTIVE.SET`, if only they were asked
+            for.
         hidden_states, attentions: if asked for, of the fusion under the bidirectional rule, one row per pair:
             each video with its own text, then with its negatives.
     """
@@ -46,6 +49,7 @@ class VioletPreTrainingOutput(ModelOutput):
     mvm_predictions: dict[str, torch.Tensor] | None = None
     predictions: dict[str, Any] | None = None
     received_attention: torch.Tensor | None = None
+    embeddings: dict[str, torch.Tensor] | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
 
@@ -134,6 +138,8 @@ class VioletForPreTraining(VioletPreTrainedModel):
         mvm_targets: Mapping[str, torch.Tensor] | None = None,
         objectives: Mapping[str, float] | None = None,
         only_received_attention: bool = False,
+        only_embeddings: bool = False,
+        embedding_gradients: EmbeddingGradients | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> VioletPreTrainingOutput:
         r"""
@@ -154,16 +160,23 @@ class VioletForPreTraining(VioletPreTrainedModel):
             kwargs: what other objectives need, and transformers' own arguments.
             only_received_attention: return nothing but `received_attention`: for each place of the video and of the
                 text the attention that it receives, mean over heads, summed over layers and queries.
+            only_embeddings: return nothing but `embeddings`, for `compare_embeddings`.
+            embedding_gradients: the gradients of a loss of these rows' `embeddings`; `loss` is then a number whose
+                gradient is that loss's, see `training.gradient_caching`.
 
         Raises:
-            ValueError: for an objective that this model does not have, or whose input is missing.
+            ValueError: for an objective that this model does not have, or whose input is missing; for one that
+                compares no embeddings, if only they are asked for.
         """
         if pixel_values_videos is None or input_ids is None:
             raise ValueError("Pre-training needs `pixel_values_videos` and `input_ids`.")
         if only_received_attention:
             with record_received_attention(self.violet.fusion) as received:
-                self.violet(pixel_values_videos, input_ids, attention_mask, **kwargs)
-            return VioletPreTrainingOutput(received_attention=received.total)
+                fused = self.violet(pixel_values_videos, input_ids, attention_mask, **kwargs)
+            total, video, text = received.total, fused.video_hidden_state, fused.text_hidden_state
+            assert total is not None  # the fusion was passed
+            parts = [total[:, : video.shape[1]], total[:, -text.shape[1] :]]  # sound between them is never masked
+            return VioletPreTrainingOutput(received_attention=torch.cat(parts, dim=1))
         inputs: dict[str, Any] = {
             "pixel_values_videos": pixel_values_videos,
             "input_ids": input_ids,
@@ -185,15 +198,60 @@ class VioletForPreTraining(VioletPreTrainedModel):
         for objective in named:
             objective.require(inputs)
         passes = Passes(self, inputs, {name for one in named for name in one.needs}, kwargs)
+        if only_embeddings:
+            return VioletPreTrainingOutput(embeddings=self._embed(named, passes))
+        if embedding_gradients is not None:
+            return VioletPreTrainingOutput(loss=embedding_gradients.of(self._embed(named, passes), self.shared(named)))
         outcomes = {objective.name: objective.loss(passes) for objective in named}
-        losses = {name: outcome.loss for name, outcome in outcomes.items()}
-        return VioletPreTrainingOutput(
-            loss=combine(losses, objectives),
-            losses=losses,
-            accuracies={name: one.accuracy for name, one in outcomes.items() if one.accuracy is not None},
-            **merged(outcome.outputs for outcome in outcomes.values()),
-            **passes.recorded(),
-        )
+        return VioletPreTrainingOutput(**_summed(outcomes, objectives), **passes.recorded())
+
+    def _embed(self, named: Iterable[Objective], passes: Passes) -> dict[str, torch.Tensor]:
+        sets = {}
+        for objective in named:
+            if not isinstance(objective, EmbeddingObjective):
+                raise ValueError(f"The objective {objective.name!r} compares no embeddings: name only those that do.")
+            sets |= {f"{objective.name}.{name}": rows for name, rows in objective.embed(passes).items()}
+        return sets
+
+    def shared(self, named: Iterable[Objective]) -> list[nn.Parameter]:
+        """The parameters that these objectives' `compare` itself reads."""
+        found = {id(one): one for objective in named for one in getattr(objective, "shared", lambda model: [])(self)}
+        return list(found.values())
+
+    def compare_embeddings(
+        self, embeddings: Mapping[str, torch.Tensor], objectives: Mapping[str, float], **inputs: torch.Tensor
+    ) -> VioletPreTrainingOutput:
+        """
+        The losses of these objectives on `embeddings` of a whole batch.
+
+        Args:
+            embeddings: as `forward` gives them of the batch, or of its parts one behind the other.
+            objectives: weights by objective.
+            inputs: the batch's, as of `forward`.
+        """
+        named = self.find_objectives(objectives)
+        absent = {name: None for one in named for name in (*one.needs, *one.takes)}
+        given = {**dict.fromkeys(("labels", "attention_mask", "bool_masked_pos")), **absent, **inputs}
+        passes = Passes(self, given, {name for one in named for name in one.needs}, {})
+        outcomes = {}
+        for one in named:
+            assert isinstance(one, EmbeddingObjective)  # it gave the embeddings
+            of_it = {
+                name.partition(".")[2]: rows for name, rows in embeddings.items() if name.startswith(f"{one.name}.")
+            }
+            outcomes[one.name] = one.compare(of_it, passes)
+        return VioletPreTrainingOutput(**_summed(outcomes, objectives))
+
+
+def _summed(outcomes: Mapping[str, Outcome], weights: Mapping[str, float]) -> dict[str, Any]:
+    """The fields of `VioletPreTrainingOutput` that the objectives' outcomes give."""
+    losses = {name: outcome.loss for name, outcome in outcomes.items()}
+    return {
+        "loss": combine(losses, weights),
+        "losses": losses,
+        "accuracies": {name: one.accuracy for name, one in outcomes.items() if one.accuracy is not None},
+        **merged(outcome.outputs for outcome in outcomes.values()),
+    }
 
 
 def merged(outputs: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

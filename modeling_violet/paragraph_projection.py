@@ -8,6 +8,7 @@ import math
 import torch
 from torch import nn
 
+from .losses import at_least_float32
 from .projection import VioletProjection
 from .tokens import Tokens
 
@@ -84,4 +85,4 @@ class LfVilaClipProjection(LfVilaProjection):
 
 
 def _unit(vectors: torch.Tensor) -> torch.Tensor:
-    return nn.functional.normalize(vectors.float(), dim=-1)
+    return nn.functional.normalize(at_least_float32(vectors), dim=-1)

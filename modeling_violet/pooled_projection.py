@@ -5,6 +5,7 @@ import math
 import torch
 from torch import nn
 
+from .losses import at_least_float32
 from .projection import VioletProjection
 from .tokens import Tokens
 
@@ -40,10 +41,10 @@ class VioletPooledProjection(VioletProjection):
         return 4.6
 
     def video(self, video: Tokens) -> torch.Tensor:
-        return nn.functional.normalize(self.video_projection(video.pooled).float(), dim=-1)
+        return nn.functional.normalize(at_least_float32(self.video_projection(video.pooled)), dim=-1)
 
     def text(self, text: Tokens) -> torch.Tensor:
-        return nn.functional.normalize(self.text_projection(text.pooled).float(), dim=-1)
+        return nn.functional.normalize(at_least_float32(self.text_projection(text.pooled)), dim=-1)
 
 
 class VioletPooledProjectionWithBias(VioletPooledProjection):

@@ -8,6 +8,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from ..core.registry import Registry
+from .losses import at_least_float32
 from .tokens import Tokens
 
 NUM_BASES = 4
@@ -22,6 +23,8 @@ PROJECTIONS: Registry[type["VioletProjection"]] = Registry(
         "pooled_with_bias": "pooled_projection:VioletPooledProjectionWithBias",
         "paragraph": "paragraph_projection:LfVilaProjection",
         "paragraph_and_clips": "paragraph_projection:LfVilaClipProjection",
+        "fine_and_coarse": "vatt_projection:VattHierarchicalProjection",
+        "joint": "vatt_projection:VattJointProjection",
     },
     config_keys=("projection_type",),
 )
@@ -77,7 +80,7 @@ class VioletProjection(nn.Module):
 
     def scale(self) -> torch.Tensor:
         """(1,), the inverse temperature: what inner products are multiplied by."""
-        return self.logit_scale.float().exp().clamp(max=self.largest_scale)
+        return at_least_float32(self.logit_scale).exp().clamp(max=self.largest_scale)
 
     @staticmethod
     def initial_logit_scale() -> float:
@@ -88,9 +91,9 @@ class VioletProjection(nn.Module):
         """-> (batch, projection_dim), of length 1"""
         frames = video.patches().mean((2, 3))  # (batch, frames, rows, columns, width) -> (batch, frames, width)
         pooled = pool_in_order(frames, frames.new_ones(frames.shape[:2]), NUM_BASES)
-        return nn.functional.normalize(self.video_projection(pooled).float(), dim=-1)
+        return nn.functional.normalize(at_least_float32(self.video_projection(pooled)), dim=-1)
 
     def text(self, text: Tokens) -> torch.Tensor:
         """-> (batch, projection_dim), of length 1"""
         pooled = pool_in_order(text.tokens, text.mask, NUM_BASES)
-        return nn.functional.normalize(self.text_projection(pooled).float(), dim=-1)
+        return nn.functional.normalize(at_least_float32(self.text_projection(pooled)), dim=-1)

@@ -265,6 +265,14 @@ class FinetuningArguments(TrainingArguments):
     layer_decay: float = field(
         default=1.0, metadata={"help": "What a layer's learning rate is, in parts of that of the layer behind it."}
     )
+    grad_cache_chunk_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "For retrieval by a model without a fusion: compute a batch in parts of that many rows, with the "
+            "loss and gradients of the whole. A batch of any size then takes the memory of a part, and about one more "
+            "forward pass."
+        },
+    )
     early_stopping_patience: int | None = field(
         default=None,
         metadata={
@@ -283,6 +291,8 @@ class FinetuningArguments(TrainingArguments):
     def __post_init__(self):
         if not 0 < self.layer_decay <= 1:
             raise SettingsError(f"--layer_decay: must lie above 0, up to 1, got {self.layer_decay}.")
+        if self.grad_cache_chunk_size is not None and self.grad_cache_chunk_size < 1:
+            raise SettingsError(f"--grad_cache_chunk_size: must be 1 or more, got {self.grad_cache_chunk_size}.")
         if self.early_stopping_patience is not None:
             if self.early_stopping_patience < 1:
                 raise SettingsError(

@@ -20,14 +20,16 @@ from ..hub.vision_models import check_clip
 from ..modeling_violet import VioletForPreTraining
 from ..modeling_violet.encoders import Encoder
 from ..modeling_violet.objectives.masked_vision import start_at
-from ..modeling_violet.objectives.objective import BUILT_IN, OBJECTIVES
+from ..modeling_violet.objectives.objective import BUILT_IN, OBJECTIVES, EmbeddingObjective
 from ..modeling_violet.objectives.teachers import Teacher
 from ..processing import VideoTextProcessor, VioletVideoProcessor, special_tokens
 from .arguments import SettingsError, set_frames
 from .dataset_sources import Splits
+from .gradient_caching import refuse_live_norms
 from .machine import preferred_dtype, preferred_kernel
 from .masking import Masking
 from .optimization import parameter_groups
+from .preparations.preparation import ROW_CHECKS
 from .pretraining_data import CaptionedVideos, PretrainingBatches, PretrainingCollator, row_id
 from .recipe import DatasetRecipe, PretrainingRecipe
 from .schedule import SCHEDULES
@@ -79,6 +81,8 @@ def build_accelerator(recipe: PretrainingRecipe) -> Accelerator:
     deepspeed = getattr(accelerator.state, "deepspeed_plugin", None)
     if deepspeed is not None:  # it cannot see this from a data loader, which it is not given
         deepspeed.deepspeed_config["train_micro_batch_size_per_gpu"] = recipe.batch_size // processes
+    if recipe.grad_cache_chunk_size is not None and accelerator.distributed_type in SHARDED:
+        raise SettingsError("`grad_cache_chunk_size`: weights that are sharded over processes are not served.")
     if recipe.ema_decay is not None and accelerator.distributed_type in SHARDED:
         raise SettingsError("`ema_decay`: no average is kept of weights that are sharded over processes.")
     return accelerator
@@ -131,7 +135,8 @@ def new_configuration(
     if recipe.from_scratch:
         configuration = named_configuration(recipe.model)
     else:
-        contrast = "vtc" in recipe.all_objectives() or recipe.hard_negatives
+        compares = ("vtc", "contrast", "mil_nce", "omnisource")
+        contrast = recipe.hard_negatives or any(name in compares for name in recipe.all_objectives())
         configuration = configuration_for(recipe.text, projection_dim=PROJECTION_WIDTH if contrast else None)
     heads = {
         name: {key: value for key, value in options.items() if key != "teacher"}
@@ -174,10 +179,28 @@ def build_model(
         raise SettingsError(
             f"`objectives`: the model has no {', '.join(unknown)}; it has {', '.join(model.objective_names())}."
         )
+    check_gradient_caching(recipe, model)
     model.freeze_unused(recipe.all_objectives())
     if recipe.gradient_checkpointing:
         checkpoint_activations(model)
     return model
+
+
+def check_gradient_caching(recipe: PretrainingRecipe, model: VioletForPreTraining) -> None:
+    """
+    Raises:
+        SettingsError: if the batch is to be computed in parts, and something reads more of it than a row.
+    """
+    if recipe.grad_cache_chunk_size is None:
+        return
+    others = [name for name in recipe.all_objectives() if not isinstance(model.objectives[name], EmbeddingObjective)]
+    if others:
+        can = (name for name, one in model.objectives.items() if isinstance(one, EmbeddingObjective))
+        raise SettingsError(
+            f"`grad_cache_chunk_size`: {', '.join(others)} compares no embeddings, and cannot be computed in parts; "
+            f"of this model's objectives {', '.join(can) or 'none'} can. Leave the others out of `objectives`."
+        )
+    refuse_live_norms("`grad_cache_chunk_size`", model)
 
 
 def check_sizes(recipe: PretrainingRecipe, model: VioletForPreTraining, frames: VioletVideoProcessor) -> None:
@@ -255,6 +278,24 @@ def build_batches(
         raise SettingsError(str(error)) from error
 
 
+def check_rows(recipe: PretrainingRecipe, tables: Sequence[Splits], options: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        SettingsError: for a row that lacks what an objective needs, naming file, row and column.
+    """
+    checks = {name: ROW_CHECKS.find(name) for name in recipe.all_objectives() if name in ROW_CHECKS}
+    for dataset, splits in zip(recipe.datasets, tables, strict=True) if checks else ():
+        for path, rows in zip((dataset.path, dataset.validation_path or dataset.path), splits, strict=True):
+            for number, row in enumerate(rows or ()):
+                for name, check in checks.items():
+                    try:
+                        check(row, options.get(name))
+                    except ValueError as error:
+                        raise SettingsError(
+                            f"data set {dataset.name!r}, {path}, row {number} ({row_id(row)}): {error}"
+                        ) from error
+
+
 def build_data(
     recipe: PretrainingRecipe, tables: Sequence[Splits], collator: PretrainingCollator, accelerator: Accelerator
 ) -> tuple[PretrainingBatches, dict[str, list[PretrainingBatches]]]:
@@ -265,6 +306,7 @@ def build_data(
         SettingsError: if stored targets do not fit the run, or the processes cannot share a batch.
     """
     frames, encoder = collator.processor.video_processor, collator.encoder
+    check_rows(recipe, tables, collator.options)
     pairs = list(zip(recipe.datasets, tables, strict=True))
     sources = [build_source(recipe, dataset, rows, frames, encoder) for dataset, (rows, _) in pairs]
     training = build_batches(recipe, sources, recipe.objective_sets(), collator, accelerator)

@@ -27,11 +27,12 @@ from ..data.loading import ClipReader
 from ..hub.conversion import load_tokenizer
 from ..hub.starting_points import build_system, configuration_for, processor_of_system
 from ..hub.vision_models import check_clip
-from ..modeling_violet import VioletPreTrainedModel
+from ..modeling_violet import VioletForRetrieval, VioletPreTrainedModel
 from ..modeling_violet.encoders import find_encoder
 from ..processing import VideoTextProcessor, special_tokens
 from .arguments import DataArguments, FinetuningArguments, ModelArguments, SettingsError, set_frames
 from .checkpoints import checkpoint_to_resume
+from .gradient_caching import refuse_live_norms
 from .hearing import prepare_hearing
 from .machine import preferred_kernel
 from .runs import begin_run, end_run, is_hub_name, save_model
@@ -58,6 +59,7 @@ DECISIVE = (
     "label_smoothing_factor",
     "backbone_learning_rate",
     "layer_decay",
+    "grad_cache_chunk_size",
     "early_stopping_patience",
     "bf16",
     "fp16",
@@ -338,6 +340,22 @@ def prepare_run(
     return tables, processor, settings
 
 
+def check_gradient_caching(model: VioletPreTrainedModel, task: str) -> None:
+    """
+    Raises:
+        SettingsError: for a model whose batches cannot be computed in parts.
+    """
+    setting = "--grad_cache_chunk_size"
+    if not isinstance(model, VioletForRetrieval):
+        raise SettingsError(f"{setting}: serves --task retrieval, not {task}: no embeddings are compared there.")
+    if model.match_head is not None:
+        raise SettingsError(
+            f"{setting}: this model's fusion scores each pair of a video and a text; only one without "
+            "(`fusion_model_config.model_type` 'none', such as clip-vip-tiny) compares embeddings."
+        )
+    refuse_live_norms(setting, model)
+
+
 def build_trainer(
     model: VioletPreTrainedModel,
     processor: VideoTextProcessor,
@@ -348,6 +366,8 @@ def build_trainer(
 ) -> VioletTrainer:
     """The Trainer of a run with the task's collator and metrics; further callbacks silence the Trainer's own log."""
     task, validation = TASKS[data.task], tables.get("validation")
+    if training.grad_cache_chunk_size is not None:
+        check_gradient_caching(model, data.task)
     # The heads smooth their own targets: the Trainer's way knows only one form of labels.
     model.config.label_smoothing, training.label_smoothing_factor = training.label_smoothing_factor, 0.0
     reader = ClipReader(processor.video_processor, data.frame_cache_mb * 2**20, data.decode_time_limit)
@@ -367,6 +387,7 @@ def build_trainer(
         rows_apart=task.apart,
         backbone_learning_rate=training.backbone_learning_rate,
         layer_decay=training.layer_decay,
+        grad_cache_chunk_size=training.grad_cache_chunk_size,
         **task.metrics_of(validation),
     )
     if callbacks:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ from datasets import Dataset
 from torch.distributed.tensor import DTensor
 
 from .._version import __version__
-from ..core.clip_inputs import take_clip_inputs
+from ..core.clip_inputs import SOUND, take_named
 from ..core.files import write_json
 from ..data.loading import ClipReader, FailedSamples, explained_workers
 from ..evaluation.pictures import draw_curves
 from ..hub.cards import CURVES_FILE
 from ..modeling_violet import VioletForPreTraining
+from ..modeling_violet.embedding_gradients import EmbeddingGradients
+from ..modeling_violet.objectives.objective import Objective
 from ..processing import VideoTextProcessor
 from .arguments import SettingsError
 from .building import (
@@ -37,6 +40,7 @@ from .building import (
 from .checkpoints import checkpoint_to_resume, new_checkpoint
 from .dataset_sources import load_dataset
 from .ema import MovingAverage
+from .gradient_caching import backward_in_parts, split_batch
 from .guards import check_finite
 from .hearing import prepare_hearing
 from .learning_rates import learning_rate_factor
@@ -89,6 +93,8 @@ def run_settings(recipe: PretrainingRecipe) -> dict[str, Any]:
     settings = {"violet": __version__, **dataclasses.asdict(recipe)}
     for name in ("bad_samples", "decode_time_limit"):  # a run that a bad sample stopped may go on
         del settings[name]
+    if recipe.grad_cache_chunk_size is None:  # as from before there was one
+        del settings["grad_cache_chunk_size"]
     if not recipe.objective_options:  # runs from before there were any may go on
         del settings["objective_options"]
     for dataset in settings["datasets"]:
@@ -97,6 +103,11 @@ def run_settings(recipe: PretrainingRecipe) -> dict[str, Any]:
     if recipe.from_scratch or not starts_from_parts(recipe.model):  # a VIOLET has its own
         del settings["text"]
     return json.loads(json.dumps(settings))
+
+
+def inputs_read(objectives: Iterable[Objective]) -> set[str]:
+    """The arguments that these objectives read."""
+    return {name for one in objectives for name in (*one.needs, *one.takes)}
 
 
 class Pretraining:
@@ -155,11 +166,16 @@ class Pretraining:
             self.failed_samples.add(batch.pop("failed", []))
             yield batch
 
-    def forward(self, batch: dict[str, Any]):
-        """Masks what is masked by attention, asks the teachers, and runs the model: (its output, what was masked)."""
-        names, objectives = batch.pop("ids"), batch.pop("objectives")
+    def arguments(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """
+        What the model takes of a batch without its `ids`: on the device, what is masked by attention masked, targets
+        asked of their teachers. `bool_masked_pos` is there whether it is read or not.
+        """
+        objectives = batch.pop("objectives")
         batch = self.processor.to_device(batch, self.accelerator.device)
-        inputs = {**take_clip_inputs(batch.copy()), "attention_mask": batch["attention_mask"]}
+        plain = self.accelerator.unwrap_model(self.model)
+        pixels = {name: batch[name] for name in plain.violet.vision_encoder.inputs}
+        inputs = {**pixels, **take_named(batch.copy(), SOUND), "attention_mask": batch["attention_mask"]}
         changed = {key: batch[key] for key in ("input_ids", "labels", "bool_masked_pos")}
         attends = torch.tensor(float("attended" in batch), device=self.accelerator.device)
         if self.accelerator.reduce(attends, "sum") > 0:  # all processes take the pass, or none
@@ -169,28 +185,70 @@ class Pretraining:
             if "attended" in batch:
                 mask_token = self.processor.tokenizer.mask_token_id
                 changed = mask_attended(batch, output.received_attention, self.recipe.patch_ratio, mask_token)
-        named = self.accelerator.unwrap_model(self.model).find_objectives(objectives)
-        read = {name for one in named for name in (*one.needs, *one.takes)}
+        named = plain.find_objectives(objectives)
         wanted = list(dict.fromkeys(target for one in named for target in one.targets))
-        masked = changed["bool_masked_pos"]
-        if "bool_masked_pos" not in read:
-            del changed["bool_masked_pos"]
         if self.recipe.hard_negatives:
             batch["num_hard_negatives"] = self.recipe.num_negatives
-        given = {name: batch[name] for name in read.difference(inputs, changed) if name in batch}
-        with self.accelerator.autocast():
-            output = self.model(
-                **inputs, **changed, **given, mvm_targets=self.targets(wanted, batch), objectives=objectives
-            )
-        check_finite("loss", output.loss, names)
-        words = changed["labels"] >= 0
+        given = {name: batch[name] for name in inputs_read(named).difference(inputs, changed) if name in batch}
+        return {
+            **inputs, **changed, **given, "mvm_targets": self.targets(wanted, batch), "objectives": objectives
+        }  # fmt: skip
+
+    def forward(self, batch: dict[str, Any], backward: bool = False) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """
+        Runs the model on a batch: (its loss, what was measured).
+
+        Args:
+            backward: whether to add the gradients, too: by parts, if the recipe says so.
+        """
+        names, arguments = batch.pop("ids"), self.arguments(batch)
+        objectives, masked = arguments["objectives"], arguments["bool_masked_pos"]
+        named = self.accelerator.unwrap_model(self.model).find_objectives(objectives)
+        reads_mask = "bool_masked_pos" in inputs_read(named)
+        if not reads_mask:
+            del arguments["bool_masked_pos"]
+        if backward and self.recipe.grad_cache_chunk_size is not None:
+            output = self.backward_in_parts(arguments, names)
+        else:
+            with self.accelerator.autocast():
+                output = self.model(**arguments)
+            check_finite("loss", output.loss, names)
+            if backward:
+                self.accelerator.backward(output.loss)
         values = {"loss": output.loss}
         values |= {f"loss_{name}": value for name, value in output.losses.items()}
         values |= {f"accuracy_{name}": value for name, value in output.accuracies.items()}
-        values["masked_words"] = words.sum()
-        if "bool_masked_pos" in read:
+        values["masked_words"] = (arguments["labels"] >= 0).sum()
+        if reads_mask:
             values |= {"masked_patches": masked.sum(), "patches": torch.tensor(masked.numel())}
-        return output, {name: value.detach().float() for name, value in values.items()}
+        return output.loss, {name: value.detach().float() for name, value in values.items()}
+
+    def backward_in_parts(self, arguments: dict[str, Any], names: list[str]) -> Any:
+        """The model's output on a batch, whose gradients are added part by part, see `gradient_caching`."""
+        size, objectives = self.recipe.grad_cache_chunk_size, arguments.pop("objectives")
+        assert size is not None  # it is asked for
+        del arguments["mvm_targets"]
+        model, plain = self.model, self.accelerator.unwrap_model(self.model)
+
+        def embed(part: dict[str, Any]) -> dict[str, torch.Tensor]:
+            with self.accelerator.autocast():
+                return plain(**part, objectives=objectives, only_embeddings=True).embeddings
+
+        def compare(embeddings: dict[str, torch.Tensor]) -> tuple[torch.Tensor, Any]:
+            output = plain.compare_embeddings(embeddings, objectives, **arguments)
+            check_finite("loss", output.loss, names)
+            return output.loss, output
+
+        def backward(part: dict[str, Any], gradients: EmbeddingGradients, last: bool) -> None:
+            # processes meet in the last part only, through the wrapped model: they may have other numbers of parts
+            with nullcontext() if last else self.accelerator.no_sync(model):
+                with self.accelerator.autocast():
+                    output = (model if last else plain)(**part, objectives=objectives, embedding_gradients=gradients)
+                self.accelerator.backward(output.loss)
+
+        parts = split_batch(arguments, len(names), size)
+        shared = plain.shared(plain.find_objectives(objectives))
+        return backward_in_parts(parts, embed, compare, backward, shared)
 
     def run(self, resume: bool) -> PretrainingResult:
         """Takes the steps that are left, with a line of the log, an evaluation and a checkpoint from time to time."""
@@ -225,9 +283,8 @@ class Pretraining:
             with accelerator.accumulate(self.model):
                 batch = next(batches)
                 names += batch["ids"]
-                output, values = self.forward(batch)
+                _, values = self.forward(batch, backward=True)
                 log.add(values)
-                accelerator.backward(output.loss)
                 if accelerator.sync_gradients:
                     log.add({"gradient_norm": self.clip_gradients(step, names)})
                 self.optimizer.step()

@@ -86,9 +86,9 @@ class PretrainingCollator:
         self.group_size = group_size
         self.seed = seed
         candidates = group_size - 1 if hard_negatives else num_negatives
-        self.settings = BatchSettings(processor, masking, candidates, group_size, seed)
         self.options = options or {}
         self.reader = ClipReader(processor.video_processor) if reader is None else reader
+        self.settings = BatchSettings(processor, masking, candidates, group_size, seed, self.reader)
         self.skip_bad = skip_bad
 
     def __call__(

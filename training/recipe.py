@@ -105,6 +105,9 @@ class PretrainingRecipe:
         max_steps: optimiser steps.
         batch_size: videos of a step, over all processes, before gradient accumulation.
         gradient_accumulation_steps: batches of an optimiser step.
+        grad_cache_chunk_size: compute a batch in parts of that many rows of each process, with the loss and gradients
+            of the whole: a contrastive batch of any size then takes the memory of a part, and about one more forward
+            pass (see `gradient_caching`). Only objectives that compare embeddings can be computed so.
         schedule: what each step does: a name of `training.schedule.SCHEDULES`. `mixture` draws each step's data set by
             its weight.
         learning_rate, learning_rate_schedule, warmup: the peak, what follows it, and the share of the steps before it.
@@ -148,6 +151,7 @@ class PretrainingRecipe:
     max_steps: int = 1000
     batch_size: int = 32
     gradient_accumulation_steps: int = 1
+    grad_cache_chunk_size: int | None = None
     learning_rate: float = 5e-5
     schedule: str = "mixture"
     learning_rate_schedule: str = "linear"
@@ -180,6 +184,8 @@ class PretrainingRecipe:
         for name in ("max_steps", "batch_size", "gradient_accumulation_steps", "group_size", "num_negatives"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"`{name}`: must be 1 or more, got {getattr(self, name)}.")
+        if self.grad_cache_chunk_size is not None and self.grad_cache_chunk_size < 1:
+            raise SettingsError(f"`grad_cache_chunk_size`: must be 1 or more, got {self.grad_cache_chunk_size}.")
         check_frames(self.fit, self.frame_sampling)
         sides = self.image_size if isinstance(self.image_size, list) else [self.image_size or 1] * 2
         if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):

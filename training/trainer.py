@@ -3,7 +3,7 @@
 import logging
 import shutil
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,12 @@ from ..evaluation.answers import UNREAD
 from ..hub import Push, write_model_card
 from ..hub.cards import CARD_FILE, read_card
 from ..hub.publishing import explained, send, staged
+from ..modeling_violet.embedding_gradients import EmbeddingGradients
 from ..processing import VideoTextProcessor
 from .arguments import SettingsError
 from .checkpoints import checkpoint_folder, seal_checkpoint
 from .collating import VideoTextCollator
+from .gradient_caching import backward_in_parts, split_pairs
 from .guards import check_finite
 from .optimization import parameter_groups
 from .sampling import DrawnRows, GroupedSampler, NumberedRows
@@ -55,6 +57,8 @@ class VioletTrainer(Trainer):
         rows_apart: whether the rows of a video are spread over an epoch instead of standing together.
         backbone_learning_rate: of the visual backbone; the others' if it is not given.
         layer_decay: what the learning rate is multiplied by for each layer further from the heads.
+        grad_cache_chunk_size: compute each batch in parts of that many rows, see `gradient_caching`; for a model that
+            compares embeddings (`VioletForRetrieval` without a fusion).
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class VioletTrainer(Trainer):
         rows_apart: bool = False,
         backbone_learning_rate: float | None = None,
         layer_decay: float = 1.0,
+        grad_cache_chunk_size: int | None = None,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
@@ -72,6 +77,7 @@ class VioletTrainer(Trainer):
         self.rows_apart = rows_apart
         self.backbone_learning_rate = backbone_learning_rate
         self.layer_decay = layer_decay
+        self.grad_cache_chunk_size = grad_cache_chunk_size
         self._videos: list[str] = []
         self.data_seed: int = self.args.seed if self.args.data_seed is None else self.args.data_seed
         self.failed_samples = FailedSamples(str(self.args.output_dir))
@@ -152,6 +158,34 @@ class VioletTrainer(Trainer):
         if model.training:
             check_finite(f"loss of step {self.state.global_step + 1}", loss, self._videos)
         return (loss, outputs) if return_outputs else loss
+
+    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
+        if self.grad_cache_chunk_size is None:
+            return super().training_step(model, inputs, num_items_in_batch)
+        model.train()
+        inputs = self._prepare_inputs(inputs)
+        labels, video_ids = inputs.pop("labels"), inputs.pop("video_ids", None)
+        plain: Any = self.accelerator.unwrap_model(model)
+        steps = self.current_gradient_accumulation_steps
+
+        def embed(part: dict[str, Any]) -> dict[str, torch.Tensor]:
+            with self.compute_loss_context_manager():
+                return plain(**part, only_embeddings=True).embeddings
+
+        def compare(embeddings: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+            loss = plain.compare_embeddings(embeddings, labels, video_ids).loss
+            check_finite(f"loss of step {self.state.global_step + 1}", loss, self._videos)
+            return loss, loss.detach()
+
+        def backward(part: dict[str, Any], gradients: EmbeddingGradients, last: bool) -> None:
+            # processes meet in the last part only, through the wrapped model: they may have other numbers of parts
+            with nullcontext() if last else self.accelerator.no_sync(model):
+                with self.compute_loss_context_manager():
+                    found = (model if last else plain)(**part, embedding_gradients=gradients).loss
+                self.accelerator.backward(found / steps)
+
+        parts = split_pairs(inputs, self.grad_cache_chunk_size)
+        return backward_in_parts(parts, embed, compare, backward, plain.shared()) / steps
 
     def _get_grad_norm(self, model, grad_norm=None):
         norm = super()._get_grad_norm(model, grad_norm)

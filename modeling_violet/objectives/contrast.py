@@ -1,16 +1,17 @@
 """Video-text contrast (`vtc`): embeddings before the fusion, over the videos and texts of all processes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
+import torch
 from torch import nn
 
 from ...configuration.configuration_violet import VioletConfig
-from .objective import Objective, Outcome
+from .objective import EmbeddingObjective, Outcome
 from .passes import Passes
 
 
-class Contrast(Objective):
+class Contrast(EmbeddingObjective):
     """Tells each video's unmasked text from the others' and from texts that are true of no video, and the reverse."""
 
     requirement = "the configuration's `projection_dim`"
@@ -24,11 +25,15 @@ class Contrast(Objective):
     def trained(self, model: Any) -> Iterator[nn.Parameter]:
         return model.violet.projection.parameters()
 
-    def loss(self, passes: Passes) -> Outcome:
+    def embed(self, passes: Passes) -> dict[str, torch.Tensor]:
         videos, texts = passes.embeddings
         wrong = passes.inputs["wrong_ids"]
-        others = None
-        if wrong is not None:
-            others = passes.violet.embed_texts(wrong, passes.inputs["wrong_attention_mask"])
+        if wrong is None:
+            return {"videos": videos, "texts": texts}
+        others = passes.violet.embed_texts(wrong, passes.inputs["wrong_attention_mask"])
+        return {"videos": videos, "texts": texts, "wrong": others}
+
+    def compare(self, sets: Mapping[str, torch.Tensor], passes: Passes) -> Outcome:
+        videos, texts, others = sets["videos"], sets["texts"], sets.get("wrong")
         loss, accuracy = passes.violet.contrast(videos, texts, passes.words, gather=True, others=others)
         return Outcome(loss, accuracy)

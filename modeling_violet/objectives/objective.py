@@ -117,6 +117,35 @@ class Objective:
         raise NotImplementedError
 
 
+class EmbeddingObjective(Objective):
+    """
+    An objective whose loss compares embeddings, each of which depends on one row of the batch only. So it can be
+    computed in parts, whatever the size of the batch: see `training.gradient_caching`.
+    """
+
+    def embed(self, passes: Passes) -> dict[str, torch.Tensor]:
+        """Its sets of embeddings by name, (batch, …) each."""
+        raise NotImplementedError
+
+    def compare(self, sets: Mapping[str, torch.Tensor], passes: Passes) -> Outcome:
+        """
+        Its loss on those sets, over the rows of all processes.
+
+        Args:
+            sets: as `embed` gives them, perhaps in parts.
+            passes: of the whole batch; only its inputs and what is made of them without the model are read.
+        """
+        raise NotImplementedError
+
+    def shared(self, model: Any) -> Iterable[nn.Parameter]:
+        """The parameters that `compare` itself reads: the temperature."""
+        scale = model.violet.projection.logit_scale
+        return [scale] if isinstance(scale, nn.Parameter) and scale.requires_grad else []
+
+    def loss(self, passes: Passes) -> Outcome:
+        return self.compare(self.embed(passes), passes)
+
+
 BUILT_IN = ("vtc", "vtm", "mlm", "mvm", "smtm")
 """Those that need no entry in the configuration's `objectives`, in the order in which their losses are computed."""
 OBJECTIVES: Registry[type[Objective]] = Registry(
@@ -128,6 +157,11 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
         "mlm": "masked_words:MaskedWords",
         "mvm": "masked_vision:MaskedVision",
         "smtm": "masked_words:WrittenWords",
+        "contrast": "pair_contrast:PairContrast",
+        "mil_nce": "several_texts:SeveralTexts",
+        "omnisource": "omnisource:Omnisource",
+        "temporal_contrast": "temporal_contrast:TemporalContrast",
+        "vatt": "vatt:VattContrast",
     },
     config_keys=("objectives",),
     always=BUILT_IN,

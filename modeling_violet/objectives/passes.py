@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ...core.clip_inputs import take_clip_inputs
+from ...core.clip_inputs import SOUND, take_clip_inputs
 from ..losses import IGNORE_INDEX
 from ..tokens import Tokens
 
@@ -60,13 +60,28 @@ class Passes:
     @once
     def video(self) -> Tokens:
         """The masked videos, encoded."""
-        pixels = take_clip_inputs(dict(self.inputs))
-        return self.violet.encode_videos(**pixels, bool_masked_pos=self.inputs["bool_masked_pos"])
+        own = self.violet.vision_encoder.inputs
+        given = take_clip_inputs(dict(self.inputs))
+        # those of an objective's own, such as middle frames, are not the videos'
+        inputs = {
+            name: value
+            for name, value in given.items()
+            if name in own or name.startswith(SOUND) or name not in self._needs
+        }
+        return self.violet.encode_videos(**inputs, bool_masked_pos=self.inputs["bool_masked_pos"])
+
+    @once
+    def text(self) -> Tokens:
+        """The unmasked captions, encoded before they meet their videos."""
+        if len(self.words) != len(self.video):
+            raise ValueError(f"There are {len(self.words)} texts for {len(self.video)} videos: one each is needed.")
+        return self.violet.encode_texts(self.words, self.attention_mask)
 
     @once
     def embeddings(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Videos and unmasked captions before the fusion, (batch, projection_dim) each, of length 1."""
-        return self.violet.video_and_text_embeddings(self.video, self.words, self.attention_mask)
+        videos = self.violet.embed_videos(self.video)
+        return videos, self.violet.projection.text(self.text)
 
     @once
     def negatives(self) -> torch.Tensor | None:

@@ -105,10 +105,8 @@ def test_the_pictures_and_their_words_are_those_without_sound(splits, tmp_path):
     for silent, row in zip(plain["train"], splits["train"], strict=True):
         for name in ("id", "kind", "caption", "wrong_caption"):
             assert silent[name] == row[name]
-        assert [entry for entry in row["questions"] if entry["type"] not in HEARD_TYPES] == silent["questions"]
-        assert [entry for entry in row["multiple_choice"] if entry["type"] not in HEARD_TYPES] == silent[
-            "multiple_choice"
-        ]
+        for column in ("questions", "multiple_choice", "fill_in_the_blank"):
+            assert [entry for entry in row[column] if entry["type"] not in HEARD_TYPES] == silent[column]
         pictures = []
         for path in (silent["video"], row["video"]):
             with av.open(path) as container:
@@ -131,7 +129,7 @@ BEFORE = "23aeaea16a2b3bd2a05a8180812f3aea1a3630b533013a82c2c2b0cc5b3abd65"
 
 
 def test_questions_that_need_the_ear_ask_for_what_makes_the_tone(splits):
-    asked = [row for row in open_ended(splits["test_heard"])]
+    asked = list(open_ended(splits["test_heard"]))
     assert {row["question_type"] for row in asked} == set(HEARD_TYPES)
     by_clip = {row["id"]: row["shapes"] for row in splits["test_heard"]}
     keys = {"heard_shape": "shape", "heard_colour": "colour", "heard_direction": "direction"}
@@ -148,7 +146,7 @@ def test_questions_that_need_the_ear_ask_for_what_makes_the_tone(splits):
 
 def test_no_picture_tells_which_of_two_shapes_is_low():
     low = Counter()
-    for index in range(3000):
+    for index in range(1000):
         subjects = plan_clip(2, "test_heard", index, sound=True)
         assert sorted(subject.tone for subject in subjects) == ["high", "low"] and len(subjects) == 2
         (one,) = [subject for subject in subjects if subject.tone == "low"]
@@ -158,11 +156,11 @@ def test_no_picture_tells_which_of_two_shapes_is_low():
         low["larger"] += one.radius[0] > other.radius[0]
         low["shape"] += one.shape < other.shape
         low["colour"] += one.colour < other.colour
-    assert all(abs(count / 3000 - 0.5) < 0.03 for count in low.values()), low
+    assert all(abs(count / 1000 - 0.5) < 0.05 for count in low.values()), low
 
 
 def test_the_split_that_is_heard_keeps_to_the_seen_pairs():
-    pairs = {(s.shape, s.colour) for index in range(500) for s in plan_clip(0, "test_heard", index, sound=True)}
+    pairs = {(s.shape, s.colour) for index in range(200) for s in plan_clip(0, "test_heard", index, sound=True)}
     assert not pairs & set(UNSEEN_PAIRS) and len(pairs) == 20
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ...core.registry import Registry
+from ...data.loading import ClipReader
 from ...modeling_violet.objectives.objective import kind_of
 from ...processing import VideoTextProcessor
 from ..masking import Masking, sample_generator
@@ -31,6 +32,7 @@ class BatchSettings:
         num_candidates: texts that a video is told apart from, at most.
         group_size: rows of a group, out of which those texts are drawn.
         seed: decides all draws.
+        reader: of the videos, for what is read of them beside their clips.
     """
 
     processor: VideoTextProcessor
@@ -38,6 +40,7 @@ class BatchSettings:
     num_candidates: int
     group_size: int
     seed: int
+    reader: ClipReader
 
 
 @dataclass(frozen=True)
@@ -100,8 +103,25 @@ PREPARATIONS: Registry[Preparation] = Registry(
         "vtm": "prepare_matching:prepare_negatives",
         "vtc": "prepare_contrast:prepare_wrong_captions",
         "mvm": "prepare_masked_vision:prepare_stored_targets",
+        "mil_nce": "prepare_several_texts:prepare_several_texts",
+        "omnisource": "prepare_omnisource:prepare_middle_frames",
+        "temporal_contrast": "prepare_temporal_contrast:prepare_temporal_draws",
+        "vatt": "prepare_vatt:prepare_vatt",
     },
 )
+ROW_CHECKS: Registry[Callable[[Mapping[str, Any], Any], None]] = Registry(
+    "check of rows",
+    __package__,
+    {
+        "mil_nce": "prepare_several_texts:check_several_texts",
+        "omnisource": "prepare_omnisource:check_frame_caption",
+        "temporal_contrast": "prepare_temporal_contrast:check_sentences",
+        "vatt": "prepare_vatt:check_vatt_texts",
+    },
+)
+"""
+Before a run starts: (row, the objective's options) -> a `ValueError`, naming the column, if the row does not serve it.
+"""
 ALWAYS = ("mlm", "vtm", "vtc", "mvm")
 """What every batch holds, whatever its step trains; the others are prepared in the steps that name their objective."""
 
