@@ -103,13 +103,13 @@ class ClipReader:
             num_frames: how many; by default as many as the processor says.
             draw, test_clip: which, see `VioletVideoProcessor.sample_frames`.
             row: the number of the video's row, for messages.
-            share: how many clips share the samples of sound that the processor asks for.
+            share: how many clips share the samples of sound that the processor asks for; 0 to read no sound.
 
         Raises:
             VideoDecodeError, TableError: the video cannot be read; the message names it and its row.
         """
         processor = self.video_processor
-        heard = (processor.sampling_rate, processor.num_samples // share) if processor.hears else None
+        heard = (processor.sampling_rate, processor.num_samples // share) if processor.hears and share else None
         num_frames = num_frames or processor.num_frames
         draw = None if processor.frame_sampling == "even" else draw
         parts = clips_of(video)
@@ -143,7 +143,7 @@ class ClipReader:
         if clips_of(video) is not None:
             place = "" if row is None else f"Row {row}: "
             raise TableError(f"{place}the video consists of several clips, and has no middle frame.")
-        return self.read(video, 1, test_clip=MIDDLE, row=row)
+        return self.read(video, 1, test_clip=MIDDLE, row=row, share=0)
 
     def _read_clips(
         self, clips: list[str], num_frames: int, draw: int | None, test_clip: tuple[int, int], row: int | None
