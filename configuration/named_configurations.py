@@ -199,8 +199,9 @@ NAMED_CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "audio_config": {
             "model_type": "vatt_audio",
             **VATT_TINY,
+            "patch_size": 80,
             "sampling_rate": 8000,
-            "num_samples": 16000,
+            "num_samples": 8000,
             "projection_dim": 64,
         },
         "text_config": {
@@ -252,7 +253,7 @@ def named_configuration(name: str, **overrides) -> VioletConfig:
     published models' shapes;
     `"violet-tiny"`, `"clip-vip-tiny"` (64-pixel clips of four frames), `"uniformerv2-tiny"` (of eight, without texts),
     `"lf-vila-tiny"` (of eight, with a sentence for every two) and `"hd-vila-tiny"` (32-pixel clips of seven, the
-    middle one also of 128 pixels) and `"vatt-tiny"` (64-pixel clips of eight, with two seconds of sound) train on two
+    middle one also of 128 pixels) and `"vatt-tiny"` (64-pixel clips of eight, with a second of sound) train on two
     CPU cores in minutes.
 
     Raises:

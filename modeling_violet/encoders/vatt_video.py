@@ -51,6 +51,11 @@ class VattVisionConfig(VattLayersConfig):
     layer_norm_eps: float = 1e-6
 
     @property
+    def normalization(self) -> dict[str, list[float]]:
+        """Settings of the video processor: pixels from -1 to 1."""
+        return {"image_mean": [0.5] * self.num_channels, "image_std": [0.5] * self.num_channels}
+
+    @property
     def cell(self) -> Grid:
         """(frames, rows, columns) of pixels that one state stands for."""
         frames, rows, columns = self.patch_size

@@ -49,6 +49,7 @@ class VattContrast(Objective):
     """Videos against sounds in one space and against texts in another; what is absent is masked."""
 
     Options = VattOptions
+    rule = None
     requirement = "its name among the configuration's `objectives`, and an `audio_config`"
     needs = ("audio_values", "audio_attention_mask")
     takes = ("vatt_ids", "vatt_attention_mask", "vatt_text_mask", "vatt_draws")
