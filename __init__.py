@@ -34,11 +34,12 @@ def register() -> None:
     from .core.upstream import warn_if_untested
     from .modeling_violet.encoders import ENCODERS
     from .modeling_violet.fusions import FUSIONS
+    from .modeling_violet.sounds import AUDIO_ENCODERS
     from .modeling_violet.texts import TEXTS
     from .pipelines.auto_classes import register_pipelines
 
     warn_if_untested()
-    for table in (ENCODERS, TEXTS, FUSIONS):
+    for table in (ENCODERS, AUDIO_ENCODERS, TEXTS, FUSIONS):
         list(table.values())  # the file of a part of our own registers its configuration
 
     for model_type, configuration in CONFIGURATIONS.items():

@@ -270,13 +270,14 @@ class Clips:
         self.seen: set[str] = set()
         self.unread: set[str] = set()
 
-    def read(self, videos: Iterable[str]) -> Iterator[tuple[int, np.ndarray]]:
-        """The number and the frames (frames, height, width, 3) of each that can be read."""
+    def read(self, videos: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The number and, for a pipeline, the frames and the sound of each that can be read."""
         for number, video in enumerate(videos):
             self.seen.add(video)
             if video not in self.unread:
                 try:
-                    yield number, self.reader.read(video).frames
+                    clip = self.reader.read(video)
+                    yield number, {"video": clip.frames} | ({} if clip.sound is None else {"sound": clip.sound})
                 except SAMPLE_ERRORS as error:
                     self.unread.add(video)
                     self.say(f"violet predict: {error}", sys.stderr)
@@ -350,8 +351,9 @@ def answer(pipe: Any, videos: Sequence[str], arguments: PredictArguments) -> int
 def classify(pipe: Any, videos: Sequence[str], arguments: PredictArguments) -> int:
     """A line for each video with its classes. The pipeline is transformers' own, which makes no batches."""
     clips = Clips(pipe, len(videos))
-    for number, frames in clips.read(videos):
-        said = pipe(frames, top_k=arguments.top_k or 1)
+    hears = pipe.video_processor.hears  # this pipeline takes no sound beside frames
+    for number, clip in clips.read(videos):
+        said = pipe(videos[number] if hears else clip["video"], top_k=arguments.top_k or 1)
         one = {"video": videos[number]}
         told = json.dumps({**one, "classes": said}) if arguments.json else f"{one['video']}  {_scored(said, 'label')}"
         clips.say(told)
@@ -380,7 +382,7 @@ def _check_texts(pipe: Any, asked: Sequence[Mapping[str, Any]], settings: Mappin
     reading = pipe._sanitize_parameters(**settings)[0]
     for one in {(one.get("question"), one.get("text")): one for one in asked}.values():
         try:
-            pipe.preprocess({**one, "video": BLACK_CLIP}, **reading)
+            pipe.preprocess({**one, "video": BLACK_CLIP, "sound": None}, **reading)
         except ValueError as error:
             raise PredictError(str(error)) from error
 
@@ -397,9 +399,9 @@ def _ask(
     waiting: deque[int] = deque()
 
     def inputs() -> Iterator[dict[str, Any]]:
-        for number, frames in clips.read(one["video"] for one in asked):
+        for number, clip in clips.read(one["video"] for one in asked):
             waiting.append(number)
-            yield {**asked[number], "video": frames}
+            yield {**asked[number], **clip}
 
     for said in pipe(inputs(), batch_size=arguments.batch_size, **settings):
         yield waiting.popleft(), said
@@ -443,16 +445,16 @@ def search(pipe: Any, videos: Sequence[str], arguments: PredictArguments) -> int
     clips = Clips(pipe.processor, len(videos))
     if arguments.gallery and not videos:
         pipe.open(arguments.gallery[0])
-    frames: dict[str, np.ndarray] = {}
+    read: dict[str, dict[str, Any]] = {}
 
     def add() -> None:
-        if frames:
-            pipe.add(list(frames.values()), names=list(frames), batch_size=arguments.batch_size)
-            frames.clear()
+        if read:
+            pipe.add(list(read.values()), names=list(read), batch_size=arguments.batch_size)
+            read.clear()
 
     for number, of_clip in clips.read(videos):
-        frames[videos[number]] = of_clip
-        if len(frames) == CLIPS_ADDED_AT_ONCE:
+        read[videos[number]] = of_clip
+        if len(read) == CLIPS_ADDED_AT_ONCE:
             add()
     add()
     found = pipe(texts, top_k=arguments.top_k or 5, batch_size=arguments.batch_size) if pipe.gallery else []

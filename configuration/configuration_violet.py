@@ -176,6 +176,8 @@ class VioletConfig(PreTrainedConfig):
             `modeling_violet.fusions`. `None` is BERT's encoder (VIOLET), which the fields here describe; of the type
             `none` there is no fusion: videos and texts are compared by their vectors. (By the name `fusion_config`
             transformers itself looks for fused kernels.)
+        audio_config (`dict` or a configuration, *optional*): the audio encoder, by its `model_type`; see
+            `modeling_violet.sounds`. `None` for a model that hears nothing.
         vision_positions (`str`): what is added to the vision encoder's states: `"violet"` (a token per frame,
             learned places in the frame and in time, and a norm), `"cells"` (a learned place per cell and per frame,
             and a norm), `"rows_and_columns"` (a learned place per row and per column, and a norm), or `"none"` (the
@@ -221,11 +223,13 @@ class VioletConfig(PreTrainedConfig):
         "vision_config": SubConfigSpec(AutoConfig, VioletVisionConfig.model_type),
         "text_config": SubConfigSpec(AutoConfig, "bert", optional=True),
         "fusion_model_config": SubConfigSpec(AutoConfig, "bert", optional=True),
+        "audio_config": SubConfigSpec(AutoConfig, "vatt_audio", optional=True),
     }
 
     vision_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None
     fusion_model_config: dict | PreTrainedConfig | None = None
+    audio_config: dict | PreTrainedConfig | None = None
     vision_positions: str = "violet"
     vocab_size: int = 30522
     hidden_size: int = 768
@@ -295,7 +299,9 @@ class VioletConfig(PreTrainedConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """The fields, without those of other parts that have their defaults: VIOLETs are saved as they always were."""
-        unused: dict[str, Any] = dict.fromkeys(("text_config", "fusion_model_config", "objectives", "weights_license"))
+        unused: dict[str, Any] = dict.fromkeys(
+            ("text_config", "fusion_model_config", "audio_config", "objectives", "weights_license")
+        )
         unused |= {"vision_positions": "violet", "projection_type": "in_order"}
         unused |= {"head_type": "mlp", "match_classes": 1, "span_head": False}
         fields = super().to_dict().items()

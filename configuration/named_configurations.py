@@ -40,6 +40,11 @@ VIDEOS_ONLY: dict[str, Any] = {
     "classifier_dropout": 0.5,
 }
 """A vision encoder that gives a vector of each clip, and a head on it: no texts, no fusion."""
+VATT_TINY: dict[str, Any] = {
+    **{"backbone_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 16},
+    **{"intermediate_size": 256, "hidden_size": 64, "dropout": 0.0},
+}
+"""The backbone that the three modalities of a small VATT share."""
 NAMED_CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "violet-v1-base": {
         "vision_config": {"embed_dim": 96, "num_heads": (3, 6, 12, 24)},
@@ -172,6 +177,48 @@ NAMED_CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "clip_summary": True,
         "projection_dim": 128,
     },
+    "vatt-medium": {
+        "vision_config": {"model_type": "vatt"},
+        "audio_config": {"model_type": "vatt_audio"},
+        "text_config": {"model_type": "vatt_text"},
+        "fusion_model_config": {"model_type": "none"},
+        "vision_positions": "none",
+        "masked_patch_value": (-1.0, -1.0, -1.0),
+        "hidden_frame_order": False,
+        "vocab_size": 65536,
+        "projection_dim": 256,
+        "projection_type": "fine_and_coarse",
+    },
+    "vatt-tiny": {
+        "vision_config": {
+            "model_type": "vatt",
+            **VATT_TINY,
+            "patch_size": (2, 16, 16),
+            "position_grid": (4, 4, 4),
+        },
+        "audio_config": {
+            "model_type": "vatt_audio",
+            **VATT_TINY,
+            "patch_size": 80,
+            "sampling_rate": 8000,
+            "num_samples": 8000,
+            "projection_dim": 64,
+        },
+        "text_config": {
+            "model_type": "vatt_text",
+            **VATT_TINY,
+            **{"word_size": 64, "train_words": True, "max_words": 64},
+        },
+        "masked_patch_value": (-1.0, -1.0, -1.0),
+        **TINY,
+        "num_hidden_layers": 2,
+        "fusion_norm": "pre",
+        "hidden_frame_order": False,
+        "num_video_frames": 4,
+        "video_grid_size": 4,
+        "projection_dim": 64,
+        "projection_type": "fine_and_coarse",
+    },
     "clip-vip-base-16": {"vision_config": {"model_type": "clip_vip"}, **CLIP_TOWERS, "video_grid_size": 14},
     "clip-vip-base-32": {
         "vision_config": {"model_type": "clip_vip", "patch_size": 32},
@@ -202,10 +249,12 @@ def named_configuration(name: str, **overrides) -> VioletConfig:
     The configuration of that name, with `overrides` in place of its fields.
 
     `"violet-v1-base"`, `"violet-v2-base"`, `"clip-vip-base-16"`, `"clip-vip-base-32"`, `"uniformerv2-base-16-scene"`,
-    `"uniformerv2-base-16-temporal"`, `"lf-vila-base"` and `"hd-vila-base"` have the published models' shapes;
+    `"uniformerv2-base-16-temporal"`, `"lf-vila-base"`, `"hd-vila-base"` and `"vatt-medium"` (which hears) have the
+    published models' shapes;
     `"violet-tiny"`, `"clip-vip-tiny"` (64-pixel clips of four frames), `"uniformerv2-tiny"` (of eight, without texts),
     `"lf-vila-tiny"` (of eight, with a sentence for every two) and `"hd-vila-tiny"` (32-pixel clips of seven, the
-    middle one also of 128 pixels) train on two CPU cores in minutes.
+    middle one also of 128 pixels) and `"vatt-tiny"` (64-pixel clips of eight, with a second of sound) train on two
+    CPU cores in minutes.
 
     Raises:
         ValueError: for an unknown name or field.

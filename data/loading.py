@@ -11,15 +11,16 @@ import tempfile
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ..processing.decoder_process import DecoderProcess
-from ..processing.decoding import DecodedVideo, VideoDecodeError, decode_video, describe_source, encoded_file
+from ..processing.decoding import DecodedVideo, Sound, VideoDecodeError, decode_video, describe_source, encoded_file
 from ..processing.joined_clips import clips_of
+from ..processing.sound import decode_with_sound, join_sounds, no_sound
 from .sources import open_video, video_name
 from .tables import TableError
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FAILED_FILE = "failed_samples.jsonl"
+SOUND_FILE = "sound_report.jsonl"
 TIME_LIMIT_SECONDS = 60.0
 SAMPLE_ERRORS = (VideoDecodeError, TableError)
 """What a sample that cannot be read raises; anything else is no fault of the sample."""
@@ -45,17 +47,20 @@ class Clip(NamedTuple):
     Attributes:
         frames: (frames, height, width, 3) uint8.
         indices: their numbers in the video.
+        sound: that of the clip; None if the processor's model does not hear.
     """
 
     frames: np.ndarray
     indices: list[int]
+    sound: Sound | None = None
 
 
 class ClipReader:
     """
-    The sampled frames of a video, wherever it lies. Files, folders and URLs are decoded in a process that each of the
-    data loader's workers starts for itself (see `DecoderProcess`) and that is killed when a video takes too long;
-    pictures in memory, such as a TSV's, and torchcodec's decoders are decoded in the worker.
+    The sampled frames of a video, wherever it lies, and its sound if the processor `hears`. Files, folders and URLs
+    are decoded in a process that each of the data loader's workers starts for itself (see `DecoderProcess`) and that
+    is killed when a video takes too long; pictures in memory, such as a TSV's, and torchcodec's decoders are decoded
+    in the worker.
 
     Frames stay in memory until they fill `cache_bytes`: the videos of a small table are decoded in the first epoch
     only. Entries are never evicted: each video is read once per epoch, so no eviction order would do better. Frames
@@ -91,6 +96,7 @@ class ClipReader:
         draw: int | None = None,
         test_clip: tuple[int, int] = (0, 1),
         row: int | None = None,
+        share: int = 1,
     ) -> Clip:
         """
         Args:
@@ -98,18 +104,20 @@ class ClipReader:
             num_frames: how many; by default as many as the processor says.
             draw, test_clip: which, see `VioletVideoProcessor.sample_frames`.
             row: the number of the video's row, for messages.
+            share: how many clips share the samples of sound that the processor asks for; 0 to read no sound.
 
         Raises:
             VideoDecodeError, TableError: the video cannot be read; the message names it and its row.
         """
         processor = self.video_processor
+        heard = (processor.sampling_rate, processor.num_samples // share) if processor.hears and share else None
         num_frames = num_frames or processor.num_frames
         draw = None if processor.frame_sampling == "even" else draw
         parts = clips_of(video)
         if parts is not None:
             return self._read_clips(parts, num_frames, draw, test_clip, row)
         known = video_name(video)
-        key = known, num_frames, test_clip
+        key = known, num_frames, test_clip, heard
         if draw is None and key in self.clips:
             return self.clips[key]
         name = describe_source(video) if row is None else f"{describe_source(video)} (row {row})"
@@ -118,9 +126,9 @@ class ClipReader:
         def sample(total_frames: int, fps: float | None) -> np.ndarray:
             return processor.sample_frames(_Length(total_frames, fps), num_frames, draw, test_clip)
 
-        decoded = self._decode(video, sample, name, row)
-        clip = Clip(decoded.frames, decoded.indices.tolist())
-        taken = clip.frames.nbytes + _ENTRY_BYTES
+        decoded = self._decode(video, sample, name, row, heard)
+        clip = Clip(decoded.frames, decoded.indices.tolist(), decoded.sound)
+        taken = clip.frames.nbytes + _ENTRY_BYTES + (0 if clip.sound is None else clip.sound.nbytes)
         if draw is None and known is not None and taken <= self.free:
             self.clips[key] = clip
             self.free -= taken
@@ -136,7 +144,7 @@ class ClipReader:
         if clips_of(video) is not None:
             place = "" if row is None else f"Row {row}: "
             raise TableError(f"{place}the video consists of several clips, and has no middle frame.")
-        return self.read(video, 1, test_clip=MIDDLE, row=row)
+        return self.read(video, 1, test_clip=MIDDLE, row=row, share=0)
 
     def _read_clips(
         self, clips: list[str], num_frames: int, draw: int | None, test_clip: tuple[int, int], row: int | None
@@ -147,34 +155,55 @@ class ClipReader:
             raise TableError(
                 f"{place}the video has {len(clips)} clips, and `num_frames` {num_frames} is no multiple of that."
             )
-        read = [self.read(clip, num_frames // len(clips), draw, test_clip, row) for clip in clips]
+        share = len(clips)
+        if self.video_processor.hears and self.video_processor.num_samples % share:
+            raise TableError(
+                f"{place}the video has {share} clips, and `num_samples` {self.video_processor.num_samples} is no "
+                "multiple of that."
+            )
+        read = [self.read(clip, num_frames // share, draw, test_clip, row, share) for clip in clips]
         sizes = {clip.frames.shape[1:] for clip in read}
         if len(sizes) > 1:
             shown = " and ".join(f"{size[1]} x {size[0]}" for size in sorted(sizes))
             raise TableError(f"{place}the clips {', '.join(clips)} have frames of unequal sizes ({shown}).")
-        return Clip(np.concatenate([clip.frames for clip in read]), [i for clip in read for i in clip.indices])
+        sounds = [clip.sound for clip in read if clip.sound is not None]
+        frames, indices = np.concatenate([clip.frames for clip in read]), [i for clip in read for i in clip.indices]
+        return Clip(frames, indices, join_sounds(sounds) if sounds else None)
 
-    def _decode(self, video: Any, sample, name: str, row: int | None) -> DecodedVideo:
+    def _decode(self, video: Any, sample, name: str, row: int | None, heard: tuple[int, int] | None) -> DecodedVideo:
         try:
-            return decode_reference(self.decoder, video, sample, self.video_processor.decode_backend, name)
+            return decode_reference(self.decoder, video, sample, self.video_processor.decode_backend, name, heard)
         except TableError as error:
             raise error if row is None else TableError(f"Row {row}: {error}") from error
 
 
 def decode_reference(
-    decoder: DecoderProcess, video: Any, sample: Callable, backend: str = "auto", name: str | None = None
+    decoder: DecoderProcess,
+    video: Any,
+    sample: Callable,
+    backend: str = "auto",
+    name: str | None = None,
+    heard: tuple[int, int] | None = None,
 ) -> DecodedVideo:
     """
-    The chosen frames of what a row's `video` names, or is; the arguments are those of `decode_video`. Files are
-    decoded by `decoder`, within its time limit.
+    The chosen frames of what a row's `video` names, or is, and its sound if it is asked for; the arguments are those
+    of `decode_video`. Files are decoded by `decoder`, within its time limit.
+
+    Args:
+        heard: (sampling_rate, num_samples) of the sound, see `decode_with_sound`.
 
     Raises:
         VideoDecodeError, TableError: it cannot be read.
     """
     name = name or describe_source(video)
     source: Any = open_video(encoded_file(video, name))
-    decode = decoder.decode if isinstance(source, str | os.PathLike | bytes) else decode_video
-    return decode(source, sample, backend, name)
+    if isinstance(source, str | os.PathLike | bytes):
+        return decoder.decode(source, sample, backend, name, heard)
+    if heard is None:
+        return decode_video(source, sample, backend, name)
+    rate, count = heard
+    decoded = decode_with_sound(source, sample, backend, name=name, sampling_rate=rate, num_samples=count)
+    return decoded if decoded.sound is not None else replace(decoded, sound=no_sound(count))
 
 
 class _Length(NamedTuple):
@@ -272,21 +301,50 @@ class FailedSample:
     reason: str
 
 
-class FailedSamples:
+@dataclass(frozen=True)
+class LackingSound(FailedSample):
     """
-    The samples of a run that could not be read: `failed_samples.jsonl` in its folder, a line each. Several processes
-    may write it, and a run that goes on: a sample stands there once.
+    A sample that was read, and has no sound, or less of it than frames.
+
+    Attributes:
+        seconds: how much is missing of what a clip should have; None if the file has no sound.
     """
 
-    def __init__(self, folder: str | os.PathLike):
-        self.path = Path(folder) / FAILED_FILE
+    seconds: float | None = None
+
+
+def lacking_sound(rows: str, row: int | None, video: str, sound: Sound | None) -> list[LackingSound]:
+    """What is to be told of a sample's sound: nothing if it is all there, or was not asked for."""
+    if sound is None or (sound.found and not sound.is_short):
+        return []
+    if not sound.found:
+        return [LackingSound(rows, row, video, f"{video} has no sound: it is masked.")]
+    reason = f"{video}: its sound lacks {sound.missing:.2f} s of the clip, which are masked."
+    return [LackingSound(rows, row, video, reason, round(sound.missing, 3))]
+
+
+class SampleFile:
+    """
+    Samples of a run, a line each in a file of its folder. Several processes may write it, and a run that goes on: a
+    sample stands there once.
+
+    Args:
+        kind: what a line holds.
+    """
+
+    def __init__(self, path: Path, kind: type[FailedSample]):
+        self.path = path
+        self.kind = kind
         self._known: dict[tuple, FailedSample] = {}
         self._place = 0
 
-    def add(self, samples: Sequence[FailedSample]) -> None:
-        """Writes and logs those that are new."""
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def add(self, samples: Sequence[FailedSample]) -> list[FailedSample]:
+        """Writes those that are new, and returns them."""
         if all(_key(sample) in self._known for sample in samples):
-            return
+            return []
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "ab+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # released when it is closed
@@ -297,25 +355,14 @@ class FailedSamples:
             file.write("".join(json.dumps(asdict(sample)) + "\n" for sample in new).encode())
             file.flush()
             self._take_in(file)
-        for sample in new:
-            logger.warning(
-                "Skipped, %d so far: %s row %s. %s", len(self._known), sample.rows, sample.row, sample.reason
-            )
+        return new
 
-    def all(self) -> list[FailedSample]:
+    def all(self) -> list[Any]:
         """Those of every process, of this run and of what it goes on from."""
         if self.path.exists():
             with open(self.path, "rb") as file:
                 self._take_in(file)
         return list(self._known.values())
-
-    def metrics(self) -> dict[str, float]:
-        """`samples_failed`, how many there are; said in the log too."""
-        found = self.all()
-        if found:
-            first = ", ".join(f"{sample.video} ({sample.rows} row {sample.row})" for sample in found[:_SHOWN])
-            logger.warning("%d samples could not be read, see %s. The first: %s.", len(found), self.path, first)
-        return {"samples_failed": len(found)}
 
     def forget(self) -> None:
         """For a run that starts from the beginning."""
@@ -326,9 +373,63 @@ class FailedSamples:
         file.seek(self._place)
         for line in file:
             if line.endswith(b"\n"):
-                sample = FailedSample(**json.loads(line))
+                sample = self.kind(**json.loads(line))
                 self._known[_key(sample)] = sample
                 self._place += len(line)
+
+
+class FailedSamples:
+    """
+    The samples of a run that could not be read, in its `failed_samples.jsonl`; and those whose sound is missing or
+    short, in its `sound_report.jsonl`. See `SampleFile`.
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        self.unread = SampleFile(Path(folder) / FAILED_FILE, FailedSample)
+        self.sounds = SampleFile(Path(folder) / SOUND_FILE, LackingSound)
+        self.path = self.unread.path
+
+    def add(self, samples: Sequence[FailedSample]) -> None:
+        """Writes and logs those that are new."""
+        for sample in self.unread.add([sample for sample in samples if not isinstance(sample, LackingSound)]):
+            logger.warning(
+                "Skipped, %d so far: %s row %s. %s", len(self.unread), sample.rows, sample.row, sample.reason
+            )
+        told = len(self.sounds)
+        for sample in self.sounds.add([sample for sample in samples if isinstance(sample, LackingSound)]):
+            told += 1
+            if told <= _SHOWN:
+                more = f" Further ones are told in {self.sounds.path} only." if told == _SHOWN else ""
+                logger.warning("%s row %s: %s%s", sample.rows, sample.row, sample.reason, more)
+
+    def all(self) -> list[FailedSample]:
+        """Those that could not be read, of every process, of this run and of what it goes on from."""
+        return self.unread.all()
+
+    def metrics(self) -> dict[str, float]:
+        """
+        `samples_failed`, how many could not be read; and `samples_without_sound` and `samples_with_short_sound`, if
+        there are any. Said in the log too.
+        """
+        found = self.all()
+        if found:
+            first = ", ".join(f"{sample.video} ({sample.rows} row {sample.row})" for sample in found[:_SHOWN])
+            logger.warning("%d samples could not be read, see %s. The first: %s.", len(found), self.path, first)
+        counts = {"samples_failed": len(found)}
+        sounds = self.sounds.all()
+        if sounds:
+            absent = sum(sample.seconds is None for sample in sounds)
+            counts |= {"samples_without_sound": absent, "samples_with_short_sound": len(sounds) - absent}
+            logger.warning(
+                "%d samples have no sound, and that of %d is shorter than their frames: it is masked, see %s.",
+                absent, len(sounds) - absent, self.sounds.path,
+            )  # fmt: skip
+        return counts
+
+    def forget(self) -> None:
+        """For a run that starts from the beginning."""
+        self.unread.forget()
+        self.sounds.forget()
 
 
 def _key(sample: FailedSample) -> tuple:

@@ -10,6 +10,12 @@ in a split never change the earlier ones, and the same seed gives the same bytes
     >>> open_ended(splits["test"])[0]["question"]
     'what colour is it?'
 
+With `sound=True` every shape in sight makes a tone, and there are questions that only the ear answers, see TONES:
+
+    >>> splits = moving_shapes("heard", train=6000, sound=True)
+    >>> splits["test_heard"][0]["questions"][0]
+    {'question': 'what makes the low tone?', 'answer': 'disc', 'type': 'heard_shape'}
+
 What one frame tells:
 
 - colour, shape and size;
@@ -31,7 +37,7 @@ import math
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +65,9 @@ SIZES = {"small": (0.14, 0.165), "large": (0.2, 0.225)}
 WORDS = {"colour": tuple(COLOURS), "shape": SHAPES, "action": ACTIONS, "direction": tuple(DIRECTIONS)}
 """What each property of a shape can be: every answer is one of these."""
 QUESTION_TYPES = ("colour", "shape", "direction", "action", "order", "order_in_sight")
-SPLITS = ("train", "validation", "test", "test_unseen", "test_together", "pretrain")
+HEARD_TYPES = ("heard_shape", "heard_colour", "heard_direction")
+"""What is asked of two shapes in sight that make tones: no picture tells which of them makes the low one."""
+SPLITS = ("train", "validation", "test", "test_unseen", "test_together", "pretrain", "test_heard")
 """A split's place here is part of its seed: new ones go to the end."""
 KINDS = {
     "train": {"single": 0.4, "sequence": 0.35, "together": 0.25},
@@ -68,6 +76,7 @@ KINDS = {
     "test_unseen": {"single": 0.5, "sequence": 0.5},
     "test_together": {"together": 1.0},
     "pretrain": {"single": 0.25, "sequence": 0.4, "together": 0.35},
+    "test_heard": {"together": 1.0},
 }
 """How much of a split is of each kind: one shape; one shape in each half of the clip; or two shapes in sight all the
 time, of which one moves in the first half and the other in the second."""
@@ -94,6 +103,21 @@ SATURATION, VALUE = (0.0, 0.9), (0.7, 1.0)
 """The ranges of any colour; the least value is far brighter than the brightest background."""
 UNLIKE_UNSEEN, UNLIKE_EACH_OTHER = 70, 120
 """The least RGB distance (of 0..255 a channel) from the colour of an UNSEEN pair, and between two shapes' colours."""
+TONES = {
+    "disc": 250.0, "triangle": 297.3, "square": 353.6, "diamond": 420.4, "cross": 500.0, "half": 594.6, "bars": 707.1,
+}  # fmt: skip
+"""Hz of each form's low tone, a quarter of an octave apart. Which of a clip's shapes is low is drawn by itself."""
+REGISTERS = {"low": 1, "high": 4}
+"""How many times that: the lowest high tone is above the highest low one."""
+RHYTHMS = {"red": 4, "green": 6, "blue": 8, "yellow": 10, "purple": 12, "white": 14}
+"""How often a second a tone of each colour swells; one of a colour without a name as the nearest named one."""
+SWELL = 0.2
+"""How loud a tone is between two swells, in parts of a swell's top."""
+LOUDNESS = (0.1, 0.4)
+"""The amplitude of a tone at the left and at the right end of PLACES."""
+FADE = 0.02
+"""Seconds in which a tone begins and ends."""
+SAMPLES_PER_SECOND = 16000
 SWEEP = np.deg2rad(75)
 FRAMES_PER_SECOND = 8
 FORMAT_VERSION = 6
@@ -118,6 +142,8 @@ class Subject:
     y: np.ndarray
     radius: np.ndarray
     angle: np.ndarray
+    tone: str = ""
+    """One of REGISTERS, or "" if it is not heard."""
 
     @property
     def shape(self) -> str:
@@ -267,9 +293,21 @@ def _are_clear(looks: list[dict[str, Any]], between: np.ndarray, radii: np.ndarr
     return distance >= needed
 
 
-def plan_clip(seed: int, split: str, index: int, num_frames: int = 8) -> list[Subject]:
-    """What clip `index` of a split shows: one subject, or two in the order in which they act."""
-    return _plan(_generator(seed, split, index), split, num_frames)[1]
+def plan_clip(seed: int, split: str, index: int, num_frames: int = 8, sound: bool = False) -> list[Subject]:
+    """What clip `index` of a split shows: one subject, or two in the order in which they act; with their tones."""
+    subjects = _plan(_generator(seed, split, index), split, num_frames)[1]
+    return _with_tones(_sound_generator(seed, split, index), subjects) if sound else subjects
+
+
+def _sound_generator(seed: int, split: str, index: int) -> np.random.Generator:
+    """What is heard is drawn apart, so that the pictures are those of the clip without sound."""
+    return np.random.default_rng([seed, SPLITS.index(split), index, 1])
+
+
+def _with_tones(generator: np.random.Generator, subjects: list[Subject]) -> list[Subject]:
+    """The subjects with a tone each: of two, one is low and the other high."""
+    tones = [str(tone) for tone in generator.permutation(tuple(REGISTERS))]
+    return [replace(subject, tone=tone) for subject, tone in zip(subjects, tones, strict=False)]
 
 
 def _plan(generator: np.random.Generator, split: str, num_frames: int) -> tuple[str, list[Subject]]:
@@ -335,6 +373,53 @@ def _paint(generator: np.random.Generator, subjects: list[Subject], size: int, n
         shown += cover * (np.array(subject.rgb, np.float32) - shown)
     frames += 6 * generator.standard_normal((num_frames, size, size, 1), dtype=np.float32)
     return np.clip(frames + 0.5, 0, 255).astype(np.uint8)
+
+
+def draw_sound(seed: int, split: str, index: int, num_frames: int = 8) -> np.ndarray:
+    """
+    What is heard in a clip: (num_frames / FRAMES_PER_SECOND * SAMPLES_PER_SECOND,) float32 in -1..1.
+
+    Each shape is heard as long as it is in sight: its form is the pitch (TONES), its colour the rhythm (RHYTHMS), and
+    its place from left to right the loudness, which follows its movement without a jump.
+    """
+    generator = _sound_generator(seed, split, index)
+    subjects = _with_tones(generator, _plan(_generator(seed, split, index), split, num_frames)[1])
+    time = np.arange(num_frames * SAMPLES_PER_SECOND // FRAMES_PER_SECOND) / SAMPLES_PER_SECOND
+    heard = np.zeros(len(time))
+    for subject in subjects:
+        pitch = TONES[subject.form] * REGISTERS[subject.tone]
+        rhythm = RHYTHMS[subject.colour or min(COLOURS, key=lambda name: math.dist(COLOURS[name], subject.rgb))]
+        phase, beat = generator.uniform(0, 2 * np.pi, 2)
+        swell = SWELL + (1 - SWELL) * (1 - np.cos(2 * np.pi * rhythm * time + beat)) / 2
+        shown = (np.array(subject.frames) + 0.5) / FRAMES_PER_SECOND  # the middle of each frame
+        loudness = np.interp(np.interp(time, shown, subject.x), PLACES, LOUDNESS)
+        begin, end = subject.frames.start / FRAMES_PER_SECOND, subject.frames.stop / FRAMES_PER_SECOND
+        fade = np.clip(np.minimum(time - begin, end - time) / FADE, 0, 1)
+        heard += fade * loudness * swell * np.sin(2 * np.pi * pitch * time + phase)
+    return heard.astype(np.float32)
+
+
+def _heard_questions(generator: np.random.Generator, subjects: list[Subject]) -> dict[str, list[dict[str, Any]]]:
+    """What is asked of two shapes in sight that make tones, in the forms of `_words`."""
+    questions, blanks = [], []
+    for subject, other in (subjects, subjects[::-1]):
+        tone = f"the {subject.tone} tone"
+        asked = [
+            ("heard_shape", subject.shape, f"what makes {tone}?", f"the [MASK] makes {tone}"),
+            ("heard_colour", subject.colour, f"which colour makes {tone}?", f"the [MASK] shape makes {tone}"),
+        ]
+        if subject.direction != other.direction:
+            where = f"where does the shape move that makes {tone}?", f"the shape that makes {tone} moves [MASK]"
+            asked.append(("heard_direction", subject.direction, *where))
+        for kind, answer, question, sentence in asked:
+            if answer:
+                questions.append({"question": question, "answer": answer, "type": kind})
+                blanks.append({"sentence": sentence, "answer": answer, "type": kind})
+    return {
+        "questions": questions,
+        "multiple_choice": [_with_options(generator, question, subjects) for question in questions],
+        "fill_in_the_blank": blanks,
+    }
 
 
 def _words(generator: np.random.Generator, kind: str, subjects: list[Subject]) -> dict[str, Any]:
@@ -422,17 +507,31 @@ def _with_options(generator: np.random.Generator, question: dict[str, str], subj
 
 
 def draw_clip(
-    seed: int, split: str, index: int, size: int = 64, num_frames: int = 8
+    seed: int, split: str, index: int, size: int = 64, num_frames: int = 8, sound: bool = False
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Draw one clip: its frames, (num_frames, size, size, 3) uint8, and its annotation (all columns but `video`)."""
+    """
+    Draw one clip: its frames, (num_frames, size, size, 3) uint8, and its annotation (all columns but `video`). Frames
+    and words are the same with sound and without; with it there are the tone of each shape, and what is asked of two
+    shapes in sight; the split test_heard asks nothing else. What is heard is `draw_sound`.
+    """
     generator = _generator(seed, split, index)
     kind, subjects = _plan(generator, split, num_frames)
     annotation = {"id": f"{split}-{index:06d}", **_words(generator, kind, subjects)}
-    return _paint(generator, subjects, size, num_frames), annotation
+    frames = _paint(generator, subjects, size, num_frames)
+    if sound:
+        own = _sound_generator(seed, split, index)
+        subjects = _with_tones(own, subjects)
+        for shape, subject in zip(annotation["shapes"], subjects, strict=True):
+            shape["tone"] = subject.tone
+        asked = _heard_questions(own, subjects) if kind == "together" else {}
+        for column, entries in asked.items():
+            annotation[column] = entries if split == "test_heard" else [*annotation[column], *entries]
+    return frames, annotation
 
 
-def _encode(frames: np.ndarray, path: Path) -> None:
-    """Write frames, (num_frames, height, width, 3) uint8, as H.264, always with the same bytes.
+def _encode(frames: np.ndarray, path: Path, sound: np.ndarray | None = None) -> None:
+    """Write frames, (num_frames, height, width, 3) uint8, as H.264, and sound, (samples,) float32, as AAC; always with
+    the same bytes.
 
     That needs one thread and no B-frames: with them, one file in ten differed from run to run (x264 core 165).
     """
@@ -443,9 +542,15 @@ def _encode(frames: np.ndarray, path: Path) -> None:
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.options = {"crf": "18", "preset": "veryfast", "bf": "0", "threads": "1"}
+        tones = None if sound is None else container.add_stream("aac", rate=SAMPLES_PER_SECOND, layout="mono")
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))
+        if sound is not None and tones is not None:
+            heard = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")
+            heard.sample_rate, heard.pts = SAMPLES_PER_SECOND, 0
+            container.mux(tones.encode(heard))
+            container.mux(tones.encode(None))
 
 
 def moving_shapes(
@@ -457,19 +562,23 @@ def moving_shapes(
     test_unseen: int = 300,
     test_together: int = 300,
     pretrain: int = 0,
+    test_heard: int | None = None,
     seed: int = 0,
     size: int = 64,
     num_frames: int = 8,
+    sound: bool = False,
     num_proc: int | None = None,
 ) -> "DatasetDict":
     """Write the data set into `folder`, or reuse it there, and return its splits; a split of 0 clips is left out.
 
     A row is a clip: `id`, `video` (the absolute path of an mp4), `kind` (see KINDS), `caption`, `shapes`, `questions`,
-    `multiple_choice`, `fill_in_the_blank`; see `open_ended` for one row per question. Three splits differ:
+    `multiple_choice`, `fill_in_the_blank`; see `open_ended` for one row per question. Some splits differ:
 
     - `test_unseen` is about the UNSEEN_PAIRS of shape and colour, which no other split shows.
     - `test_together` holds the harder question of order, "order_in_sight", which the other test splits do not ask.
     - `pretrain` is for learning from captions.
+    - `test_heard`, only with sound, shows two shapes all the time, and asks what makes the low and the high tone, in
+      which colour, and where it moves: pictures leave two answers, equally often right.
 
     Of `train` and `pretrain`, two clips in five show shapes in any colour and name none ("a small disc moves left";
     `colour` is ""; none comes near the colour that is UNSEEN in its shape, see UNLIKE_UNSEEN), and three in ten forms
@@ -481,6 +590,8 @@ def moving_shapes(
     Args:
         size: height and width in pixels, even.
         num_frames: frames of a clip, at least 4, at 8 frames a second.
+        test_heard: clips of that split; 300 with sound if it is not given.
+        sound: whether shapes make tones, which the files hold as AAC, see `draw_sound`; and what is heard is asked.
         num_proc: how many clips are drawn at a time, in threads (a killed process then leaves no orphans behind);
             by default as many as there are cores, at most 8.
 
@@ -495,13 +606,16 @@ def moving_shapes(
         "test_unseen": test_unseen,
         "test_together": test_together,
         "pretrain": pretrain,
+        "test_heard": (300 if sound else 0) if test_heard is None else test_heard,
     }
+    if counts["test_heard"] and not sound:
+        raise ValueError("the split test_heard asks what is heard: it needs `sound=True`")
     if min(counts.values()) < 0 or not any(counts.values()):
         raise ValueError(f"the splits need zero or more clips, and one of them at least one: {counts}")
     if size < 16 or size % 2 or num_frames < 4:
         raise ValueError(f"size must be even and at least 16, num_frames at least 4: got {size} and {num_frames}")
     counts = {split: count for split, count in counts.items() if count}
-    drawn = {"seed": seed, "size": size, "num_frames": num_frames}
+    drawn = {"seed": seed, "size": size, "num_frames": num_frames} | ({"sound": True} if sound else {})
     settings = {"version": FORMAT_VERSION, "drawn": drawn, "clips": counts}
 
     folder = Path(folder).absolute()
@@ -521,7 +635,9 @@ def _write(folder: Path, settings: dict[str, Any], num_proc: int) -> None:
 
         def write_clip(split: str, index: int) -> str:
             frames, annotation = draw_clip(split=split, index=index, **settings["drawn"])
-            _encode(frames, partial / split / f"{annotation['id']}.mp4")
+            drawn = settings["drawn"]
+            heard = draw_sound(drawn["seed"], split, index, drawn["num_frames"]) if "sound" in drawn else None
+            _encode(frames, partial / split / f"{annotation['id']}.mp4", heard)
             return json.dumps(annotation)
 
         with (

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..core.clip_inputs import take_clip_inputs
 from ..core.files import MANIFEST, seal, write_json, write_tensors
-from ..core.pixels import take_pixels
 from ..data import open_video
 from ..data.loading import SAMPLE_ERRORS
 from ..modeling_violet import Tokens
@@ -21,6 +21,8 @@ from .sharing import gather, on_first, own_share
 SETTINGS_FILE = "gallery.json"
 SHAPE = ("grid", "num_special_per_frame", "num_special_per_clip")
 """What `Tokens` say of their places."""
+COLUMNS = ("tokens", "mask", "audio_tokens", "audio_mask")
+"""What a part holds of them, a row a video; the last two if the videos were heard."""
 
 
 class StoredGallery:
@@ -73,13 +75,16 @@ class StoredGallery:
         self.embeds: torch.Tensor | None = torch.cat(embeds) if embeds else None
         self._starts = np.cumsum([0, *sizes])
 
-    def _tokens(self, tokens: torch.Tensor, mask: torch.Tensor) -> Tokens:
-        steps, rows, columns = self._shape["grid"]
-        return Tokens(tokens, mask, **{**self._shape, "grid": (steps, rows, columns)})
+    def _tokens(self, columns: dict[str, torch.Tensor]) -> Tokens:
+        steps, rows, cells = self._shape["grid"]
+        heard = "audio_tokens" in columns
+        audio = Tokens(columns["audio_tokens"], columns["audio_mask"]) if heard else None
+        shape = {**self._shape, "grid": (steps, rows, cells)}
+        return Tokens(columns["tokens"], columns["mask"], **shape, audio=audio)
 
     def _part(self, number: int) -> Tokens:
         part = _open(self._files[number])
-        return self._tokens(part.get_tensor("tokens"), part.get_tensor("mask"))
+        return self._tokens({name: part.get_tensor(name) for name in _columns(part)})
 
     def parts(self) -> Sequence[Callable[[], Tokens]]:
         filled = [number for number in range(len(self._files)) if self._starts[number] < self._starts[number + 1]]
@@ -88,14 +93,20 @@ class StoredGallery:
     def select(self, numbers: torch.Tensor) -> Tokens:
         chosen = numbers.cpu().numpy()
         part_of = np.searchsorted(self._starts, chosen, side="right") - 1
-        rows: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        rows: dict[int, dict[str, torch.Tensor]] = {}
         for part in np.unique(part_of):
             opened = _open(self._files[part])
-            tokens, mask = opened.get_slice("tokens"), opened.get_slice("mask")
+            columns = {name: opened.get_slice(name) for name in _columns(opened)}
             for number in chosen[part_of == part]:
                 place = int(number - self._starts[part])
-                rows[int(number)] = tokens[place : place + 1], mask[place : place + 1]
-        return self._tokens(*(torch.cat([rows[int(number)][kind] for number in chosen]) for kind in (0, 1)))
+                rows[int(number)] = {name: column[place : place + 1] for name, column in columns.items()}
+        found = [rows[int(number)] for number in chosen]
+        return self._tokens({name: torch.cat([row[name] for row in found]) for name in found[0]})
+
+
+def _columns(part: Any) -> list[str]:
+    """Those of `COLUMNS` that a part holds."""
+    return [name for name in COLUMNS if name in part.keys()]  # noqa: SIM118 - it is no dictionary
 
 
 def _open(file: Path) -> Any:
@@ -190,7 +201,7 @@ class _Clips(torch.utils.data.Dataset):
     def __getitem__(self, place: int) -> tuple[int, dict[str, torch.Tensor] | str]:
         number = self.numbers[place]
         try:
-            return number, take_pixels(self.processor(videos=[open_video(self.videos[number])]).data)
+            return number, take_clip_inputs(self.processor(videos=[open_video(self.videos[number])]).data)
         except SAMPLE_ERRORS as error:
             if not self.skip_bad:
                 raise
@@ -226,6 +237,8 @@ def _encode_part(
         if model.violet.has_fusion:
             facts["shape"] = json.dumps({name: getattr(tokens, name) for name in SHAPE})
             made = {"tokens": tokens.tokens, "mask": tokens.mask}
+            if tokens.audio is not None:
+                made |= {"audio_tokens": tokens.audio.tokens, "audio_mask": tokens.audio.mask}
         if model.violet.has_embeddings:
             made["embeds"] = model.violet.embed_videos(tokens)
         for name, value in made.items():

@@ -24,6 +24,7 @@ from ..core.files import new_file, new_folder, sha256, write_json, write_tensors
 from ..modeling_violet import ENCODERS, VioletPreTrainedModel
 from ..modeling_violet.encoders import find_encoder
 from ..processing import VideoTextProcessor, VioletVideoProcessor, special_tokens
+from ..processing.video_processing_violet import match_sound
 from .cards import CONVERSION_FILE
 from .layouts import KINDS, Kind, Shape, find_kind, holds
 from .planning import (
@@ -331,7 +332,7 @@ def export_original(
             continue
         form = kind.form(theirs)
         pieces[ours] = Piece(ours, theirs, tuple(value.shape), form, target)
-        weights[theirs] = value.reshape(form.theirs(tuple(value.shape), windows[0] if windows else ()))
+        weights[theirs] = form.back(value, form.theirs(tuple(value.shape), windows[0] if windows else ()))
     if homeless:
         raise ConversionError(f"The original, {kind.name}, has no place for {listed(homeless)}.")
     for name, derived in derived_pieces(kind, pieces, windows).items():
@@ -428,7 +429,9 @@ def frames_of(plan: ConversionPlan) -> VioletVideoProcessor:
         settings["size"] = {"height": vision.image_size, "width": vision.image_size}
         steps = find_encoder(vision).cell[0] * FRAMES_OF_PICTURE_MODELS
         settings["num_frames"] = getattr(vision, "temporal_size", None) or steps
-    return VioletVideoProcessor(**settings)
+    frames = VioletVideoProcessor(**settings)
+    match_sound(frames, plan.config)
+    return frames
 
 
 def processor_of(

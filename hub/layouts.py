@@ -123,6 +123,7 @@ class Form:
     Attributes:
         theirs: (our shape, our attention window) -> the source's shape.
         ours: (the source's tensor, our shape) -> our tensor.
+        back: (our tensor, the source's shape) -> the source's tensor.
         length: the axis of the source's shape whose length is free, because `ours` fits it.
         lengths: which lengths it may have.
         whole: whether it holds whole numbers, such as a count.
@@ -130,6 +131,7 @@ class Form:
 
     theirs: Callable[[Shape, Shape], Shape] = lambda shape, window: shape
     ours: Callable[[torch.Tensor, Shape], torch.Tensor] = lambda value, shape: value.reshape(shape)
+    back: Callable[[torch.Tensor, Shape], torch.Tensor] = lambda value, shape: value.reshape(shape)
     length: int | None = None
     lengths: Callable[[int], bool] = lambda length: length > 0
     whole: bool = False
@@ -797,12 +799,111 @@ CLIP_START = _uniformerv2(
     absent=NEW_IN_UNIFORMERV2,
     joined=(r".*self_attn\.", ("q_proj", "k_proj", "v_proj")),
 )
+
+
+def _axes(*order: int) -> Form:
+    """A tensor of the source whose axes, in this order, are ours."""
+    return Form(
+        theirs=lambda shape, window: tuple(shape[order.index(axis)] for axis in range(len(order))),
+        ours=lambda value, shape: value.permute(order),
+        back=lambda value, shape: value.permute(tuple(order.index(axis) for axis in range(len(order)))).contiguous(),
+    )
+
+
+VATT_BASE, VATT_HEAD = "_base_layer/unified_backbone/unified_transformer/", "_head_layer/_bridge_heads/0/"
+VATT_ENDS: Rules = (
+    (r"norm\.weight$", "norm/gamma"),
+    (r"norm\.bias$", "norm/beta"),
+    (r"\.weight$", "/kernel"),
+    (r"\.bias$", "/bias"),
+)
+"""TensorFlow's names of a layer's weights."""
+VATT_DENSE: Rules = ((r"^weight$", "kernel"),)
+VATT_NORM: Rules = (
+    (r"^weight$", "gamma"),
+    (r"^bias$", "beta"),
+    (r"^running_mean$", "moving_mean"),
+    (r"^running_var$", "moving_variance"),
+)
+VATT_BLOCKS: Rules = (
+    (r"^layers\.(\d+)\.", r"layers/\1/"),
+    (r"attention_norm\.", "layer_norm."),
+    (r"attention\.([qkv])_proj\.", r"mha/\1."),
+    (r"attention\.out_proj\.", "mha/o."),
+    (r"mlp_norm\.", "feed_forward/layer_norm."),
+    (r"fc1\.", "feed_forward/mlp/wi."),
+    (r"fc2\.", "feed_forward/mlp/wo."),
+    (r"^norm\.", "final_layer_norm."),
+    *VATT_ENDS,
+)
+
+
+def _vatt_stream(name: str, short: str) -> Rules:
+    """What a modality has of its own."""
+    places = "pos_embedding_lookup"
+    return (
+        (r"^words\.weight$", f"raw_to_embeddings/{name}/embeddings"),
+        (r"^patches\.", f"raw_to_embeddings/{name}."),
+        (r"^stream\.(pre|post)_projection\.", rf"\1_proj/{name}."),
+        (r"^stream\.positions\.temporal$", f"{places}/{name}/temporal_position_embeddings/embeddings"),
+        (r"^stream\.positions\.vertical$", f"{places}/{name}/vertical_position_embeddings/embeddings"),
+        (r"^stream\.positions\.horizontal$", f"{places}/{name}/horizontal_position_embeddings/embeddings"),
+        (r"^stream\.positions\.norm\.", f"{places}/{name}/layernorm."),
+        (r"^stream\.aggregate$", f"{short}_agg_embedding"),
+        *VATT_ENDS,
+    )
+
+
+VATT_PROJECTION: Mapping[str, str] = {
+    "video_hidden.": "vid_to_hid/",
+    "hidden_norm.": "hid_to_va/pre_bn/",
+    "video_fine.": "hid_to_va/dense/",
+    "fine_norm.": "hid_to_va/bn/",
+    "video_coarse.": "va_to_vat/dense/",
+    "coarse_norm.": "va_to_vat/bn/",
+    "sound_fine.": "aud_to_va/",
+    "text_coarse.": "txt_to_vat/",
+    **{
+        f"heads.{name}.{ours}.": f"{short}_to_vat/{theirs}/"
+        for name, short in (("video", "vid"), ("audio", "aud"), ("text", "txt"))
+        for ours, theirs in (("dense", "dense"), ("norm", "bn"))
+    },
+}
+"""Our projections -> the original's heads, of both kinds."""
+VATT = Kind(
+    "VATT",
+    parts={
+        "video_encoder.vatt.backbone.": (VATT_BASE + "tx/", VATT_BLOCKS),
+        "video_encoder.vatt.": (VATT_BASE, _vatt_stream("video", "vid")),
+        "audio_encoder.model.": (VATT_BASE, _vatt_stream("audio", "aud")),
+        TEXT + "model.": (VATT_BASE, _vatt_stream("text", "txt")),
+        **{
+            f"projection.{ours}": (VATT_HEAD + theirs, VATT_NORM if "norm" in ours else VATT_DENSE)
+            for ours, theirs in VATT_PROJECTION.items()
+        },
+    },
+    forms={
+        r"raw_to_embeddings/video/kernel$": _axes(4, 3, 0, 1, 2),
+        r"raw_to_embeddings/audio/kernel$": _axes(2, 1, 0),
+        r"/kernel$": _axes(1, 0),
+    },
+    aliases=((r"^.*?(?=_(base|head)_layer/)", ""), (r"/\.ATTRIBUTES/VARIABLE_VALUE$", "")),
+    skipped={
+        r"\.OPTIMIZER_SLOT|^optimizer/|^save_counter$|^_CHECKPOINTABLE_OBJECT_GRAPH$": "no weights, but what training "
+        "kept beside them",
+    },
+    system="vatt",
+    published=True,
+    tokenizer=None,
+    frames={"num_frames": 32, "size": {"height": 224, "width": 224}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3},
+    assumed=("heads are 64 wide (`head_dim`)", "sound has 48,000 samples a second"),
+)
 KINDS = {
     kind.name: kind
     for kind in (
         *(VIOLET, LF_VILA, HD_VILA, SWINBERT, TORCHVISION, VIDEO_SWIN, SWIN_2D, SWIN_TRANSFORMERS, BERT),
         *(CLIP_VIP, CLIP, CLIP_VISION, CLIP_VISION_PROJECTED, CLIP_TEXTS, CLIP_TEXTS_PROJECTED),
-        *(UNIFORMERV2, UNIFORMERV2_OPENMMLAB, OPENAI_CLIP, CLIP_START),
+        *(UNIFORMERV2, UNIFORMERV2_OPENMMLAB, OPENAI_CLIP, CLIP_START, VATT),
     )
 }
 STARTING: Mapping[str, Mapping[str, Kind]] = {
@@ -845,6 +946,7 @@ def _kind_by_names(shapes: Mapping[str, Shape]) -> Kind | None:
         return clip
     for kind, pattern in (
         (VIOLET, r"(enc_img|enc_txt|trsfr)\."),
+        (VATT, rf".*{VATT_BASE}"),
         (UNIFORMERV2, r"backbone\.transformer\."),
         (OPENAI_CLIP, r"visual\.(conv1|transformer)\."),
         (LF_VILA, r"(video_encoder\.(patch_embed|layers|norm_local)|video_token_pos|sent_embedding)\."),

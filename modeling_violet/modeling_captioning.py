@@ -10,7 +10,7 @@ from transformers.generation import GenerationMode
 from transformers.processing_utils import Unpack
 
 from ..configuration.configuration_violet import VioletConfig
-from ..core.pixels import take_pixels
+from ..core.clip_inputs import take_clip_inputs
 from ..core.upstream import CACHE_NAME, can_return_tuple, one_cache
 from .heads import VioletMaskedLMHead
 from .losses import masked_cross_entropy
@@ -138,7 +138,7 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
         Returns:
             (texts, at most `max_length`), or a `GenerateOutput` with `return_dict_in_generate=True`.
         """
-        pixels = take_pixels(kwargs, pixel_values_videos)
+        pixels = take_clip_inputs(kwargs, pixel_values_videos)
         if (not pixels) == (video_tokens is None):
             raise ValueError("Give exactly one of `pixel_values_videos` and `video_tokens`.")
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):  # a checkpoint of another task says none
@@ -190,7 +190,7 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
             attention_mask = torch.ones_like(input_ids)
         look_ahead = not self.config.next_word_prediction
         if cache is not None and cache.get_seq_length():
-            context = kwargs["video_tokens"].tokens.shape[1]
+            context = sum(group.tokens.shape[1] for group in kwargs["video_tokens"].groups().values())
             context += 0 if kwargs.get("prompt_ids") is None else kwargs["prompt_ids"].shape[1]
             context += 0 if kwargs.get("task_ids") is None else 1
             new = input_ids[:, cache.get_seq_length() - context :]

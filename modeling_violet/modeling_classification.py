@@ -8,7 +8,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
 from ..configuration.configuration_violet import VioletConfig
-from ..core.pixels import take_pixels
+from ..core.clip_inputs import take_clip_inputs
 from ..core.upstream import capture_outputs, name_video_classifier
 from .heads import VioletPooledHead, build_head
 from .losses import masked_binary_cross_entropy, masked_cross_entropy
@@ -81,7 +81,7 @@ class VioletForVideoClassification(VioletPreTrainedModel):
         Raises:
             ValueError: for labels of another shape than `problem_type` has.
         """
-        pixels = take_pixels(kwargs, pixel_values_videos)
+        pixels = take_clip_inputs(kwargs, pixel_values_videos)
         if video_tokens is None and pixels:
             video = self.violet.encode_videos(**pixels)
         elif video_tokens is not None and not pixels:
@@ -91,7 +91,7 @@ class VioletForVideoClassification(VioletPreTrainedModel):
         if self.reads_embedding:
             pooled: Any = self.violet.embed_videos(video)
         elif self.violet.has_fusion:
-            video, pooled = video.with_tokens(self.violet.fuse({"video": video}, **kwargs)["video"]), None
+            video, pooled = video.with_tokens(self.violet.fuse(video.groups(), **kwargs)["video"]), None
         else:
             pooled = video.pooled
         # (videos, frames, rows, columns, width) -> (videos, width)

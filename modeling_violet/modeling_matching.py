@@ -11,7 +11,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
 from ..configuration.configuration_violet import VioletConfig
-from ..core.pixels import take_pixels
+from ..core.clip_inputs import take_clip_inputs
 from ..core.upstream import can_return_tuple
 from .embedding_gradients import EmbeddingGradients
 from .heads import build_match_head
@@ -230,7 +230,7 @@ class VioletForRetrieval(VioletPreTrainedModel):
         """
         if input_ids is None:
             raise ValueError("`input_ids` is missing: give the texts to compare with the videos.")
-        pixels = take_pixels(kwargs, pixel_values_videos)
+        pixels = take_clip_inputs(kwargs, pixel_values_videos)
         if video_tokens is None and pixels:
             video_tokens = self.violet.encode_videos(**pixels)
         elif video_tokens is None or pixels:

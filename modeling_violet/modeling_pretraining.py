@@ -10,7 +10,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
 
 from ..configuration.configuration_violet import VioletConfig
-from ..core.pixels import take_pixels
+from ..core.clip_inputs import take_clip_inputs
 from ..core.upstream import can_return_tuple
 from .embedding_gradients import EmbeddingGradients
 from .fusions import record_received_attention
@@ -176,8 +176,11 @@ class VioletForPreTraining(VioletPreTrainedModel):
             raise ValueError("Pre-training needs `pixel_values_videos` and `input_ids`.")
         if only_received_attention:
             with record_received_attention(self.violet.fusion) as received:
-                self.violet(pixel_values_videos, input_ids, attention_mask, **kwargs)
-            return VioletPreTrainingOutput(received_attention=received.total)
+                fused = self.violet(pixel_values_videos, input_ids, attention_mask, **kwargs)
+            total, video, text = received.total, fused.video_hidden_state, fused.text_hidden_state
+            assert total is not None  # the fusion was passed
+            parts = [total[:, : video.shape[1]], total[:, -text.shape[1] :]]  # sound between them is never masked
+            return VioletPreTrainingOutput(received_attention=torch.cat(parts, dim=1))
         inputs: dict[str, Any] = {
             "pixel_values_videos": pixel_values_videos,
             "input_ids": input_ids,
@@ -191,7 +194,7 @@ class VioletForPreTraining(VioletPreTrainedModel):
             "mvm_targets": mvm_targets or {},
         }
         own = {name for one in self.objectives.values() for name in (*one.needs, *one.takes)}
-        inputs |= take_pixels(kwargs)
+        inputs |= take_clip_inputs(kwargs)
         inputs |= {name: kwargs.pop(name) for name in own.intersection(kwargs)}
         if objectives is None:
             objectives = {name: 1.0 for name, one in self.objectives.items() if one.is_asked_for(inputs)}

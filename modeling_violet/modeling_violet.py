@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import torch
@@ -14,7 +14,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
 
 from ..configuration.configuration_violet import VioletConfig
-from ..core.pixels import take_pixels
+from ..core.clip_inputs import SOUND, take_clip_inputs, take_named
 from ..core.upstream import can_return_tuple, capture_outputs, one_cache
 from ..core.whole_folders import SavedWhole
 from .attention import RULES
@@ -25,6 +25,7 @@ from .fusions.bert_fusion import VioletFusionAttention, VioletFusionLayer
 from .heads import VioletMaskedLMHead, build_head
 from .losses import contrastive_loss, first_of_each, gather_rows, masked_cross_entropy
 from .projection import VioletProjection, build_projection
+from .sounds import build_sound_side
 from .texts import build_text_side
 from .tokens import Tokens
 
@@ -33,9 +34,10 @@ from .tokens import Tokens
 class VioletModelOutput(ModelOutput):
     """
     Attributes:
-        last_hidden_state: (texts, L_v + P + X, width), the fusion's states of `[video; prompt; text]`, or only of
-            the text if a filled cache was given.
+        last_hidden_state: (texts, L_v + L_a + P + X, width), the fusion's states of `[video; sound; prompt; text]`, or
+            only of the text if a filled cache was given.
         video_hidden_state: (texts, L_v, width).
+        audio_hidden_state: (texts, L_a, width), if the videos were heard.
         prompt_hidden_state: (texts, P, width), if there is a task token or a prompt.
         text_hidden_state: (texts, X, width).
         video_tokens: the videos as they entered the fusion, one row per *video*; give it back as `video_tokens` to ask
@@ -45,6 +47,7 @@ class VioletModelOutput(ModelOutput):
 
     last_hidden_state: torch.Tensor | None = None
     video_hidden_state: torch.Tensor | None = None
+    audio_hidden_state: torch.Tensor | None = None
     prompt_hidden_state: torch.Tensor | None = None
     text_hidden_state: torch.Tensor | None = None
     video_tokens: Tokens | None = None
@@ -153,6 +156,8 @@ class VioletPreTrainedModel(SavedWhole, PreTrainedModel):
             init.constant_(module.logit_scale, module.initial_logit_scale())
         elif isinstance(module, VioletModel) and module.task_tokens is not None:
             init.trunc_normal_(module.task_tokens, std=std)
+        elif hasattr(module, "start_weights"):  # a part whose own parameters begin in its own way
+            module.start_weights()
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.base_model.text_embeddings.get_input_embeddings()
@@ -198,12 +203,20 @@ class VioletModel(VioletPreTrainedModel):
     def __init__(self, config: VioletConfig):
         super().__init__(config)
         self.video_encoder = VISION_POSITIONS.find(config.vision_positions)(config)
+        self.audio_encoder = build_sound_side(config, self.vision_model)
         self.text_embeddings = build_text_side(config)
+        self.text_embeddings.share(self.vision_model)
         self.task_tokens = (
             nn.Parameter(torch.empty(config.num_task_tokens, config.hidden_size)) if config.num_task_tokens else None
         )
         self.projection = build_projection(config, self.video_encoder, self.text_embeddings)
         self.fusion = build_fusion(config)
+        if self.audio_encoder is not None and config.has_fusion and not self.fusion.hears:
+            fusion, audio = config.fusion_model_config.model_type, config.audio_config.model_type
+            raise ValueError(
+                f"The fusion `fusion_model_config.model_type` {fusion!r} takes no sound, and there is an "
+                f"`audio_config` of the `model_type` {audio!r}: leave one of them out."
+            )
         self.post_init()
 
     @property
@@ -231,13 +244,37 @@ class VioletModel(VioletPreTrainedModel):
         pixel_values_videos: torch.Tensor | None = None,
         bool_masked_pos: torch.Tensor | None = None,
         hidden_frame_order: torch.Tensor | None = None,
-        **pixels: torch.Tensor | None,
+        **others: torch.Tensor | None,
     ) -> Tokens:
         """
-        Videos (batch, frames, channels, height, width) as the tokens that enter the fusion; `pixels` are others of the
-        same videos that the encoder's `inputs` names.
+        Videos (batch, frames, channels, height, width) as the tokens that enter the fusion; `others` are those of the
+        same videos that the encoder's `inputs` names, and their sound, see `encode_sounds`, which becomes the tokens'
+        `audio`.
         """
-        return self.video_encoder(take_pixels(pixels, pixel_values_videos), bool_masked_pos, hidden_frame_order)
+        inputs = take_clip_inputs(others, pixel_values_videos)
+        sound = take_named(inputs, SOUND)
+        video = self.video_encoder(inputs, bool_masked_pos, hidden_frame_order)
+        if not sound:
+            return video
+        audio = self.encode_sounds(**sound)
+        if len(audio) != len(video):
+            raise ValueError(f"There are {len(audio)} sounds for {len(video)} videos: one each is needed.")
+        return replace(video, audio=audio)
+
+    def encode_sounds(self, audio_values: torch.Tensor, audio_attention_mask: torch.Tensor | None = None) -> Tokens:
+        """
+        Sounds of clips (batch, samples), from -1 to 1, with their mask (batch, samples), 1 for a sample of sound, as
+        the tokens that enter the fusion. A row whose mask is 0 is a clip without sound.
+
+        Raises:
+            ValueError: for a model that hears nothing: its configuration has no `audio_config`.
+        """
+        if self.audio_encoder is None:
+            raise ValueError(
+                "This model hears nothing: its configuration has no `audio_config`. Leave `audio_values` out, or "
+                "process the videos without `sound`."
+            )
+        return self.audio_encoder(audio_values, audio_attention_mask)
 
     def encode_texts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> Tokens:
         """Texts (batch, X), with their mask, as the tokens that enter the fusion."""
@@ -261,6 +298,25 @@ class VioletModel(VioletPreTrainedModel):
             ValueError: for a model without embeddings, see `has_embeddings`.
         """
         return self._need_projection().text(self.encode_texts(input_ids, attention_mask))
+
+    def embed_sounds(self, sounds: Tokens) -> torch.Tensor:
+        """
+        Encoded sounds (`encode_sounds`) -> their embeddings, (batch, width), of length 1. Their inner product with
+        `embed_videos_beside_sounds` says how near a video and a sound are; of a clip without sound they mean nothing.
+
+        Raises:
+            ValueError: for a model whose `projection_type` has no space of sounds.
+        """
+        return self._need_sound_space().sound(sounds)
+
+    def embed_videos_beside_sounds(self, tokens: Tokens) -> torch.Tensor:
+        """
+        Encoded videos -> their embeddings in the space of `embed_sounds`, (batch, width), of length 1.
+
+        Raises:
+            ValueError: for a model whose `projection_type` has no space of sounds.
+        """
+        return self._need_sound_space().video_beside_sound(tokens)
 
     def compare(self, video_embeds: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:
         """
@@ -324,6 +380,15 @@ class VioletModel(VioletPreTrainedModel):
                 "This model has no embeddings before the fusion: its configuration has no projection_dim."
             )
         return self.projection
+
+    def _need_sound_space(self) -> Any:
+        projection: Any = self._need_projection()
+        if self.audio_encoder is None or not hasattr(projection, "sound"):
+            raise ValueError(
+                "This model has no space of videos and sounds: it needs an `audio_config`, and the `projection_type` "
+                f"'fine_and_coarse' or 'joint', not {self.config.projection_type!r}."
+            )
+        return projection
 
     def get_video_features(
         self, pixel_values_videos: torch.Tensor | None = None, **pixels: torch.Tensor | None
@@ -445,7 +510,7 @@ class VioletModel(VioletPreTrainedModel):
         r"""
         Args:
             pixel_values_videos: (videos, frames, channels, height, width), normalised by the processor. Others that
-                the vision encoder's `inputs` names are given by their names.
+                the vision encoder's `inputs` names are given by their names, and so is sound, see `encode_sounds`.
             input_ids: (texts, X), as `[CLS] … [SEP]`.
             attention_mask: (texts, X), 1 for a token and 0 for padding; all 1 if it is not given.
             video_index: (texts,), the video that each text belongs to; the text's own number if it is not given.
@@ -469,9 +534,11 @@ class VioletModel(VioletPreTrainedModel):
             raise ValueError(
                 "Give exactly one of `input_ids` and `inputs_embeds`; without a text there is `get_video_features`."
             )
-        pixels = take_pixels(kwargs, pixel_values_videos)
+        pixels = take_clip_inputs(kwargs, pixel_values_videos)
         if video_tokens is None and pixels:
-            video_tokens = self.video_encoder(pixels, bool_masked_pos, hidden_frame_order)
+            video_tokens = self.encode_videos(
+                bool_masked_pos=bool_masked_pos, hidden_frame_order=hidden_frame_order, **pixels
+            )
         elif video_tokens is None or pixels:
             raise ValueError("Give exactly one of `pixel_values_videos` and `video_tokens`.")
         elif bool_masked_pos is not None or hidden_frame_order is not None:
@@ -483,7 +550,7 @@ class VioletModel(VioletPreTrainedModel):
         elif input_ids is not None:
             words = self.text_embeddings(input_ids, attention_mask, position_ids)
         texts = words.shape[0]
-        groups = {"video": _videos_of_texts(video_tokens, texts, video_index)}
+        groups = _videos_of_texts(video_tokens, texts, video_index).groups()
         prompt = self._prompt(task_ids, prompt_ids, prompt_attention_mask, batch=texts)
         if prompt is not None:
             groups["prompt"] = prompt
@@ -501,6 +568,7 @@ class VioletModel(VioletPreTrainedModel):
         return VioletModelOutput(
             last_hidden_state=torch.cat(list(states.values()), dim=1),
             video_hidden_state=states.get("video"),
+            audio_hidden_state=states.get("audio"),
             prompt_hidden_state=states.get("prompt"),
             text_hidden_state=states["text"],
             video_tokens=video_tokens,

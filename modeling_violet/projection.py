@@ -23,6 +23,8 @@ PROJECTIONS: Registry[type["VioletProjection"]] = Registry(
         "pooled_with_bias": "pooled_projection:VioletPooledProjectionWithBias",
         "paragraph": "paragraph_projection:LfVilaProjection",
         "paragraph_and_clips": "paragraph_projection:LfVilaClipProjection",
+        "fine_and_coarse": "vatt_projection:VattHierarchicalProjection",
+        "joint": "vatt_projection:VattJointProjection",
     },
     config_keys=("projection_type",),
 )

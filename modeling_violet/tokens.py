@@ -43,6 +43,8 @@ class Tokens:
         num_special_per_frame: special tokens in front of the patches of each step in time.
         num_special_per_clip: special tokens in front of all others.
         pooled: (batch, any width), one vector a row that its encoder gave beside the tokens; None if it gives none.
+        audio: the tokens of the same clips' sound, a row each; None if it was not heard. It goes with a video wherever
+            that goes, and is a group of its own in the fusion.
     """
 
     tokens: torch.Tensor
@@ -51,6 +53,7 @@ class Tokens:
     num_special_per_frame: int = 0
     num_special_per_clip: int = 0
     pooled: torch.Tensor | None = None
+    audio: "Tokens | None" = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -67,7 +70,8 @@ class Tokens:
     def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Tokens":
         """The same places with each tensor changed, for example moved or gathered."""
         pooled = None if self.pooled is None else change(self.pooled)
-        return replace(self, tokens=change(self.tokens), mask=change(self.mask), pooled=pooled)
+        audio = None if self.audio is None else self.audio.map(change)
+        return replace(self, tokens=change(self.tokens), mask=change(self.mask), pooled=pooled, audio=audio)
 
     def select(self, index: torch.Tensor) -> "Tokens":
         """The rows of that index (n,), in its order: one may be taken several times, or not at all."""
@@ -76,6 +80,11 @@ class Tokens:
     def with_tokens(self, tokens: torch.Tensor) -> "Tokens":
         """Other tokens (batch, L, width) in the same places, for example the fusion's states."""
         return replace(self, tokens=tokens)
+
+    def groups(self) -> "dict[str, Tokens]":
+        """A video's groups in the fusion: "video", and "audio" if its sound was heard."""
+        video = replace(self, audio=None)
+        return {"video": video} if self.audio is None else {"video": video, "audio": self.audio}
 
     def to(self, device: torch.device) -> "Tokens":
         """The same tokens on a device."""
@@ -97,11 +106,15 @@ class Tokens:
                 f"frame, of the clip) are {shapes}."
             )
         pooled = [part.pooled for part in parts if part.pooled is not None]
+        audio = [part.audio for part in parts if part.audio is not None]
+        if audio and len(audio) < len(parts):
+            raise ValueError("Videos that were heard and videos that were not make no one gallery: hear all, or none.")
         return replace(
             parts[0],
             tokens=torch.cat([part.tokens for part in parts]),
             mask=torch.cat([part.mask for part in parts]),
             pooled=torch.cat(pooled) if pooled else None,
+            audio=Tokens.join(audio) if audio else None,
         )
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from transformers import Pipeline
 
-from ..core.pixels import take_pixels
+from ..core.clip_inputs import take_clip_inputs
 from ..processing.decoding import VideoDecodeError, is_encoded_file
 from ..processing.questions import TokenIds
-from ..processing.video_processing_violet import is_list, split_into_clips
+from ..processing.video_processing_violet import is_list, match_sound, split_into_clips
 
 NUMBER = "input_number"
 """The key under which an input knows its place among many."""
@@ -36,7 +36,8 @@ class Asked:
 class VideoTextPipeline(Pipeline):
     """
     A pipeline whose processor takes videos and texts. An input is a dictionary with a `video` and what belongs to it;
-    inputs come one by one, as a list, or from a generator.
+    inputs come one by one, as a list, or from a generator. A model that hears (`audio_config`) is given the sound of
+    the video's file too; frames in memory need a `sound` beside them, None for none.
     """
 
     _load_processor = True
@@ -44,6 +45,10 @@ class VideoTextPipeline(Pipeline):
     _load_video_processor = False
     _load_feature_extractor = False
     _load_tokenizer = False
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        match_sound(self.processor.video_processor, self.model.config)
 
     def run(self, inputs: Any, **kwargs: Any) -> Any:
         """One input, a list or a generator of them -> what is answered to each, in the same form."""
@@ -82,14 +87,20 @@ class VideoTextPipeline(Pipeline):
 
     def read_video(self, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """
-        The input's video as (1, frames, 3, height, width), by name: what the processor makes of it.
+        The input's video as (1, frames, 3, height, width), by name: what the processor makes of it; and its sound, if
+        the model hears: that of the video's file, or `sound` of the input (see `sound.SOUND_FORMS`).
 
         Raises:
+            ValueError: for a `sound` that the model does not hear.
             VideoDecodeError: names the video; one in memory, which has no name, by its number among the inputs.
         """
-        video = inputs["video"]
+        video, given = inputs["video"], {}
+        if "sound" in inputs and self.processor.video_processor.hears:
+            given = {"sound": [inputs["sound"]]}
+        elif inputs.get("sound") is not None:
+            raise ValueError("The input has a `sound`, and this model does not hear: it has no `audio_config`.")
         try:
-            return take_pixels(self.processor(videos=[video]).data)
+            return take_clip_inputs(self.processor(videos=[video], **given).data)
         except VideoDecodeError as error:
             if NUMBER not in inputs or isinstance(video, str | os.PathLike):
                 raise
@@ -173,15 +184,16 @@ def alone(videos: Any) -> Any:
     Raises:
         ValueError: for an empty list.
     """
-
-    def as_input(video: Any) -> Mapping[str, Any]:
-        return video if isinstance(video, Mapping) and not is_encoded_file(video) else {"video": video}
-
     if isinstance(videos, Iterator):
         return (as_input(video) for video in videos)
     if isinstance(videos, Mapping) or not is_many(videos):
         return as_input(videos)
     return [as_input(video) for video in videos]
+
+
+def as_input(video: Any) -> Mapping[str, Any]:
+    """A video without a text as an input; what is one already stays as it is."""
+    return video if isinstance(video, Mapping) and not is_encoded_file(video) else {"video": video}
 
 
 def is_many(videos: Any) -> bool:

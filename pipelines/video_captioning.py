@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ..core.pixels import take_pixels
+from ..core.clip_inputs import take_clip_inputs
 from .pairs import Asked, VideoTextPipeline, alone, in_batch, need
 from .writing import check_special_tokens, default_length, write
 
@@ -55,7 +55,7 @@ class VideoCaptioningPipeline(VideoTextPipeline):
     def _forward(self, model_inputs: dict[str, Any], **generate_kwargs: Any) -> dict[str, Any]:
         prompts = [ids for one in in_batch(model_inputs["asked"]) for ids in one.texts]
         generate_kwargs = self._prepare_generate_kwargs(generate_kwargs)
-        pixels = take_pixels(model_inputs)
+        pixels = take_clip_inputs(model_inputs)
         return {"sequences": write(self.model, self.processor.tokenizer, pixels, prompts, **generate_kwargs)[0]}
 
     def postprocess(self, model_outputs: dict[str, Any]) -> list[dict[str, str]]:

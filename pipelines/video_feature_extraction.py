@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ..core.pixels import take_pixels
+from ..core.clip_inputs import take_clip_inputs
 from ..processing.questions import pad_texts
 from .pairs import Asked, VideoTextPipeline, alone, in_batch, need, pair_up
 
@@ -53,7 +53,7 @@ class VideoFeatureExtractionPipeline(VideoTextPipeline):
         return {**self.read_video(inputs), "asked": Asked(texts)}
 
     def _forward(self, model_inputs: dict[str, Any], pool: bool = True) -> dict[str, torch.Tensor]:
-        asked, pixels = in_batch(model_inputs["asked"]), take_pixels(model_inputs)
+        asked, pixels = in_batch(model_inputs["asked"]), take_clip_inputs(model_inputs)
         if len({bool(one.texts) for one in asked}) > 1:
             raise ValueError("Videos with a text and videos without cannot be in one batch.")
         if not asked[0].texts:

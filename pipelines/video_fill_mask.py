@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ..core.pixels import take_pixels
+from ..core.clip_inputs import take_clip_inputs
 from ..processing.questions import pad_texts
 from .pairs import Asked, VideoTextPipeline, check_top_k, in_batch, need, pair_up
 
@@ -51,7 +51,9 @@ class VideoFillMaskPipeline(VideoTextPipeline):
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
         texts = [one.texts[0] for one in in_batch(model_inputs["asked"])]
         input_ids, attention_mask = pad_texts(texts, self.processor.tokenizer.pad_token_id, self.device)
-        logits = self.model(**take_pixels(model_inputs), input_ids=input_ids, attention_mask=attention_mask).logits
+        logits = self.model(
+            **take_clip_inputs(model_inputs), input_ids=input_ids, attention_mask=attention_mask
+        ).logits
         return {"logits": logits, "input_ids": input_ids}
 
     def postprocess(self, model_outputs: Any, top_k: int = 5) -> list:

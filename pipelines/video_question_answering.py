@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..core.pixels import take_pixels
+from ..core.clip_inputs import take_clip_inputs
 from .answering import OPEN_ENDED, ByWriting, Way, find_way, model_name
 from .pairs import VideoTextPipeline, check_top_k, in_batch, need, pair_up
 from .writing import check_special_tokens, default_length
@@ -108,7 +108,7 @@ class VideoQuestionAnsweringPipeline(VideoTextPipeline):
             if top_k > 1:
                 beams = max(top_k, generate_kwargs.get("num_beams") or 1)
                 generate_kwargs |= {"num_return_sequences": top_k, "num_beams": beams}
-        outputs = ways[0](self).answer(take_pixels(model_inputs), asked, **generate_kwargs)
+        outputs = ways[0](self).answer(take_clip_inputs(model_inputs), asked, **generate_kwargs)
         return {**outputs, "asked": model_inputs["asked"], "way": model_inputs["way"]}
 
     def postprocess(self, model_outputs: dict[str, Any], top_k: int = 5) -> list[dict[str, Any]]:

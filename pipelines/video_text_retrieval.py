@@ -16,7 +16,7 @@ from ..evaluation.searching import (
 from ..modeling_violet import Tokens
 from ..processing.decoding import describe_source, encoded_file
 from ..processing.questions import pad_texts
-from .pairs import NUMBER, Asked, VideoTextPipeline, check_top_k, in_batch, is_many
+from .pairs import NUMBER, Asked, VideoTextPipeline, as_input, check_top_k, in_batch, is_many
 
 
 class VideoTextRetrievalPipeline(VideoTextPipeline):
@@ -85,7 +85,7 @@ class VideoTextRetrievalPipeline(VideoTextPipeline):
         gallery on disk stays as it is, and takes none.
 
         Args:
-            videos: a video, a list of them, or a generator.
+            videos: a video, a list of them, or a generator; {"video": …, "sound": …} gives a sound beside it.
             names: what results call them, if that is not their path or URL. A name that the gallery has already is
                 passed over: it is not encoded again.
             batch_size: how many are encoded together, by default the pipeline's own, or 1.
@@ -143,9 +143,10 @@ class VideoTextRetrievalPipeline(VideoTextPipeline):
         new: dict[str, Any] = {}
         for number, clip in enumerate(clips):
             place = len(gallery.names) + number
-            name = _name(clip, place) if names is None else names[number]
+            one = as_input(clip)
+            name = _name(one["video"], place) if names is None else names[number]
             if name not in gallery.names:
-                new.setdefault(name, {"video": clip, NUMBER: number})
+                new.setdefault(name, {**one, NUMBER: number})
         inputs, size = list(new.values()), self.check_batch_size(batch_size)
         encoded = [] if gallery.video_tokens is None else [gallery.video_tokens]
         embeds = [] if gallery.embeds is None else [gallery.embeds]

@@ -6,6 +6,7 @@ sockets; a message is the lengths of its parts, a JSON object, and bytes: those 
 
 import contextlib
 import json
+import math
 import os
 import signal
 import socket
@@ -13,15 +14,37 @@ import struct
 import subprocess
 import sys
 import time
+import types
 import weakref
 from typing import Any
 
 import numpy as np
 
 if __name__ == "__main__":
-    from decoding import DecodedVideo, SampleIndices, VideoDecodeError, decode_video, describe_source, is_address
+    # This folder as a package of its own, so that its files find each other and no `__init__` runs.
+    sys.modules["alone"] = types.ModuleType("alone")
+    sys.modules["alone"].__path__ = [os.path.dirname(os.path.abspath(__file__))]
+    from alone.decoding import (
+        DecodedVideo,
+        SampleIndices,
+        Sound,
+        VideoDecodeError,
+        decode_video,
+        describe_source,
+        is_address,
+    )
+    from alone.sound import decode_with_sound
 else:
-    from .decoding import DecodedVideo, SampleIndices, VideoDecodeError, decode_video, describe_source, is_address
+    from .decoding import (
+        DecodedVideo,
+        SampleIndices,
+        Sound,
+        VideoDecodeError,
+        decode_video,
+        describe_source,
+        is_address,
+    )
+    from .sound import decode_with_sound
 
 START_SECONDS = 120.0
 """How long the process may take to start, on a machine however busy."""
@@ -46,19 +69,27 @@ class DecoderProcess:
         self._end: weakref.finalize | None = None
 
     def decode(
-        self, source: Any, sample_indices: SampleIndices, backend: str = "auto", name: str | None = None
+        self,
+        source: Any,
+        sample_indices: SampleIndices,
+        backend: str = "auto",
+        name: str | None = None,
+        sound: tuple[int, int] | None = None,
     ) -> DecodedVideo:
         """
         As `decode_video`, for a path, a URL or the bytes of a file. `sample_indices` is asked in this process.
+
+        Args:
+            sound: (sampling_rate, num_samples), if the clip's sound is wanted too; see `decode_with_sound`.
 
         Raises:
             VideoDecodeError: also if the time limit is over, or the process dies.
         """
         name = describe_source(source) if name is None else name
-        request: dict[str, Any] = {"backend": backend, "name": name}
-        content: Any = b""
+        request: dict[str, Any] = {"backend": backend, "name": name, "sound": sound}
+        sent: Any = b""
         if isinstance(source, bytes | bytearray | memoryview):
-            content = source
+            sent = source
         elif is_address(source):
             request["path"] = source
         else:
@@ -67,9 +98,9 @@ class DecoderProcess:
         deadline = time.monotonic() + self.time_limit
         answered = False
         try:
-            _send(connection, request, content, deadline)
+            _send(connection, request, sent, deadline)
             while True:
-                answer, frames = _receive(connection, deadline)
+                answer, content = _receive(connection, deadline)
                 if "choose" not in answer:
                     break
                 indices = sample_indices(*answer["choose"])
@@ -87,14 +118,7 @@ class DecoderProcess:
                 self.kill()
         if "error" in answer:
             raise _ERRORS[answer["error"]](*answer["arguments"])
-        return DecodedVideo(
-            frames=frames.reshape(answer["shape"]),
-            times=np.array(answer["times"], np.float64),
-            indices=np.array(answer["indices"], np.int64),
-            total_frames=answer["total_frames"],
-            fps=answer["fps"],
-            backend=answer["backend"],
-        )
+        return _unpacked(answer, content)
 
     def kill(self) -> None:
         """Kills the process, if there is one; the next video starts another."""
@@ -187,6 +211,46 @@ def _left(deadline: float | None) -> float | None:
     return left
 
 
+def _packed(decoded: DecodedVideo) -> tuple[dict[str, Any], np.ndarray]:
+    """The JSON object of an answer, and its bytes: the frames, then the values and the mask of the sound."""
+    answer: dict[str, Any] = {
+        "shape": decoded.frames.shape,
+        "times": decoded.times.tolist(),
+        "indices": decoded.indices.tolist(),
+        "total_frames": decoded.total_frames,
+        "fps": decoded.fps,
+        "backend": decoded.backend,
+        "span": decoded.span,
+    }
+    content = np.ascontiguousarray(decoded.frames).reshape(-1)
+    sound = decoded.sound
+    if sound is not None:
+        answer["sound"] = {"found": sound.found, "missing": sound.missing}
+        content = np.concatenate([content, sound.values.view(np.uint8), sound.mask.view(np.uint8)])
+    return answer, content
+
+
+def _unpacked(answer: dict[str, Any], content: np.ndarray) -> DecodedVideo:
+    """What `_packed` made an answer of."""
+    size = math.prod(answer["shape"])
+    sound = None
+    if "sound" in answer:
+        of_sound = content[size:].copy()  # whose first byte may lie anywhere
+        samples = len(of_sound) // 5  # of 4 bytes, and one of the mask
+        values, mask = of_sound[: 4 * samples].view(np.float32), of_sound[4 * samples :].view(bool)
+        sound = Sound(values, mask, **answer["sound"])
+    return DecodedVideo(
+        frames=content[:size].reshape(answer["shape"]),
+        times=np.array(answer["times"], np.float64),
+        indices=np.array(answer["indices"], np.int64),
+        total_frames=answer["total_frames"],
+        fps=answer["fps"],
+        backend=answer["backend"],
+        span=None if answer["span"] is None else tuple(answer["span"]),
+        sound=sound,
+    )
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # In the process
 # ---------------------------------------------------------------------------------------------------------------------
@@ -205,7 +269,7 @@ def _serve(connection: socket.socket) -> None:
             request, content = _receive(connection)
             source = request.get("path") or content.tobytes()
             try:
-                decoded = decode_video(source, choose, request["backend"], request["name"])
+                decoded = _decode(source, choose, request)
             except VideoDecodeError as error:
                 arguments = [error.source, error.reason, error.advice]
                 _send(connection, {"error": "VideoDecodeError", "arguments": arguments}, b"")
@@ -213,15 +277,15 @@ def _serve(connection: socket.socket) -> None:
                 kind = "ImportError" if isinstance(error, ImportError) else "ValueError"
                 _send(connection, {"error": kind, "arguments": [str(error)]}, b"")
             else:
-                answer = {
-                    "shape": decoded.frames.shape,
-                    "times": decoded.times.tolist(),
-                    "indices": decoded.indices.tolist(),
-                    "total_frames": decoded.total_frames,
-                    "fps": decoded.fps,
-                    "backend": decoded.backend,
-                }
-                _send(connection, answer, np.ascontiguousarray(decoded.frames).reshape(-1))
+                _send(connection, *_packed(decoded))
+
+
+def _decode(source: Any, choose: SampleIndices, request: dict[str, Any]) -> DecodedVideo:
+    backend, name = request["backend"], request["name"]
+    if request["sound"] is None:
+        return decode_video(source, choose, backend, name)
+    rate, count = request["sound"]
+    return decode_with_sound(source, choose, backend, name=name, sampling_rate=rate, num_samples=count)
 
 
 def _die_with_parent() -> None:

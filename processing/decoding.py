@@ -38,6 +38,9 @@ MOST_PIXELS = 2**26
 TIME_TOLERANCE = 1e-3
 """Seconds by which a frame may be early: Matroska and FLV round time stamps to milliseconds."""
 
+SHORT_SECONDS = 0.1
+"""How much sound may be missing at the ends of a clip before it is told: encoders cut to frames of their own."""
+
 ARRAY_FORMS = (
     "an array or tensor (T, H, W, C) or (T, C, H, W) with 1, 3 or 4 channels, or grey (T, H, W), "
     "uint8 or float in 0..1"
@@ -77,6 +80,33 @@ class VideoDecodeError(ValueError):
 
 
 @dataclass(frozen=True)
+class Sound:
+    """
+    The sound of one clip.
+
+    Attributes:
+        values: (num_samples,) float32 in -1..1, 0 where the mask is off.
+        mask: (num_samples,) bool, where a sample is sound of the file.
+        found: whether the file has sound at all.
+        missing: of the clip's seconds that fit into `num_samples`, those for which its file has no sound.
+    """
+
+    values: np.ndarray
+    mask: np.ndarray
+    found: bool
+    missing: float
+
+    @property
+    def nbytes(self) -> int:
+        return self.values.nbytes + self.mask.nbytes
+
+    @property
+    def is_short(self) -> bool:
+        """Whether there is sound, and clearly less of it than frames."""
+        return self.found and self.missing > SHORT_SECONDS
+
+
+@dataclass(frozen=True)
 class DecodedVideo:
     """Decoded frames.
 
@@ -88,6 +118,9 @@ class DecodedVideo:
         total_frames: how many frames the whole video has.
         fps: average frames a second, None if there are no time stamps.
         backend: what read it: "pyav", "decord", "torchcodec", "pillow" or "array".
+        span: (start, end) of all frames of a video file in seconds of its container's clock, which its sound shares;
+            None for other sources.
+        sound: of the clip, if it was asked for (`sound.decode_with_sound`).
     """
 
     frames: np.ndarray
@@ -96,6 +129,8 @@ class DecodedVideo:
     total_frames: int
     fps: float | None
     backend: str
+    span: tuple[float, float] | None = None
+    sound: Sound | None = None
 
 
 def decode_video(
@@ -149,7 +184,7 @@ def decode_video(
     if isinstance(source, bytes | bytearray | memoryview):
         return _decode_file(bytes(source), name, choose, backend)
     if is_address(source):
-        return _decode_file(_download(source), name, choose, backend)
+        return _decode_file(fetch_address(source), name, choose, backend)
     if isinstance(source, str | os.PathLike):
         path = Path(os.path.abspath(source))
         if os.path.isdir(path):  # unlike Path's, it takes any text
@@ -466,8 +501,13 @@ def _stack(frames: list[np.ndarray], name: str) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _download(url: str) -> bytes:
-    """The bytes behind an address, held in memory."""
+def fetch_address(url: str) -> bytes:
+    """
+    The bytes behind an address, held in memory.
+
+    Raises:
+        VideoDecodeError: they cannot be fetched.
+    """
     if not url.lower().startswith(("http://", "https://")):
         return _download_with_fsspec(url)
     try:
@@ -579,6 +619,7 @@ class _PacketTable:
         pts: sorted presentation time stamps of the shown frames; none if they are missing or not unique.
         keyframes: sorted time stamps at which decoding can start exactly; only the first packet's if unknown.
         times: (count,) float64 seconds from the start of the file.
+        start: what the container's clock shows at that start, in seconds.
         end: seconds at which the last frame ends.
         fps: average frames a second, or None.
         closed_groups: every keyframe of an H.264 stream starts afresh (IDR), with no frame shown before it.
@@ -588,9 +629,17 @@ class _PacketTable:
     pts: list[int]
     keyframes: list[int]
     times: np.ndarray
+    start: float
     end: float
     fps: float | None
     closed_groups: bool
+
+    @property
+    def span(self) -> tuple[float, float] | None:
+        """Where the frames lie on the container's clock, if that is known."""
+        if not np.isfinite([self.times[0], self.end]).all():
+            return None
+        return self.start + float(self.times[0]), self.start + self.end
 
 
 def _decode_container(file: Path | bytes, name: str, choose: _Choice, backend: str) -> DecodedVideo:
@@ -614,7 +663,7 @@ def _decode_container(file: Path | bytes, name: str, choose: _Choice, backend: s
         raise VideoDecodeError(name, f"it is damaged or not a video ({error.strerror})") from error
     if len(wanted) < len(indices) or (wanted != indices).any():
         frames = frames[inverse]
-    return DecodedVideo(frames, table.times[indices], indices, table.count, table.fps, backend)
+    return DecodedVideo(frames, table.times[indices], indices, table.count, table.fps, backend, table.span)
 
 
 def _import_av():
@@ -687,8 +736,9 @@ def _scan_packets(container, stream, name: str) -> _PacketTable:
     count = len(time_stamps)
     known = [pts for pts in time_stamps if pts is not None]
     if len(set(known)) < count:
-        times = np.arange(count) / fps if fps else np.full(count, np.nan)
-        return _PacketTable(count, [], [], times, count / fps if fps else np.nan, fps, closed_groups)
+        times, end = (np.arange(count) / fps, count / fps) if fps else (np.full(count, np.nan), np.nan)
+        begin = float((stream.start_time or 0) * stream.time_base)
+        return _PacketTable(count, [], [], times, begin, end, fps, closed_groups)
     pts = sorted(known)
     start = min(container.start_time / 1e6 if container.start_time is not None else 0.0, pts[0] * stream.time_base)
     times = np.asarray(pts, dtype=np.float64) * float(stream.time_base) - float(start)
@@ -697,7 +747,8 @@ def _scan_packets(container, stream, name: str) -> _PacketTable:
     last_seconds = max(ends)[1] * float(stream.time_base) or (1 / fps if fps else 0.0)
     shown_until = float(times[-1]) + last_seconds
     fps = _average_rate(fps, count, shown_until - float(times[0]))
-    return _PacketTable(count, pts, sorted(keyframes) if exact else pts[:1], times, shown_until, fps, closed_groups)
+    starts = sorted(keyframes) if exact else pts[:1]
+    return _PacketTable(count, pts, starts, times, float(start), shown_until, fps, closed_groups)
 
 
 def _average_rate(told: float | None, count: int, seconds: float) -> float | None:

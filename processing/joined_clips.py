@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .decoding import DecodedVideo, VideoDecodeError
+from .sound import join_sounds
 
 CLIPS = "clips:"
 
@@ -50,8 +51,10 @@ def decode_clips(
     if len(sizes) > 1:
         shown = " and ".join(f"{width} x {height}" for height, width in sorted(sizes))
         raise VideoDecodeError(name, f"its clips have frames of unequal sizes ({shown})", "Resize the clips first.")
+    sounds = [one.sound for one in read if one.sound is not None]
     return replace(
         read[0],
+        sound=join_sounds(sounds) if sounds else None,
         frames=np.concatenate([one.frames for one in read]),
         times=np.concatenate([one.times for one in read]),
         indices=np.concatenate([one.indices for one in read]),

@@ -10,7 +10,7 @@ from transformers import BertTokenizer, PreTrainedTokenizerBase
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin, TextKwargs
 
-from ..core.pixels import PIXELS
+from ..core.clip_inputs import PIXELS
 from ..core.whole_folders import SavedWhole
 from .video_processing_violet import as_one_frame, name_of, split_into_pictures
 
@@ -56,13 +56,13 @@ class VideoTextProcessor(SavedWhole, ProcessorMixin):
                 paths, or what else `as_one_frame` takes.
             return_tensors: "pt" (default), "np", or None for lists of token ids.
             kwargs: settings of the tokenizer call (`padding`, `truncation`, `max_length`, ...) or of the video
-                processor (`num_frames`, `fps`, `video_metadata`, `return_metadata`, `size`, ...); also as
+                processor (`num_frames`, `fps`, `video_metadata`, `return_metadata`, `size`, `sound`, ...); also as
                 `text_kwargs={...}`, `videos_kwargs={...}`.
 
         Returns:
             `input_ids`, `attention_mask` (texts, tokens) int64 and `pixel_values_videos`
             (clips, frames, 3, height, width) float32, or what the video processor's `inputs` names, each if texts, or
-            videos or images, were given.
+            videos or images, were given; with `sound`, `audio_values` and `audio_attention_mask` (clips, samples).
 
         Raises:
             TypeError: a positional argument, or a setting that neither part knows.
@@ -100,6 +100,8 @@ class VideoTextProcessor(SavedWhole, ProcessorMixin):
             names = [name_of(picture, number, len(pictures), "image") for number, picture in enumerate(pictures)]
             videos = [as_one_frame(picture, name) for picture, name in zip(pictures, names, strict=True)]
             video_settings = {"do_sample_frames": False} | video_settings
+            if self.video_processor.hears:
+                video_settings = {"sound": [None] * len(videos)} | video_settings
         if videos is not None:
             data |= self.video_processor(videos, **{"return_tensors": return_tensors} | video_settings)
         return BatchFeature(data)

@@ -4,10 +4,11 @@ Chance comes only from `draws`, one number per clip: all frames of a clip are cr
 crops are those of an evaluation, whatever the settings.
 """
 
+import logging
 import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
@@ -27,6 +28,7 @@ from .decoding import (
     BACKENDS,
     TIME_TOLERANCE,
     DecodedVideo,
+    Sound,
     VideoDecodeError,
     clock_from_metadata,
     decode_video,
@@ -34,6 +36,9 @@ from .decoding import (
     encoded_file,
 )
 from .joined_clips import clips_of, decode_clips
+from .sound import decode_with_sound, given_sound, may_have_sound, no_sound
+
+logger = logging.getLogger(__name__)
 
 FRAME_SAMPLINGS = ("even", "random_start", "jitter", "ends")
 PIXEL_INPUTS = ("pixel_values_videos", "pixel_values_detail")
@@ -63,6 +68,11 @@ class VioletVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[cal
         How many times.
     num_clips (`int`):
         Equal parts of the frames, one behind the other, that each have a middle frame.
+    sampling_rate (`int`), num_samples (`int`):
+        Of a model that hears: how many samples a second its sound has, and how many a clip has. Both, or neither.
+    sound (`bool` or `list`):
+        Of one call: True for the sound of the clips' own files, as without a word if there is a `sampling_rate`; or
+        the sound of each clip, see `sound.SOUND_FORMS`; False for none.
     """
 
     do_pad_to_square: bool | None
@@ -74,6 +84,9 @@ class VioletVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[cal
     inputs: list[str] | tuple[str, ...] | None
     detail_scale: int | None
     num_clips: int | None
+    sampling_rate: int | None
+    num_samples: int | None
+    sound: bool | list | None
 
 
 def evenly_spaced_indices(total_frames: int, num_frames: int) -> np.ndarray:
@@ -233,6 +246,13 @@ class VioletVideoProcessor(SavedWhole, BaseVideoProcessor):
 
     With `do_sample_frames=False` every frame is kept. Clips of unequal length come back as a list.
 
+    With `sound=True`, or if the processor has a `sampling_rate`, the result has `audio_values` (clips, num_samples)
+    float32 in -1..1 and `audio_attention_mask` (clips, num_samples), 1 where a sample is sound of the clip's file:
+    from the first frame on until `num_samples` are full, or the frames or the sound end. A model hears
+    `num_samples / sampling_rate` seconds; both are settings of the processor or of one call. A clip without sound is 0
+    in both, and so is what its sound lacks. Frames in memory have no sound: `sound=[…]`, one for each clip, gives it
+    beside them.
+
     `inputs` says what is made of the frames. With "pixel_values_detail" among it the result has the middle frame of
     each clip, number T // 2 of its T frames, in a higher resolution: (clips, num_clips, 3, detail_scale * height,
     detail_scale * width), cut out of the same frame at the same place. Both are made smaller with antialiasing.
@@ -266,6 +286,8 @@ class VioletVideoProcessor(SavedWhole, BaseVideoProcessor):
     inputs: Sequence[str] = ("pixel_values_videos",)
     detail_scale = 4
     num_clips = 1
+    sampling_rate: int | None = None
+    num_samples: int | None = None
 
     def __init__(self, **kwargs: Unpack[VioletVideoProcessorKwargs]):
         _check_sampling(kwargs.get("num_frames"), kwargs.get("fps"))
@@ -283,6 +305,7 @@ class VioletVideoProcessor(SavedWhole, BaseVideoProcessor):
             )
         self.inputs = list(self.inputs)  # as a file has it
         _check_inputs(self.inputs, self.detail_scale, self.num_clips)
+        check_sound(self.sampling_rate, self.num_samples)
         if self.do_random_crop and self.do_pad_to_square:
             raise ValueError("`do_random_crop` needs `do_pad_to_square=False`: a padded clip has nothing to crop.")
 
@@ -290,6 +313,11 @@ class VioletVideoProcessor(SavedWhole, BaseVideoProcessor):
     def is_random(self) -> bool:
         """Whether a draw changes anything."""
         return self.do_random_crop or self.frame_sampling != "even"
+
+    @property
+    def hears(self) -> bool:
+        """Whether the model that it is for hears."""
+        return self.sampling_rate is not None
 
     def sample_frames(
         self,
@@ -375,24 +403,38 @@ class VioletVideoProcessor(SavedWhole, BaseVideoProcessor):
             draw = None if draws is None else draws[number]
             return self.sample_frames(length, count, draw, frame_sampling=setting("frame_sampling"))
 
-        def decode(number: int, clip: Any, count: int | None, name: str) -> DecodedVideo:
-            known: dict[str, Any] = {"video_metadata": metadata[number]}
+        sound, rate, length = kwargs.pop("sound", None), setting("sampling_rate"), setting("num_samples")
+        sound = rate is not None if sound is None else sound
+        hear = _wanted_sounds(sound, clips, rate, length)
+
+        def decode(number: int, clip: Any, count: int | None, name: str, hear: Callable) -> DecodedVideo:
+            wanted: dict[str, Any] = {"name": name, "video_metadata": metadata[number]}
             if samples and fps is not None:
-                return decode_video(clip, None, backend, name, sample_times=partial(times_at_rate, fps=fps), **known)
-            return decode_video(clip, partial(choose, number, count), backend, name, **known)
+                wanted["sample_times"] = partial(times_at_rate, fps=fps)
+                chosen: tuple = (None, backend)
+            else:
+                chosen = (partial(choose, number, count), backend)
+            return hear(number, clip, name, chosen, wanted)
 
         def decode_whole(number: int, clip: Any) -> DecodedVideo:
             name, parts, count = name_of(clip, number, len(clips)), clips_of(clip), num_frames if samples else None
             if parts is None:
-                return decode(number, clip, count, name)
-            return decode_clips(parts, lambda part, of_part: decode(number, part, of_part, part), count, name)
+                return decode(number, clip, count, name, hear)
+            hear_part = hear if sound is False else _sounds_of_parts(sound, name, len(parts), rate, length)
+            return decode_clips(
+                parts, lambda part, of_part: decode(number, part, of_part, part, hear_part), count, name
+            )
 
         decoded = [decode_whole(number, clip) for number, clip in enumerate(clips)]
         # Decoded here, where each clip's kind is known, so the parent has frames to process and nothing to sample.
         kwargs |= {"do_sample_frames": False, "fps": None, "num_frames": None}
         kwargs["video_metadata"] = [_metadata_of(clip) for clip in decoded]
         kwargs["input_data_format"] = "channels_last"
-        return super().preprocess([clip.frames for clip in decoded], **kwargs)
+        for name in ("sampling_rate", "num_samples"):
+            kwargs.pop(name, None)
+        batch = super().preprocess([clip.frames for clip in decoded], **kwargs)
+        heard = [clip.sound for clip in decoded if clip.sound is not None]
+        return batch if not heard else BatchFeature({**batch, **stack_sounds(heard, kwargs.get("return_tensors"))})
 
     def normalize_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
         """
@@ -475,6 +517,93 @@ class VioletVideoProcessor(SavedWhole, BaseVideoProcessor):
             for clip, (top, left) in zip(videos, places, strict=True)
         ]
         return torch.stack(cut)
+
+
+def check_sound(sampling_rate: int | None, num_samples: int | None) -> None:
+    """
+    Raises:
+        ValueError: for one of them without the other, or below 1.
+    """
+    for name, value in (("sampling_rate", sampling_rate), ("num_samples", num_samples)):
+        if value is not None and value < 1:
+            raise ValueError(f"`{name}` must be 1 or more, got {value}.")
+    if (sampling_rate is None) != (num_samples is None):
+        raise ValueError("`sampling_rate` and `num_samples` belong together: give both, or neither.")
+
+
+def match_sound(frames: VioletVideoProcessor, config: Any) -> None:
+    """Lets a processor read the sound that a model hears, as its `audio_config` says: none without one."""
+    audio = getattr(config, "audio_config", None)
+    frames.sampling_rate = None if audio is None else audio.sampling_rate
+    frames.num_samples = None if audio is None else audio.num_samples
+
+
+def stack_sounds(sounds: Sequence[Sound], return_tensors: str | None = "pt") -> dict[str, Any]:
+    """`audio_values` (clips, num_samples) float32 and `audio_attention_mask` (clips, num_samples) int64."""
+    values = np.stack([sound.values for sound in sounds])
+    mask = np.stack([sound.mask for sound in sounds]).astype(np.int64)
+    made = {"audio_values": values, "audio_attention_mask": mask}
+    return {name: torch.from_numpy(one) for name, one in made.items()} if return_tensors == "pt" else made
+
+
+def _wanted_sounds(
+    sound: Any, clips: Sequence[Any], sampling_rate: int | None, num_samples: int | None
+) -> Callable[..., DecodedVideo]:
+    """
+    (number, clip, name, arguments and settings of `decode_video`) -> the decoded clip, with its sound as a call's
+    `sound` asks for it.
+
+    Raises:
+        ValueError: for sounds that are not as many as clips, or sound without its rate and length.
+    """
+    if sound is False:
+        return lambda number, clip, name, chosen, wanted: decode_video(clip, *chosen, **wanted)
+    check_sound(sampling_rate, num_samples)
+    if sampling_rate is None or num_samples is None:
+        raise ValueError(
+            "`sound` needs `sampling_rate` (Hz) and `num_samples` (of a clip): settings of the video processor, or of "
+            "this call. A model that hears has them in its `audio_config`."
+        )
+    length = {"sampling_rate": sampling_rate, "num_samples": num_samples}
+    if sound is True:
+
+        def read(number: int, clip: Any, name: str, chosen: tuple, wanted: dict[str, Any]):
+            if not may_have_sound(clip):
+                reason = "it is no file, and frames have no sound"
+                advice = "Give each clip's sound beside it, `sound=[…]`, None if it has none; or the clips' files."
+                raise VideoDecodeError(name, reason, advice)
+            decoded = decode_with_sound(clip, *chosen, **wanted, **length)
+            found = decoded.sound or no_sound(num_samples)
+            if found.is_short:
+                logger.warning("%s: its sound lacks %.2f s of the clip, which are masked.", name, found.missing)
+            return replace(decoded, sound=found)
+
+        return read
+    given = list(sound) if isinstance(sound, list | tuple) else [sound]
+    if len(given) != len(clips):
+        raise ValueError(
+            f"`sound`: {len(given)} for {len(clips)} clips; one for each is needed, None for one without."
+        )
+    return lambda number, clip, name, chosen, wanted: replace(
+        decode_video(clip, *chosen, **wanted), sound=given_sound(given[number], name, **length)
+    )
+
+
+def _sounds_of_parts(
+    sound: Any, name: str, parts: int, sampling_rate: int | None, num_samples: int | None
+) -> Callable[..., DecodedVideo]:
+    """
+    As `_wanted_sounds`, for the clips of one video: an equal share of its sound from each of their files.
+
+    Raises:
+        VideoDecodeError: for a sound that is given beside the video, or a length that the clips do not divide.
+    """
+    if sound is not True:
+        raise VideoDecodeError(name, "a sound is given beside its several clips", "Their files bring their own.")
+    if num_samples is not None and num_samples % parts:
+        reason = f"it has {parts} clips, and `num_samples` {num_samples} is no multiple of that"
+        raise VideoDecodeError(name, reason, "Give another `num_samples`.")
+    return _wanted_sounds(sound, (), sampling_rate, None if num_samples is None else num_samples // parts)
 
 
 def _check_inputs(inputs: Sequence[str], detail_scale: int, num_clips: int) -> None:

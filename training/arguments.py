@@ -84,6 +84,10 @@ class DataArguments:
     )
     shapes_clips: int = field(default=8000, metadata={"help": "Training clips of the built-in data set."})
     shapes_seed: int = field(default=0, metadata={"help": "Decides what the built-in data set shows."})
+    shapes_sound: bool = field(
+        default=False,
+        metadata={"help": "Shapes of the built-in data set make tones, and what is heard is asked too."},
+    )
     max_answers: int = field(default=1500, metadata={"help": "Size of the answer vocabulary: the most frequent ones."})
     questions_per_video: int | None = field(
         default=None, metadata={"help": "At most this many questions of a video per epoch, drawn in each epoch."}

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..data.loading import SAMPLE_ERRORS, ClipReader, FailedSample
+from ..data.loading import SAMPLE_ERRORS, Clip, ClipReader, FailedSample, lacking_sound
 from ..data.sources import video_name
 from ..modeling_violet.losses import IGNORE_INDEX
 from ..processing import VideoDecodeError, VideoTextProcessor
 from ..processing.decoding import describe_source
+from ..processing.sound import no_sound
 from .sampling import NumberedRows, number_of_name
 
 RAW_PIXELS: dict[str, Any] = {"do_rescale": False, "do_normalize": False}
@@ -33,7 +34,8 @@ class VideoTextCollator:
     - in evaluation it keeps its place, so that predictions stay in the rows' order, with black frames, the label −100
       and True in `unread`.
 
-    `failed`, a list of `FailedSample`, then says which; `VioletTrainer` takes it out and counts.
+    `failed`, a list of `FailedSample`, then says which; `VioletTrainer` takes it out and counts. If the model hears,
+    it also has a `LackingSound` for each row whose sound is missing or short: that part is masked.
 
     Args:
         processor: makes tensors of videos and texts.
@@ -70,8 +72,8 @@ class VideoTextCollator:
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """
-        What the processor makes of videos, such as `pixel_values_videos` (videos, frames, 3, height, width);
-        `video_index` (rows,) and what `texts` gives.
+        What the processor makes of videos, such as `pixel_values_videos` (videos, frames, 3, height, width), and of
+        their sound, if it `hears`; `video_index` (rows,) and what `texts` gives.
         """
         rows = [{**row, "test_clip": number} for row in map(_named, rows) for number in range(self.test_clips)]
         clips, failed = self._read(rows)
@@ -85,7 +87,8 @@ class VideoTextCollator:
         numbers = {clip: number for number, clip in enumerate(first_rows)}
         batch: dict[str, Any] = {"video_index": torch.tensor([numbers[_clip_of(row)] for row in rows])}
         batch |= self.texts(rows, list(first_rows.values()))
-        frames = [clips[clip] if clip in clips else self._black() for clip in first_rows]
+        found = [clips[clip] if clip in clips else self._black() for clip in first_rows]
+        frames = [clip.frames for clip in found]
         draws = [row["video_draw"] for row in first_rows.values()] if "video_draw" in rows[0] else None
         settings: dict[str, Any] = {
             "do_sample_frames": False,
@@ -94,6 +97,15 @@ class VideoTextCollator:
         }
         if self.shuffle_frames:
             frames = [shuffled(clip, video) for clip, (video, _) in zip(frames, first_rows, strict=True)]
+        if self.processor.video_processor.hears:
+            settings["sound"] = [clip.sound for clip in found]
+            split = "train" if "draw" in rows[0] else "evaluation"
+            failed = failed + [
+                lack
+                for row in rows
+                if _clip_of(row) in clips and row.get("test_clip", 0) == 0
+                for lack in lacking_sound(split, row.get("row"), row["video_name"], clips[_clip_of(row)].sound)
+            ]
         batch |= self.processor(videos=frames, **settings)
         if self.name_videos:
             batch["videos"] = list(dict.fromkeys(video for video, _ in first_rows))
@@ -107,9 +119,9 @@ class VideoTextCollator:
                 batch["labels"][batch["unread"]] = IGNORE_INDEX
         return batch
 
-    def _read(self, rows: Sequence[Mapping[str, Any]]) -> tuple[dict[tuple[str, int], np.ndarray], list[FailedSample]]:
-        """The frames of each video (and test clip) of the rows, and of the rows those that have none."""
-        clips: dict[tuple[str, int], np.ndarray] = {}
+    def _read(self, rows: Sequence[Mapping[str, Any]]) -> tuple[dict[tuple[str, int], Clip], list[FailedSample]]:
+        """Each video (and test clip) of the rows, and of the rows those whose video cannot be read."""
+        clips: dict[tuple[str, int], Clip] = {}
         reasons: dict[tuple[str, int], str] = {}
         for row in rows:
             clip = _, number = _clip_of(row)
@@ -117,7 +129,7 @@ class VideoTextCollator:
                 continue
             try:
                 test_clip, draw = (number, self.test_clips), row.get("video_draw")
-                clips[clip] = self.reader.read(row["video"], None, draw, test_clip, row.get("row")).frames
+                clips[clip] = self.reader.read(row["video"], None, draw, test_clip, row.get("row"))
             except SAMPLE_ERRORS as error:
                 if not self.skip_bad:
                     raise
@@ -129,8 +141,8 @@ class VideoTextCollator:
             if _clip_of(row) in reasons
         ]
 
-    def _spare(self, lost: Sequence[Mapping[str, Any]], clips: dict[tuple[str, int], np.ndarray]) -> dict[str, Any]:
-        """A row in the place of a batch that could not be read; its frames are added to `clips`."""
+    def _spare(self, lost: Sequence[Mapping[str, Any]], clips: dict[tuple[str, int], Clip]) -> dict[str, Any]:
+        """A row in the place of a batch that could not be read; its clip is added to `clips`."""
         draws = {name: lost[0][name] for name in ("draw", "video_draw", "test_clip") if name in lost[0]}
         for row in rows_after(lost[-1]["row"], self.spare_rows):
             spare = {**_named(row), **draws}
@@ -140,9 +152,11 @@ class VideoTextCollator:
                 return spare
         raise unreadable(lost[-1])
 
-    def _black(self) -> np.ndarray:
+    def _black(self) -> Clip:
+        """In the place of a video that cannot be read."""
         frames = self.processor.video_processor
-        return np.zeros((frames.num_frames, frames.size["height"], frames.size["width"], 3), np.uint8)
+        black = np.zeros((frames.num_frames, frames.size["height"], frames.size["width"], 3), np.uint8)
+        return Clip(black, [], no_sound(frames.num_samples) if frames.hears else None)
 
     def texts(self, rows: Sequence[Mapping[str, Any]], first_rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """

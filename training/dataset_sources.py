@@ -3,6 +3,7 @@
 from datasets import Dataset
 
 from ..data import moving_shapes, read_original, read_rows
+from ..data.moving_shapes import SPLITS as SHAPES_SPLITS
 from ..data.sources import join_clips
 from .recipe import SOURCES, DatasetRecipe
 
@@ -20,9 +21,9 @@ def load_dataset(recipe: DatasetRecipe) -> Splits:
 def drawn_videos(recipe: DatasetRecipe) -> Splits:
     """`moving_shapes`: videos that are drawn into the folder `path`, once."""
     split, validation = recipe.split or "pretrain", recipe.validation_split or "validation"
-    counts = {"train": 0, "validation": 0, "test": 0, "test_unseen": 0, "test_together": 0, "pretrain": 0}
+    counts = dict.fromkeys(SHAPES_SPLITS, 0)
     counts |= {split: recipe.clips, validation: recipe.validation_clips}
-    splits = moving_shapes(recipe.path, seed=recipe.seed, **counts)
+    splits = moving_shapes(recipe.path, seed=recipe.seed, sound=recipe.sound, **counts)
 
     def rows_of(name: str) -> Dataset | None:
         rows = splits.get(name)

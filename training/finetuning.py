@@ -33,6 +33,7 @@ from ..processing import VideoTextProcessor, special_tokens
 from .arguments import DataArguments, FinetuningArguments, ModelArguments, SettingsError, set_frames
 from .checkpoints import checkpoint_to_resume
 from .gradient_caching import refuse_live_norms
+from .hearing import prepare_hearing
 from .machine import preferred_kernel
 from .runs import begin_run, end_run, is_hub_name, save_model
 from .scratch import processor_from_scratch, texts_from_scratch
@@ -71,7 +72,8 @@ def load_tables(data: DataArguments) -> DatasetDict:
     """The rows to train and evaluate on: `video`, the columns of the task, and what else they have."""
     task = TASKS[data.task]
     if data.train_file is None:
-        clips = moving_shapes(data.shapes_folder, train=data.shapes_clips, seed=data.shapes_seed)
+        drawn = {"train": data.shapes_clips, "seed": data.shapes_seed, "sound": data.shapes_sound}
+        clips = moving_shapes(data.shapes_folder, **drawn)
         trained = ("train", "validation")
         return DatasetDict(
             {split: (task.rows if split in trained else task.test_rows)(rows) for split, rows in clips.items()}
@@ -228,6 +230,8 @@ def run_settings(
         del settings["text"]
     if model.system is None:
         del settings["system"]
+    if not data.shapes_sound:  # runs from before there was any may go on
+        del settings["shapes_sound"]
     # A run that was stopped by a bad sample, or refused for its words, may go on.
     for name in ("frame_cache_mb", "decode_time_limit", "bad_samples", "allow_unknown_words"):
         del settings[name]
@@ -277,6 +281,7 @@ def finetune(
     set_seed(training.seed)
     kernel = model_arguments.attn_implementation or preferred_kernel(training.bf16, training.device)
     model = build_model(model_arguments, processor, tables["train"], data, kernel)
+    prepare_hearing(processor, model, [tables["train"]])
     with training.main_process_first(local=False):  # one writes the settings
         begin_run(output_dir, settings)
     for parameter in model.unread_parameters():

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..core.pixels import take_pixels
+from ..core.clip_inputs import take_clip_inputs
 from ..modeling_violet.embedding_gradients import EmbeddingGradients
 from .arguments import SettingsError
 
@@ -132,7 +132,7 @@ def split_pairs(batch: Mapping[str, Any], size: int) -> list[dict[str, Any]]:
         batch: pixels, a row for each video; `input_ids` and what else has a row for each text.
     """
     batch = dict(batch)
-    pixels = take_pixels(batch)
+    pixels = take_clip_inputs(batch)
     videos, texts = len(next(iter(pixels.values()))), len(batch["input_ids"])
     count = min(math.ceil(max(videos, texts) / size), videos, texts)
     pieces = {name: value.tensor_split(count) for name, value in {**pixels, **batch}.items()}

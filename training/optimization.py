@@ -28,7 +28,9 @@ def parameter_groups(
         logit_scale_learning_rate: of the projections' temperatures; `learning_rate` if it is not given.
     """
     decayed = {
-        id(module.weight) for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d | nn.Conv3d)
+        id(module.weight)
+        for module in model.modules()
+        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
     }
     depths = layer_depths(model)
     backbones = [base.video_encoder.vision_model for base in model.modules() if isinstance(base, VioletModel)]

@@ -103,8 +103,9 @@ class ClipPixels(torch.utils.data.Dataset):
         return len(self.videos)
 
     def __getitem__(self, number: int) -> torch.Tensor:
-        clip, _ = self.reader.read(self.videos[number], self.num_frames)
-        pixels = self.frames([clip], do_sample_frames=False, size=self.size, return_tensors="pt", **RAW_PIXELS)
+        clip = self.reader.read(self.videos[number], self.num_frames)
+        settings = {"do_sample_frames": False, "size": self.size, "return_tensors": "pt", "sound": False, **RAW_PIXELS}
+        pixels = self.frames([clip.frames], **settings)
         return pixels["pixel_values_videos"][0]
 
 

@@ -15,6 +15,7 @@ from datasets import Dataset
 from torch.distributed.tensor import DTensor
 
 from .._version import __version__
+from ..core.clip_inputs import SOUND, take_named
 from ..core.files import write_json
 from ..data.loading import ClipReader, FailedSamples, explained_workers
 from ..evaluation.pictures import draw_curves
@@ -41,6 +42,7 @@ from .dataset_sources import load_dataset
 from .ema import MovingAverage
 from .gradient_caching import backward_in_parts, split_batch
 from .guards import check_finite
+from .hearing import prepare_hearing
 from .learning_rates import learning_rate_factor
 from .machine import leave_cores_to_workers
 from .masking import mask_attended
@@ -95,6 +97,9 @@ def run_settings(recipe: PretrainingRecipe) -> dict[str, Any]:
         del settings["grad_cache_chunk_size"]
     if not recipe.objective_options:  # runs from before there were any may go on
         del settings["objective_options"]
+    for dataset in settings["datasets"]:
+        if not dataset["sound"]:
+            del dataset["sound"]
     if recipe.from_scratch or not starts_from_parts(recipe.model):  # a VIOLET has its own
         del settings["text"]
     for dataset in settings["datasets"]:
@@ -133,6 +138,7 @@ class Pretraining:
         self.teachers = build_teachers(recipe, frames, device)
         self.model = build_model(recipe, self.processor, self.teachers, device)
         check_sizes(recipe, self.model, frames)
+        prepare_hearing(self.processor, self.model, [train for train, _ in self.tables])
         self.optimizer = build_optimizer(recipe, self.model)
         self.reader = ClipReader(frames, recipe.frame_cache_mb * 2**20, recipe.decode_time_limit)
         collator = build_collator(recipe, self.processor, self.reader, self.model)
@@ -173,7 +179,7 @@ class Pretraining:
         batch = self.processor.to_device(batch, self.accelerator.device)
         plain = self.accelerator.unwrap_model(self.model)
         pixels = {name: batch[name] for name in plain.violet.vision_encoder.inputs}
-        inputs = {**pixels, "attention_mask": batch["attention_mask"]}
+        inputs = {**pixels, **take_named(batch.copy(), SOUND), "attention_mask": batch["attention_mask"]}
         changed = {key: batch[key] for key in ("input_ids", "labels", "bool_masked_pos")}
         attends = torch.tensor(float("attended" in batch), device=self.accelerator.device)
         if self.accelerator.reduce(attends, "sum") > 0:  # all processes take the pass, or none
@@ -372,7 +378,7 @@ class Pretraining:
         weights = accelerator.get_state_dict(self.model)
         if self.is_main:
             save_model(self.output_dir, model, self.processor, weights)
-            curves = [{name: line[name] for name in line if name != "samples_failed"} for line in log.lines()]
+            curves = [{name: line[name] for name in line if not name.startswith("samples_")} for line in log.lines()]
             draw_curves(self.output_dir / CURVES_FILE, curves)
             base = self.recipe.model if is_hub_name(self.recipe.model) else None
             end_run(self.output_dir, metrics, self.settings, self.rows_by_split(), base_model=base)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from ..data.loading import SAMPLE_ERRORS, Clip, ClipReader, FailedSample
+from ..data.loading import SAMPLE_ERRORS, Clip, ClipReader, FailedSample, lacking_sound
 from ..modeling_violet.encoders import Encoder
 from ..processing import VideoTextProcessor
 from .collating import RAW_PIXELS, rows_after, unreadable
@@ -101,8 +101,8 @@ class PretrainingCollator:
 
         Returns:
             What the step's objectives need (see `preparations`), `pixel_values_videos` (still as uint8, for
-            `normalize_pixels` on the device) and `ids` (the rows' names); `failed`, a list of `FailedSample`, if rows
-            were left out.
+            `normalize_pixels` on the device), the sound if the processor `hears`, and `ids` (the rows' names);
+            `failed`, a list of `FailedSample`, if rows were left out, or their sound is missing or short.
         """
         draws = [
             int(torch.randint(2**31, (), generator=sample_generator(self.seed, epoch, f"{source.name}/{row_id(row)}")))
@@ -118,8 +118,11 @@ class PretrainingCollator:
         rows, epochs = [rows[number] for number in kept], [epochs[number] for number in kept]
         clips = [clip for clip in found if clip is not None]
         size = {"height": plan.clip.height, "width": plan.clip.width}
-        frames, draws = [frames for frames, _ in clips], [draws[number] for number in kept]
-        pixels = self.processor(videos=frames, do_sample_frames=False, size=size, draws=draws, **RAW_PIXELS)
+        frames, draws = [clip.frames for clip in clips], [draws[number] for number in kept]
+        sound = [clip.sound for clip in clips] if self.processor.video_processor.hears else None
+        inputs = self.processor(
+            videos=frames, sound=sound, do_sample_frames=False, size=size, draws=draws, **RAW_PIXELS
+        )
         words = self.processor(text=[row["caption"] for row in rows])
         samples = Samples(
             settings=self.settings,
@@ -128,16 +131,18 @@ class PretrainingCollator:
             rows=rows,
             names=[row_id(row) for row in rows],
             epochs=epochs,
-            pixel_values_videos=pixels["pixel_values_videos"],
+            pixel_values_videos=inputs["pixel_values_videos"],
             input_ids=words["input_ids"],
             attention_mask=words["attention_mask"],
-            frame_indices=[indices for _, indices in clips],
+            frame_indices=[clip.indices for clip in clips],
             grid=self.encoder.grid(*plan.clip),
             stored_targets=source.stored_targets,
             planned=planned,
             kept=kept,
         )
-        batch = {"ids": samples.names, **pixels, **prepare(samples, self.options)}
+        batch = {"ids": samples.names, **inputs, **prepare(samples, self.options)}
+        for row, clip in zip(rows, clips, strict=True):
+            failed += lacking_sound(source.name, row.get("row"), str(row["video"]), clip.sound)
         if failed:
             batch["failed"] = failed
         return batch

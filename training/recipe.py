@@ -46,6 +46,7 @@ class DatasetRecipe:
         clips_per_video: of drawn videos: a row is that many of them, one behind the other, with a sentence for each.
         other_texts: of drawn videos: rows also have `frame_caption`, what the middle frame shows, and `captions`, the
             row's own and the next three rows', of which one is true.
+        sound: whether drawn shapes make tones.
         video_folder: where a table's relative paths start; by default the table's own folder.
         num_frames: frames taken of each video; 1 for images; by default as many as the processor says.
         weight: its share of the steps; by default its number of rows.
@@ -65,6 +66,7 @@ class DatasetRecipe:
     seed: int = 0
     clips_per_video: int = 1
     other_texts: bool = False
+    sound: bool = False
     video_folder: str | None = None
     num_frames: int | None = None
     weight: float | None = None

@@ -24,6 +24,8 @@ FRAMES_FROM_SCRATCH: dict[str, tuple[int | tuple[int, int], int]] = {
     "lf-vila-tiny": (64, 8),
     "hd-vila-base": ((160, 256), 7),
     "hd-vila-tiny": (32, 7),
+    "vatt-medium": (224, 32),
+    "vatt-tiny": (64, 8),
 }
 """Side in pixels (or height and width) and number of frames that a named configuration is trained with."""
 
@@ -51,6 +53,7 @@ def frames_from_scratch(
         num_frames=num_frames or frames,
         inputs=find_encoder(vision).inputs,
         num_clips=getattr(vision, "num_clips", 1),
+        **getattr(vision, "normalization", {}),
     )
 
 
@@ -70,6 +73,9 @@ def processor_from_scratch(
         image_size: side of a frame in pixels, or (height, width); by default the configuration's.
         num_frames: of a clip; by default the configuration's.
     """
+    config: Any = named_configuration(model)
     if tokenizer is None:
-        tokenizer = train_wordpiece_tokenizer(texts, named_configuration(model).vocab_size)
-    return VideoTextProcessor(tokenizer, frames_from_scratch(model, image_size, num_frames))
+        tokenizer = train_wordpiece_tokenizer(texts, config.vocab_size)
+    processor = VideoTextProcessor(tokenizer, frames_from_scratch(model, image_size, num_frames))
+    processor.max_length = min(processor.max_length, getattr(config.text_config, "max_words", processor.max_length))
+    return processor

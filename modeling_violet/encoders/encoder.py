@@ -26,6 +26,7 @@ ENCODERS: Registry[Any] = Registry(
         "vivit": "whole_clip:WholeClip",
         "vjepa2": "whole_clip:WholeClip",
         "uniformerv2": "uniformerv2:UniFormerV2Model",
+        "vatt": "vatt_video:VattVisionModel",
     },
     config_keys=("vision_config.model_type",),
     default="frame_by_frame",

@@ -27,6 +27,7 @@ class VioletBertFusion(Fusion):
     """BERT's encoder over named token groups. It adds no positions: each group brings its own."""
 
     rules: tuple[str, ...] = ("bidirectional", "sequence_to_sequence")
+    hears = True
 
     def __init__(self, config):
         super().__init__()

@@ -20,11 +20,13 @@ class Fusion(nn.Module):
         layers: its layers, from the first to the last.
         norm: what stands behind the last layer, or None.
         rules: the rules of attention that it serves, of `attention.ATTENTION_RULES`.
+        hears: whether it takes the group "audio".
     """
 
     layers: nn.ModuleList
     norm: nn.Module | None
     rules: tuple[str, ...] = ("bidirectional",)
+    hears: bool = False
 
     def forward(
         self,
@@ -36,7 +38,8 @@ class Fusion(nn.Module):
     ) -> dict[str, torch.Tensor]:
         """
         Args:
-            groups: in order: "video", "prompt" (if there is one), "text" (if there is one).
+            groups: in order: "video", "audio" (if there is one, and it `hears`), "prompt" (if there is one), "text"
+                (if there is one).
             rule: who sees whom, one of `rules`.
             cache: the keys and values of tokens that came before these; those of these are added. Only under a causal
                 rule.

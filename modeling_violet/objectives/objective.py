@@ -163,6 +163,7 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
         "mil_nce": "several_texts:SeveralTexts",
         "omnisource": "omnisource:Omnisource",
         "temporal_contrast": "temporal_contrast:TemporalContrast",
+        "vatt": "vatt:VattContrast",
     },
     config_keys=("objectives",),
     always=BUILT_IN,

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ...core.pixels import take_pixels
+from ...core.clip_inputs import SOUND, take_clip_inputs
 from ..losses import IGNORE_INDEX
 from ..tokens import Tokens
 
@@ -61,10 +61,14 @@ class Passes:
     def video(self) -> Tokens:
         """The masked videos, encoded."""
         own = self.violet.vision_encoder.inputs
-        given = take_pixels(dict(self.inputs))
+        given = take_clip_inputs(dict(self.inputs))
         # those of an objective's own, such as middle frames, are not the videos'
-        pixels = {name: value for name, value in given.items() if name in own or name not in self._needs}
-        return self.violet.encode_videos(**pixels, bool_masked_pos=self.inputs["bool_masked_pos"])
+        inputs = {
+            name: value
+            for name, value in given.items()
+            if name in own or name.startswith(SOUND) or name not in self._needs
+        }
+        return self.violet.encode_videos(**inputs, bool_masked_pos=self.inputs["bool_masked_pos"])
 
     @once
     def text(self) -> Tokens:

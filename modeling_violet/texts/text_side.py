@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ...core.registry import Registry
 from ..tokens import Tokens
@@ -49,6 +49,9 @@ class TextSide(nn.Module):
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         return Tokens(self(input_ids, mask), mask)
 
+    def share(self, vision_model: PreTrainedModel) -> None:
+        """Takes what it has in common with the vision encoder's model, if its configuration says so: nothing here."""
+
     def get_input_embeddings(self) -> nn.Module:
         """The table of words."""
         return self.word_embeddings
@@ -66,6 +69,7 @@ TEXTS: Registry[type[TextSide]] = Registry(
         "hd_vila_text": "mean_text:HdVilaText",
         "paragraph": "paragraph_text:LfVilaParagraphText",
         "text_encoder": "text_encoder:VioletTextEncoder",
+        "vatt_text": "vatt_text:VattText",
     },
     config_keys=("text_config.model_type",),
     default="text_encoder",

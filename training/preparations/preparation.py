@@ -106,6 +106,7 @@ PREPARATIONS: Registry[Preparation] = Registry(
         "mil_nce": "prepare_several_texts:prepare_several_texts",
         "omnisource": "prepare_omnisource:prepare_middle_frames",
         "temporal_contrast": "prepare_temporal_contrast:prepare_temporal_draws",
+        "vatt": "prepare_vatt:prepare_vatt",
     },
 )
 ROW_CHECKS: Registry[Callable[[Mapping[str, Any], Any], None]] = Registry(
@@ -115,6 +116,7 @@ ROW_CHECKS: Registry[Callable[[Mapping[str, Any], Any], None]] = Registry(
         "mil_nce": "prepare_several_texts:check_several_texts",
         "omnisource": "prepare_omnisource:check_frame_caption",
         "temporal_contrast": "prepare_temporal_contrast:check_sentences",
+        "vatt": "prepare_vatt:check_vatt_texts",
     },
 )
 """

@@ -36,7 +36,8 @@ def prepare_middle_frames(samples: Samples, options: Any) -> dict[str, Any]:
     frames = [settings.reader.read_middle(row["video"], row.get("row")).frames for row in samples.rows]
     draws = [int(torch.randint(2**31, (), generator=one)) for one in samples.generators("omnisource")]
     size = {"height": clip.height, "width": clip.width}
-    pixels = settings.processor(videos=frames, do_sample_frames=False, size=size, draws=draws, **RAW_PIXELS)
+    own = {"do_sample_frames": False, "size": size, "draws": draws, "sound": False, **RAW_PIXELS}
+    pixels = settings.processor(videos=frames, **own)
     words = settings.processor(text=[row[options.column] for row in samples.rows])
     return {
         "pixel_values_middle_frames": pixels["pixel_values_videos"],

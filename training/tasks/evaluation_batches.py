@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from transformers import TrainingArguments
 
-from ...core.pixels import take_pixels
+from ...core.clip_inputs import take_clip_inputs
 from ...data.loading import FailedSamples
 from ...evaluation.sharing import own_share
 from ..collating import VideoTextCollator
@@ -74,7 +74,7 @@ def encoded_videos(model, collator: VideoTextCollator, rows: Dataset, training: 
     for batch in evaluation_batches(model, collator, rows, training):
         if batch.read.any():
             with precision(model, training):
-                pixels = take_pixels(dict(batch.inputs))
+                pixels = take_clip_inputs(dict(batch.inputs))
                 tokens = model.violet.encode_videos(**{name: rows[batch.read] for name, rows in pixels.items()})
             yield batch.rows_read(), tokens
 

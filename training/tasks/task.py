@@ -13,6 +13,7 @@ from ...evaluation.answers import AnswerAccuracy, choose_answers
 from ...evaluation.measures import Evaluation
 from ...modeling_violet import VioletPreTrainedModel
 from ...processing import VideoTextProcessor
+from ...processing.video_processing_violet import match_sound
 from ..collating import VideoTextCollator
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ class Task:
             shuffle_frames: whether to put each video's frames into another order.
         """
         model = model.eval().to(training.device)
+        match_sound(processor.video_processor, model.config)
         collator = self.collate(
             processor,
             model,
