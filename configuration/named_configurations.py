@@ -41,8 +41,8 @@ VIDEOS_ONLY: dict[str, Any] = {
 }
 """A vision encoder that gives a vector of each clip, and a head on it: no texts, no fusion."""
 VATT_TINY: dict[str, Any] = {
-    **{"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 16},
-    **{"intermediate_size": 256, "feature_size": 64, "dropout": 0.0},
+    **{"backbone_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 16},
+    **{"intermediate_size": 256, "hidden_size": 64, "dropout": 0.0},
 }
 """The backbone that the three modalities of a small VATT share."""
 NAMED_CONFIGURATIONS: dict[str, dict[str, Any]] = {

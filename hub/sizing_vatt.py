@@ -50,12 +50,12 @@ def vatt_sizes(shapes: Mapping[str, Shape]) -> tuple[dict[str, Any], dict[str, A
     inner = shape("tx/layers/0/mha/q/kernel")[1]
     blocks = [int(found[1]) for name in shapes if (found := re.search(r"/tx/layers/(\d+)/", name))]
     common = {
-        "hidden_size": width,
+        "backbone_size": width,
         "num_hidden_layers": max(blocks) + 1,
         "num_attention_heads": max(inner // HEAD_WIDTH, 1),
         "head_dim": min(inner, HEAD_WIDTH),
         "intermediate_size": shape("tx/layers/0/feed_forward/mlp/wi/kernel")[1],
-        "feature_size": shape("post_proj/video/kernel")[1],
+        "hidden_size": shape("post_proj/video/kernel")[1],
     }
     fine, coarse = (shapes.get(VATT_HEAD + name) for name in ("aud_to_va/kernel", "txt_to_vat/kernel"))
     joint = shapes.get(VATT_HEAD + "txt_to_vat/dense/kernel")

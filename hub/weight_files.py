@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ..core.files import write_json, write_tensors
+from .tensor_bundle import BundleError, find_bundle, read_bundle
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -64,8 +65,8 @@ class Weights:
 
 def read_weights(source: Mapping[str, Any] | str | os.PathLike) -> Weights:
     """
-    Weights from a state dict, a file, a folder that transformers wrote, or such a repository on the Hub. State dicts
-    may lie under one of `WRAPPERS`.
+    Weights from a state dict, a file, a folder that transformers wrote, or such a repository on the Hub; or from a
+    checkpoint of TensorFlow, by its prefix or `.index`. State dicts may lie under one of `WRAPPERS`.
 
     Raises:
         WeightsError: for a file that is absent, empty, damaged or no checkpoint, whose pickle asks for more than
@@ -75,12 +76,24 @@ def read_weights(source: Mapping[str, Any] | str | os.PathLike) -> Weights:
         weights = _unwrap(source, "the state dict")
     elif Path(source).is_dir():
         weights = _read_folder(Path(source), os.fspath(source))
+    elif (index := find_bundle(source)) is not None:
+        weights = _read_bundle(index)
     elif not Path(source).exists() and _may_be_on_the_hub(os.fspath(source)):
         weights = _read_hub(os.fspath(source))
     else:
         weights = _unwrap(read_file(Path(source)), os.fspath(source))
     join(weights.tensors, JOINED, ("query", "key", "value"))
     return weights
+
+
+def _read_bundle(index: Path) -> Weights:
+    try:
+        found = read_bundle(index)
+    except BundleError as error:
+        raise WeightsError(str(error)) from error
+    if not found.tensors:
+        raise WeightsError(f"{index}: there are no weights in it.")
+    return Weights(found.tensors, os.fspath(index), dict.fromkeys(found.texts, "text, and no weights"))
 
 
 def join(tensors: dict[str, torch.Tensor], start: str, together: tuple[str, ...]) -> None:

@@ -65,25 +65,29 @@ class VioletForPreTraining(VioletPreTrainedModel):
     - `vtc`, video-text contrast before the fusion, over the videos and texts of all processes.
     - any other of `objectives.objective.OBJECTIVES` that the configuration's `objectives` names.
 
+    A model without a fusion has those only that compare embeddings (`EmbeddingObjective`).
     The pass of a video with its own text serves matching, masked words and masked visual modelling alike.
     """
+
+    needs_fusion = False
 
     def __init__(self, config: VioletConfig):
         super().__init__(config)
         self.violet = VioletModel(config)
-        self.match_head = build_match_head(config)
-        self.mlm_head = VioletMaskedLMHead(config)
+        self.match_head = build_match_head(config) if config.has_fusion else None
+        self.mlm_head = VioletMaskedLMHead(config) if config.has_fusion else None
         self.mvm_heads = build_mvm_heads(config)
         self.objectives = objectives_of(config)
         heads = {name: objective.build_head(config) for name, objective in self.objectives.items()}
         self.objective_heads = nn.ModuleDict({name: head for name, head in heads.items() if head is not None})
         self.post_init()
 
-    def get_output_embeddings(self) -> nn.Linear:
-        return self.mlm_head.decoder
+    def get_output_embeddings(self) -> nn.Linear | None:
+        return None if self.mlm_head is None else self.mlm_head.decoder
 
     def set_output_embeddings(self, new_embeddings: nn.Linear):
-        self.mlm_head.decoder = new_embeddings
+        if self.mlm_head is not None:
+            self.mlm_head.decoder = new_embeddings
 
     def objective_names(self) -> list[str]:
         """All objectives that this model can be trained with."""
@@ -104,7 +108,7 @@ class VioletForPreTraining(VioletPreTrainedModel):
                 f"{', '.join(self.objectives)} ({'; '.join(map(why_absent, unknown))})."
             )
         found = [objective for name, objective in self.objectives.items() if name in names]
-        for objective in found:
+        for objective in (one for one in found if one.rule is not None):
             self.violet.check_rule(objective.rule, f"The objective {objective.name!r}")
         return found
 

@@ -20,19 +20,21 @@ from ..core.whole_folders import SavedWhole
 from .attention import eager_attention_forward
 from .natural_spline import natural_spline
 
-BACKBONE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim", "intermediate_size")
+BACKBONE = ("backbone_size", "num_hidden_layers", "num_attention_heads", "head_dim", "intermediate_size")
 """Fields of a configuration that say which shape the backbone has."""
+
+AXES = ("temporal", "vertical", "horizontal")
 
 
 class VattLayersConfig(PreTrainedConfig):
     """What the configurations of VATT's modalities have in common; each declares these fields itself."""
 
-    hidden_size: int
+    backbone_size: int
     num_hidden_layers: int
     num_attention_heads: int
     head_dim: int
     intermediate_size: int
-    feature_size: int
+    hidden_size: int
     dropout: float | int
     layer_norm_eps: float
 
@@ -43,12 +45,12 @@ class VattLayersConfig(PreTrainedConfig):
     @property
     def pooled_size(self) -> int:
         """Width of the vector of a clip, a sound or a text."""
-        return self.feature_size
+        return self.hidden_size
 
     def validate_architecture(self):
         """Refuses contradictions, naming the field."""
         super().validate_architecture()
-        _require_positive(self, *BACKBONE, "feature_size")
+        _require_positive(self, *BACKBONE, "hidden_size")
         if not 0 <= self.dropout < 1:
             _refuse("dropout", f"must lie in [0, 1), got {self.dropout}.")
 
@@ -58,13 +60,18 @@ class VattPositions(nn.Module):
 
     def __init__(self, width: int, buckets: tuple[int, ...], eps: float):
         super().__init__()
-        self.axes = nn.ParameterList(nn.Parameter(torch.empty(places, width)) for places in buckets)
+        for axis, places in zip(AXES, buckets, strict=False):
+            self.register_parameter(axis, nn.Parameter(torch.empty(places, width)))
         self.norm = nn.LayerNorm(width, eps=eps)
+
+    def tables(self) -> list[nn.Parameter]:
+        """The rows of each axis."""
+        return [getattr(self, axis) for axis in AXES if hasattr(self, axis)]
 
     def forward(self, grid: tuple[int, ...]) -> torch.Tensor:
         """A grid of as many axes -> (its places, D), the last axis fastest."""
         total: Any = 0
-        for axis, (table, places) in enumerate(zip(self.axes, grid, strict=True)):
+        for axis, (table, places) in enumerate(zip(self.tables(), grid, strict=True)):
             rows = natural_spline(table, places)
             total = total + rows.reshape(*(places if i == axis else 1 for i in range(len(grid))), -1)
         return self.norm(total).flatten(0, -2)
@@ -80,10 +87,10 @@ class VattAttention(nn.Module):
         inner = config.num_attention_heads * config.head_dim
         self.scaling = config.head_dim**-0.5
         self.is_causal = False
-        self.q_proj = nn.Linear(config.hidden_size, inner)
-        self.k_proj = nn.Linear(config.hidden_size, inner)
-        self.v_proj = nn.Linear(config.hidden_size, inner)
-        self.out_proj = nn.Linear(inner, config.hidden_size)
+        self.q_proj = nn.Linear(config.backbone_size, inner)
+        self.k_proj = nn.Linear(config.backbone_size, inner)
+        self.v_proj = nn.Linear(config.backbone_size, inner)
+        self.out_proj = nn.Linear(inner, config.backbone_size)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """(B, N, D) -> the same shape"""
@@ -102,11 +109,11 @@ class VattLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: VattLayersConfig):
         super().__init__()
-        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention_norm = nn.LayerNorm(config.backbone_size, eps=config.layer_norm_eps)
         self.attention = VattAttention(config)
-        self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.mlp_norm = nn.LayerNorm(config.backbone_size, eps=config.layer_norm_eps)
+        self.fc1 = nn.Linear(config.backbone_size, config.intermediate_size)
+        self.fc2 = nn.Linear(config.intermediate_size, config.backbone_size)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -123,7 +130,7 @@ class VattBackbone(nn.Module):
         super().__init__()
         self.config = config
         self.layers = nn.ModuleList(VattLayer(config) for _ in range(config.num_hidden_layers))
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.norm = nn.LayerNorm(config.backbone_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -148,10 +155,10 @@ class VattStream(nn.Module):
 
     def __init__(self, config: VattLayersConfig, raw: int, buckets: tuple[int, ...]):
         super().__init__()
-        self.pre_projection = nn.Linear(raw, config.hidden_size)
-        self.positions = VattPositions(config.hidden_size, buckets, config.layer_norm_eps)
-        self.aggregate = nn.Parameter(torch.empty(config.hidden_size))
-        self.post_projection = nn.Linear(config.hidden_size, config.feature_size)
+        self.pre_projection = nn.Linear(raw, config.backbone_size)
+        self.positions = VattPositions(config.backbone_size, buckets, config.layer_norm_eps)
+        self.aggregate = nn.Parameter(torch.empty(config.backbone_size))
+        self.post_projection = nn.Linear(config.backbone_size, config.hidden_size)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
@@ -169,7 +176,7 @@ class VattStream(nn.Module):
             kept: (B, K), the places that are computed (DropToken), each once; all of them if it is None.
 
         Returns:
-            Features (B, N or K, feature_size) of the tokens, in the order of `kept`, and (B, feature_size) of AGG.
+            Features (B, N or K, hidden_size) of the tokens, in the order of `kept`, and (B, hidden_size) of AGG.
         """
         x = nn.functional.gelu(self.pre_projection(embedded))
         x = self.dropout(x + self.positions(grid)[: x.shape[1]].to(x.dtype))
@@ -201,7 +208,7 @@ class VattPreTrainedModel(SavedWhole, PreTrainedModel):
     def _init_weights(self, module: nn.Module):
         """Glorot's for layers and the AGG token, 1 / √D for positions."""
         if isinstance(module, VattPositions):
-            for table in module.axes:
+            for table in module.tables():
                 init.trunc_normal_(table, std=table.shape[1] ** -0.5)
         elif isinstance(module, VattStream):
             bound = math.sqrt(3 / len(module.aggregate))

@@ -92,6 +92,8 @@ def words_with_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """All words that come with the rows: captions, and the questions and answers of drawn videos."""
     for row in rows:
         yield row["caption"]
+        yield from row.get("captions") or ()
+        yield row.get("frame_caption") or ""
         for question in row.get("questions") or ():
             yield question["question"]
             yield question["answer"]
@@ -107,6 +109,11 @@ def build_processor(recipe: PretrainingRecipe, tables: Sequence[Splits]) -> Vide
         texts = (text for train, _ in tables for text in words_with_rows(train))
         processor = processor_from_scratch(recipe.model, tokenizer, texts, recipe.image_size)
         processor.max_length = recipe.max_text_length
+        configuration = named_configuration(recipe.model)
+        if getattr(configuration.text_config, "model_type", None) == "paragraph":
+            processor.max_length = configuration.text_config.sentence_length
+            most = getattr(configuration.vision_config, "num_clips", configuration.text_config.max_sentences)
+            processor.max_sentences = min(most, configuration.text_config.max_sentences)
     elif starts_from_parts(recipe.model):
         processor = processor_from_parts(recipe.model, recipe.text, image_size=recipe.image_size)
         processor.max_length = recipe.max_text_length
@@ -147,6 +154,8 @@ def new_configuration(
     for name, token in special_tokens(processor.tokenizer).items():
         setattr(configuration, name, token)
     configuration.mvm_targets = heads
+    if "temporal_contrast" in recipe.all_objectives() and configuration.projection_type == "paragraph":
+        configuration.projection_type = "paragraph_and_clips"
     own = [name for name in recipe.all_objectives() if name in OBJECTIVES and name not in BUILT_IN]
     configuration.objectives = {name: recipe.objective_options.get(name, {}) for name in own} or None
     return configuration

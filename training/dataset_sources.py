@@ -4,8 +4,11 @@ from datasets import Dataset
 
 from ..data import moving_shapes, read_original, read_rows
 from ..data.moving_shapes import SPLITS as SHAPES_SPLITS
+from ..data.sources import join_clips
 from .recipe import SOURCES, DatasetRecipe
 
+TEXTS = 4
+"""Texts of a drawn video, of which one is true."""
 Splits = tuple[Dataset, Dataset | None]
 """Training rows, and validation rows if the data set has any; both with the columns video and caption."""
 
@@ -21,7 +24,49 @@ def drawn_videos(recipe: DatasetRecipe) -> Splits:
     counts = dict.fromkeys(SHAPES_SPLITS, 0)
     counts |= {split: recipe.clips, validation: recipe.validation_clips}
     splits = moving_shapes(recipe.path, seed=recipe.seed, sound=recipe.sound, **counts)
-    return splits[split], splits.get(validation)
+
+    def rows_of(name: str) -> Dataset | None:
+        rows = splits.get(name)
+        if rows is None:
+            return None
+        if recipe.clips_per_video > 1:
+            return joined_clips(rows, recipe.clips_per_video)
+        return with_other_texts(rows) if recipe.other_texts else rows
+
+    train = rows_of(split)
+    assert train is not None  # it was drawn
+    return train, rows_of(validation)
+
+
+def joined_clips(rows: Dataset, clips: int) -> Dataset:
+    """Each `clips` rows as one: `video` all of them, `caption` a sentence for each, `id`; a rest is left out."""
+    groups = [range(first, first + clips) for first in range(0, len(rows) - clips + 1, clips)]
+    videos, captions, ids = rows["video"], rows["caption"], rows["id"]
+    return Dataset.from_list(
+        [
+            {
+                "id": ids[group[0]],
+                "video": join_clips([videos[i] for i in group]),
+                "caption": "\n".join(captions[i] for i in group),
+            }
+            for group in groups
+        ]
+    )
+
+
+def with_other_texts(rows: Dataset) -> Dataset:
+    """The rows with `frame_caption` and `captions`, see `DatasetRecipe.other_texts`."""
+    captions = list(rows["caption"])
+    around = [[captions[(i + step) % len(captions)] for step in range(TEXTS)] for i in range(len(captions))]
+    shown = [_shown(kind, shapes) for kind, shapes in zip(rows["kind"], rows["shapes"], strict=True)]
+    return rows.add_column("captions", around).add_column("frame_caption", shown)
+
+
+def _shown(kind: str, shapes: list[dict[str, str]]) -> str:
+    """What the middle frame of a drawn video shows: of two that follow one another, the second."""
+    in_sight = shapes[-1:] if kind == "sequence" else shapes
+    names = [" ".join(filter(None, ("a", one["size"], one["colour"], one["shape"] or "shape"))) for one in in_sight]
+    return " and ".join(names)
 
 
 def tables_of_rows(recipe: DatasetRecipe) -> Splits:

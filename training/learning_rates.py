@@ -12,6 +12,7 @@ LEARNING_RATES: Registry[Callable[[float], float]] = Registry(
         "constant": "learning_rates:constant",
         "linear": "learning_rates:linear",
         "cosine": "learning_rates:cosine",
+        "half_cosine": "learning_rates:half_cosine",
     },
 )
 """Each is a function of the progress since the warm-up, from 0 to 1, and gives the share of the peak."""
@@ -45,3 +46,8 @@ def linear(progress: float) -> float:
 def cosine(progress: float) -> float:
     """Falls to 0 on half a cosine."""
     return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def half_cosine(progress: float) -> float:
+    """Falls to half the peak on half a cosine, and stays there (VATT's, arXiv:2104.11178)."""
+    return 0.5 * (1 + cosine(min(progress, 1.0)))

@@ -26,7 +26,9 @@ def parameter_groups(
             arXiv:2003.10555, and Bao et al., 2022, arXiv:2106.08254, for pictures).
     """
     decayed = {
-        id(module.weight) for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d | nn.Conv3d)
+        id(module.weight)
+        for module in model.modules()
+        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
     }
     depths = layer_depths(model)
     backbones = [base.video_encoder.vision_model for base in model.modules() if isinstance(base, VioletModel)]

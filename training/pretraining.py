@@ -47,7 +47,7 @@ from .learning_rates import learning_rate_factor
 from .machine import leave_cores_to_workers
 from .masking import mask_attended
 from .pretraining_data import PretrainingBatches
-from .recipe import PretrainingRecipe
+from .recipe import DatasetRecipe, PretrainingRecipe
 from .runs import begin_run, end_run, is_hub_name, save_model
 from .starting import processor_from_parts, starts_from_parts
 from .training_log import TrainingLog
@@ -102,6 +102,10 @@ def run_settings(recipe: PretrainingRecipe) -> dict[str, Any]:
             del dataset["sound"]
     if recipe.from_scratch or not starts_from_parts(recipe.model):  # a VIOLET has its own
         del settings["text"]
+    for dataset in settings["datasets"]:
+        for name in ("clips_per_video", "other_texts"):
+            if dataset[name] == getattr(DatasetRecipe, name):
+                del dataset[name]
     return json.loads(json.dumps(settings))
 
 

@@ -43,6 +43,9 @@ class DatasetRecipe:
         split, validation_split: of drawn videos (`pretrain` and `validation` if not given) or of `captions`.
         clips, validation_clips: how many videos are drawn.
         seed: what the drawn videos show.
+        clips_per_video: of drawn videos: a row is that many of them, one behind the other, with a sentence for each.
+        other_texts: of drawn videos: rows also have `frame_caption`, what the middle frame shows, and `captions`, the
+            row's own and the next three rows', of which one is true.
         sound: whether drawn shapes make tones.
         video_folder: where a table's relative paths start; by default the table's own folder.
         num_frames: frames taken of each video; 1 for images; by default as many as the processor says.
@@ -61,6 +64,8 @@ class DatasetRecipe:
     clips: int = 8000
     validation_clips: int = 256
     seed: int = 0
+    clips_per_video: int = 1
+    other_texts: bool = False
     sound: bool = False
     video_folder: str | None = None
     num_frames: int | None = None
@@ -74,6 +79,11 @@ class DatasetRecipe:
             )
         if self.source == "tsv" and self.captions is None:
             raise SettingsError(f"data set {self.name!r}: a tsv needs `captions`, the JSON file with its texts.")
+        if self.clips_per_video < 1 or (self.clips_per_video > 1 and self.other_texts):
+            raise SettingsError(
+                f"data set {self.name!r}: clips_per_video must be 1 or more, and 1 with other_texts; got "
+                f"{self.clips_per_video}."
+            )
         if self.weight is not None and self.weight <= 0:
             raise SettingsError(f"data set {self.name!r}: weight must be above 0, got {self.weight}.")
 

@@ -21,12 +21,12 @@ class VattVisionConfig(VattLayersConfig):
     Configuration of VATT's video encoder. The defaults are those of the published modality-agnostic Medium.
 
     Args:
-        hidden_size (`int`): width of the backbone.
+        backbone_size (`int`): width of the backbone.
         num_hidden_layers (`int`): its blocks.
-        num_attention_heads (`int`): heads of each; their widths need not add up to `hidden_size`.
+        num_attention_heads (`int`): heads of each; their widths need not add up to `backbone_size`.
         head_dim (`int`): width of a head.
         intermediate_size (`int`): width inside a block's MLP.
-        feature_size (`int`): width of the states, and of the clip's vector, behind the backbone.
+        hidden_size (`int`): width of the states, and of the clip's vector, behind the backbone.
         patch_size (`list[int]`): (frames, rows, columns) of pixels of a patch. What is left over at the end of an
             axis is not seen.
         position_grid (`list[int]`): learned positions in time, of rows and of columns. For other grids a natural cubic
@@ -38,12 +38,12 @@ class VattVisionConfig(VattLayersConfig):
     model_type = "vatt"
     base_config_key = "vision_config"
 
-    hidden_size: int = 1024
+    backbone_size: int = 1024
     num_hidden_layers: int = 12
     num_attention_heads: int = 16
     head_dim: int = 64
     intermediate_size: int = 4096
-    feature_size: int = 1024
+    hidden_size: int = 1024
     num_channels: int = 3
     patch_size: list[int] | tuple[int, ...] = (4, 16, 16)
     position_grid: list[int] | tuple[int, ...] = (8, 14, 14)
@@ -87,9 +87,9 @@ class VattVisionOutput(VisionStates):
     `VisionStates`, with the states of every layer if they are asked for.
 
     Attributes:
-        last_hidden_state: (batch, steps, rows, columns, feature_size); None if tokens were dropped.
-        pooler_output: (batch, feature_size), the AGG token's.
-        kept_states: (batch, K, feature_size), those of the kept places, if tokens were dropped.
+        last_hidden_state: (batch, steps, rows, columns, hidden_size); None if tokens were dropped.
+        pooler_output: (batch, hidden_size), the AGG token's.
+        kept_states: (batch, K, hidden_size), those of the kept places, if tokens were dropped.
         hidden_states: of what enters the first layer and of what leaves each, AGG first.
     """
 
@@ -108,8 +108,8 @@ class VattVisionModel(VattPreTrainedModel):
 
     def __init__(self, config: VattVisionConfig):
         super().__init__(config)
-        self.patches = nn.Conv3d(config.num_channels, config.hidden_size, config.cell, stride=config.cell)
-        self.stream = VattStream(config, config.hidden_size, tuple(config.position_grid))
+        self.patches = nn.Conv3d(config.num_channels, config.backbone_size, config.cell, stride=config.cell)
+        self.stream = VattStream(config, config.backbone_size, tuple(config.position_grid))
         self.backbone = VattBackbone(config)
         self.post_init()
 

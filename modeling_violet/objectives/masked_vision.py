@@ -71,7 +71,7 @@ class MaskedVision(Objective):
     """Predicts what the masked patches of a video show, for one of the configuration's `mvm_targets`."""
 
     family = True
-    requirement = "its target among the configuration's `mvm_targets`"
+    requirement = "its target among the configuration's `mvm_targets`, and a fusion"
     needs = ("bool_masked_pos",)
 
     def __init__(self, name: str, config: VioletConfig, target: str):
@@ -80,7 +80,9 @@ class MaskedVision(Objective):
 
     @classmethod
     def of(cls, name: str, config: VioletConfig) -> Iterator[Self]:
-        for target in sorted(config.mvm_targets or {}):  # as a saved configuration has them
+        for target in (
+            sorted(config.mvm_targets or {}) if config.has_fusion else ()
+        ):  # as a saved configuration has them
             yield cls(f"{name}_{target}", config, target)
 
     def trained(self, model: Any) -> Iterator[nn.Parameter]:

@@ -15,11 +15,13 @@ from .passes import Passes
 class MaskedWords(Objective):
     """Predicts the masked words of a video's own text from the words on both sides."""
 
+    requirement = "a fusion (`fusion_model_config`)"
     needs = ("labels",)
 
     @classmethod
     def of(cls, name: str, config: VioletConfig) -> Iterator[Self]:
-        yield cls(name, config)
+        if config.has_fusion:
+            yield cls(name, config)
 
     def trained(self, model: Any) -> Iterator[nn.Parameter]:
         return model.mlm_head.parameters()

@@ -15,12 +15,14 @@ from .passes import Passes
 class Matching(Objective):
     """A choice among texts by the match head's score, divided by the configuration's `match_temperature`."""
 
+    requirement = "a fusion (`fusion_model_config`)"
     needs = ("negative_index",)
     takes = ("num_hard_negatives",)
 
     @classmethod
     def of(cls, name: str, config: VioletConfig) -> Iterator[Self]:
-        yield cls(name, config)
+        if config.has_fusion:
+            yield cls(name, config)
 
     def trained(self, model: Any) -> Iterator[nn.Parameter]:
         return model.match_head.parameters()

@@ -48,13 +48,13 @@ class Objective:
 
     Class attributes:
         Options: a dataclass of its options and their defaults; `None` if it has none.
-        rule: of attention, under which its pass through the fusion is.
+        rule: of attention, under which its pass through the fusion is; None if it takes none.
         family: whether the name in `OBJECTIVES` stands for several objectives, named `NAME_…`.
         requirement: what a model must have for it, for messages.
     """
 
     Options: ClassVar[type | None] = None
-    rule: ClassVar[str] = "bidirectional"
+    rule: ClassVar[str | None] = "bidirectional"
     family: ClassVar[bool] = False
     requirement: ClassVar[str] = "its name among the configuration's `objectives`"
     needs: tuple[str, ...] = ()
@@ -122,6 +122,8 @@ class EmbeddingObjective(Objective):
     An objective whose loss compares embeddings, each of which depends on one row of the batch only. So it can be
     computed in parts, whatever the size of the batch: see `training.gradient_caching`.
     """
+
+    rule = None
 
     def embed(self, passes: Passes) -> dict[str, torch.Tensor]:
         """Its sets of embeddings by name, (batch, …) each."""

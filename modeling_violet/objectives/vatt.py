@@ -120,7 +120,7 @@ class VattContrast(Objective):
         The vectors of videos and of their sounds, (batch, width) each. With DropToken they come from passes of their
         own: other objectives of the step see whole clips.
         """
-        draws = passes.inputs["vatt_draws"]
+        draws = passes.inputs.get("vatt_draws")
         if self.options.keep == 1 or not passes.model.training or draws is None:
             video = passes.video
             assert video.pooled is not None and video.audio is not None and video.audio.pooled is not None
@@ -137,7 +137,7 @@ class VattContrast(Objective):
 
     def texts(self, passes: Passes) -> tuple[torch.Tensor, torch.Tensor]:
         """The vectors of the texts of each video, (batch, L, width), and (batch,), 1 where they are real."""
-        ids, mask, real = (passes.inputs[name] for name in ("vatt_ids", "vatt_attention_mask", "vatt_text_mask"))
+        ids, mask, real = (passes.inputs.get(name) for name in ("vatt_ids", "vatt_attention_mask", "vatt_text_mask"))
         if ids is None:
             vectors = passes.text.pooled
             assert vectors is not None

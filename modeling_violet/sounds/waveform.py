@@ -26,7 +26,7 @@ class VattAudioConfig(VattLayersConfig):
         num_samples (`int`): samples of a clip. There is a learned position for each of their patches; for another
             number of patches a natural cubic spline goes through the table.
         patch_size (`int`): samples of a patch. What is left over at the end is not heard.
-        feature_size (`int`): width of the states, and of the sound's vector, behind the backbone.
+        hidden_size (`int`): width of the states, and of the sound's vector, behind the backbone.
         projection_dim (`int`): width of the space in which videos and sounds are compared, if that is another than
             the one of videos and texts.
         shared (`bool`): whether the backbone is the vision encoder's ("modality-agnostic") or its own.
@@ -38,12 +38,12 @@ class VattAudioConfig(VattLayersConfig):
     sampling_rate: int = 48000
     num_samples: int = 153600
     patch_size: int = 128
-    hidden_size: int = 1024
+    backbone_size: int = 1024
     num_hidden_layers: int = 12
     num_attention_heads: int = 16
     head_dim: int = 64
     intermediate_size: int = 4096
-    feature_size: int = 1024
+    hidden_size: int = 1024
     projection_dim: int = 512
     shared: bool = True
     dropout: float | int = 0.1
@@ -86,8 +86,8 @@ class VattAudioModel(VattPreTrainedModel):
 
     def __init__(self, config: VattAudioConfig):
         super().__init__(config)
-        self.patches = nn.Conv1d(1, config.hidden_size, config.patch_size, stride=config.patch_size)
-        self.stream = VattStream(config, config.hidden_size, (config.num_states(config.num_samples),))
+        self.patches = nn.Conv1d(1, config.backbone_size, config.patch_size, stride=config.patch_size)
+        self.stream = VattStream(config, config.backbone_size, (config.num_states(config.num_samples),))
         self.backbone = None if config.shared else VattBackbone(config)
         self.post_init()
 

@@ -24,7 +24,7 @@ class VattTextConfig(VattLayersConfig):
         max_words (`int`): learned positions. A shorter text has the first ones, as if it were padded up to them.
         interpolate (`bool`): whether longer texts are taken, with positions on a natural cubic spline through those
             learned. What a position is then depends on how far a text is padded: pad all to one length.
-        feature_size (`int`): width of the states, and of the text's vector, behind the backbone.
+        hidden_size (`int`): width of the states, and of the text's vector, behind the backbone.
         shared (`bool`): whether the backbone is the vision encoder's ("modality-agnostic") or its own.
     """
 
@@ -35,12 +35,12 @@ class VattTextConfig(VattLayersConfig):
     train_words: bool = False
     max_words: int = 16
     interpolate: bool = False
-    hidden_size: int = 1024
+    backbone_size: int = 1024
     num_hidden_layers: int = 12
     num_attention_heads: int = 16
     head_dim: int = 64
     intermediate_size: int = 4096
-    feature_size: int = 1024
+    hidden_size: int = 1024
     shared: bool = True
     dropout: float | int = 0.1
     layer_norm_eps: float = 1e-6
@@ -90,7 +90,7 @@ class VattTextModel(VattPreTrainedModel):
         self.words = value
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ids and mask (batch, X) -> states (batch, X, feature_size), and each text's vector (batch, feature_size)"""
+        """Ids and mask (batch, X) -> states (batch, X, hidden_size), and each text's vector (batch, hidden_size)"""
         places = self.config.places(input_ids.shape[1])
         return self.stream(self.find_backbone(), self.words(input_ids), (places,), attention_mask)
 
@@ -105,10 +105,10 @@ class VattText(TextSide):
         text = config.text_config
         self.model = VattTextModel._from_config(text, vocab_size=config.vocab_size)
         self._no_split_modules = self.model._no_split_modules  # transformers collects them from direct children
-        self.width = config.hidden_size if config.has_fusion else text.feature_size
-        self.pooled_size = text.feature_size
-        same = text.feature_size == self.width
-        self.projection = nn.Identity() if same else nn.Linear(text.feature_size, self.width)
+        self.width = config.hidden_size if config.has_fusion else text.hidden_size
+        self.pooled_size = text.hidden_size
+        same = text.hidden_size == self.width
+        self.projection = nn.Identity() if same else nn.Linear(text.hidden_size, self.width)
 
     def share(self, vision_model: PreTrainedModel) -> None:
         if self.model.config.shared:

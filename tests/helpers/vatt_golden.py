@@ -12,8 +12,14 @@ from violet.configuration import VioletConfig
 from violet.modeling_violet import VioletModel
 
 GOLDENS = Path(__file__).parents[2].parent / "shared" / "goldens"
-SIZES = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "head_dim": 12, "intermediate_size": 96}
-SIZES |= {"feature_size": 40, "dropout": 0.0}
+SIZES = {
+    "backbone_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "head_dim": 12,
+    "intermediate_size": 96,
+}
+SIZES |= {"hidden_size": 40, "dropout": 0.0}
 EQUAL = {"t": 6, "h": 32, "w": 32, "n": 160, "x": 6}
 OTHER = {"t": 10, "h": 40, "w": 24, "n": 117, "x": 9}
 

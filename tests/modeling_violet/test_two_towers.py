@@ -184,7 +184,7 @@ def test_without_a_vector_of_its_own_the_mean_of_the_states_is_read():
     torch.testing.assert_close(model(pixel_values_videos=pixels()).logits, model.classifier(states))
 
 
-@pytest.mark.parametrize("model_class", [VioletForQuestionAnswering, VioletForMultipleChoice, VioletForPreTraining])
+@pytest.mark.parametrize("model_class", [VioletForQuestionAnswering, VioletForMultipleChoice])
 def test_what_reads_a_fusion_is_refused_without_one(model_class):
     with pytest.raises(
         ValueError, match=f"{model_class.__name__} reads the states of a fusion, and `fusion_model_con"

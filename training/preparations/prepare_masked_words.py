@@ -26,8 +26,12 @@ def prepare_masks(samples: Samples, options: None = None) -> dict[str, Any]:
         )
         for kind, own, may_hide in zip(kinds, generators, maskable, strict=True)
     ]
-    hidden = torch.stack([words for _, words in masks])
-    masked, labels = mask_words(ids, hidden, tokenizer.mask_token_id)
+    hidden, mask_token = torch.stack([words for _, words in masks]), tokenizer.mask_token_id
+    if mask_token is None:  # CLIP's has none
+        if {"mlm", "smtm"} & set(samples.plan.objectives):
+            raise ValueError("`objectives`: the processor's tokenizer has no mask token, and mlm and smtm need one.")
+        hidden, mask_token = torch.zeros_like(hidden), 0
+    masked, labels = mask_words(ids, hidden, mask_token)
     prepared = {
         "input_ids": masked,
         "labels": labels,
