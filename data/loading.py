@@ -110,7 +110,8 @@ class ClipReader:
             VideoDecodeError, TableError: the video cannot be read; the message names it and its row.
         """
         processor = self.video_processor
-        heard = (processor.sampling_rate, processor.num_samples // share) if processor.hears and share else None
+        heard = processor.heard if share else None
+        heard = None if heard is None else (heard[0], heard[1] // share)
         num_frames = num_frames or processor.num_frames
         draw = None if processor.frame_sampling == "even" else draw
         parts = clips_of(video)
@@ -156,10 +157,10 @@ class ClipReader:
                 f"{place}the video has {len(clips)} clips, and `num_frames` {num_frames} is no multiple of that."
             )
         share = len(clips)
-        if self.video_processor.hears and self.video_processor.num_samples % share:
+        samples = 0 if self.video_processor.heard is None else self.video_processor.heard[1]
+        if samples % share:
             raise TableError(
-                f"{place}the video has {share} clips, and `num_samples` {self.video_processor.num_samples} is no "
-                "multiple of that."
+                f"{place}the video has {share} clips, and `num_samples` {samples} is no multiple of that."
             )
         read = [self.read(clip, num_frames // share, draw, test_clip, row, share) for clip in clips]
         sizes = {clip.frames.shape[1:] for clip in read}
@@ -415,7 +416,7 @@ class FailedSamples:
         if found:
             first = ", ".join(f"{sample.video} ({sample.rows} row {sample.row})" for sample in found[:_SHOWN])
             logger.warning("%d samples could not be read, see %s. The first: %s.", len(found), self.path, first)
-        counts = {"samples_failed": len(found)}
+        counts: dict[str, float] = {"samples_failed": len(found)}
         sounds = self.sounds.all()
         if sounds:
             absent = sum(sample.seconds is None for sample in sounds)

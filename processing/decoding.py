@@ -736,9 +736,9 @@ def _scan_packets(container, stream, name: str) -> _PacketTable:
     count = len(time_stamps)
     known = [pts for pts in time_stamps if pts is not None]
     if len(set(known)) < count:
-        times, end = (np.arange(count) / fps, count / fps) if fps else (np.full(count, np.nan), np.nan)
+        times = np.arange(count) / fps if fps else np.full(count, np.nan)
         begin = float((stream.start_time or 0) * stream.time_base)
-        return _PacketTable(count, [], [], times, begin, end, fps, closed_groups)
+        return _PacketTable(count, [], [], times, begin, count / fps if fps else np.nan, fps, closed_groups)
     pts = sorted(known)
     start = min(container.start_time / 1e6 if container.start_time is not None else 0.0, pts[0] * stream.time_base)
     times = np.asarray(pts, dtype=np.float64) * float(stream.time_base) - float(start)

@@ -21,6 +21,7 @@ import numpy as np
 from .decoding import (
     SHORT_SECONDS,
     DecodedVideo,
+    SampleIndices,
     Sound,
     VideoDecodeError,
     decode_video,
@@ -54,17 +55,19 @@ def join_sounds(sounds: list[Sound]) -> Sound:
 
 def decode_with_sound(
     source: Any,
-    *choice: Any,
+    sample_indices: SampleIndices | None = None,
+    backend: str = "auto",
+    name: str | None = None,
+    *,
     sampling_rate: int,
     num_samples: int,
-    name: str | None = None,
     **settings: Any,
 ) -> DecodedVideo:
     """
     The chosen frames of a video, and its sound from its first frame on.
 
     Args:
-        source, choice, settings: as of `decode_video`.
+        source, sample_indices, backend, name, settings: as of `decode_video`.
         sampling_rate: samples a second that are wanted.
         num_samples: how many; a longer sound is cut.
 
@@ -79,7 +82,7 @@ def decode_with_sound(
     file = encoded_file(getattr(source, "_hf_encoded", None) or source, name) if has_sound else None
     if isinstance(file, str) and is_address(file):
         source = file = fetch_address(file)
-    decoded = decode_video(source, *choice, name=name, **settings)
+    decoded = decode_video(source, sample_indices, backend, name, **settings)
     if file is None:
         return decoded
     if decoded.span is None and decoded.backend == "torchcodec":  # its decoder does not say where its frames lie
@@ -257,9 +260,9 @@ def _resampled(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
     frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
     frame.sample_rate = rate
     resampler = av.AudioResampler(format="fltp", layout="mono", rate=wanted)
-    made = [part.to_ndarray()[0] for part in (*resampler.resample(frame), *resampler.resample(None))]
+    parts = [part.to_ndarray()[0] for part in (*resampler.resample(frame), *resampler.resample(None))]
     length = round(len(samples) * wanted / rate)
-    made = np.concatenate(made)[:length] if made else np.zeros(0, np.float32)
+    made = np.concatenate(parts)[:length] if parts else np.zeros(0, np.float32)
     return np.pad(made, (0, length - len(made)))
 
 

@@ -317,7 +317,13 @@ class VioletVideoProcessor(SavedWhole, BaseVideoProcessor):
     @property
     def hears(self) -> bool:
         """Whether the model that it is for hears."""
-        return self.sampling_rate is not None
+        return self.heard is not None
+
+    @property
+    def heard(self) -> tuple[int, int] | None:
+        """(sampling_rate, num_samples) of the sound of a clip; None if the model does not hear."""
+        rate, count = self.sampling_rate, self.num_samples
+        return None if rate is None or count is None else (rate, count)
 
     def sample_frames(
         self,
@@ -564,7 +570,7 @@ def _wanted_sounds(
             "`sound` needs `sampling_rate` (Hz) and `num_samples` (of a clip): settings of the video processor, or of "
             "this call. A model that hears has them in its `audio_config`."
         )
-    length = {"sampling_rate": sampling_rate, "num_samples": num_samples}
+    length: dict[str, Any] = {"sampling_rate": sampling_rate, "num_samples": num_samples}
     if sound is True:
 
         def read(number: int, clip: Any, name: str, chosen: tuple, wanted: dict[str, Any]):

@@ -523,7 +523,7 @@ def run_check(check: Callable[[Bench], str | None], bench: Bench) -> tuple[str, 
 
 def prepare(folder: Path) -> tuple[Path, DatasetDict]:
     """The public parts and the drawn clips that all encoders share."""
-    counts = {"train": 24, "validation": 4, "test": 8, "test_unseen": 0, "test_together": 0}
+    counts: dict[str, Any] = {"train": 24, "validation": 4, "test": 8, "test_unseen": 0, "test_together": 0}
     clips = moving_shapes(folder / "shapes", **counts)
     texts = [*clips["train"]["caption"], *WORDS]
     texts += [f"{one['question']} {one['answer']}" for asked in clips["train"]["questions"] for one in asked]

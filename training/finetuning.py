@@ -72,8 +72,9 @@ def load_tables(data: DataArguments) -> DatasetDict:
     """The rows to train and evaluate on: `video`, the columns of the task, and what else they have."""
     task = TASKS[data.task]
     if data.train_file is None:
-        drawn = {"train": data.shapes_clips, "seed": data.shapes_seed, "sound": data.shapes_sound}
-        clips = moving_shapes(data.shapes_folder, **drawn)
+        clips = moving_shapes(
+            data.shapes_folder, train=data.shapes_clips, seed=data.shapes_seed, sound=data.shapes_sound
+        )
         trained = ("train", "validation")
         return DatasetDict(
             {split: (task.rows if split in trained else task.test_rows)(rows) for split, rows in clips.items()}
