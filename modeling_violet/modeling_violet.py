@@ -153,6 +153,8 @@ class VioletPreTrainedModel(SavedWhole, PreTrainedModel):
             init.constant_(module.logit_scale, module.initial_logit_scale())
         elif isinstance(module, VioletModel) and module.task_tokens is not None:
             init.trunc_normal_(module.task_tokens, std=std)
+        elif hasattr(module, "start_weights"):  # a part whose own parameters begin in its own way
+            module.start_weights()
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.base_model.text_embeddings.get_input_embeddings()

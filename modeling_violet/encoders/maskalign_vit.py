@@ -286,7 +286,7 @@ class MaskAlignVisionModel(SavedWhole, PreTrainedModel):
 
 
 class MaskAlign(Encoder):
-    """The ViT as VIOLET's encoder: what enters a fusion passes its last norm, which is untrained in published files."""
+    """The ViT as VIOLET's encoder: what enters a fusion passes its last norm, untrained in published files."""
 
     key = "maskalign_vit"
     hides = ("pixels", "tokens")

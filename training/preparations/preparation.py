@@ -100,6 +100,7 @@ PREPARATIONS: Registry[Preparation] = Registry(
         "vtm": "prepare_matching:prepare_negatives",
         "vtc": "prepare_contrast:prepare_wrong_captions",
         "mvm": "prepare_masked_vision:prepare_stored_targets",
+        "align": "prepare_align:prepare_noise",
     },
 )
 ALWAYS = ("mlm", "vtm", "vtc", "mvm")
