@@ -30,6 +30,7 @@ from .layouts import (
 )
 from .sizing_hd_vila import hd_vila_sizes
 from .sizing_lf_vila import lf_vila_sizes
+from .sizing_maskalign import maskalign_sizes
 
 CODEBOOK = 8192
 """Visual tokens of DALL-E's discrete VAE: a `fc_mvm` with this many outputs predicts them, any other features."""
@@ -345,12 +346,17 @@ def _hd_vila_sizes(sizes: Sizes, strict: bool, settings: Mapping[str, Any]) -> t
     return "hd-vila-base", *hd_vila_sizes(sizes.shapes)
 
 
+def _maskalign_sizes(sizes: Sizes, strict: bool, settings: Mapping[str, Any]) -> tuple[str, dict, dict]:
+    return "maskalign-base-16", *maskalign_sizes(sizes.shapes)
+
+
 SYSTEMS: Mapping[str, Callable[[Sizes, bool, Mapping[str, Any]], tuple[str, dict, dict]]] = {
     "violet_vision": _violet_sizes,
     "clip_vip": _clip_vip_sizes,
     "uniformerv2": _uniformerv2_sizes,
     "lf_vila": _lf_vila_sizes,
     "hd_vila": _hd_vila_sizes,
+    "maskalign_vit": _maskalign_sizes,
 }
 """
 By `Kind.system`: (sizes, see `Sizes.original`, the config.json beside the weights) -> the named configuration, the

@@ -29,7 +29,7 @@ class VisionStates(ModelOutput):
 
 
 @dataclass
-class VisibleStates(ModelOutput):
+class VisibleStates:
     """
     What a vision encoder gives of the cells that are kept in each step of a batch of clips.
 
@@ -39,8 +39,8 @@ class VisibleStates(ModelOutput):
         num_special: special tokens of each step; if there are any, the first is the class token.
     """
 
-    blocks: tuple[torch.Tensor, ...] = ()
-    num_special: int = 0
+    blocks: tuple[torch.Tensor, ...]
+    num_special: int
 
 
 def gather_tokens(tokens: torch.Tensor, places: torch.Tensor) -> torch.Tensor:

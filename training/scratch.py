@@ -24,6 +24,9 @@ FRAMES_FROM_SCRATCH: dict[str, tuple[int | tuple[int, int], int]] = {
     "lf-vila-tiny": (64, 8),
     "hd-vila-base": ((160, 256), 7),
     "hd-vila-tiny": (32, 7),
+    "maskalign-base-16": (224, 8),
+    "maskalign-large-16": (224, 8),
+    "maskalign-tiny": (64, 4),
 }
 """Side in pixels (or height and width) and number of frames that a named configuration is trained with."""
 

@@ -59,6 +59,11 @@ class MaskAlignVisionConfig(PreTrainedConfig):
         super().__post_init__(**without_code(kwargs))
 
     @property
+    def pooled_size(self) -> int:
+        """Width of the clip's own vector."""
+        return self.hidden_size
+
+    @property
     def cell(self) -> Grid:
         """(frames, rows, columns) of pixels that one state stands for."""
         return 1, self.patch_size, self.patch_size
@@ -111,7 +116,7 @@ def sine_positions(rows: int, columns: int, width: int) -> torch.Tensor:
     frequencies 10000^(-i / (width / 4)) of the column, then the same of the row (MoCo v3's and MAE's table).
     """
     quarter = width // 4
-    frequencies = 10000.0 ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
+    frequencies = 1 / 10000.0 ** (torch.arange(quarter, dtype=torch.float64) / quarter)
     row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     angles = [place.flatten()[:, None] * frequencies for place in (column, row)]
     table = torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)
@@ -127,6 +132,7 @@ class MaskAlignVisionOutput(VisionStates):
         last_hidden_state: (B, T, h, w, D), the patches behind the last block; of kept ones (B, T, K, D), in their
             order.
         frame_states: (B, T, 1, D), [CLS] of each frame behind the last block.
+        pooler_output: (B, D), the mean of all patches behind the last block, as the original's classifiers read it.
         hidden_states: of what enters the first block and of what leaves each, (B * T, 1 + K or L, D), [CLS] first.
         attentions: of each block, (B * T, heads, 1 + K or L, 1 + K or L).
     """
@@ -282,6 +288,7 @@ class MaskAlignVisionModel(SavedWhole, PreTrainedModel):
         return MaskAlignVisionOutput(
             last_hidden_state=patches.unflatten(2, grid[1:]) if kept is None else patches,
             frame_states=x[:, :, :1],
+            pooler_output=patches.mean((1, 2)),
         )
 
 
@@ -297,7 +304,11 @@ class MaskAlign(Encoder):
 
     def states(self, model: PreTrainedModel, pixels: torch.Tensor, **others: torch.Tensor) -> VisionStates:
         output, norm = model(pixels), model.norm
-        return VisionStates(norm(output.last_hidden_state), frame_states=norm(output.frame_states))
+        return VisionStates(
+            norm(output.last_hidden_state),
+            frame_states=norm(output.frame_states),
+            pooler_output=output.pooler_output,
+        )
 
     def visible_states(self, model: PreTrainedModel, pixels: torch.Tensor, kept: torch.Tensor) -> VisibleStates:
         states = model(pixels, kept=kept, output_hidden_states=True).hidden_states[1:]
