@@ -227,11 +227,11 @@ def named_configuration(name: str, **overrides) -> VioletConfig:
     The configuration of that name, with `overrides` in place of its fields.
 
     `"violet-v1-base"`, `"violet-v2-base"`, `"clip-vip-base-16"`, `"clip-vip-base-32"`, `"uniformerv2-base-16-scene"`,
-    `"uniformerv2-base-16-temporal"`, `"lf-vila-base"`, `"hd-vila-base"`, `"maskalign-base-16"` and `"maskalign-large-16"` have the published models' shapes;
-    `"violet-tiny"`, `"clip-vip-tiny"` (64-pixel clips of four frames), `"uniformerv2-tiny"` (of eight, without texts),
-    `"maskalign-tiny"` (64-pixel clips of four), `"lf-vila-tiny"` (of eight, with a sentence for every two) and
-    `"hd-vila-tiny"` (32-pixel clips of seven, the
-    middle one also of 128 pixels) train on two CPU cores in minutes.
+    `"uniformerv2-base-16-temporal"`, `"lf-vila-base"`, `"hd-vila-base"`, `"maskalign-base-16"` and
+    `"maskalign-large-16"` have the published models' shapes; `"violet-tiny"`, `"clip-vip-tiny"` and `"maskalign-tiny"`
+    (64-pixel clips of four frames), `"uniformerv2-tiny"` (of eight, without texts), `"lf-vila-tiny"` (of eight, with a
+    sentence for every two) and `"hd-vila-tiny"` (32-pixel clips of seven, the middle one also of 128 pixels) train on
+    two CPU cores in minutes.
 
     Raises:
         ValueError: for an unknown name or field.

@@ -1,17 +1,21 @@
 """MaskAlign: the original's outputs (student, teachers, draws, losses, steps), and what alignment must (not) do."""
 
+import logging
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from encoder_configs import ENCODER_CONFIGS, FRAMES, PATCH, model_config
+from encoder_configs import SIDE as SMALL_SIDE
 from maskalign_reference import BATCH, SEED, SIDE, STUDENT, MaskAlignReference, drawn, fill
 from torch import nn
-from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipVisionConfig, SiglipVisionModel, ViTConfig, ViTModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from violet import VioletConfig
 from violet.modeling_violet import VioletForPreTraining
-from violet.modeling_violet.encoders.maskalign_vit import sine_positions
+from violet.modeling_violet.encoders import find_encoder
+from violet.modeling_violet.encoders.maskalign_vit import MaskAlignVisionConfig, MaskAlignVisionModel, sine_positions
 from violet.modeling_violet.objectives.align import (
     AlignOptions,
     MaskAlignHead,
@@ -276,6 +280,7 @@ def test_a_dino_teacher(reference):
 
 
 @pytest.mark.shared
+@pytest.mark.proof
 @torch.no_grad()
 def test_a_clip_l_14_that_sees_196_pixels(reference):
     network = reference.clip(
@@ -394,3 +399,377 @@ def test_six_layers_aligned(reference, given):
     head.weights.copy_(given["w2"])
     assert reference.difference("alignment", head.weights) < 1e-6
     assert reference.difference("aligned", torch.stack(head.align(tuple(given["layers"])))) < STATES
+
+
+# --- what it computes ---
+
+CELLS = (SMALL_SIDE // PATCH) ** 2
+WITH_TOKENS = ("maskalign_vit", "clip_vision_model", "siglip_vision_model", "dinov2", "vit")
+TEACHERS = ("clip_vision_model", "dinov2", "vit")
+
+
+def network(kind: str, seed: int = 0, **changes: Any) -> PreTrainedModel:
+    """A tiny model of transformers, large enough in its weights for every part to count."""
+    torch.manual_seed(seed)
+    model = AutoModel.from_config(AutoConfig.for_model(kind, **{**ENCODER_CONFIGS[kind], **changes})).eval()
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def teacher_of(kind: str = "vit", **options: Any) -> MaskAlignTeacher:
+    return MaskAlignTeacher(network(kind), **{"layers": "top2", **options})
+
+
+def student(kind: str = "maskalign_vit", **options: Any) -> VioletForPreTraining:
+    torch.manual_seed(0)
+    known = {"teacher_width": 32, "teacher_layers": 2, "layers": "top2", "ratio": 0.5}
+    return VioletForPreTraining(model_config(kind, objectives={"align": {**known, **options}})).eval()
+
+
+def clips(side: int = SMALL_SIDE) -> torch.Tensor:
+    return torch.randn(2, FRAMES, 3, side, side, generator=torch.Generator().manual_seed(1))
+
+
+def exponential(*shape: int) -> torch.Tensor:
+    return torch.empty(shape).exponential_(generator=torch.Generator().manual_seed(2))
+
+
+def kept_of(places: list[int]) -> torch.Tensor:
+    return torch.tensor(places).expand(2, FRAMES, -1)
+
+
+def visible(model: VioletForPreTraining, pixels: torch.Tensor, kept: torch.Tensor) -> Any:
+    return model.violet.video_encoder.visible_states({"pixel_values_videos": pixels}, kept)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", WITH_TOKENS)
+def test_hidden_pixels_change_nothing_and_all_kept_is_the_whole_picture(kind):
+    """And the order of the kept patches is only that of the states."""
+    model = student(kind, mask="random", alignment="sum")
+    encoder = model.violet.vision_encoder
+    assert encoder.hides == ("pixels", "tokens") and encoder.num_blocks == 2
+    some = visible(model, clips(), kept_of([2, 0]))
+    changed = clips()
+    changed[:, :, :, :PATCH, PATCH:] += 5  # cell 1
+    changed[:, :, :, PATCH:, PATCH:] -= 5  # cell 3
+    again, seen = visible(model, changed, kept_of([2, 0])), visible(model, changed, kept_of([2, 1]))
+    for one, other, moved in zip(some.blocks, again.blocks, seen.blocks, strict=True):
+        assert one.shape == (2, FRAMES, some.num_special + 2, 32)
+        assert torch.equal(one, other) and not torch.allclose(one, moved, atol=1e-3)
+    turned = visible(model, clips(), kept_of([0, 2])).blocks[-1]
+    order = [*range(some.num_special), some.num_special + 1, some.num_special]
+    torch.testing.assert_close(turned, some.blocks[-1][:, :, order])
+    whole = visible(model, clips(), kept_of(list(range(CELLS)))).blocks
+    name = "pixel_values_videos" if kind == "maskalign_vit" else "pixel_values"
+    pixels = clips() if kind == "maskalign_vit" else clips().flatten(0, 1)
+    known = model.violet.vision_model(**{name: pixels}, output_hidden_states=True).hidden_states[1:]
+    for one, other in zip(whole, known, strict=True):
+        torch.testing.assert_close(one.flatten(0, 1), other, rtol=0, atol=1e-5)
+
+
+def test_what_a_teacher_has_of_hidden_patches_does_not_count():
+    model, kept = student(), kept_of([3, 1])
+    target = teacher_of()(clips(), (FRAMES, 2, 2))
+    other = target.clone()
+    other[:, :, [1, 3]] += 7
+    losses = [align_loss(model, clips(), one, align_kept=kept) for one in (target, other)]
+    assert losses[0] == losses[1] and losses[0] != align_loss(model, clips(), other, align_kept=kept_of([0, 1]))
+    turned = align_loss(model, clips(), target, align_kept=kept_of([1, 3]))
+    assert turned.item() == pytest.approx(losses[0].item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", WITH_TOKENS)
+def test_it_trains_every_block_and_the_alignments_weighed_rows_only(kind):
+    model = student(kind, layers="top1", mask="random", alignment="linear")
+    target = teacher_of(layers="top1")(clips(), (FRAMES, 2, 2))
+    align_loss(model, clips(), target, align_noise=exponential(2, FRAMES, CELLS)).backward()
+    head = model.objective_heads["align"]
+    assert not head.weights.grad[0].any() and (head.weights.grad[1] != 0).all() and list(head.heads) == ["1"]
+    for number, block in enumerate(find_encoder(model.config.vision_config).layers(model.violet.vision_model)):
+        moved = {name: one.grad for name, one in block.named_parameters() if one.grad is not None}
+        assert moved and all(one.abs().sum() > 0 for name, one in moved.items() if ".k" not in name), number
+
+
+@pytest.mark.parametrize("kind", ["violet_vision", "clip_vip"])
+def test_an_encoder_of_pixels_aligns_its_last_states_and_the_log_says_so(kind, caplog):
+    with pytest.raises(
+        ValueError, match=f"{kind!r} gives 1, which hides pixels.*`teacher_layers` is 2.*`alignment: sum`"
+    ):
+        student(kind, alignment="linear")
+    model = student(kind, alignment="sum")
+    teacher = teacher_of()
+    with caplog.at_level(logging.WARNING):
+        model.objectives["align"].check_teacher(teacher, model)
+    assert f"{kind!r} cannot drop tokens: the pixels of hidden patches are masked" in caplog.text
+    target = teacher(clips(), (FRAMES, 2, 2))
+    hidden = clips()
+    hidden[:, :, :, :, :PATCH] += 5  # cells 0 and 2
+    losses = [align_loss(model, one, target, align_kept=kept_of([1, 3])) for one in (clips(), hidden)]
+    assert torch.equal(*losses)
+    losses[0].backward()
+    assert all(one.grad.abs().sum() > 0 for one in model.objective_heads["align"].parameters())
+    with pytest.raises(ValueError, match=f"{kind!r} cannot drop tokens"):
+        model.violet.vision_encoder.visible_states(model.violet.vision_model, clips(), kept_of([1, 3]))
+
+
+def test_a_tube_keeps_the_same_patches_in_every_frame():
+    target = teacher_of()(clips(), (FRAMES, 2, 2))
+    tube, frame = student(draw="tube").objectives["align"], student().objectives["align"]
+    importance = target[:, :, 1:, -1]
+    kept = tube.draw(exponential(2, 1, CELLS), importance)
+    assert (kept == kept[:, :1]).all() and kept.shape == (2, FRAMES, 2)
+    assert torch.equal(kept[:, 0], draw_kept(exponential(2, 1, CELLS)[:, 0], 2, importance.mean(1)))
+    by_frame = frame.draw(exponential(2, FRAMES, CELLS), importance)
+    assert (by_frame != by_frame[:, :1]).any()
+
+
+def test_the_random_draw_keeps_the_smallest_and_places_of_no_importance_come_last():
+    noise = torch.tensor([[0.5, 0.1, 0.9, 0.3]])
+    assert draw_kept(noise, 3).tolist() == [[1, 3, 0]]
+    importance = torch.tensor([[0.0, 0.2, 0.0, 0.1]])
+    assert draw_kept(noise, 4, importance).tolist() == [[1, 3, 0, 2]]
+    all_zero = draw_kept(noise, 4, torch.zeros(1, 4))
+    assert sorted(all_zero[0].tolist()) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("kind", TEACHERS)
+def test_a_teacher_gives_raw_states_and_the_eager_attention_of_its_last_block(kind):
+    """Beside the fused kernel in the other blocks, whose states stay what they are."""
+    plain, teacher = network(kind), teacher_of(kind)
+    plain.set_attn_implementation("eager")
+    target = teacher(clips(), (FRAMES, 2, 2))
+    pixels = teacher.pictures(clips())
+    with torch.no_grad():
+        known = plain(pixels, output_attentions=True, output_hidden_states=True)
+    states = target[..., :-1].unflatten(-1, (2, 32)).flatten(0, 1)
+    for number in range(2):
+        torch.testing.assert_close(states[:, :, number], known.hidden_states[1 + number], rtol=0, atol=1e-5)
+    seen = known.attentions[-1][:, :, 0].mean(1)
+    torch.testing.assert_close(target[..., -1].flatten(0, 1), seen, rtol=0, atol=1e-6)
+    kernels = [module.config._attn_implementation for module in teacher.network.modules() if hasattr(module, "config")]
+    assert {"sdpa", "eager"} == set(kernels)
+
+
+def test_a_teacher_stays_frozen_and_apart():
+    model, teacher = student(), teacher_of("clip_vision_model")
+    model.objectives["align"].check_teacher(teacher, model)
+    teacher.train()
+    assert not teacher.network.training and not any(one.requires_grad for one in teacher.parameters())
+    assert not any("teacher" in name or "network" in name for name in model.state_dict())
+    assert not teacher(clips(), (FRAMES, 2, 2)).requires_grad
+
+
+def test_a_teacher_sees_its_own_colours():
+    white = torch.ones(1, 1, 3, SMALL_SIDE, SMALL_SIDE)
+    imagenet = (white - MEAN_OF_STUDENT) / STD_OF_STUDENT
+    clip = teacher_of("clip_vision_model").pictures(imagenet)[0, :, 0, 0]
+    torch.testing.assert_close(clip, (1 - torch.tensor([0.48145466, 0.4578275, 0.40821073])) / CLIP_STD)
+    torch.testing.assert_close(teacher_of("vit").pictures(imagenet), imagenet[0])
+
+
+MEAN_OF_STUDENT = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+STD_OF_STUDENT = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+CLIP_STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])
+
+
+def test_a_finer_grid_is_pooled_before_it_is_normalised_and_its_attention_summed():
+    teacher, fine = teacher_of(pool=True), teacher_of()
+    whole = fine(clips(64), (FRAMES, 4, 4))
+    pooled = teacher(clips(64), (FRAMES, 2, 2))
+    assert torch.equal(pooled[:, :, 0], whole[:, :, 0])
+    cells = whole[:, :, 1:].unflatten(2, (2, 2, 2, 2))  # rows, rows of a cell, columns, columns of a cell
+    torch.testing.assert_close(pooled[:, :, 1:, :-1].unflatten(2, (2, 2)), cells[..., :-1].mean((3, 5)))
+    torch.testing.assert_close(pooled[:, :, 1:, -1].unflatten(2, (2, 2)), cells[..., -1].sum((3, 5)))
+    resized = teacher_of(teacher_size=32)(clips(64), (FRAMES, 2, 2))
+    assert resized.shape == pooled.shape and not torch.allclose(resized, pooled, atol=1e-2)
+
+
+def test_a_model_is_the_same_when_loaded_and_a_new_alignment_starts_near_the_identity(tmp_path):
+    model, target = student(), teacher_of()(clips(), (FRAMES, 2, 2))
+    with torch.no_grad():
+        model.objective_heads["align"].weights.add_(0.1)
+    model.save_pretrained(tmp_path / "whole")
+    loaded, report = VioletForPreTraining.from_pretrained(tmp_path / "whole", output_loading_info=True)
+    assert not any(report.values())
+    given = {"align_noise": exponential(2, FRAMES, CELLS)}
+    assert torch.equal(
+        align_loss(loaded.eval(), clips(), target, **given), align_loss(model, clips(), target, **given)
+    )
+    bare = VioletForPreTraining(model_config("maskalign_vit"))
+    bare.save_pretrained(tmp_path / "bare")
+    fresh = VioletForPreTraining.from_pretrained(tmp_path / "bare", config=model.config)
+    assert torch.equal(fresh.objective_heads["align"].weights, torch.eye(2) + 0.01)
+
+
+@pytest.mark.parametrize("kind", ["maskalign_vit", "vit"])
+def test_a_teacher_without_a_class_token_teaches_patches_drawn_at_random(kind):
+    model, teacher = student(kind, mask="random"), teacher_of("siglip_vision_model", mask="random")
+    target = teacher(clips(), (FRAMES, 2, 2))
+    assert target.shape == (2, FRAMES, CELLS, 2 * 32 + 1)
+    assert align_loss(model, clips(), target, align_noise=exponential(2, FRAMES, CELLS)).isfinite()
+
+
+# --- as a model of its own ---
+
+
+def test_stochastic_depth_drops_whole_branches_of_a_frame_in_training_only():
+    config = MaskAlignVisionConfig(**ENCODER_CONFIGS["maskalign_vit"], drop_path_rate=0.9)
+    torch.manual_seed(0)
+    model = MaskAlignVisionModel(config)
+    assert [block.drop_path.rate for block in model.blocks] == [0, 0.9]
+    assert torch.equal(model.eval()(clips()).frame_states, model(clips()).frame_states)
+    states = model.train()(clips(), output_hidden_states=True).hidden_states
+    kept = (states[2] != states[1]).flatten(1).any(1)
+    assert 0 < kept.sum() < len(kept), "of some frames both branches of the last block were dropped"
+
+
+@torch.no_grad()
+def test_it_is_the_same_when_loaded_by_its_auto_class(tmp_path):
+    model = student().violet.vision_model
+    model.save_pretrained(tmp_path)
+    loaded = AutoModel.from_pretrained(tmp_path).eval()
+    assert type(loaded) is MaskAlignVisionModel and "embeddings.positions" not in loaded.state_dict()
+    assert torch.equal(loaded(clips()).frame_states, model(clips()).frame_states)
+
+
+def test_frames_that_are_no_squares_need_positions_of_their_own():
+    sizes = ENCODER_CONFIGS["maskalign_vit"]
+    with pytest.raises(ValueError, match="those of squares of 32 pixels, got frames of 48 x 32"):
+        MaskAlignVisionConfig(**sizes).grid(1, 48, 32)
+    model = MaskAlignVisionModel(MaskAlignVisionConfig(**{**sizes, "image_size": None}))
+    assert model(torch.randn(1, 2, 3, 48, 32)).last_hidden_state.shape == (1, 2, 3, 2, 32)
+    assert torch.equal(model.embeddings.places(3, 2), sine_positions(3, 2, 32))
+    assert torch.equal(model.embeddings.places(1, 1), sine_positions(1, 1, 32))
+
+
+def test_weights_begin_as_the_original_draws_them():
+    torch.manual_seed(0)
+    model = MaskAlignVisionModel(MaskAlignVisionConfig(num_hidden_layers=1))
+    for name, rows, columns in (
+        ("blocks.0.attn.qkv", 3 * 768, 768),
+        ("blocks.0.mlp.fc1", 3072, 768),
+        ("embeddings.patch_embedding", 768, 768),
+    ):
+        module, bound = model.get_submodule(name), (6 / (rows + columns)) ** 0.5
+        assert 0.99 * bound < module.weight.abs().max() <= bound and not module.bias.any(), name
+    assert 0.018 < model.embeddings.cls_token.std() < 0.022
+
+
+@pytest.mark.parametrize(
+    "changes, told",
+    [
+        ({"image_size": 36}, "`image_size`: 36 is not a multiple of `patch_size` 16"),
+        ({"num_attention_heads": 5}, "`num_attention_heads`: 5 does not divide `hidden_size` 32"),
+        ({"hidden_size": 34, "num_attention_heads": 2}, "`hidden_size`: 34 is no multiple of 4"),
+        ({"drop_path_rate": 1.0}, "`drop_path_rate`: must lie in"),
+        ({"mlp_ratio": 0}, "`mlp_ratio`: must be above 0"),
+        ({"norm_pix_loss": True}, "has no field norm_pix_loss"),
+    ],
+)
+def test_contradictions_of_sizes_are_refused_by_name(changes, told):
+    with pytest.raises(Exception, match=told):
+        MaskAlignVisionConfig(**{**ENCODER_CONFIGS["maskalign_vit"], **changes})
+
+
+# --- what is refused ---
+
+
+@pytest.mark.parametrize(
+    "options, told",
+    [
+        ({"layers": "top3"}, "`layers` 'top3' cannot be of a teacher of 2 blocks"),
+        ({"layers": "top0"}, "`layers` 'top0' cannot be"),
+        ({"layers": "stop1"}, "`layers` 'stop1' is unknown; use topK, mean, out, midI or linear_decay"),
+        ({"layers": "mid2"}, "`layers` 'mid2' cannot be of a teacher of 2 blocks"),
+        (
+            {"layers": "linear_decay", "teacher_layers": 1},
+            "`layers` 'linear_decay' cannot be of a teacher of 1 blocks",
+        ),
+        ({"ratio": 1.0}, "`ratio` must lie in"),
+        ({"ratio": -0.1}, "`ratio` must lie in"),
+        ({"mask": "attended"}, "`mask` 'attended' is unknown; use attention, random"),
+        ({"target_norm": "bn"}, "`target_norm` 'bn' is unknown; use whiten, l2, none"),
+        ({"head": "mlp3"}, "`head` 'mlp3' is unknown"),
+        ({"loss": "cosine"}, "`loss` 'cosine' is unknown"),
+        ({"draw": "clip"}, "`draw` 'clip' is unknown; use frame, tube"),
+        ({"alignment": "none"}, "`alignment` 'none' is unknown"),
+        ({"teacher_layers": 4}, "'maskalign_vit' gives 2, and `teacher_layers` is 4. Use `alignment: sum`"),
+        ({"teacher_layers": 4, "alignment": "simple"}, "alignment` 'simple' of 'align' needs as many blocks"),
+        ({"teacher": "vit"}, "'align' has no option teacher"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_at_construction(options, told):
+    with pytest.raises(ValueError, match=told):
+        student(**options)
+
+
+@pytest.mark.parametrize("kind", ["videomae", "vjepa2"])
+def test_cells_of_several_frames_are_refused(kind):
+    with pytest.raises(ValueError, match=f"compares frame by frame, and `vision_config.model_type` {kind!r}"):
+        student(kind, alignment="sum")
+
+
+def test_a_ratio_that_keeps_nothing_is_refused():
+    target = teacher_of()(clips(), (FRAMES, 2, 2))
+    with pytest.raises(ValueError, match=r"a `ratio` of 0.8 keeps none of the 4 patches of a frame"):
+        align_loss(student(ratio=0.8), clips(), target, align_noise=exponential(2, FRAMES, CELLS))
+
+
+def test_a_batch_without_what_it_needs_is_refused_by_name():
+    model, target = student(), teacher_of()(clips(), (FRAMES, 2, 2))
+    words = torch.tensor([[2, 5, 3]]).expand(2, -1)
+    with pytest.raises(ValueError, match=r"'align' needs `mvm_targets\['align'\]`"):
+        model(clips(), words, align_noise=exponential(2, FRAMES, CELLS), objectives={"align": 1.0})
+    with pytest.raises(ValueError, match="'align' needs `align_noise`"):
+        model(clips(), words, mvm_targets={"align": target}, objectives={"align": 1.0})
+    assert "align" not in model(clips(), words).losses
+    for wrong, told in (
+        (target[:, :, 1:-1], "`mvm_targets"),
+        (target[..., 1:], "`mvm_targets"),
+        (target[:1], "`mvm_t"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            align_loss(model, clips(), wrong, align_noise=exponential(2, FRAMES, CELLS))
+    with pytest.raises(ValueError, match=r"`align_noise` has the shape \(2, 1, 4\); these videos need \(2, 4, 4\)"):
+        align_loss(model, clips(), target, align_noise=exponential(2, 1, CELLS))
+    with pytest.raises(ValueError, match="The kept cells have the shape"):
+        align_loss(model, clips(), target, align_kept=torch.zeros(2, 1, 2, dtype=torch.long))
+
+
+def test_teachers_that_do_not_serve_are_refused():
+    with pytest.raises(ValueError, match="SiglipVisionModel has no class token whose attention.*set `mask` to random"):
+        teacher_of("siglip_vision_model")
+    with pytest.raises(ValueError, match=r"grid is 4 x 4 and the student's 2 x 2. Set `teacher_size`.*\(32 x 32"):
+        teacher_of()(clips(64), (FRAMES, 2, 2))
+    with pytest.raises(ValueError, match="to whole multiples and `pool`"):
+        teacher_of(pool=True)(clips(48), (FRAMES, 2, 2))
+    with pytest.raises(ValueError, match="patches of 16 pixels do not fill pictures of 40 x 40"):
+        teacher_of()(clips(40), (FRAMES, 2, 2))
+    with pytest.raises(ValueError, match="no list of `num_hidden_layers` blocks: it is no ViT"):
+        MaskAlignTeacher(student("violet_vision", alignment="sum").violet.vision_model)
+    damaged = teacher_of()
+    with pytest.raises(ValueError, match="attention in video 1 of the batch is not finite"):
+        damaged(torch.cat([clips()[:1], clips()[1:] * torch.nan]), (FRAMES, 2, 2))
+
+
+def test_a_teacher_that_learns_shares_or_has_other_sizes_is_refused():
+    model, objective = student("vit"), student("vit").objectives["align"]
+    with pytest.raises(ValueError, match="the teacher shares weights with the student"):
+        shared = MaskAlignTeacher(model.violet.vision_model, layers="top2")
+        objective.check_teacher(shared, model)
+    with pytest.raises(ValueError, match="the teacher takes gradients"):
+        objective.check_teacher(teacher_of().requires_grad_(True), model)
+    with pytest.raises(ValueError, match="the teacher's `teacher_width` is 16, and the model was made for 32"):
+        objective.check_teacher(MaskAlignTeacher(network("vit", hidden_size=16), layers="top2"), model)
+
+
+def test_a_teacher_without_attention_is_refused_by_what_to_do(monkeypatch):
+    teacher = teacher_of()
+    for module in teacher.network.modules():
+        if hasattr(module, "config"):
+            module.config._attn_implementation = "sdpa"
+    with pytest.raises(ValueError, match="ViTModel gives no attention, not even by its eager kernel"):
+        teacher(clips(), (FRAMES, 2, 2))
