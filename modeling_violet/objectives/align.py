@@ -1,6 +1,6 @@
 """
 Alignment of what is visible (`align`; Xue et al., 2023, "Stare at What You See: Masked Image Modeling without
-Reconstruction", arXiv:2211.08887): from the kept patches alone the student predicts the states that a frozen teacher
+Reconstruction", arXiv:2211.08887): from the kept patches only the student predicts the states that a frozen teacher
 has of them after seeing the whole frame. It is distillation: the result is bounded by what the teacher was taught.
 
 Shapes: (B, T) videos and frames, L the cells of a frame's grid, K kept ones, D the student's width and S its blocks,
@@ -212,7 +212,7 @@ class Align(Objective):
                 f"{encoder.cell[0]} frames and takes {', '.join(encoder.inputs)}."
             )
         if options.alignment != "sum" and depth != options.teacher_layers:
-            why = "" if "tokens" in encoder.hides else ", which hides pixels and so gives its last states alone"
+            why = "" if "tokens" in encoder.hides else ", which hides pixels and so gives its last states only"
             raise ValueError(
                 f"`objectives`: the `alignment` {options.alignment!r} of 'align' needs as many blocks of the student "
                 f"as of the teacher: `vision_config.model_type` {name!r} gives {depth}{why}, and `teacher_layers` is "

@@ -25,7 +25,7 @@ LAYERS = "topK, mean, out, midI or linear_decay"
 def layer_weights(layers: str, count: int) -> list[float]:
     """
     What each of a teacher's `count` blocks weighs in the loss: `topK` 1/K for the last K, `mean` all the same, `out`
-    the last alone, `midI` block I alone, from 0, and `linear_decay` in proportion to the block's number, from 0.
+    the last only, `midI` only block I, from 0, and `linear_decay` in proportion to the block's number, from 0.
 
     Raises:
         ValueError: for another word, a K or I that the teacher has not, or weights that are all 0.

@@ -75,7 +75,7 @@ def of_blocks(target: torch.Tensor, width: int = 768) -> list[torch.Tensor]:
 
 
 def last(target: torch.Tensor, blocks: int = 5, width: int = 768) -> torch.Tensor:
-    """The same target of the last blocks alone."""
+    """The same target of the last blocks only."""
     return target[..., -(blocks * width + 1) :]
 
 
