@@ -221,9 +221,9 @@ class Align(Objective):
 
     def build_head(self, config: VioletConfig) -> nn.Module:
         encoder = find_encoder(config.vision_config)
-        return MaskAlignHead(self.options, encoder.num_blocks, config.vision_config.hidden_size)
+        return MaskAlignHead(self.options, encoder.num_blocks, encoder.config.hidden_size)
 
-    def check_teacher(self, teacher: Teacher, model: nn.Module) -> None:
+    def check_teacher(self, teacher: Teacher, model: Any) -> None:
         for name, value in teacher.head_options.items():
             if getattr(self.options, name) != value:
                 raise ValueError(
@@ -235,11 +235,11 @@ class Align(Objective):
         own = {parameter.data_ptr() for parameter in model.parameters() if parameter.numel()}
         if own & {parameter.data_ptr() for parameter in teacher.parameters() if parameter.numel()}:
             raise ValueError("align: the teacher shares weights with the student: load it as a model of its own.")
-        if "tokens" not in model.violet.vision_encoder.hides:  # type: ignore[union-attr]
+        if "tokens" not in model.violet.vision_encoder.hides:
             logger.warning(
                 "align: the vision encoder %r cannot drop tokens: the pixels of hidden patches are masked, its whole "
                 "grid is computed, and the loss is over the visible cells of its last states.",
-                model.violet.vision_encoder.config.model_type,  # type: ignore[union-attr]
+                model.violet.vision_encoder.config.model_type,
             )
 
     def missing(self, inputs: Mapping[str, Any]) -> str | None:

@@ -212,8 +212,9 @@ def make_eager(block: nn.Module) -> None:
     for module in block.modules():
         config = getattr(module, "config", None)
         if isinstance(config, PreTrainedConfig):
-            module.config = copy.copy(config)
-            module.config._attn_implementation = "eager"
+            own = copy.copy(config)
+            own._attn_implementation = "eager"
+            module.config = own  # type: ignore[assignment]  # no module, and no tensor
 
 
 @contextmanager

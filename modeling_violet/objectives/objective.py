@@ -89,7 +89,7 @@ class Objective:
             ValueError: if they contradict one another, naming both keys.
         """
 
-    def check_teacher(self, teacher: Any, model: nn.Module) -> None:
+    def check_teacher(self, teacher: Any, model: Any) -> None:
         """
         Compares a loaded `teacher` with the model that it is to teach.
 

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from violet import VioletConfig
+from violet.core.upstream import checkpoint_activations
 from violet.modeling_violet import VioletForPreTraining
 from violet.modeling_violet.encoders import find_encoder
 from violet.modeling_violet.encoders.maskalign_vit import MaskAlignVisionConfig, MaskAlignVisionModel, sine_positions
@@ -468,6 +469,34 @@ def test_hidden_pixels_change_nothing_and_all_kept_is_the_whole_picture(kind):
     known = model.violet.vision_model(**{name: pixels}, output_hidden_states=True).hidden_states[1:]
     for one, other in zip(whole, known, strict=True):
         torch.testing.assert_close(one.flatten(0, 1), other, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind, special", [("deit", 2), ("dinov2_with_registers", 5)])
+def test_tokens_beside_the_class_token_stay(kind, special):
+    sizes = {**ENCODER_CONFIGS["dinov2"], **({"intermediate_size": 64} if kind == "deit" else {})}
+    encoder = find_encoder(AutoConfig.for_model(kind, **sizes))
+    torch.manual_seed(0)
+    model = encoder.build().eval()
+    states = encoder.visible_states(model, clips(), kept_of(list(range(CELLS))))
+    known = model(pixel_values=clips().flatten(0, 1), output_hidden_states=True).hidden_states[1:]
+    assert states.num_special == special
+    for one, other in zip(states.blocks, known, strict=True):
+        torch.testing.assert_close(one.flatten(0, 1), other, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["maskalign_vit", "vit"])
+def test_activations_computed_again_give_the_same_gradients(kind):
+    target, given = teacher_of()(clips(), (FRAMES, 2, 2)), {"align_noise": exponential(2, FRAMES, CELLS)}
+    gradients = []
+    for checkpointed in (False, True):
+        model = student(kind).train()
+        if checkpointed:
+            checkpoint_activations(model)
+        align_loss(model, clips(), target, **given).backward()
+        gradients.append({name: one.grad for name, one in model.named_parameters() if one.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys() and len(gradients[0]) > 20
+    assert all(torch.allclose(one, gradients[1][name], atol=1e-7) for name, one in gradients[0].items())
 
 
 def test_what_a_teacher_has_of_hidden_patches_does_not_count():
