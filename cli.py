@@ -227,7 +227,7 @@ def _prepare_parser() -> argparse.ArgumentParser:
         description="Stores the target of each video, as the recipe's run would compute it at every step.",
     )
     kind.add_argument("recipe", help="the YAML file of violet pretrain")
-    kind.add_argument("--target", required=True, help="such as hog or depth; its teacher is the recipe's")
+    kind.add_argument("--target", required=True, help="such as hog, depth or align; its teacher is the recipe's")
     kind.add_argument("--output", required=True, help="the folder for the targets")
     kind.add_argument("--dataset", help="its name in the recipe, if there are several")
     kind = kinds.add_parser(

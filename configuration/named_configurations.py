@@ -79,6 +79,31 @@ NAMED_CONFIGURATIONS: dict[str, dict[str, Any]] = {
         **VIDEOS_ONLY,
         "classifier_dropout": 0.0,
     },
+    "maskalign-base-16": {"vision_config": {"model_type": "maskalign_vit"}, **VIDEOS_ONLY},
+    "maskalign-large-16": {
+        "vision_config": {
+            "model_type": "maskalign_vit",
+            "hidden_size": 1024,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+        },
+        **VIDEOS_ONLY,
+    },
+    "maskalign-tiny": {
+        "vision_config": {
+            "model_type": "maskalign_vit",
+            "hidden_size": 128,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "patch_size": 8,
+            "image_size": 64,
+        },
+        "video_grid_size": 8,
+        **TINY,
+        "num_hidden_layers": 2,
+        "hidden_frame_order": False,
+        "projection_dim": 128,
+    },
     "hd-vila-base": {
         "vision_config": {"model_type": "hd_vila"},
         "text_config": {"model_type": "hd_vila_text"},
@@ -249,12 +274,11 @@ def named_configuration(name: str, **overrides) -> VioletConfig:
     The configuration of that name, with `overrides` in place of its fields.
 
     `"violet-v1-base"`, `"violet-v2-base"`, `"clip-vip-base-16"`, `"clip-vip-base-32"`, `"uniformerv2-base-16-scene"`,
-    `"uniformerv2-base-16-temporal"`, `"lf-vila-base"`, `"hd-vila-base"` and `"vatt-medium"` (which hears) have the
-    published models' shapes;
-    `"violet-tiny"`, `"clip-vip-tiny"` (64-pixel clips of four frames), `"uniformerv2-tiny"` (of eight, without texts),
-    `"lf-vila-tiny"` (of eight, with a sentence for every two) and `"hd-vila-tiny"` (32-pixel clips of seven, the
-    middle one also of 128 pixels) and `"vatt-tiny"` (64-pixel clips of eight, with a second of sound) train on two
-    CPU cores in minutes.
+    `"uniformerv2-base-16-temporal"`, `"lf-vila-base"`, `"hd-vila-base"`, `"maskalign-base-16"`, `"maskalign-large-16"`
+    and `"vatt-medium"` (which hears) have the published models' shapes; `"violet-tiny"`, `"clip-vip-tiny"` and
+    `"maskalign-tiny"` (64-pixel clips of four frames), `"uniformerv2-tiny"` (of eight, without texts), `"lf-vila-tiny"`
+    (of eight, with a sentence for every two), `"hd-vila-tiny"` (32-pixel clips of seven, the middle one also of 128
+    pixels) and `"vatt-tiny"` (64-pixel clips of eight, with a second of sound) train on two CPU cores in minutes.
 
     Raises:
         ValueError: for an unknown name or field.

@@ -335,7 +335,7 @@ def export_original(
         weights[theirs] = form.back(value, form.theirs(tuple(value.shape), windows[0] if windows else ()))
     if homeless:
         raise ConversionError(f"The original, {kind.name}, has no place for {listed(homeless)}.")
-    for name, derived in derived_pieces(kind, pieces, windows).items():
+    for name, derived in derived_pieces(kind, pieces, windows, numbers.positions).items():
         if derived.group != POSITION_IDS or kind.position_ids:
             weights[name] = kept[name] if name in kept else derived.value(weights).clone()
     return {**kept, **weights}

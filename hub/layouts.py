@@ -22,6 +22,7 @@ from torch import nn
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling
 
 from ..modeling_violet.embeddings import interpolate_grid, interpolate_rows
+from ..modeling_violet.encoders.maskalign_vit import sine_positions
 
 Shape = tuple[int, ...]
 Rules = tuple[tuple[str, str | Callable[[re.Match], str]], ...]
@@ -95,7 +96,9 @@ UNIFORMERV2_CLIP_NAMES: Rules = (
     (r"\.mlp\.norm\.", ".layer_norm2."),
 )
 
-OPTIONAL = ("answer_head.", "span_head.", "classifier.", "mlm_head.", "mvm_heads.", "task_tokens")
+OPTIONAL = (
+    *("answer_head.", "span_head.", "classifier.", "mlm_head.", "mvm_heads.", "objective_heads.", "task_tokens"),
+)
 """What a source may lack altogether; if it holds some of such a part, it must hold the whole."""
 BACKBONE, TEXT, FUSION = "video_encoder.swin.", "text_embeddings.", "fusion.layers."
 MLM = "mlm_head."
@@ -199,6 +202,7 @@ class Numbering:
         windows: its window in each stage.
         merges: the stages with a merging behind them.
         text_layers: layers of the text side that read sentences, and those that read paragraphs; () for others.
+        positions: rows and columns of the square grid whose positions the vision encoder computes; 0 for others.
     """
 
     model_class: str = ""
@@ -206,6 +210,7 @@ class Numbering:
     windows: tuple[Shape, ...] = ()
     merges: tuple[int, ...] = ()
     text_layers: tuple[int, ...] = ()
+    positions: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,6 +247,8 @@ class Kind:
         frames: how its frames are chosen, fitted and normalised: settings of `VioletVideoProcessor`.
         told: beginnings of our names -> the part of a `config.json` beside the weights ("" is the whole) that tells
             what their shapes do not.
+        computed: their name of positions that follow from the sizes -> (the tensor whose width they have, (rows,
+            columns, width) -> the positions in our form).
         assumed: what its shapes do not tell, and is taken for granted without a configuration, for the report.
     """
 
@@ -266,6 +273,7 @@ class Kind:
     max_length: int | None = None
     frames: Mapping[str, Any] = field(default_factory=dict)
     told: Mapping[str, str] = field(default_factory=dict)
+    computed: Mapping[str, tuple[str, Callable[[int, int, int], torch.Tensor]]] = field(default_factory=dict)
     assumed: tuple[str, ...] = ()
 
     def fitted(self, model: "Numbering", source: "Numbering") -> "Kind":
@@ -898,12 +906,48 @@ VATT = Kind(
     frames={"num_frames": 32, "size": {"height": 224, "width": 224}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3},
     assumed=("heads are 64 wide (`head_dim`)", "sound has 48,000 samples a second"),
 )
+MASKALIGN_NAMES: Rules = (
+    (r"^embeddings\.cls_token$", "cls_token"),
+    (r"^embeddings\.patch_embedding\.", "patch_embed.proj."),
+)
+ALIGNED = r"^distill_(heads|weights)\b"
+
+
+def _maskalign(name: str, **options: Any) -> Kind:
+    """A kind whose weights are MaskAlign's student's (Xue et al., 2023, arXiv:2211.08887)."""
+    return Kind(
+        name,
+        parts={
+            "video_encoder.maskalign_vit.": ("", MASKALIGN_NAMES),
+            "objective_heads.align.weights": ("distill_weights", ()),
+            "objective_heads.align.heads.": ("distill_heads.", ()),
+        },
+        forms={r"^cls_token$": Form(lambda shape, window: (1, 1, *shape))},
+        classes=((r"", "VioletModel"),),
+        kept={
+            r"^(clip|dino)_model\.": "the frozen teacher, which has a checkpoint of its own",
+            ALIGNED: "it aligns the student with its teacher, and the encoder does without",
+            r"^(fc_norm|head)\.": ANOTHER_HEAD,
+            r"^pos_embed$": "sines, which are computed for each grid",
+        },
+        computed={"pos_embed": ("cls_token", sine_positions)},
+        system="maskalign_vit",
+        tokenizer=None,
+        frames={"do_pad_to_square": False, "resample": PILImageResampling.BICUBIC},
+        assumed=("`num_attention_heads` is the width / 64",),
+        **options,
+    )
+
+
+MASKALIGN = _maskalign("MaskAlign", published=True)
+MASKALIGN_TUNED = _maskalign("MaskAlign, fine-tuned", absent=r"^video_encoder\.maskalign_vit\.norm\.")
 KINDS = {
     kind.name: kind
     for kind in (
         *(VIOLET, LF_VILA, HD_VILA, SWINBERT, TORCHVISION, VIDEO_SWIN, SWIN_2D, SWIN_TRANSFORMERS, BERT),
         *(CLIP_VIP, CLIP, CLIP_VISION, CLIP_VISION_PROJECTED, CLIP_TEXTS, CLIP_TEXTS_PROJECTED),
         *(UNIFORMERV2, UNIFORMERV2_OPENMMLAB, OPENAI_CLIP, CLIP_START, VATT),
+        *(MASKALIGN, MASKALIGN_TUNED),
     )
 }
 STARTING: Mapping[str, Mapping[str, Kind]] = {
@@ -944,6 +988,10 @@ def _kind_by_names(shapes: Mapping[str, Shape]) -> Kind | None:
     clip = _clip_kind(shapes)
     if clip is not None:
         return clip
+    if any(re.match(r"blocks\.\d+\.attn\.qkv\.", name) for name in shapes) and "pos_embed" in shapes:
+        aligned = any(re.match(ALIGNED, name) for name in shapes)
+        if aligned or holds(shapes, "fc_norm."):
+            return MASKALIGN if aligned else MASKALIGN_TUNED
     for kind, pattern in (
         (VIOLET, r"(enc_img|enc_txt|trsfr)\."),
         (VATT, rf".*{VATT_BASE}"),

@@ -257,7 +257,15 @@ def numbering(model_class: type[PreTrainedModel], config_json: str) -> Numbering
         tuple(stage.window for stage in stages),
         tuple(i for i, stage in enumerate(stages) if stage.merges),
         layers if any(layers) else (),
+        _computed_positions(config.vision_config if is_whole else config),
     )
+
+
+def _computed_positions(vision: Any) -> int:
+    """`Numbering.positions` of a vision encoder's configuration."""
+    if vision.model_type != "maskalign_vit" or vision.image_size is None:
+        return 0
+    return vision.image_size // vision.patch_size
 
 
 def _own_configuration(kind: Kind, model_class: type[PreTrainedModel], config_json: str) -> str:
@@ -322,7 +330,8 @@ def _layout(
     own = numbering(model_class, source_json).windows
     windows = own if kind.of_pictures else numbering(model_class, config_json).windows or own
     window = windows[0] if windows else ()  # only a Video Swin has windows
-    return Layout(tuple(pieces.values()), derived_pieces(kind, pieces, windows), new, window)
+    positions = numbering(model_class, config_json).positions
+    return Layout(tuple(pieces.values()), derived_pieces(kind, pieces, windows, positions), new, window)
 
 
 def _index(window: Shape, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -334,9 +343,25 @@ def _places(table: str, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
     return torch.arange(len(tensors[table]))[None]
 
 
-def derived_pieces(kind: Kind, pieces: Mapping[str, Piece], windows: tuple[Shape, ...]) -> dict[str, Derived]:
-    """What follows from these pieces, by the kind's names; `windows`: of each stage of a Video Swin."""
+def _computed(
+    table: Callable[[int, int, int], torch.Tensor], grid: int, of: str, tensors: Mapping[str, torch.Tensor]
+) -> torch.Tensor:
+    return table(grid, grid, tensors[of].shape[-1])[None]
+
+
+def derived_pieces(
+    kind: Kind, pieces: Mapping[str, Piece], windows: tuple[Shape, ...], positions: int = 0
+) -> dict[str, Derived]:
+    """
+    What follows from these pieces, by the kind's names; `windows`: of each stage of a Video Swin; `positions`: see
+    `Numbering`.
+    """
     derived: dict[str, Derived] = {}
+    widths = {piece.theirs: piece.shape[-1] for piece in pieces.values() if piece.shape}
+    for name, (of, table) in kind.computed.items():
+        if positions and of in widths:
+            shape = (1, 1 + positions**2, widths[of])
+            derived[name] = Derived(of, shape, "computed", partial(_computed, table, positions, of))
     for ours, piece in pieces.items():
         stage = re.search(r"stages\.(\d+)\..*relative_position_bias_table$", ours)
         if stage is not None:

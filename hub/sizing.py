@@ -30,6 +30,7 @@ from .layouts import (
 )
 from .sizing_hd_vila import hd_vila_sizes
 from .sizing_lf_vila import lf_vila_sizes
+from .sizing_maskalign import maskalign_sizes
 from .sizing_vatt import vatt_sizes
 
 CODEBOOK = 8192
@@ -350,6 +351,10 @@ def _vatt_sizes(sizes: Sizes, strict: bool, settings: Mapping[str, Any]) -> tupl
     return "vatt-medium", *vatt_sizes(sizes.shapes)
 
 
+def _maskalign_sizes(sizes: Sizes, strict: bool, settings: Mapping[str, Any]) -> tuple[str, dict, dict]:
+    return "maskalign-base-16", *maskalign_sizes(sizes.shapes)
+
+
 SYSTEMS: Mapping[str, Callable[[Sizes, bool, Mapping[str, Any]], tuple[str, dict, dict]]] = {
     "violet_vision": _violet_sizes,
     "clip_vip": _clip_vip_sizes,
@@ -357,6 +362,7 @@ SYSTEMS: Mapping[str, Callable[[Sizes, bool, Mapping[str, Any]], tuple[str, dict
     "lf_vila": _lf_vila_sizes,
     "hd_vila": _hd_vila_sizes,
     "vatt": _vatt_sizes,
+    "maskalign_vit": _maskalign_sizes,
 }
 """
 By `Kind.system`: (sizes, see `Sizes.original`, the config.json beside the weights) -> the named configuration, the

@@ -10,6 +10,7 @@ import pickle
 import pickletools
 import re
 import zipfile
+from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,8 +31,8 @@ JOINED = r".*encoder\.layers\.\d+\.blocks\.\d+\.attention\.self\."
 """transformers' Swin keeps query, key and value apart; they are read as one tensor, `{query,key,value}`."""
 LEGACY_PICKLES = 4
 """torch files that are no zip archives begin so: a number, a version, the machine, the content."""
-OF_TENSORS = r"collections\.OrderedDict|torch\._utils\._rebuild_\w+|torch\.\w*Storage"
-"""The names with which tensors are written."""
+OF_TENSORS = r"collections\.OrderedDict|argparse\.Namespace|torch\._utils\._rebuild_\w+|torch\.\w*Storage"
+"""The names with which tensors, and the arguments beside them, are written."""
 WRAPPERS = ("state_dict", "model", "module", "model_state_dict", "model_state")
 """
 Under which names training code keeps the weights beside other things (mmcv, Lightning, DeepSpeed, the Trainer,
@@ -125,7 +126,8 @@ def read_file(path: Path) -> Any:
         except (SafetensorError, ValueError, OverflowError) as error:
             raise WeightsError(f"{path}: damaged, or no safetensors file ({error}).") from error
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([Namespace]):  # what training code keeps its arguments in: plain values
+            return torch.load(path, map_location="cpu", weights_only=True)
     except (
         pickle.UnpicklingError,
         zipfile.BadZipFile,
@@ -165,7 +167,8 @@ def _asked_for(path: Path) -> list[str]:
     names: set[str] = set()
     try:
         if zipfile.is_zipfile(path):
-            names.update(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+            with torch.serialization.safe_globals([Namespace]):
+                names.update(torch.serialization.get_unsafe_globals_in_checkpoint(path))
         else:
             with open(path, "rb") as file:
                 for _ in range(LEGACY_PICKLES):

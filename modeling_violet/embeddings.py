@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from ..core.registry import Registry
 from .encoders import find_encoder
 from .projection import NUM_BASES, pool_in_order
-from .tokens import Tokens
+from .tokens import Tokens, VisibleStates, gather_tokens
 
 
 def interpolate_rows(rows: torch.Tensor, length: int) -> torch.Tensor:
@@ -138,6 +138,29 @@ class VioletVideoStates(nn.Module):
         tokens = self.finish(tokens)
         mask = torch.ones(tokens.shape[:2], dtype=torch.long, device=tokens.device)
         return Tokens(tokens, mask, grid, special, in_front, states.pooler_output)
+
+    def visible_states(self, pixels: dict[str, torch.Tensor], kept: torch.Tensor) -> VisibleStates:
+        """
+        The encoder's states of the kept cells (batch, steps, K): of each block, computed from nothing else; from an
+        encoder that can hide pixels only, its last ones, where the pixels of the other cells are hidden.
+        """
+        named = self.encoder.in_order(pixels)
+        first, *others = named
+        grid = self.encoder.grid(named[first].shape[1], *named[first].shape[3:])
+        if kept.shape[:2] != (len(named[first]), grid[0]):
+            raise ValueError(
+                f"The kept cells have the shape {tuple(kept.shape)}; these videos need {(len(named[first]), grid[0])} "
+                "and a number of cells."
+            )
+        if "tokens" in self.encoder.hides:
+            return self.encoder.visible_states(self.vision_model, named[first], kept)
+        hidden = kept.new_ones(*kept.shape[:2], grid[1] * grid[2], dtype=torch.bool).scatter(2, kept, False)
+        named = self.mask_inputs(named, hidden.unflatten(2, grid[1:]))
+        states = self.encoder.states(self.vision_model, named[first], **{name: named[name] for name in others})
+        assert states.last_hidden_state is not None  # every encoder gives it
+        cells = states.last_hidden_state.flatten(0, 1).flatten(1, 2)  # -> (batch * steps, rows * columns, width)
+        visible = gather_tokens(cells, kept.flatten(0, 1)).unflatten(0, kept.shape[:2])
+        return VisibleStates((visible,), 0)
 
     def place(
         self, features: torch.Tensor, frame_states: torch.Tensor | None, hidden_frame_order: torch.Tensor | None

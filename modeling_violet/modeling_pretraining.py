@@ -158,7 +158,8 @@ class VioletForPreTraining(VioletPreTrainedModel):
                 video apart from them too.
             wrong_attention_mask: (others, X').
             num_hard_negatives: take only this many of the K, those nearest to the video before the fusion.
-            mvm_targets: what the masked patches show, by target, as its teacher gives it (see `teachers`).
+            mvm_targets: what the masked patches show, by target, as its teacher gives it (see `teachers`); and what
+                the teachers of other objectives give, by objective.
             objectives: weights by objective; those that are not named are not computed. By default 1 for each whose
                 inputs are given.
             kwargs: what other objectives need, and transformers' own arguments.

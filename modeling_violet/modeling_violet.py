@@ -157,7 +157,7 @@ class VioletPreTrainedModel(SavedWhole, PreTrainedModel):
         elif isinstance(module, VioletModel) and module.task_tokens is not None:
             init.trunc_normal_(module.task_tokens, std=std)
         elif hasattr(module, "start_weights"):  # a part whose own parameters begin in its own way
-            module.start_weights()
+            module.start_weights()  # type: ignore[operator]
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.base_model.text_embeddings.get_input_embeddings()

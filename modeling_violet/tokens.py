@@ -29,6 +29,26 @@ class VisionStates(ModelOutput):
 
 
 @dataclass
+class VisibleStates:
+    """
+    What a vision encoder gives of the cells that are kept in each step of a batch of clips.
+
+    Attributes:
+        blocks: of each block (batch, steps, num_special + K, width), special tokens first, then the K kept cells in
+            their order.
+        num_special: special tokens of each step; if there are any, the first is the class token.
+    """
+
+    blocks: tuple[torch.Tensor, ...]
+    num_special: int
+
+
+def gather_tokens(tokens: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Of the tokens (n, L, width) those at the places (n, K), in their order: (n, K, width)."""
+    return tokens.gather(1, places.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+
+
+@dataclass
 class Tokens:
     """
     The tokens of videos or texts, one row each. Everything behind the encoders reads sizes from here, never from

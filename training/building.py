@@ -35,7 +35,7 @@ from .recipe import DatasetRecipe, PretrainingRecipe
 from .schedule import SCHEDULES
 from .scratch import processor_from_scratch
 from .starting import model_from_parts, processor_from_parts, starts_from_parts
-from .targets import load_teacher, open_targets, target_settings
+from .targets import load_teacher, open_targets, target_options, target_settings
 
 logger = logging.getLogger(__name__)
 
@@ -126,10 +126,14 @@ def build_processor(recipe: PretrainingRecipe, tables: Sequence[Splits]) -> Vide
 def build_teachers(
     recipe: PretrainingRecipe, frames: VioletVideoProcessor, device: torch.device
 ) -> dict[str, Teacher]:
-    """The frozen networks of the recipe's MVM targets; a target whose values every data set has stored needs none."""
+    """
+    The frozen networks of the recipe's MVM targets, and of its objectives that have one; a target whose values every
+    data set has stored needs none.
+    """
     stored = [set(dataset.targets) for dataset in recipe.datasets]
-    live = [name for name in recipe.mvm_targets if not all(name in names for names in stored)]
-    return {name: load_teacher(name, recipe.mvm_targets[name], frames).to(device) for name in live}
+    taught = [name for name in recipe.all_objectives() if name in OBJECTIVES and OBJECTIVES[name].teacher is not None]
+    live = [name for name in (*recipe.mvm_targets, *taught) if not all(name in names for names in stored)]
+    return {name: load_teacher(name, target_options(recipe, name), frames).to(device) for name in live}
 
 
 def new_configuration(
@@ -157,7 +161,12 @@ def new_configuration(
     if "temporal_contrast" in recipe.all_objectives() and configuration.projection_type == "paragraph":
         configuration.projection_type = "paragraph_and_clips"
     own = [name for name in recipe.all_objectives() if name in OBJECTIVES and name not in BUILT_IN]
-    configuration.objectives = {name: recipe.objective_options.get(name, {}) for name in own} or None
+    options = {
+        name: {key: value for key, value in recipe.objective_options.get(name, {}).items() if key != "teacher"}
+        | (dict(teachers[name].head_options) if name in teachers else {})
+        for name in own
+    }
+    configuration.objectives = options or None
     return configuration
 
 
@@ -189,6 +198,11 @@ def build_model(
             f"`objectives`: the model has no {', '.join(unknown)}; it has {', '.join(model.objective_names())}."
         )
     check_gradient_caching(recipe, model)
+    for name in set(model.objectives).intersection(teachers):
+        try:
+            model.objectives[name].check_teacher(teachers[name], model)
+        except ValueError as error:
+            raise SettingsError(str(error)) from error
     model.freeze_unused(recipe.all_objectives())
     if recipe.gradient_checkpointing:
         checkpoint_activations(model)

@@ -23,7 +23,7 @@ from .pretraining_data import row_id
 from .recipe import DatasetRecipe, PretrainingRecipe
 from .scratch import frames_from_scratch
 from .starting import processor_from_parts, starts_from_parts
-from .targets import load_teacher, target_settings, write_targets
+from .targets import load_teacher, target_options, target_settings, write_targets
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ def prepare_targets(
     after an interruption.
 
     Args:
-        target: a name of `MVM_TARGETS`; its teacher is the recipe's, or the default one.
+        target: a name of `MVM_TARGETS`, or of an objective with a teacher; its teacher is the recipe's, or the
+            default one.
         output: the folder.
         dataset: its name in the recipe, which may be left out if there is one.
 
@@ -60,7 +61,7 @@ def prepare_targets(
     """
     source = _find_dataset(recipe, dataset)
     frames, encoder = frames_of_run(recipe)
-    teacher = load_teacher(target, recipe.mvm_targets.get(target, {}), frames)
+    teacher = load_teacher(target, target_options(recipe, target), frames)
     settings = target_settings(recipe, source, target, frames, encoder)
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     device = accelerator or torch.device("cpu")

@@ -50,8 +50,8 @@ class DatasetRecipe:
         video_folder: where a table's relative paths start; by default the table's own folder.
         num_frames: frames taken of each video; 1 for images; by default as many as the processor says.
         weight: its share of the steps; by default its number of rows.
-        targets: MVM targets computed beforehand: folders of `violet prepare targets`, or the original's `.pkl` of
-            tokens.
+        targets: targets computed beforehand, of MVM or of an objective with a teacher: folders of `violet prepare
+            targets`, or the original's `.pkl` of tokens.
     """
 
     name: str
@@ -104,7 +104,8 @@ class PretrainingRecipe:
         tokenizer: from scratch: a folder or Hub name; by default a small vocabulary is trained on the data's texts.
         objectives: weights by objective (see `VioletForPreTraining`); or a list of such sets, of which one is drawn
             for each step in proportion to its `share`, out of those whose `start` (a share of `max_steps`) has come.
-        objective_options: of a new model: options of objectives that are not built in, by objective.
+        objective_options: of a new model: options of objectives that are not built in, by objective; and, of any
+            model, under `teacher` the Hub name or folder of the network that an objective such as `align` learns from.
         mvm_targets: options of each target's head, by target, and under `teacher` the teacher's Hub name or folder.
         masks: probability of each kind of mask, see `masking.Masking`.
         patch_ratio, word_ratio: shares that are hidden.

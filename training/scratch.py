@@ -26,6 +26,9 @@ FRAMES_FROM_SCRATCH: dict[str, tuple[int | tuple[int, int], int]] = {
     "hd-vila-tiny": (32, 7),
     "vatt-medium": (224, 32),
     "vatt-tiny": (64, 8),
+    "maskalign-base-16": (224, 8),
+    "maskalign-large-16": (224, 8),
+    "maskalign-tiny": (64, 4),
 }
 """Side in pixels (or height and width) and number of frames that a named configuration is trained with."""
 

@@ -1,18 +1,23 @@
-"""MVM targets computed beforehand: written once by `violet prepare targets`, read by every later run."""
+"""Targets computed beforehand: written once by `violet prepare targets`, read by every later run."""
 
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig
 
+from ..configuration import VioletConfig
 from ..core.files import write_json, write_tensors
 from ..data import read_pickle
+from ..hub.vision_models import model_type
 from ..modeling_violet.encoders import Encoder
 from ..modeling_violet.objectives.masked_vision import MVM_TARGETS
+from ..modeling_violet.objectives.objective import OBJECTIVES
 from ..modeling_violet.objectives.teachers import Teacher
 from ..processing import VioletVideoProcessor
 from .arguments import SettingsError
@@ -96,12 +101,13 @@ def target_settings(
             f"data set {dataset.name!r}: stored `targets` are those of one choice of frames and pixels. With them, "
             "`frame_sampling` must be even and `fit` not random_crop."
         )
-    options = recipe.mvm_targets.get(target, {})
+    options, teacher = target_options(recipe, target), teacher_class(target)
     source, (height, width) = options.get("teacher"), recipe.frame_size(frames)
     return {
         "target": target,
-        "teacher": MVM_TARGETS.find(target).teacher.default_source if source is None else str(source),
+        "teacher": teacher.default_source if source is None else str(source),
         "per_cell": options.get("per_cell"),
+        **{name: options.get(name) for name in teacher.options if name != "per_cell"},
         "num_frames": dataset.num_frames or frames.num_frames,
         "image_size": height if height == width else [height, width],
         "patch_size": encoder.cell[1],
@@ -114,20 +120,52 @@ def target_settings(
     }
 
 
+def teacher_class(target: str) -> type[Teacher]:
+    """
+    The class of the teacher of an MVM target, or of an objective that names one.
+
+    Raises:
+        ValueError: for a name that is neither.
+    """
+    own = OBJECTIVES[target].teacher if target in OBJECTIVES else None
+    return own or MVM_TARGETS.find(target).teacher
+
+
+def target_options(recipe: PretrainingRecipe, target: str) -> dict[str, Any]:
+    """
+    What the recipe says of a target: `teacher`, a Hub name or folder, and the options of its head; of an objective's
+    own all its options. A model that exists has its own, and the recipe names the teacher only.
+
+    Raises:
+        SettingsError: for options that the objective has not, or that contradict one another.
+    """
+    if target not in OBJECTIVES or OBJECTIVES[target].teacher is None:
+        return dict(recipe.mvm_targets.get(target, {}))
+    given = dict(recipe.objective_options.get(target, {}))
+    source = given.pop("teacher", None)
+    if not recipe.from_scratch and model_type(recipe.model) == VioletConfig.model_type:
+        given = (getattr(AutoConfig.from_pretrained(recipe.model), "objectives", None) or {}).get(target, {})
+    try:
+        options = OBJECTIVES[target].Options(**given)  # type: ignore[misc]  # one with a teacher has options
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"`objective_options`: {error}") from error
+    return {**asdict(options), **({} if source is None else {"teacher": source})}
+
+
 def load_teacher(target: str, options: Mapping[str, Any], frames: VioletVideoProcessor) -> Teacher:
     """
-    The frozen network of an MVM target.
+    The frozen network of an MVM target, or of an objective that has one.
 
     Args:
-        options: the recipe's for this target: `teacher`, a Hub name or folder, and what the teacher takes beside it.
+        options: see `target_options`.
         frames: the run's video processor.
 
     Raises:
         SettingsError: if the target is unknown, or its teacher cannot be loaded.
     """
-    more = {"per_cell": options["per_cell"]} if "per_cell" in options else {}
     try:
-        teacher = MVM_TARGETS.find(target).teacher
+        teacher = teacher_class(target)
+        more = {name: options[name] for name in teacher.options if name in options}
         return teacher.load(
             options.get("teacher"), student_mean=frames.image_mean, student_std=frames.image_std, **more
         )

@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ...core.registry import Registry
 from ..parts import build_part
-from ..tokens import Grid, VisionStates
+from ..tokens import Grid, VisibleStates, VisionStates
 
 ENCODERS: Registry[Any] = Registry(
     "vision encoder",
@@ -21,6 +21,7 @@ ENCODERS: Registry[Any] = Registry(
         "hd_vila": "two_resolutions:HdVilaVisionModel",
         "lf_vila": "temporal_windows:LfVilaVisionModel",
         "frame_by_frame": "frame_by_frame:FrameByFrame",
+        "maskalign_vit": "maskalign_vit:MaskAlign",
         "timesformer": "whole_clip:WholeClip",
         "videomae": "whole_clip:WholeClip",
         "vivit": "whole_clip:WholeClip",
@@ -50,10 +51,13 @@ class Encoder:
         config: the vision configuration.
         key: the name of the model's weights within those of the video encoder.
         unused: modules of transformers' model that its states on the grid do not pass through; they are left out.
+        hides: what it can hide of a clip: `"pixels"`, as every model; `"tokens"`, if it can compute the kept cells of
+            each step and no others, see `visible_states`.
     """
 
     key = "backbone"
     unused: tuple[str, ...] = ()
+    hides: tuple[str, ...] = ("pixels",)
 
     def __init__(self, config: PreTrainedConfig):
         self.config: Any = config
@@ -116,6 +120,24 @@ class Encoder:
         self.grid(pixels.shape[1], *pixels.shape[3:])
         output = model(**{self.inputs[0]: pixels}, **others)
         return VisionStates(**{name: output[name] for name in VisionStates.__annotations__ if name in output})
+
+    def visible_states(self, model: PreTrainedModel, pixels: torch.Tensor, kept: torch.Tensor) -> VisibleStates:
+        """
+        The states of every block where only these cells are computed; the others do not enter the first block.
+
+        Args:
+            pixels: as for `states`.
+            kept: (batch, steps, K), the kept cells' places on the grid of their step, row by row, each once.
+
+        Raises:
+            ValueError: for a model that can hide pixels only, see `hides`.
+        """
+        raise self.refuse("cannot drop tokens: it can only be shown pixels that hide cells.")
+
+    @property
+    def num_blocks(self) -> int:
+        """How many states `visible_states` gives; 1 for a model that can hide pixels only: its last one."""
+        return self.config.num_hidden_layers if "tokens" in self.hides else 1
 
     def layers(self, model: PreTrainedModel) -> list[nn.Module]:
         """The model's blocks from the first to the last, for learning rates by layer."""

@@ -51,12 +51,15 @@ class Objective:
         rule: of attention, under which its pass through the fusion is; None if it takes none.
         family: whether the name in `OBJECTIVES` stands for several objectives, named `NAME_…`.
         requirement: what a model must have for it, for messages.
+        teacher: the class of the frozen network whose target it reads from `mvm_targets` under its own name, see
+            `teachers`; `None` if it needs none, or its MVM target names one.
     """
 
     Options: ClassVar[type | None] = None
     rule: ClassVar[str | None] = "bidirectional"
     family: ClassVar[bool] = False
     requirement: ClassVar[str] = "its name among the configuration's `objectives`"
+    teacher: ClassVar[Any] = None
     needs: tuple[str, ...] = ()
     takes: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
@@ -84,6 +87,14 @@ class Objective:
 
         Raises:
             ValueError: if they contradict one another, naming both keys.
+        """
+
+    def check_teacher(self, teacher: Any, model: Any) -> None:
+        """
+        Compares a loaded `teacher` with the model that it is to teach.
+
+        Raises:
+            ValueError: if they do not fit.
         """
 
     def build_head(self, config: VioletConfig) -> nn.Module | None:
@@ -164,6 +175,7 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
         "omnisource": "omnisource:Omnisource",
         "temporal_contrast": "temporal_contrast:TemporalContrast",
         "vatt": "vatt:VattContrast",
+        "align": "align:Align",
     },
     config_keys=("objectives",),
     always=BUILT_IN,

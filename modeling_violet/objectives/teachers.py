@@ -37,6 +37,7 @@ class Teacher(nn.Module):
         size: the side, in pixels, that it takes frames of (they are resized to a square), the network's own once there
             is one; `None` for any size.
         default_source: the weights on the Hub that `load` takes if no source is given; `None` for no such weights.
+        options: of its target's options, those that `load` takes.
 
     Args:
         student_mean, student_std: how the frames given to `forward` are normalised.
@@ -46,6 +47,7 @@ class Teacher(nn.Module):
     image_std: Colour = (1.0, 1.0, 1.0)
     size: int | None = None
     default_source: str | None = None
+    options: tuple[str, ...] = ()
 
     def __init__(self, network: Any = None, student_mean: Colour | None = None, student_std: Colour | None = None):
         super().__init__()
@@ -249,6 +251,7 @@ class TokenTeacher(Teacher):
     image_mean = (-0.125, -0.125, -0.125)
     image_std = (1.25, 1.25, 1.25)
     pixels_per_word = 8
+    options = ("per_cell",)
     default_source = "facebook/flava-image-codebook"
 
     def __init__(self, network: Any, per_cell: int = 1, **normalisation: Any):

@@ -19,6 +19,7 @@ ENCODER_CONFIGS: dict[str, dict[str, Any]] = {
         "drop_path_rate": 0.0,
     },
     "clip_vip": {**_VIT, "temporal_size": FRAMES},
+    "maskalign_vit": {**_SMALL, "image_size": SIDE, "patch_size": PATCH},
     "clip_vision_model": _VIT,
     "siglip_vision_model": _VIT,
     "dinov2": {**_SMALL, "image_size": SIDE, "patch_size": PATCH},

@@ -6,6 +6,7 @@ import pickle
 import tarfile
 import zipfile
 from argparse import Namespace
+from pathlib import PurePosixPath
 
 import pytest
 import torch
@@ -53,7 +54,7 @@ def test_a_bare_pickle_with_code_is_refused_and_not_run(tmp_path):
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 @pytest.mark.parametrize(
     "thing, name",
-    [(Namespace(lr=1), r"argparse\.Namespace"), (torch.nn.Linear(2, 2), r"torch\.nn\.modules\.linear\.Linear")],
+    [(PurePosixPath("a"), r"pathlib\.PurePosixPath"), (torch.nn.Linear(2, 2), r"torch\.nn\.modules\.linear\.Linear")],
 )
 def test_objects_beside_the_weights_are_named(thing, name, legacy, tmp_path):
     file = tmp_path / "weights.pth"
@@ -61,6 +62,15 @@ def test_objects_beside_the_weights_are_named(thing, name, legacy, tmp_path):
     with pytest.raises(WeightsError, match=f"asks for .*{name}") as refused:
         read_weights(file)
     assert "_rebuild" not in str(refused.value)
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_the_arguments_of_a_command_line_beside_the_weights_are_plain_values(legacy, tmp_path):
+    file = tmp_path / "weights.pth"
+    saved = {"model": WEIGHTS, "args": Namespace(lr=1, name="b16")}
+    torch.save(saved, file, _use_new_zipfile_serialization=not legacy)
+    read = read_weights(file)
+    assert set(read.tensors) == set(WEIGHTS) and "args" in read.skipped
 
 
 def damaged(folder):

@@ -107,6 +107,7 @@ PREPARATIONS: Registry[Preparation] = Registry(
         "omnisource": "prepare_omnisource:prepare_middle_frames",
         "temporal_contrast": "prepare_temporal_contrast:prepare_temporal_draws",
         "vatt": "prepare_vatt:prepare_vatt",
+        "align": "prepare_align:prepare_noise",
     },
 )
 ROW_CHECKS: Registry[Callable[[Mapping[str, Any], Any], None]] = Registry(

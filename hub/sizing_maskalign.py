@@ -1,0 +1,41 @@
+"""What the shapes of a MaskAlign checkpoint tell of its student."""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from .layouts import Shape, is_grid
+from .weight_files import WeightsError
+
+HEAD_WIDTH = 64
+"""Of both published students. Weights do not tell the number of attention heads."""
+NEEDED = ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.mlp.fc1.bias")
+"""What sizes are read from."""
+
+
+def maskalign_sizes(shapes: Mapping[str, Shape]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """
+    The fields of `VioletConfig` but for the vision encoder's (none), and those of `MaskAlignVisionConfig`.
+
+    Raises:
+        WeightsError: for a tensor that sizes are read from and that is missing, or positions of no square.
+    """
+    for needed in NEEDED:
+        if needed not in shapes:
+            raise WeightsError(f"A MaskAlign checkpoint has {needed!r}, and this one does not.")
+    width, patches, places = shapes["cls_token"][-1], shapes["patch_embed.proj.weight"], shapes["pos_embed"]
+    if len(patches) != 4 or len(places) != 3 or not is_grid(places[1]):
+        raise WeightsError(
+            f"'patch_embed.proj.weight' {patches} and 'pos_embed' {places} are not those of square pictures."
+        )
+    blocks = {int(found[1]) for name in shapes if (found := re.match(r"blocks\.(\d+)\.", name))}
+    return {}, {
+        "hidden_size": width,
+        "num_hidden_layers": max(blocks) + 1,
+        "num_attention_heads": next(n for n in range(max(width // HEAD_WIDTH, 1), 0, -1) if width % n == 0),
+        "mlp_ratio": shapes["blocks.0.mlp.fc1.bias"][0] / width,
+        "num_channels": patches[1],
+        "patch_size": patches[-1],
+        "image_size": patches[-1] * math.isqrt(places[1] - 1),
+    }
