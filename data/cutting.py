@@ -137,9 +137,10 @@ def _activitynet(source: Path, content: Mapping[str, Any]) -> dict[str, list[Sen
         times, texts = row.get("timestamps"), row.get("sentences")
         if not isinstance(times, list) or not isinstance(texts, list) or len(times) != len(texts) or not texts:
             raise TableError(f"{source}, {video!r}: as many 'timestamps' as 'sentences' are needed, one at least.")
-        found[video] = [
-            _sentence(f"{source}, {video!r}", *span, text) for span, text in zip(times, texts, strict=True)
-        ]
+        place = f"{source}, {video!r}"
+        if not all(isinstance(span, list) and len(span) == 2 for span in times):
+            raise TableError(f"{place}: each of 'timestamps' is [start, end].")
+        found[video] = [_sentence(place, start, end, text) for (start, end), text in zip(times, texts, strict=True)]
     return found
 
 

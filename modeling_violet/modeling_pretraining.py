@@ -108,8 +108,9 @@ class VioletForPreTraining(VioletPreTrainedModel):
                 f"{', '.join(self.objectives)} ({'; '.join(map(why_absent, unknown))})."
             )
         found = [objective for name, objective in self.objectives.items() if name in names]
-        for objective in (one for one in found if one.rule is not None):
-            self.violet.check_rule(objective.rule, f"The objective {objective.name!r}")
+        for objective in found:
+            if objective.rule is not None:
+                self.violet.check_rule(objective.rule, f"The objective {objective.name!r}")
         return found
 
     def unread_parameters(self) -> list[nn.Parameter]:
@@ -211,7 +212,7 @@ class VioletForPreTraining(VioletPreTrainedModel):
         return VioletPreTrainingOutput(**_summed(outcomes, objectives), **passes.recorded())
 
     def _embed(self, named: Iterable[Objective], passes: Passes) -> dict[str, torch.Tensor]:
-        sets = {}
+        sets: dict[str, torch.Tensor] = {}
         for objective in named:
             if not isinstance(objective, EmbeddingObjective):
                 raise ValueError(f"The objective {objective.name!r} compares no embeddings: name only those that do.")

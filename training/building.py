@@ -110,10 +110,11 @@ def build_processor(recipe: PretrainingRecipe, tables: Sequence[Splits]) -> Vide
         processor = processor_from_scratch(recipe.model, tokenizer, texts, recipe.image_size)
         processor.max_length = recipe.max_text_length
         configuration = named_configuration(recipe.model)
-        if getattr(configuration.text_config, "model_type", None) == "paragraph":
-            processor.max_length = configuration.text_config.sentence_length
-            most = getattr(configuration.vision_config, "num_clips", configuration.text_config.max_sentences)
-            processor.max_sentences = min(most, configuration.text_config.max_sentences)
+        text: Any = configuration.text_config
+        if getattr(text, "model_type", None) == "paragraph":
+            processor.max_length = text.sentence_length
+            most = getattr(configuration.vision_config, "num_clips", text.max_sentences)
+            processor.max_sentences = min(most, text.max_sentences)
     elif starts_from_parts(recipe.model):
         processor = processor_from_parts(recipe.model, recipe.text, image_size=recipe.image_size)
         processor.max_length = recipe.max_text_length

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -48,11 +49,12 @@ class Omnisource(FormObjective):
                 f"`objectives`: {self.name!r}: the form {self.options.form!r} reads no captions of frames; the "
                 "objective 'contrast' has it."
             )
-        inputs = find_encoder(config.vision_config).inputs
+        vision: Any = config.vision_config
+        inputs = find_encoder(vision).inputs
         if "frames" in self.form.sets and len(inputs) > 1:
             raise ValueError(
                 f"`objectives`: {self.name!r} encodes a frame as a clip, and the encoder `vision_config.model_type` "
-                f"{config.vision_config.model_type!r} takes {' and '.join(inputs)} of each: use the form 'vsc'."
+                f"{vision.model_type!r} takes {' and '.join(inputs)} of each: use the form 'vsc'."
             )
 
     def embed(self, passes: Passes) -> dict[str, torch.Tensor]:
