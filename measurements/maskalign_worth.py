@@ -89,7 +89,7 @@ def trained_teacher(pixels: torch.Tensor, answers: torch.Tensor, steps: int, see
 def aligned(
     teacher: MaskAlignTeacher, pixels: torch.Tensor, steps: int, seed: int, shuffled: bool
 ) -> tuple[MaskAlignVisionModel, float, float]:
-    """The student after so many steps, its mean loss in the last fifty, and that of the best constant."""
+    """The student after that many steps, its mean loss in the last fifty, and that of the best constant."""
     torch.manual_seed(seed + 1)
     sizes = {"hidden_size": WIDTH, "num_hidden_layers": BLOCKS, "num_attention_heads": 4}
     student = MaskAlignVisionModel(MaskAlignVisionConfig(**sizes, image_size=SIDE, patch_size=PATCH))
