@@ -28,6 +28,9 @@ class VioletPreTrainingOutput(ModelOutput):
         loss: (), the weighted sum of `losses`.
         losses: each objective's loss (), by name, before its weight.
         accuracies: (), by name: of matching (`vtm`), masked words (`mlm`, `smtm`) and contrast (`vtc`, video to text).
+        measures: (), other numbers that objectives tell of the batch, by name.
+        bool_masked_pos: (batch, steps, rows, columns), which patches were hidden, if an objective of this pass hid
+            them in its own way.
         mlm_logits: (batch, X, vocabulary).
         match_logits: (batch, 1 + negatives), the video's own text first, before the temperature.
         mvm_predictions: what each target's head predicts, by target, in the target's layout (see
@@ -41,6 +44,8 @@ class VioletPreTrainingOutput(ModelOutput):
     loss: torch.Tensor | None = None
     losses: dict[str, torch.Tensor] | None = None
     accuracies: dict[str, torch.Tensor] | None = None
+    measures: dict[str, torch.Tensor] | None = None
+    bool_masked_pos: torch.Tensor | None = None
     mlm_logits: torch.Tensor | None = None
     match_logits: torch.Tensor | None = None
     mvm_predictions: dict[str, torch.Tensor] | None = None
@@ -184,13 +189,14 @@ class VioletForPreTraining(VioletPreTrainedModel):
         named = self.find_objectives(objectives)
         for objective in named:
             objective.require(inputs)
-        passes = Passes(self, inputs, {name for one in named for name in one.needs}, kwargs)
+        passes = Passes(self, inputs, named, kwargs)
         outcomes = {objective.name: objective.loss(passes) for objective in named}
         losses = {name: outcome.loss for name, outcome in outcomes.items()}
         return VioletPreTrainingOutput(
             loss=combine(losses, objectives),
             losses=losses,
             accuracies={name: one.accuracy for name, one in outcomes.items() if one.accuracy is not None},
+            measures={key: value for one in outcomes.values() for key, value in one.measures.items()},
             **merged(outcome.outputs for outcome in outcomes.values()),
             **passes.recorded(),
         )

@@ -89,8 +89,10 @@ def target_settings(
         encoder: the model's vision encoder.
 
     Raises:
-        SettingsError: if frames or crops are drawn in each epoch: no target can be stored for those.
+        SettingsError: if frames or crops are drawn in each epoch: no target can be stored for those; or for a target
+            without a teacher.
     """
+    teacher = find_teacher(target)
     if frames.is_random:
         raise SettingsError(
             f"data set {dataset.name!r}: stored `targets` are those of one choice of frames and pixels. With them, "
@@ -100,7 +102,7 @@ def target_settings(
     source, (height, width) = options.get("teacher"), recipe.frame_size(frames)
     return {
         "target": target,
-        "teacher": MVM_TARGETS.find(target).teacher.default_source if source is None else str(source),
+        "teacher": teacher.default_source if source is None else str(source),
         "per_cell": options.get("per_cell"),
         "num_frames": dataset.num_frames or frames.num_frames,
         "image_size": height if height == width else [height, width],
@@ -112,6 +114,24 @@ def target_settings(
         # Drawn videos have the same names whatever they show.
         "drawn_with_seed": dataset.seed if dataset.source == "moving_shapes" else None,
     }
+
+
+def has_teacher(target: str) -> bool:
+    """Whether an MVM target is made by a frozen network beside the model, and not by the model itself."""
+    return MVM_TARGETS.find(target).teacher is not None
+
+
+def find_teacher(target: str) -> type[Teacher]:
+    """
+    The class of an MVM target's teacher.
+
+    Raises:
+        SettingsError: for a target that the model makes itself.
+    """
+    teacher = MVM_TARGETS.find(target).teacher
+    if teacher is None:
+        raise SettingsError(f"{target!r} has no teacher, the model makes this target itself: nothing can be stored.")
+    return teacher
 
 
 def load_teacher(target: str, options: Mapping[str, Any], frames: VioletVideoProcessor) -> Teacher:
@@ -127,8 +147,7 @@ def load_teacher(target: str, options: Mapping[str, Any], frames: VioletVideoPro
     """
     more = {"per_cell": options["per_cell"]} if "per_cell" in options else {}
     try:
-        teacher = MVM_TARGETS.find(target).teacher
-        return teacher.load(
+        return find_teacher(target).load(
             options.get("teacher"), student_mean=frames.image_mean, student_std=frames.image_std, **more
         )
     except (OSError, ValueError) as error:

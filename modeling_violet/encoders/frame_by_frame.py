@@ -14,6 +14,7 @@ class FrameByFrame(Encoder):
     pictures of another size than its own.
     """
 
+    attends_in_frames = True
     unused = ("head", "pooler", "post_layernorm")
 
     def __init__(self, config: PreTrainedConfig):

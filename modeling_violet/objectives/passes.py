@@ -1,6 +1,6 @@
 """The passes through a model that several objectives share, each computed once, if one of them asks for it."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,16 +29,16 @@ class Passes:
     Args:
         model: a `VioletForPreTraining`.
         inputs: the arguments of its `forward` by name, `None` if not given.
-        needs: the inputs that the objectives of this batch need. Negatives are fused if they are among them.
+        objectives: those of this batch. Negatives are fused if one of them needs them.
         options: transformers' own arguments, for each pass through the fusion.
     """
 
-    def __init__(self, model: Any, inputs: Mapping[str, Any], needs: Collection[str], options: Mapping[str, Any]):
+    def __init__(self, model: Any, inputs: Mapping[str, Any], objectives: Sequence[Any], options: Mapping[str, Any]):
         self.model = model
         self.violet = model.violet
         self.inputs = inputs
         self.computed: dict[str, Any] = {}
-        self._needs = needs
+        self.objectives = objectives
         self._options = options
 
     @property
@@ -57,11 +57,35 @@ class Passes:
         ids, labels = self.inputs["input_ids"], self.inputs["labels"]
         return ids if labels is None else torch.where(labels == IGNORE_INDEX, ids, labels)
 
+    @property
+    def pixels(self) -> dict[str, torch.Tensor]:
+        """The unmasked videos, by the names of the encoder's `inputs`."""
+        return take_pixels(dict(self.inputs))
+
     @once
+    def masked_video(self) -> tuple[Tokens, torch.Tensor | None]:
+        """
+        The masked videos, encoded, and which of their patches are hidden, (batch, steps, rows, columns): as the first
+        objective says that hides them in its own way (`Objective.masked_video`), else by their pixels.
+        """
+        for objective in self.objectives:
+            made = objective.masked_video(self)
+            if made is not None:
+                return made
+        masked = self.inputs["bool_masked_pos"]
+        return self.violet.encode_videos(**self.pixels, bool_masked_pos=masked), masked
+
+    @property
     def video(self) -> Tokens:
         """The masked videos, encoded."""
-        pixels = take_pixels(dict(self.inputs))
-        return self.violet.encode_videos(**pixels, bool_masked_pos=self.inputs["bool_masked_pos"])
+        return self.masked_video[0]
+
+    @property
+    def masked(self) -> torch.Tensor:
+        """(batch, steps, rows, columns), True where a patch of the videos is hidden."""
+        masked = self.masked_video[1]
+        assert masked is not None  # asked for by objectives that need `bool_masked_pos`
+        return masked
 
     @once
     def embeddings(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -71,7 +95,8 @@ class Passes:
     @once
     def negatives(self) -> torch.Tensor | None:
         """(batch, K), for each video the rows of the texts that it is fused with beside its own; −1 for none."""
-        candidates = self.inputs["negative_index"] if "negative_index" in self._needs else None
+        needed = any("negative_index" in objective.needs for objective in self.objectives)
+        candidates = self.inputs["negative_index"] if needed else None
         most = self.inputs["num_hard_negatives"]
         if candidates is None or most is None:
             return candidates
@@ -102,7 +127,14 @@ class Passes:
     @once
     def patches(self) -> torch.Tensor:
         """(batch, frames, rows, columns, width), the states of each video beside its own text, on its grid."""
-        return self.video.with_tokens(self.fused.video_hidden_state[: self.batch_size]).patches()
+        states = self.fused.video_hidden_state
+        if states is None:
+            own = self.model.config.fusion_model_config
+            raise ValueError(
+                f"The fusion `fusion_model_config.model_type` {own.model_type if own else 'bert'!r} gives no states "
+                "of the video, which objectives of masked patches read."
+            )
+        return self.video.with_tokens(states[: self.batch_size]).patches()
 
     @once
     def written(self) -> Any:
