@@ -32,6 +32,7 @@ from ..modeling_violet.encoders import find_encoder
 from ..processing import VideoTextProcessor, special_tokens
 from .arguments import DataArguments, FinetuningArguments, ModelArguments, SettingsError, set_frames
 from .checkpoints import checkpoint_to_resume
+from .flow_callback import ModalityFlowCallback
 from .machine import preferred_kernel
 from .runs import begin_run, end_run, is_hub_name, save_model
 from .scratch import processor_from_scratch, texts_from_scratch
@@ -364,6 +365,8 @@ def build_trainer(
         layer_decay=training.layer_decay,
         **task.metrics_of(validation),
     )
+    if training.log_flow:
+        trainer.add_callback(ModalityFlowCallback(trainer))
     if callbacks:
         trainer.remove_callback(PrinterCallback)
     return trainer

@@ -17,6 +17,7 @@ from .._version import __version__
 from ..core.files import write_json
 from ..core.pixels import take_pixels
 from ..data.loading import ClipReader, FailedSamples, explained_workers
+from ..evaluation.modality_flow import batch_flow
 from ..evaluation.pictures import draw_curves
 from ..hub.cards import CURVES_FILE
 from ..modeling_violet import VioletForPreTraining
@@ -30,6 +31,7 @@ from .building import (
     build_optimizer,
     build_processor,
     build_teachers,
+    check_correlated,
     check_sizes,
     start_heads,
     starts_new,
@@ -88,8 +90,9 @@ def run_settings(recipe: PretrainingRecipe) -> dict[str, Any]:
     settings = {"violet": __version__, **dataclasses.asdict(recipe)}
     for name in ("bad_samples", "decode_time_limit"):  # a run that a bad sample stopped may go on
         del settings[name]
-    if not recipe.objective_options:  # runs from before there were any may go on
-        del settings["objective_options"]
+    for name in ("objective_options", "log_flow"):  # runs from before there were any may go on
+        if not settings[name]:
+            del settings[name]
     if recipe.from_scratch or not starts_from_parts(recipe.model):  # a VIOLET has its own
         del settings["text"]
     return json.loads(json.dumps(settings))
@@ -119,6 +122,7 @@ class Pretraining:
         self.teachers = build_teachers(recipe, frames, device)
         self.model = build_model(recipe, self.processor, self.teachers, device)
         check_sizes(recipe, self.model, frames)
+        check_correlated(recipe, self.model, frames)
         self.optimizer = build_optimizer(recipe, self.model)
         self.reader = ClipReader(frames, recipe.frame_cache_mb * 2**20, recipe.decode_time_limit)
         collator = build_collator(recipe, self.processor, self.reader, self.model)
@@ -150,8 +154,13 @@ class Pretraining:
             self.failed_samples.add(batch.pop("failed", []))
             yield batch
 
-    def forward(self, batch: dict[str, Any]):
-        """Masks what is masked by attention, asks the teachers, and runs the model: (its output, what was masked)."""
+    def forward(self, batch: dict[str, Any], log_flow: bool = False):
+        """
+        Masks what is masked by attention, asks the teachers, and runs the model: (its output, numbers for the log).
+
+        Args:
+            log_flow: whether the flow between video and text is among those numbers.
+        """
         names, objectives = batch.pop("ids"), batch.pop("objectives")
         batch = self.processor.to_device(batch, self.accelerator.device)
         inputs = {**take_pixels(batch.copy()), "attention_mask": batch["attention_mask"]}
@@ -173,16 +182,20 @@ class Pretraining:
         if self.recipe.hard_negatives:
             batch["num_hard_negatives"] = self.recipe.num_negatives
         given = {name: batch[name] for name in read.difference(inputs, changed) if name in batch}
+        asked = {**inputs, **changed, **given, "mvm_targets": self.targets(wanted, batch), "objectives": objectives}
+        flow = {}
         with self.accelerator.autocast():
-            output = self.model(
-                **inputs, **changed, **given, mvm_targets=self.targets(wanted, batch), objectives=objectives
-            )
+            if log_flow:
+                flow = batch_flow(self.accelerator.unwrap_model(self.model), asked)
+            output = self.model(**asked)
         check_finite("loss", output.loss, names)
         words = changed["labels"] >= 0
         values = {"loss": output.loss}
         values |= {f"loss_{name}": value for name, value in output.losses.items()}
         values |= {f"accuracy_{name}": value for name, value in output.accuracies.items()}
+        values |= output.measures | flow
         values["masked_words"] = words.sum()
+        masked = masked if output.bool_masked_pos is None else output.bool_masked_pos
         if "bool_masked_pos" in read:
             values |= {"masked_patches": masked.sum(), "patches": torch.tensor(masked.numel())}
         return output, {name: value.detach().float() for name, value in values.items()}
@@ -197,13 +210,17 @@ class Pretraining:
         micro = recipe.gradient_accumulation_steps
         batches = self.batches(range(done * micro, recipe.max_steps * micro), self.training)
         self.model.train()
+        named = accelerator.unwrap_model(self.model).find_objectives(recipe.all_objectives())
         for step in range(done + 1, recipe.max_steps + 1):
             rate = recipe.learning_rate * learning_rate_factor(
                 recipe.learning_rate_schedule, step - 1, recipe.max_steps, recipe.warmup
             )
             self.train_step(step, rate, batches, log)
             if step % recipe.logging_steps == 0 or step == recipe.max_steps:
-                log.write(step, log.means() | {"learning_rate": rate})
+                means = log.means()
+                log.write(step, means | {"learning_rate": rate})
+                for objective in named:
+                    log.warn(step, objective.warning(means))
             if step % recipe.eval_steps == 0 and step < recipe.max_steps:
                 log.write(step, self.evaluate())
             if step % recipe.save_steps == 0 and step < recipe.max_steps:
@@ -216,11 +233,12 @@ class Pretraining:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         names: list[str] = []
-        for _ in range(self.recipe.gradient_accumulation_steps):
+        micro, writes = self.recipe.gradient_accumulation_steps, step % self.recipe.logging_steps == 0
+        for number in range(micro):
             with accelerator.accumulate(self.model):
                 batch = next(batches)
                 names += batch["ids"]
-                output, values = self.forward(batch)
+                output, values = self.forward(batch, self.recipe.log_flow and writes and number == micro - 1)
                 log.add(values)
                 accelerator.backward(output.loss)
                 if accelerator.sync_gradients:
