@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForPreTraining, AutoProcessor
 
 from ..core.files import write_json
 from ..core.pixels import take_pixels
+from ..core.weights import pretrained, pretrained_names
 from ..data import read_rows
 from ..evaluation.measures import Evaluation, Measure
 from ..evaluation.modality_flow import (
@@ -116,6 +117,7 @@ def inspect_flow(
     if "cls" in rows and not special_tokens:
         raise SettingsError("--rows cls: [CLS] is left out with --no_special_tokens.")
     pairs = read_pairs(videos, captions, table)
+    model = pretrained(str(model)) if str(model) in pretrained_names() else model
     config = AutoConfig.from_pretrained(model)
     made_as = (config.architectures or [VioletForPreTraining.__name__])[0]
     if made_as != VioletForPreTraining.__name__:
@@ -127,7 +129,7 @@ def inspect_flow(
     network = AutoModelForPreTraining.from_pretrained(model).eval()
     kinds = kinds_of(network)
     usual = {"correlated" if "correlated" in kinds else "random": 1.0}
-    masking = masking or Masking(usual, patch_ratio=0.15, word_ratio=0.3)
+    masking = masking or Masking(usual, patch_ratio=0.3, word_ratio=0.3)
     kind = max(kinds, key=lambda name: masking.kinds.get(name, 0.0))
     batches = [
         pair_inputs(network, masked_batch(network, processor, video, caption, kind, masking))
