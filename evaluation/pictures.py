@@ -201,6 +201,7 @@ class FlowPicture:
         title: names the clip.
         frames: (frames, height, width, 3) of 0 to 1.
         patches: (frames, rows, columns), how much of each patch is in the text's states.
+        hidden: (frames, rows, columns), True where a patch was hidden.
         words: the text's tokens.
         of_words: (words,), how much of each is in the states of the video.
         layers: of each layer, over uniform attention, by direction.
@@ -210,6 +211,7 @@ class FlowPicture:
     title: str
     frames: np.ndarray
     patches: np.ndarray
+    hidden: np.ndarray
     words: Sequence[str]
     of_words: np.ndarray
     layers: Mapping[str, Sequence[float]]
@@ -218,8 +220,9 @@ class FlowPicture:
 
 def draw_flow(path: str | os.PathLike, clips: Sequence[FlowPicture]) -> Path:
     """
-    A PNG of the clips, one below the other: the frames, the same under the flow from each patch into the text, the
-    flow from each word into the video, and both directions layer by layer. All colours of a picture mean the same.
+    A PNG of the clips, one below the other: the frames, the same under the flow from each patch into the text (hidden
+    patches have a frame), the flow from each word into the video, and both directions layer by layer. All colours of a
+    picture mean the same.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -240,7 +243,10 @@ def draw_flow(path: str | os.PathLike, clips: Sequence[FlowPicture]) -> Path:
 
 
 def _draw_sources(grid: Any, part: Any, clip: FlowPicture, most: float) -> None:
+    from matplotlib.patches import Rectangle
+
     height, width = clip.frames.shape[1:3]
+    tall, wide = height / clip.patches.shape[1], width / clip.patches.shape[2]
     for axes in grid.flat:
         axes.set_axis_off()
     for number, frame in enumerate(clip.frames):
@@ -252,10 +258,15 @@ def _draw_sources(grid: Any, part: Any, clip: FlowPicture, most: float) -> None:
             cmap="magma",
             vmin=0,
             vmax=most,
-            alpha=0.7,
+            alpha=0.6,
             extent=(-0.5, width - 0.5, height - 0.5, -0.5),
             interpolation="nearest",
         )
+        for row, column in np.argwhere(clip.hidden[number]):
+            corner = (column * wide - 0.5, row * tall - 0.5)
+            grid[1, number].add_patch(Rectangle(corner, wide, tall, fill=False, edgecolor="cyan", linewidth=1.5))
+    if clip.hidden.any():
+        grid[1, 0].set_title("cyan: was hidden", fontsize=8, loc="left")
     bar = part.colorbar(heat, ax=list(grid[1]), fraction=0.04, pad=0.02)
     bar.set_label("in the text (1: uniform)", fontsize=8)
     bar.ax.tick_params(labelsize=8)
@@ -265,7 +276,7 @@ def _draw_layers(words: Any, layers: Any, clip: FlowPicture) -> None:
     places = np.arange(len(clip.words))
     words.barh(places, clip.of_words, color="teal")
     words.set_yticks(places, clip.words, fontsize=8)
-    words.invert_yaxis()
+    words.set_ylim(max(len(clip.words), 12) - 0.5, -0.5)
     words.axvline(1, color="black", linewidth=0.8, linestyle=":")
     words.set_title("each word in the video (1: uniform)", fontsize=9)
     words.tick_params(axis="x", labelsize=8)

@@ -139,10 +139,12 @@ def inspect_flow(
     numbers, pictures = [], []
     try:
         for number, (video, caption) in enumerate(pairs):
-            flow, found = asking.ask(batches, number, partner_of(pairs, number), rows)
+            flow, masked, found = asking.ask(batches, number, partner_of(pairs, number), rows)
             numbers.append(found)
             if number < MOST_DRAWN:
-                pictures.append(picture_of(flow, batches[number], f"{Path(video).name}: “{caption}”", processor))
+                pictures.append(
+                    picture_of(flow, batches[number], masked, f"{Path(video).name}: “{caption}”", processor)
+                )
     except ValueError as error:
         raise SettingsError(str(error)) from error
     report = FlowReport(evaluation_of(numbers, [video for video, _ in pairs]), flow.depth, len(pairs))
@@ -202,8 +204,11 @@ class Asking:
 
     def ask(
         self, batches: Sequence[Mapping[str, Any]], number: int, partner: int | None, rows: Sequence[str]
-    ) -> tuple[ModalityFlow, dict[str, float]]:
-        """The flow of a pair, and its numbers by name; NaN where nothing is hidden that a number is about."""
+    ) -> tuple[ModalityFlow, torch.Tensor, dict[str, float]]:
+        """
+        The flow of a pair, which patches were hidden, and its numbers by name; NaN where nothing is hidden that a
+        number is about.
+        """
         batch = batches[number]
         ids = batch["input_ids"]
         special = torch.isin(ids, self.special_ids) & (ids != self.mask_id)
@@ -227,7 +232,7 @@ class Asking:
         if partner is not None:
             for name, value in self.shuffled(batch, batches[partner]).items():
                 found[f"loss_{name}_shuffled"] = value if there[name] else float("nan")
-        return flow, found
+        return flow, masked, found
 
     def shuffled(self, batch: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, float]:
         """Hidden words beside the other clip, and hidden patches beside the other caption: their losses."""
@@ -259,13 +264,14 @@ def evaluation_of(numbers: Sequence[Mapping[str, float]], videos: Sequence[str])
     return Evaluation(measures)
 
 
-def picture_of(flow: ModalityFlow, batch: Mapping[str, Any], title: str, processor: VideoTextProcessor) -> FlowPicture:
-    """One pair, ready to be drawn."""
+def picture_of(
+    flow: ModalityFlow, batch: Mapping[str, Any], masked: torch.Tensor, title: str, processor: VideoTextProcessor
+) -> FlowPicture:
+    """One pair, ready to be drawn; `masked` (1, steps, rows, columns)."""
     assert flow.patches is not None and flow.behind_video is not None  # the pass was recorded
     counted = (flow.video | flow.text).sum()
     uniform = (1 - flow.residual**flow.depth) / counted
-    masked = batch["bool_masked_pos"][0]
-    of_patches = (flow.sources(flow.text)[0, flow.patches] / uniform).view(masked.shape)
+    of_patches = (flow.sources(flow.text)[0, flow.patches] / uniform).view(masked.shape[1:])
     ids = batch["input_ids"][0]
     of_words = (flow.sources(flow.video)[0, -len(ids) :] / uniform)[flow.text[0, -len(ids) :]]
     words = processor.tokenizer.convert_ids_to_tokens(ids[flow.text[0, -len(ids) :]].tolist())
@@ -274,8 +280,9 @@ def picture_of(flow: ModalityFlow, batch: Mapping[str, Any], title: str, process
     said = ", ".join(f"{name.replace('_', ' ')} {values[f'{name}_corrected']:.2f}" for name in DIRECTIONS)
     return FlowPicture(
         title,
-        frames[:: len(frames) // len(masked)],
+        frames[:: len(frames) // masked.shape[1]],
         of_patches.numpy(),
+        masked[0].numpy(),
         words,
         of_words.numpy(),
         {name.replace("_", " "): [float(value) for value in layers] for name, layers in flow.layers.items()},
