@@ -79,15 +79,15 @@ class Model(nn.Module):
         )
         self.fusion, self.head = build_fusion(config), VioletMaskedFeaturesHead(WIDTH, hides=True)
         self.words = nn.Embedding(LOOKS, WIDTH)
-        self.places = nn.Parameter(0.02 * torch.randn(SIDE**2 + OBJECTS, WIDTH))
+        self.places = nn.Embedding(SIDE**2 + OBJECTS, WIDTH)
         self.video_norm, self.text_norm = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
         nn.init.normal_(self.head.hidden.weight, std=0.02)
 
     def forward(self, features: torch.Tensor, words: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """(n, 36, 48), the prediction at each place."""
         shown = torch.where(mask.unsqueeze(-1), self.head.hidden.weight[0], features)
-        video = self.video_norm(shown + self.places[: SIDE**2])
-        text = self.text_norm(self.words(words) + self.places[SIDE**2 :])
+        of_video, of_text = self.places.weight.split([SIDE**2, OBJECTS])
+        video, text = self.video_norm(shown + of_video), self.text_norm(self.words(words) + of_text)
         tokens = Tokens(video, torch.ones(video.shape[:2], dtype=torch.long), (1, SIDE, SIDE))
         groups = {"video": tokens, "text": Tokens(text, torch.ones(text.shape[:2], dtype=torch.long))}
         return self.head(self.fusion(groups)["video"])
@@ -141,11 +141,12 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     found: dict[str, list[dict[str, float]]] = {kind: [] for kind in GROUPS}
-    for kind, figures in found.items():
-        for seed in options.seeds:
+    for seed in options.seeds:
+        for kind, figures in found.items():
             figures.append(train(kind, seed, options.steps))
             said = "  ".join(f"{name} {value:.3f}" for name, value in figures[-1].items())
             print(f"{kind:10}  seed {seed}  {said}", flush=True)
+    for kind, figures in found.items():
         median = {name: statistics.median(one[name] for one in figures) for name in figures[0]}
         print(f"{kind:10}  median  " + "  ".join(f"{name} {value:.3f}" for name, value in median.items()), flush=True)
     if options.json:
