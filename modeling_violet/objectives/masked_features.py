@@ -102,8 +102,11 @@ def normalised(features: torch.Tensor) -> torch.Tensor:
 
 
 def feature_spread(features: torch.Tensor) -> torch.Tensor:
-    """(), the standard deviation of normalised features (B, N, D) over a clip's places: root mean square over B, D."""
-    return features.var(dim=1, correction=0).mean().sqrt()
+    """
+    (), the standard deviation of normalised features (B, N, D) over a clip's places, the root mean square over D; the
+    mean over clips, which several processes have of their own.
+    """
+    return features.var(dim=1, correction=0).mean(-1).sqrt().mean()
 
 
 def feature_regression_loss(
