@@ -160,7 +160,7 @@ class ModalityFlow:
         """
         if (rows & ~(self.video | self.text)).any():
             raise ValueError("`rows` holds tokens that do not count as video or text: padding or special tokens.")
-        found = {}
+        found: dict[str, torch.Tensor] = {}
         for name, columns in (("from_video", self.video), ("from_text", self.text)):
             mass = mean_mass(self.product, rows, columns)
             found |= {name: mass, f"{name}_corrected": mass / self._uniform(self._share(columns))}

@@ -238,7 +238,8 @@ def draw_flow(path: str | os.PathLike, clips: Sequence[FlowPicture]) -> Path:
         part.suptitle("\n".join([clip.title, *clip.lines]), fontsize=10, x=0.01, ha="left")
         left, right = part.subfigures(1, 2, width_ratios=[columns * side + 0.9, charts])
         _draw_sources(left.subplots(2, columns, squeeze=False), left, clip, most)
-        _draw_layers(*right.subplots(1, 2, width_ratios=[1, 1.1]), clip)
+        words, layers = right.subplots(1, 2, width_ratios=[1, 1.1])
+        _draw_layers(words, layers, clip)
     return _save(picture, path)
 
 

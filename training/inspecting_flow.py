@@ -150,8 +150,10 @@ def inspect_flow(
     report = FlowReport(evaluation_of(numbers, [video for video, _ in pairs]), flow.depth, len(pairs))
     if json_file is not None:
         intervals = report.evaluation.intervals()
-        found = {name: {"value": one, "interval": intervals[name]} for name, one in report.evaluation.metrics.items()}
-        write_json(Path(json_file), {"pairs": report.pairs, "layers": report.depth, "numbers": found})
+        written = {
+            name: {"value": one, "interval": intervals[name]} for name, one in report.evaluation.metrics.items()
+        }
+        write_json(Path(json_file), {"pairs": report.pairs, "layers": report.depth, "numbers": written})
     draw_flow(output, pictures)
     return report
 

@@ -219,11 +219,12 @@ def build_features_head(config: VioletConfig, options: Mapping[str, Any]) -> Vio
     Raises:
         ValueError: for the similarity of attention with an encoder that has none between all patches of a frame.
     """
-    encoder = find_encoder(config.vision_config)
+    vision: Any = config.vision_config
+    encoder = find_encoder(vision)
     if options["similarity"] == "attention" and (not encoder.attends_in_frames or len(encoder.inputs) > 1):
         raise ValueError(
             f"`mvm_targets`: 'mfr' has the `similarity` 'attention', and the vision encoder "
-            f"`vision_config.model_type` {config.vision_config.model_type!r} has no attention between all patches of "
+            f"`vision_config.model_type` {vision.model_type!r} has no attention between all patches of "
             "a frame (a ViT has): use 'cosine'."
         )
     return VioletMaskedFeaturesHead(config.hidden_size, options["hide"] == "features")

@@ -7,7 +7,7 @@ and frames, (h, w) the grid of patches, D the model's width.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import nn
@@ -87,7 +87,7 @@ class MaskedVision(Objective):
         self.targets = () if MVM_TARGETS.find(target).teacher is None else (target,)
 
     @classmethod
-    def of(cls, name: str, config: VioletConfig) -> Iterator[Self]:
+    def of(cls, name: str, config: VioletConfig) -> Iterator[Any]:
         for target in sorted(config.mvm_targets or {}):  # as a saved configuration has them
             yield (MVM_TARGETS.find(target).objective or cls)(f"{name}_{target}", config, target)
 
@@ -166,7 +166,7 @@ def predict_mvm(config: VioletConfig, name: str, head: nn.Module, patches: torch
     prediction = head(patches)
     if "scale" not in MVM_TARGETS.find(name).options:
         return prediction
-    options = {**MEASURE, **(config.mvm_targets or {}).get(name, {})}
+    options: dict[str, Any] = {**MEASURE, **(config.mvm_targets or {}).get(name, {})}
     return options["shift"] + options["scale"] * prediction.float()
 
 
@@ -197,7 +197,7 @@ def start_at(config: VioletConfig, name: str, head: nn.Module, targets: Sequence
     last = [module for module in head.modules() if isinstance(module, nn.Linear)][-1]
     start = target.constant(targets, len(last.bias))
     if "scale" in target.options:
-        measured = {**MEASURE, **options}
+        measured: dict[str, Any] = {**MEASURE, **options}
         start = (start - measured["shift"]) / measured["scale"]
     nn.init.zeros_(last.weight)
     last.bias.copy_(start.repeat_interleave(len(last.bias) // len(start)))

@@ -36,7 +36,7 @@ def prepare_masks(samples: Samples, options: None = None) -> dict[str, Any]:
     ]
     hidden = torch.stack([words for _, words in masks])
     masked, labels = mask_words(ids, hidden, tokenizer.mask_token_id)
-    prepared = {
+    prepared: dict[str, Any] = {
         "input_ids": masked,
         "labels": labels,
         "attention_mask": samples.attention_mask,
