@@ -39,7 +39,7 @@ class ModalityFlowCallback(TrainerCallback):
             batch = next(iter(trainer.get_eval_dataloader()))
             self.batch = {name: value for name, value in batch.items() if name not in ("unread", "test_clips")}
         inputs = trainer._prepare_inputs(dict(self.batch))
-        model: Any = trainer.accelerator.unwrap_model(trainer.model)
+        model = trainer.accelerator.unwrap_model(trainer.model)
         with trainer.compute_loss_context_manager():
             found = task_flow(model, inputs)
         means = {name: trainer.accelerator.reduce(value.detach().float(), "mean") for name, value in found.items()}
