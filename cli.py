@@ -335,23 +335,35 @@ def prepare_command(argv: list[str]) -> int:
 
 
 def inspect_command(argv: list[str]) -> int:
-    """Draw what a pre-trained model makes of masked videos and captions, beside what it should."""
+    """Draw what a pre-trained model makes of videos and captions: masked ones, or the flow between the two."""
     parser = argparse.ArgumentParser(
         prog="violet inspect",
-        description="Draws clips under each kind of mask: frames, masks, every target of masked visual modelling "
-        "beside its prediction, and the words for the masked caption.",
+        description="masking: draws clips under each kind of mask: frames, masks, every target of masked visual "
+        "modelling beside its prediction, and the words for the masked caption. flow: says and draws layer by layer "
+        "how much of the text's states comes from the video and the reverse, corrected for the numbers of tokens (1: "
+        "as much as uniform attention), and what the losses are with another clip's partner.",
     )
-    parser.add_argument("what", choices=["masking"])
+    parser.add_argument("what", choices=["masking", "flow"])
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--recipe", help="the YAML file of a finished violet pretrain: its model, masks and teachers")
     source.add_argument("--model", help="a folder or Hub name of a pre-trained model")
-    parser.add_argument("--video", required=True, nargs="+", help="paths or URLs of videos")
+    parser.add_argument("--video", nargs="+", default=[], help="paths or URLs of videos")
     parser.add_argument("--caption", nargs="+", default=[""], help="one for all videos, or one for each")
+    parser.add_argument("--table", help="flow: a table of pairs in place of both, with the columns video and caption")
     parser.add_argument(
-        "--teacher", nargs="+", default=[], metavar="TARGET=FOLDER", help="networks of targets that need one"
+        "--teacher", nargs="+", default=[], metavar="TARGET=FOLDER", help="masking: networks of targets that need one"
     )
-    parser.add_argument("--output", default="masking.png", help="the picture (default: masking.png)")
+    parser.add_argument(
+        "--rows", nargs="+", default=[], metavar="ROWS", help="flow: also into hidden words, cls, or hidden patches"
+    )
+    parser.add_argument(
+        "--no_special_tokens", action="store_true", help="flow: leave [CLS], [SEP] and the tokens of frames out"
+    )
+    parser.add_argument("--json", metavar="FILE", help="flow: write all numbers there")
+    parser.add_argument("--output", help="the picture (default: masking.png or flow.png)")
     options = parser.parse_args(argv)
+    if not options.video and not (options.what == "flow" and options.table):
+        parser.error("--video is missing")
 
     from . import register
 
@@ -360,6 +372,7 @@ def inspect_command(argv: list[str]) -> int:
 
     from .training import SettingsError
     from .training.inspecting import inspect_masking
+    from .training.inspecting_flow import inspect_flow
     from .training.masking import Masking
     from .training.recipe import load_recipe
 
@@ -370,12 +383,20 @@ def inspect_command(argv: list[str]) -> int:
             recipe = load_recipe(options.recipe)
             model, masking = recipe.output_dir, Masking(recipe.masks, recipe.patch_ratio, recipe.word_ratio)
             teachers = {name: head["teacher"] for name, head in recipe.mvm_targets.items() if head.get("teacher")}
+        output = options.output or f"{options.what}.png"
+        if options.what == "flow":
+            pairs = options.video, options.caption, options.table
+            special = not options.no_special_tokens
+            report = inspect_flow(model, *pairs, output, options.rows, masking, special, options.json)
+            print("\n".join(report.lines()))
+            print(output)
+            return 0
         for entry in options.teacher:
             name, equals, folder = entry.partition("=")
             if not equals or not folder:
                 raise SettingsError(f"--teacher: {entry!r} must be TARGET=FOLDER.")
             teachers[name] = folder
-        print(inspect_masking(model, options.video, options.caption, options.output, teachers, masking))
+        print(inspect_masking(model, options.video, options.caption, output, teachers, masking))
         return 0
 
     return explain_errors("inspect", run)

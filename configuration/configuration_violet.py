@@ -255,7 +255,7 @@ class VioletConfig(PreTrainedConfig):
     projection_dim: int | None = None
     projection_type: str = "in_order"
     contrastive_weight: float | int = 1.0
-    mvm_targets: dict[str, dict[str, int | float]] | None = None
+    mvm_targets: dict[str, dict[str, int | float | str]] | None = None
     objectives: dict[str, dict[str, Any]] | None = None
     head_type: str = "mlp"
     match_classes: int = 1

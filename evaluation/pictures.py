@@ -190,3 +190,104 @@ def draw_masking(path: str | os.PathLike, clips: Sequence[MaskedClip]) -> Path:
                     axes.set_axis_off()
             top -= side + line
     return _save(picture, path)
+
+
+@dataclass
+class FlowPicture:
+    """
+    The flow between a clip and its caption. Where it comes from is told as a multiple of what uniform attention gives.
+
+    Attributes:
+        title: names the clip.
+        frames: (frames, height, width, 3) of 0 to 1.
+        patches: (frames, rows, columns), how much of each patch is in the text's states.
+        hidden: (frames, rows, columns), True where a patch was hidden.
+        words: the text's tokens.
+        of_words: (words,), how much of each is in the states of the video.
+        layers: of each layer, over uniform attention, by direction.
+        lines: what is said below the title.
+    """
+
+    title: str
+    frames: np.ndarray
+    patches: np.ndarray
+    hidden: np.ndarray
+    words: Sequence[str]
+    of_words: np.ndarray
+    layers: Mapping[str, Sequence[float]]
+    lines: Sequence[str] = ()
+
+
+def draw_flow(path: str | os.PathLike, clips: Sequence[FlowPicture]) -> Path:
+    """
+    A PNG of the clips, one below the other: the frames, the same under the flow from each patch into the text (hidden
+    patches have a frame), the flow from each word into the video, and both directions layer by layer. All colours of a
+    picture mean the same.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = max(len(clip.frames) for clip in clips)
+    side, charts = 1.6, 5.2  # inches
+    heights = [2 * side + 0.75 + 0.24 * len(clip.lines) for clip in clips]
+    picture = Figure(figsize=(columns * side + 0.9 + charts, sum(heights)), layout="constrained")
+    FigureCanvasAgg(picture)
+    most = max(2.0, *(float(clip.patches.max()) for clip in clips))
+    parts = np.asarray(picture.subfigures(len(clips), 1, height_ratios=heights, squeeze=False))[:, 0].tolist()
+    for clip, part in zip(clips, parts, strict=True):
+        part.suptitle("\n".join([clip.title, *clip.lines]), fontsize=10, x=0.01, ha="left")
+        left, right = part.subfigures(1, 2, width_ratios=[columns * side + 0.9, charts])
+        _draw_sources(left.subplots(2, columns, squeeze=False), left, clip, most)
+        words, layers = right.subplots(1, 2, width_ratios=[1, 1.1])
+        _draw_layers(words, layers, clip)
+    return _save(picture, path)
+
+
+def _draw_sources(grid: Any, part: Any, clip: FlowPicture, most: float) -> None:
+    from matplotlib.patches import Rectangle
+
+    height, width = clip.frames.shape[1:3]
+    tall, wide = height / clip.patches.shape[1], width / clip.patches.shape[2]
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for number, frame in enumerate(clip.frames):
+        grid[0, number].imshow(frame, interpolation="nearest")
+        grid[0, number].set_title(f"frame {number + 1}", fontsize=8)
+        grid[1, number].imshow(frame.mean(-1), cmap="gray", vmin=0, vmax=1.6, interpolation="nearest")
+        heat = grid[1, number].imshow(
+            clip.patches[number],
+            cmap="magma",
+            vmin=0,
+            vmax=most,
+            alpha=0.6,
+            extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+            interpolation="nearest",
+        )
+        for row, column in np.argwhere(clip.hidden[number]):
+            corner = (column * wide - 0.5, row * tall - 0.5)
+            grid[1, number].add_patch(Rectangle(corner, wide, tall, fill=False, edgecolor="cyan", linewidth=1.5))
+    if clip.hidden.any():
+        grid[1, 0].set_title("cyan: was hidden", fontsize=8, loc="left")
+    bar = part.colorbar(heat, ax=list(grid[1]), fraction=0.04, pad=0.02)
+    bar.set_label("in the text (1: uniform)", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
+
+
+def _draw_layers(words: Any, layers: Any, clip: FlowPicture) -> None:
+    places = np.arange(len(clip.words))
+    words.barh(places, clip.of_words, color="teal")
+    words.set_yticks(places, clip.words, fontsize=8)
+    words.set_ylim(max(len(clip.words), 12) - 0.5, -0.5)
+    words.axvline(1, color="black", linewidth=0.8, linestyle=":")
+    words.set_title("each word in the video (1: uniform)", fontsize=9)
+    words.tick_params(axis="x", labelsize=8)
+    for name, values in clip.layers.items():
+        layers.plot(range(1, len(values) + 1), values, marker="o", markersize=4, label=name)
+    layers.axhline(1, color="black", linewidth=0.8, linestyle=":")
+    layers.set_xticks(range(1, max(map(len, clip.layers.values())) + 1))
+    layers.set_ylim(bottom=0)
+    layers.set_title("each layer (1: uniform)", fontsize=9)
+    layers.set_xlabel("layer", fontsize=8)
+    layers.tick_params(labelsize=8)
+    layers.grid(alpha=0.3)
+    layers.legend(fontsize=8, loc="lower left")

@@ -1,7 +1,9 @@
 """Attention: the eager kernel, the table of rules ("may query i see key j"), and the masks made from them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -31,6 +33,27 @@ def eager_attention_forward(
     weights = nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+@contextmanager
+def record_attention(attentions: Sequence[nn.Module], take: Callable[[Any], None]) -> Iterator[None]:
+    """
+    Within it, `take` is given the weights that each of these modules gives as its second output, in every pass and one
+    after another: nothing keeps those of several layers. Their kernel is the eager one for that time, since the others
+    give no weights.
+
+    Args:
+        attentions: of one model.
+    """
+    config: Any = attentions[0].config
+    hooks = [module.register_forward_hook(lambda module, inputs, outputs: take(outputs[1])) for module in attentions]
+    kernel, config._attn_implementation = config._attn_implementation, "eager"
+    try:
+        yield
+    finally:
+        config._attn_implementation = kernel
+        for hook in hooks:
+            hook.remove()
 
 
 @dataclass(frozen=True)

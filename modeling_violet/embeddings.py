@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from ..core.registry import Registry
 from .encoders import find_encoder
 from .projection import NUM_BASES, pool_in_order
-from .tokens import Tokens, VisibleStates, gather_tokens
+from .tokens import Tokens, VisibleStates, VisionStates, gather_tokens
 
 
 def interpolate_rows(rows: torch.Tensor, length: int) -> torch.Tensor:
@@ -121,6 +121,15 @@ class VioletVideoStates(nn.Module):
                 hidden.
             hidden_frame_order: (batch, steps), True where a step's place in time is hidden.
         """
+        return self.arrange(self.encode(pixels, bool_masked_pos), hidden_frame_order)
+
+    def encode(
+        self, pixels: torch.Tensor | Mapping[str, torch.Tensor], bool_masked_pos: torch.Tensor | None = None
+    ) -> VisionStates:
+        """
+        The first half of `forward`: the encoder's states, those of its grid projected to the width of the tokens, with
+        nothing added to them yet.
+        """
         named = pixels if isinstance(pixels, Mapping) else {self.encoder.inputs[0]: pixels}
         named = self.encoder.in_order(named)
         if bool_masked_pos is not None:
@@ -128,6 +137,12 @@ class VioletVideoStates(nn.Module):
         first, *others = named
         states = self.encoder.states(self.vision_model, named[first], **{name: named[name] for name in others})
         features = self.projection(states.last_hidden_state)
+        return VisionStates(features, states.frame_states, states.clip_states, states.pooler_output)
+
+    def arrange(self, states: VisionStates, hidden_frame_order: torch.Tensor | None = None) -> Tokens:
+        """The second half of `forward`: what `encode` gave, with what this layer adds, as tokens."""
+        features = states.last_hidden_state
+        assert features is not None  # every encoder has a grid
         grid = (features.shape[1], features.shape[2], features.shape[3])
         tokens = self.place(features, states.frame_states, hidden_frame_order)
         special = tokens.shape[2] - grid[1] * grid[2]

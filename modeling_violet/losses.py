@@ -222,6 +222,20 @@ def masked_l1(prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor
     return average(total, mask.sum())
 
 
+def masked_squares(prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """
+    (prediction - target)², averaged over channels and over the places where `mask` is True (see `average`); 0 if none
+    is. What stands elsewhere, NaN included, changes neither the loss nor its gradient.
+
+    Args:
+        prediction, target: (..., channels).
+        mask: (...), boolean.
+    """
+    mask = mask.unsqueeze(-1)
+    apart = torch.where(mask, prediction.float(), 0.0) - torch.where(mask, target.float(), 0.0)
+    return average(apart.square().mean(-1).sum(), mask.sum())
+
+
 def masked_l1_as_published(
     prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor, divisor: int
 ) -> torch.Tensor:

@@ -29,6 +29,9 @@ class VioletPreTrainingOutput(ModelOutput):
         loss: (), the weighted sum of `losses`.
         losses: each objective's loss (), by name, before its weight.
         accuracies: (), by name: of matching (`vtm`), masked words (`mlm`, `smtm`) and contrast (`vtc`, video to text).
+        measures: (), other numbers that objectives tell of the batch, by name.
+        bool_masked_pos: (batch, steps, rows, columns), which patches were hidden, if an objective of this pass hid
+            them in its own way.
         mlm_logits: (batch, X, vocabulary).
         match_logits: (batch, 1 + negatives), the video's own text first, before the temperature.
         mvm_predictions: what each target's head predicts, by target, in the target's layout (see
@@ -44,6 +47,8 @@ class VioletPreTrainingOutput(ModelOutput):
     loss: torch.Tensor | None = None
     losses: dict[str, torch.Tensor] | None = None
     accuracies: dict[str, torch.Tensor] | None = None
+    measures: dict[str, torch.Tensor] | None = None
+    bool_masked_pos: torch.Tensor | None = None
     mlm_logits: torch.Tensor | None = None
     match_logits: torch.Tensor | None = None
     mvm_predictions: dict[str, torch.Tensor] | None = None
@@ -203,7 +208,7 @@ class VioletForPreTraining(VioletPreTrainedModel):
         named = self.find_objectives(objectives)
         for objective in named:
             objective.require(inputs)
-        passes = Passes(self, inputs, {name for one in named for name in one.needs}, kwargs)
+        passes = Passes(self, inputs, named, kwargs)
         if only_embeddings:
             return VioletPreTrainingOutput(embeddings=self._embed(named, passes))
         if embedding_gradients is not None:
@@ -238,7 +243,7 @@ class VioletForPreTraining(VioletPreTrainedModel):
         named = self.find_objectives(objectives)
         absent = {name: None for one in named for name in (*one.needs, *one.takes)}
         given = {**dict.fromkeys(("labels", "attention_mask", "bool_masked_pos")), **absent, **inputs}
-        passes = Passes(self, given, {name for one in named for name in one.needs}, {})
+        passes = Passes(self, given, named, {})
         outcomes = {}
         for one in named:
             assert isinstance(one, EmbeddingObjective)  # it gave the embeddings
@@ -256,6 +261,7 @@ def _summed(outcomes: Mapping[str, Outcome], weights: Mapping[str, float]) -> di
         "loss": combine(losses, weights),
         "losses": losses,
         "accuracies": {name: one.accuracy for name, one in outcomes.items() if one.accuracy is not None},
+        "measures": {key: value for one in outcomes.values() for key, value in one.measures.items()},
         **merged(outcome.outputs for outcome in outcomes.values()),
     }
 

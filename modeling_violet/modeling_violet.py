@@ -1,7 +1,7 @@
 """The models: `VioletModel` and one class for each task."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
@@ -253,7 +253,10 @@ class VioletModel(VioletPreTrainedModel):
         """
         inputs = take_clip_inputs(others, pixel_values_videos)
         sound = take_named(inputs, SOUND)
-        video = self.video_encoder(inputs, bool_masked_pos, hidden_frame_order)
+        return self.with_sound(self.video_encoder(inputs, bool_masked_pos, hidden_frame_order), sound)
+
+    def with_sound(self, video: Tokens, sound: Mapping[str, torch.Tensor]) -> Tokens:
+        """Tokens of videos with those of their sounds (the arguments of `encode_sounds`, if any) as `audio`."""
         if not sound:
             return video
         audio = self.encode_sounds(**sound)

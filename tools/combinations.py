@@ -208,7 +208,7 @@ def check_objective(objective: str, bench: Bench) -> str | None:
     options = {} if target is None else {name: 6 for name in ("channels",) if name in MVM_TARGETS.find(target).options}
     model = bench.model("VioletForPreTraining", mvm_targets={target: options} if target else {})
     given = bench.inputs("VioletForPreTraining", model) | {"mvm_targets": {}}
-    if target is not None:
+    if target is not None and MVM_TARGETS.find(target).teacher is not None:
         grid = given["bool_masked_pos"].shape[1:]
         states = torch.randn(2, *grid, model.config.hidden_size)
         with torch.no_grad():

@@ -284,6 +284,13 @@ class FinetuningArguments(TrainingArguments):
         },
     )
 
+    log_flow: bool = field(
+        default=False,
+        metadata={
+            "help": "Log with each line, of the first validation batch, the flow between video and text in the fusion "
+            "and the loss with another clip's video; needs --validation_file or the built-in data."
+        },
+    )
     license: str | None = field(
         default=None,
         metadata={

@@ -1,6 +1,7 @@
 """What a pre-training run is built from, one function per part: accelerator, processor, model, optimiser, batches."""
 
 import logging
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from ..hub.starting_points import configuration_for
 from ..hub.vision_models import check_clip
 from ..modeling_violet import VioletForPreTraining
 from ..modeling_violet.encoders import Encoder
+from ..modeling_violet.objectives.masked_features import check_group, masked_count
 from ..modeling_violet.objectives.masked_vision import start_at
 from ..modeling_violet.objectives.objective import BUILT_IN, OBJECTIVES, EmbeddingObjective
 from ..modeling_violet.objectives.teachers import Teacher
@@ -35,7 +37,7 @@ from .recipe import DatasetRecipe, PretrainingRecipe
 from .schedule import SCHEDULES
 from .scratch import processor_from_scratch
 from .starting import model_from_parts, processor_from_parts, starts_from_parts
-from .targets import load_teacher, open_targets, target_options, target_settings
+from .targets import has_teacher, load_teacher, open_targets, target_options, target_settings
 
 logger = logging.getLogger(__name__)
 
@@ -128,12 +130,13 @@ def build_teachers(
     recipe: PretrainingRecipe, frames: VioletVideoProcessor, device: torch.device
 ) -> dict[str, Teacher]:
     """
-    The frozen networks of the recipe's MVM targets, and of its objectives that have one; a target whose values every
-    data set has stored needs none.
+    The frozen networks of the recipe's MVM targets, and of its objectives that have one. A target whose values every
+    data set has stored needs none, and one that the model makes itself has none.
     """
     stored = [set(dataset.targets) for dataset in recipe.datasets]
+    needed = [name for name, options in recipe.mvm_targets.items() if "teacher" in options or has_teacher(name)]
     taught = [name for name in recipe.all_objectives() if name in OBJECTIVES and OBJECTIVES[name].teacher is not None]
-    live = [name for name in (*recipe.mvm_targets, *taught) if not all(name in names for names in stored)]
+    live = [name for name in (*needed, *taught) if not all(name in names for names in stored)]
     return {name: load_teacher(name, target_options(recipe, name), frames).to(device) for name in live}
 
 
@@ -225,6 +228,37 @@ def check_gradient_caching(recipe: PretrainingRecipe, model: VioletForPreTrainin
             f"of this model's objectives {', '.join(can) or 'none'} can. Leave the others out of `objectives`."
         )
     refuse_live_norms("`grad_cache_chunk_size`", model)
+
+
+def check_correlated(recipe: PretrainingRecipe, model: VioletForPreTraining, frames: VioletVideoProcessor) -> None:
+    """
+    Raises:
+        SettingsError: for the mask `correlated` without an objective that makes it in each set that reads masked
+            patches, or with groups of more patches than are hidden of a data set's clips.
+    """
+    if not recipe.masks.get("correlated"):
+        return
+    makers: list[Any] = []
+    for _, _, objectives in recipe.objective_sets():
+        named = model.find_objectives(objectives)
+        reads = any("bool_masked_pos" in one.needs for one in named)
+        own = [one for one in named if "correlated" in one.takes]
+        if reads and not own:
+            raise SettingsError(
+                f"`masks`: 'correlated' is made of features while the model computes, by the objective mvm_mfr, and "
+                f"the objectives {', '.join(objectives)} are without it."
+            )
+        makers += own
+    if not makers:
+        raise SettingsError("`masks`: 'correlated' needs the objective mvm_mfr, which makes it of features.")
+    for dataset in recipe.datasets:
+        size = (dataset.num_frames or frames.num_frames, *recipe.frame_size(frames))
+        patches = math.prod(model.violet.vision_encoder.grid(*size))
+        try:
+            for maker in makers:
+                check_group(maker.choice["group"], masked_count(recipe.patch_ratio, patches))
+        except ValueError as error:
+            raise SettingsError(f"data set {dataset.name!r}: {error}") from error
 
 
 def check_sizes(recipe: PretrainingRecipe, model: VioletForPreTraining, frames: VioletVideoProcessor) -> None:
@@ -367,7 +401,7 @@ def start_heads(
     found: dict[str, list[torch.Tensor]] = {}
     for step in range(steps):
         batch = data[step]
-        for name in model.mvm_heads:
+        for name in filter(has_teacher, model.mvm_heads):
             found.setdefault(name, []).append(targets([name], batch)[name].cpu())
     for name, values in found.items():
         start_at(model.config, name, model.mvm_heads[name], values)

@@ -32,6 +32,7 @@ from ..modeling_violet.encoders import find_encoder
 from ..processing import VideoTextProcessor, special_tokens
 from .arguments import DataArguments, FinetuningArguments, ModelArguments, SettingsError, set_frames
 from .checkpoints import checkpoint_to_resume
+from .flow_callback import ModalityFlowCallback
 from .gradient_caching import refuse_live_norms
 from .hearing import prepare_hearing
 from .machine import preferred_kernel
@@ -393,6 +394,8 @@ def build_trainer(
         grad_cache_chunk_size=training.grad_cache_chunk_size,
         **task.metrics_of(validation),
     )
+    if training.log_flow:
+        trainer.add_callback(ModalityFlowCallback(trainer))
     if callbacks:
         trainer.remove_callback(PrinterCallback)
     return trainer

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoProcessor
 
-from ..core.pixels import take_pixels
+from ..core.clip_inputs import take_clip_inputs
 from ..data import read_rows
 from ..data.loading import ClipReader
 from ..data.tables import TableError
@@ -82,7 +82,7 @@ def prepare_captions(
 def write_captions(model: VioletForCaptioning, processor: Any, frames: list[Any]) -> list[str]:
     """Pictures, clips of one frame (1, height, width, 3) each -> the caption that the model is most sure of."""
     pixels: Mapping[str, Any] = processor(videos=frames, do_sample_frames=False).to(model.device)
-    tokens = model.violet.encode_videos(**take_pixels(dict(pixels)))
+    tokens = model.violet.encode_videos(**take_clip_inputs(dict(pixels)))
     ids = model.generate(video_tokens=tokens, max_length=processor.max_length, do_sample=False)
     return processor.tokenizer.batch_decode(ids, skip_special_tokens=True)
 

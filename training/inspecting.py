@@ -64,9 +64,15 @@ def inspect_masking(
     clips = [
         masked_clip(network, processor, live, video, caption, kind, masking)
         for video, caption in zip(videos, captions, strict=True)
-        for kind in MASK_KINDS
+        for kind in kinds_of(network)
     ]
     return draw_masking(output, clips)
+
+
+def kinds_of(model: VioletForPreTraining) -> list[str]:
+    """The kinds of mask that a model can be shown: `correlated` needs an objective that makes it."""
+    makes = any("correlated" in objective.takes for objective in model.objectives.values())
+    return [kind for kind in MASK_KINDS if makes or kind != "correlated"]
 
 
 def load_known_teachers(
@@ -89,6 +95,8 @@ def load_known_teachers(
     teachers = {}
     for name in model.mvm_heads:
         teacher = MVM_TARGETS.find(name).teacher
+        if teacher is None:
+            continue
         source = sources.get(name)
         if source is None and not issubclass(teacher, PixelTeacher):
             usual = teacher.default_source or "FOLDER"
@@ -115,13 +123,18 @@ def masked_clip(
     """One clip under one kind of mask, ready to be drawn."""
     batch = masked_batch(model, processor, video, caption, kind, masking)
     pixels, cell = batch["pixel_values_videos"], model.violet.vision_encoder.cell
-    mask = batch["bool_masked_pos"].repeat_interleave(cell[0], dim=1)  # by frame
-    grid = (mask.shape[1], mask.shape[2], mask.shape[3])
+    frame_mask = batch["bool_masked_pos"].repeat_interleave(cell[0], dim=1)
+    grid = (frame_mask.shape[1], frame_mask.shape[2], frame_mask.shape[3])
     targets = {name: teacher(pixels, grid) for name, teacher in teachers.items()}
-    names = (*model.violet.vision_encoder.inputs, "input_ids", "attention_mask", "labels", "bool_masked_pos")
-    asked = [name for name, one in model.objectives.items() if one.targets and set(one.targets) <= set(targets)]
+    asked = [
+        name
+        for name, one in model.objectives.items()
+        if (one.targets or "correlated" in one.takes) and set(one.targets) <= set(targets)
+    ]
     objectives = dict.fromkeys(["mlm", *asked], 1.0)
-    output = model(**{name: batch[name] for name in names}, mvm_targets=targets, objectives=objectives)
+    output = model(**pair_inputs(model, batch), mvm_targets=targets, objectives=objectives)
+    mask = batch["bool_masked_pos"] if output.bool_masked_pos is None else output.bool_masked_pos
+    mask = mask.repeat_interleave(cell[0], dim=1)  # by frame
 
     frames = as_pictures(pixels[0], processor)
     hidden = [enlarged(cells, frame.shape[:2], cell[1]) for cells, frame in zip(mask[0], frames, strict=True)]
@@ -148,6 +161,13 @@ def masked_clip(
         rows.append(PictureRow(label, left, shown, ("target", f"prediction{more}")))
     title = f"{Path(video).name}: {kind} mask"
     return MaskedClip(title, rows, caption_lines(processor, batch, output.mlm_logits))
+
+
+def pair_inputs(model: VioletForPreTraining, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model takes of a masked batch for objectives of single pairs."""
+    names = {*model.violet.vision_encoder.inputs, "input_ids", "attention_mask", "labels", "bool_masked_pos"}
+    names |= {name for objective in model.objectives.values() for name in objective.takes}
+    return {name: batch[name] for name in sorted(names) if name in batch}
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ import torch
 
 from ..modeling_violet.losses import IGNORE_INDEX
 
-MASK_KINDS = ("random", "block", "attended")
+MASK_KINDS = ("random", "block", "attended", "correlated")
 
 
 def sample_generator(seed: int, epoch: int, sample: str) -> torch.Generator:
@@ -26,8 +26,10 @@ class Masking:
     Attributes:
         kinds: probability of each kind of patch mask, which is drawn for each sample: `random` (each patch by itself),
             `block` (boxes in space and time), `attended` (patches and words in proportion to the attention that they
-            receive). With `random` and `block`, words are masked at random.
-        patch_ratio: share of the patches that `random` hides, and of patches and words together that `attended` does.
+            receive), `correlated` (groups of patches with similar features; the model chooses them in its pass, from
+            the sample's noise). But for `attended`, words are masked at random.
+        patch_ratio: share of the patches that `random` and `correlated` hide, and of patches and words together that
+            `attended` does.
         word_ratio: share of the words that are hidden.
     """
 
@@ -44,6 +46,11 @@ class Masking:
         for name in ("patch_ratio", "word_ratio"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}`: must lie in [0, 1], got {getattr(self, name)}.")
+        if self.kinds.get("correlated") and not 0 < self.patch_ratio < 1:
+            raise ValueError(
+                f"`patch_ratio`: with the mask 'correlated' it must lie between 0 and 1, got {self.patch_ratio}; 1 "
+                "leaves nothing to see."
+            )
 
     def draw_kind(self, generator: torch.Generator) -> str:
         # in an order of its own: that of the mapping, which a settings file does not keep, must not decide the draw
@@ -52,7 +59,7 @@ class Masking:
         return names[int(torch.multinomial(weights, 1, generator=generator))]
 
     def draw_patches(self, kind: str, grid: tuple[int, int, int], generator: torch.Generator) -> torch.Tensor:
-        """(frames, rows, columns), True where a patch is hidden; nothing yet for `attended`, see `mask_attended`."""
+        """(frames, rows, columns), True where a patch is hidden; nothing yet for `attended` and `correlated`."""
         if kind == "random":
             return torch.rand(grid, generator=generator) < self.patch_ratio
         if kind == "block":

@@ -18,6 +18,7 @@ from .._version import __version__
 from ..core.clip_inputs import SOUND, take_named
 from ..core.files import write_json
 from ..data.loading import ClipReader, FailedSamples, explained_workers
+from ..evaluation.modality_flow import batch_flow
 from ..evaluation.pictures import draw_curves
 from ..hub.cards import CURVES_FILE
 from ..modeling_violet import VioletForPreTraining
@@ -33,6 +34,7 @@ from .building import (
     build_optimizer,
     build_processor,
     build_teachers,
+    check_correlated,
     check_sizes,
     start_heads,
     starts_new,
@@ -93,17 +95,13 @@ def run_settings(recipe: PretrainingRecipe) -> dict[str, Any]:
     settings = {"violet": __version__, **dataclasses.asdict(recipe)}
     for name in ("bad_samples", "decode_time_limit"):  # a run that a bad sample stopped may go on
         del settings[name]
-    if recipe.grad_cache_chunk_size is None:  # as from before there was one
-        del settings["grad_cache_chunk_size"]
-    if not recipe.objective_options:  # runs from before there were any may go on
-        del settings["objective_options"]
-    for dataset in settings["datasets"]:
-        if not dataset["sound"]:
-            del dataset["sound"]
+    for name in ("objective_options", "log_flow", "grad_cache_chunk_size"):  # runs from before they were may go on
+        if not settings[name]:
+            del settings[name]
     if recipe.from_scratch or not starts_from_parts(recipe.model):  # a VIOLET has its own
         del settings["text"]
     for dataset in settings["datasets"]:
-        for name in ("clips_per_video", "other_texts"):
+        for name in ("clips_per_video", "other_texts", "sound"):
             if dataset[name] == getattr(DatasetRecipe, name):
                 del dataset[name]
     return json.loads(json.dumps(settings))
@@ -139,6 +137,7 @@ class Pretraining:
         self.model = build_model(recipe, self.processor, self.teachers, device)
         check_sizes(recipe, self.model, frames)
         prepare_hearing(self.processor, self.model, [train for train, _ in self.tables])
+        check_correlated(recipe, self.model, frames)
         self.optimizer = build_optimizer(recipe, self.model)
         self.reader = ClipReader(frames, recipe.frame_cache_mb * 2**20, recipe.decode_time_limit)
         collator = build_collator(recipe, self.processor, self.reader, self.model)
@@ -198,12 +197,15 @@ class Pretraining:
             **inputs, **changed, **given, "mvm_targets": self.targets(wanted, batch), "objectives": objectives
         }  # fmt: skip
 
-    def forward(self, batch: dict[str, Any], backward: bool = False) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def forward(
+        self, batch: dict[str, Any], backward: bool = False, log_flow: bool = False
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """
         Runs the model on a batch: (its loss, what was measured).
 
         Args:
             backward: whether to add the gradients, too: by parts, if the recipe says so.
+            log_flow: whether the flow between video and text is among what is measured.
         """
         names, arguments = batch.pop("ids"), self.arguments(batch)
         objectives, masked = arguments["objectives"], arguments["bool_masked_pos"]
@@ -211,6 +213,10 @@ class Pretraining:
         reads_mask = "bool_masked_pos" in inputs_read(named)
         if not reads_mask:
             del arguments["bool_masked_pos"]
+        flow = {}
+        if log_flow:
+            with self.accelerator.autocast():
+                flow = batch_flow(self.accelerator.unwrap_model(self.model), arguments)
         if backward and self.recipe.grad_cache_chunk_size is not None:
             output = self.backward_in_parts(arguments, names)
         else:
@@ -222,7 +228,9 @@ class Pretraining:
         values = {"loss": output.loss}
         values |= {f"loss_{name}": value for name, value in output.losses.items()}
         values |= {f"accuracy_{name}": value for name, value in output.accuracies.items()}
+        values |= output.measures | flow
         values["masked_words"] = (arguments["labels"] >= 0).sum()
+        masked = masked if output.bool_masked_pos is None else output.bool_masked_pos
         if reads_mask:
             values |= {"masked_patches": masked.sum(), "patches": torch.tensor(masked.numel())}
         return output.loss, {name: value.detach().float() for name, value in values.items()}
@@ -264,13 +272,17 @@ class Pretraining:
         micro = recipe.gradient_accumulation_steps
         batches = self.batches(range(done * micro, recipe.max_steps * micro), self.training)
         self.model.train()
+        named = accelerator.unwrap_model(self.model).find_objectives(recipe.all_objectives())
         for step in range(done + 1, recipe.max_steps + 1):
             rate = recipe.learning_rate * learning_rate_factor(
                 recipe.learning_rate_schedule, step - 1, recipe.max_steps, recipe.warmup
             )
             self.train_step(step, rate, batches, log)
             if step % recipe.logging_steps == 0 or step == recipe.max_steps:
-                log.write(step, log.means() | {"learning_rate": rate})
+                means = log.means()
+                log.write(step, means | {"learning_rate": rate})
+                for objective in named:
+                    log.warn(step, objective.warning(means))
             if step % recipe.eval_steps == 0 and step < recipe.max_steps:
                 log.write(step, self.evaluate())
             if step % recipe.save_steps == 0 and step < recipe.max_steps:
@@ -283,11 +295,13 @@ class Pretraining:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         names: list[str] = []
-        for _ in range(self.recipe.gradient_accumulation_steps):
+        micro, writes = self.recipe.gradient_accumulation_steps, step % self.recipe.logging_steps == 0
+        for number in range(micro):
             with accelerator.accumulate(self.model):
                 batch = next(batches)
                 names += batch["ids"]
-                _, values = self.forward(batch, backward=True)
+                reports = self.recipe.log_flow and writes and number == micro - 1
+                _, values = self.forward(batch, backward=True, log_flow=reports)
                 log.add(values)
                 if accelerator.sync_gradients:
                     log.add({"gradient_norm": self.clip_gradients(step, names)})

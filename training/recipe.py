@@ -107,7 +107,8 @@ class PretrainingRecipe:
         objective_options: of a new model: options of objectives that are not built in, by objective; and, of any
             model, under `teacher` the Hub name or folder of the network that an objective such as `align` learns from.
         mvm_targets: options of each target's head, by target, and under `teacher` the teacher's Hub name or folder.
-        masks: probability of each kind of mask, see `masking.Masking`.
+        masks: probability of each kind of mask, see `masking.Masking`; `correlated` needs the objective `mvm_mfr` in
+            each set of objectives that reads masked patches.
         patch_ratio, word_ratio: shares that are hidden.
         num_negatives: other texts that a video is told apart from, within groups of `group_size` rows.
         hard_negatives: take those that are nearest before the fusion instead of random ones.
@@ -137,6 +138,9 @@ class PretrainingRecipe:
         bad_samples: a video that cannot be read stops the run (`raise`), or its row is left out, counted and written
             to `failed_samples.jsonl` (`skip`).
         decode_time_limit: seconds for decoding one video; what takes longer is killed, and is bad.
+        log_flow: write into each line of the log, of its last batch, the flow between video and text in the fusion and
+            the losses with another row's text and video in place of its own (`evaluation.modality_flow`); no weight
+            changes by it.
         logging_steps, eval_steps, save_steps: steps between two log lines, evaluations, checkpoints.
         eval_batches: batches of each data set in an evaluation.
         checkpoints_kept: older ones are deleted.
@@ -179,6 +183,7 @@ class PretrainingRecipe:
     frame_sampling: str | None = None
     bad_samples: str = "raise"
     decode_time_limit: float = TIME_LIMIT_SECONDS
+    log_flow: bool = False
     logging_steps: int = 50
     eval_steps: int = 500
     eval_batches: int = 8

@@ -94,14 +94,16 @@ def target_settings(
         encoder: the model's vision encoder.
 
     Raises:
-        SettingsError: if frames or crops are drawn in each epoch: no target can be stored for those.
+        SettingsError: if frames or crops are drawn in each epoch: no target can be stored for those; or for a target
+            without a teacher.
     """
+    teacher = find_teacher(target)
     if frames.is_random:
         raise SettingsError(
             f"data set {dataset.name!r}: stored `targets` are those of one choice of frames and pixels. With them, "
             "`frame_sampling` must be even and `fit` not random_crop."
         )
-    options, teacher = target_options(recipe, target), teacher_class(target)
+    options, teacher = target_options(recipe, target), find_teacher(target)
     source, (height, width) = options.get("teacher"), recipe.frame_size(frames)
     return {
         "target": target,
@@ -120,15 +122,24 @@ def target_settings(
     }
 
 
-def teacher_class(target: str) -> type[Teacher]:
+def has_teacher(target: str) -> bool:
+    """Whether an MVM target is made by a frozen network beside the model, and not by the model itself."""
+    return MVM_TARGETS.find(target).teacher is not None
+
+
+def find_teacher(target: str) -> type[Teacher]:
     """
     The class of the teacher of an MVM target, or of an objective that names one.
 
     Raises:
         ValueError: for a name that is neither.
+        SettingsError: for a target that the model makes itself.
     """
     own = OBJECTIVES[target].teacher if target in OBJECTIVES else None
-    return own or MVM_TARGETS.find(target).teacher
+    teacher = own or MVM_TARGETS.find(target).teacher
+    if teacher is None:
+        raise SettingsError(f"{target!r} has no teacher, the model makes this target itself: nothing can be stored.")
+    return teacher
 
 
 def target_options(recipe: PretrainingRecipe, target: str) -> dict[str, Any]:
@@ -164,7 +175,7 @@ def load_teacher(target: str, options: Mapping[str, Any], frames: VioletVideoPro
         SettingsError: if the target is unknown, or its teacher cannot be loaded.
     """
     try:
-        teacher = teacher_class(target)
+        teacher = find_teacher(target)
         more = {name: options[name] for name in teacher.options if name in options}
         return teacher.load(
             options.get("teacher"), student_mean=frames.image_mean, student_std=frames.image_std, **more

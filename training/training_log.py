@@ -48,6 +48,11 @@ class TrainingLog:
             logger.info("step %d  %s", step, "  ".join(f"{name} {value:.4g}" for name, value in values.items()))
         self.accelerator.log(dict(values), step=step)
 
+    def warn(self, step: int, warning: str | None) -> None:
+        """Says on the console what is not well at that step, if anything is."""
+        if warning is not None and self.accelerator.is_main_process:
+            logger.warning("step %d: %s", step, warning)
+
     def lines(self) -> list[dict[str, float]]:
         return [json.loads(line) for line in self.path.read_text().splitlines()] if self.path.exists() else []
 

@@ -354,6 +354,7 @@ class ClipVip(Encoder):
     """The tower as VIOLET's encoder: what enters a fusion passes the tower's last norm."""
 
     key = "clip_vip"
+    attends_in_frames = True
 
     def __init__(self, config: PreTrainedConfig):
         super().__init__(config)

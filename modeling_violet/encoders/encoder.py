@@ -9,6 +9,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ...core.registry import Registry
+from ..attention import record_attention
 from ..parts import build_part
 from ..tokens import Grid, VisibleStates, VisionStates
 
@@ -50,12 +51,15 @@ class Encoder:
     Attributes:
         config: the vision configuration.
         key: the name of the model's weights within those of the video encoder.
+        attends_in_frames: whether the attention of its last block lets a patch see all others of its frame, and no
+            window only, so that `patch_attention` works.
         unused: modules of transformers' model that its states on the grid do not pass through; they are left out.
         hides: what it can hide of a clip: `"pixels"`, as every model; `"tokens"`, if it can compute the kept cells of
             each step and no others, see `visible_states`.
     """
 
     key = "backbone"
+    attends_in_frames = False
     unused: tuple[str, ...] = ()
     hides: tuple[str, ...] = ("pixels",)
 
@@ -65,6 +69,7 @@ class Encoder:
         self.model_class = part if issubclass(part, PreTrainedModel) else None
         if self.model_class is not None:
             self.key = self.model_class.base_model_prefix or self.key
+            self.attends_in_frames = getattr(config, "attends_in_frames", False)
 
     def build(self) -> PreTrainedModel:
         """The model, freshly initialised."""
@@ -138,6 +143,33 @@ class Encoder:
     def num_blocks(self) -> int:
         """How many states `visible_states` gives; 1 for a model that can hide pixels only: its last one."""
         return self.config.num_hidden_layers if "tokens" in self.hides else 1
+
+    @torch.no_grad()
+    def patch_attention(self, model: PreTrainedModel, pixels: torch.Tensor) -> torch.Tensor:
+        """
+        How much each patch of clips sees of each other in the model's last block: mean over heads, (batch, steps *
+        rows * columns, the same), 0 between frames. A pass of its own, without gradient.
+
+        Raises:
+            ValueError: for a model whose attention is none of whole frames, or is not given.
+        """
+        recorded: Any = getattr(model, "_can_record_outputs", None) or {}
+        kind = recorded.get("attentions")
+        kind = getattr(kind, "target_class", kind)
+        found = [] if kind is None else [module for module in model.modules() if isinstance(module, kind)]
+        if not self.attends_in_frames or not found:
+            raise self.refuse("gives no attention between all patches of a frame.")
+        given: list[Any] = []
+        with record_attention(found[-1:], given.append):
+            self.states(model, pixels)
+        weights = given[-1][-1] if isinstance(given[-1], tuple) else given[-1]
+        steps, rows, columns = self.grid(pixels.shape[1], *pixels.shape[3:])
+        patches = rows * columns
+        # (batch * steps, heads, special + patches, special + patches) -> (batch, steps, patches, patches)
+        seen = weights.float().mean(1)[:, -patches:, -patches:].unflatten(0, (-1, steps))
+        apart = torch.eye(steps, device=seen.device)
+        # (batch, steps, patches, steps, patches) -> (batch, steps * patches, steps * patches)
+        return torch.einsum("btpq,ts->btpsq", seen, apart).flatten(3, 4).flatten(1, 2)
 
     def layers(self, model: PreTrainedModel) -> list[nn.Module]:
         """The model's blocks from the first to the last, for learning rates by layer."""

@@ -19,6 +19,7 @@ class FrameByFrame(Encoder):
     pictures of another size than its own.
     """
 
+    attends_in_frames = True
     unused = ("head", "pooler", "post_layernorm")
     TOKENS = ("clip_vision_model", "deit", "dinov2", "dinov2_with_registers", "siglip_vision_model", "vit")
     """

@@ -88,6 +88,8 @@ class UniFormerV2Config(PreTrainedConfig):
             self.balance = not self.frozen
         super().__post_init__(**without_code(kwargs))
 
+    attends_in_frames = True
+
     @property
     def cell(self) -> Grid:
         """

@@ -1,13 +1,13 @@
 """The fusion encoder: named groups of tokens (video, prompt, text, ...) that attend to one another."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import nn
 from transformers import Cache
 
-from ..attention import AttentionLayout, build_attention_mask
+from ..attention import AttentionLayout, build_attention_mask, record_attention
 from ..bert_layers import VioletBertAttention, VioletBertLayer
 from ..tokens import Tokens
 from .fusion import Fusion
@@ -66,9 +66,9 @@ class ReceivedAttention:
 
     total: torch.Tensor | None = None
 
-    def add(self, module: nn.Module, inputs, outputs) -> None:
+    def add(self, weights: torch.Tensor) -> None:
         # (batch, heads, query tokens, key tokens) -> (batch, key tokens)
-        received = outputs[1].float().mean(1).sum(1)
+        received = weights.float().mean(1).sum(1)
         self.total = received if self.total is None else self.total + received
 
 
@@ -82,16 +82,19 @@ def record_received_attention(fusion: Fusion) -> Iterator[ReceivedAttention]:
         ValueError: for a fusion of other layers than BERT's.
     """
     received = ReceivedAttention()
+    with record_fusion_attention(fusion, received.add), torch.no_grad():
+        yield received
+
+
+def record_fusion_attention(fusion: nn.Module, take: Callable[[torch.Tensor], None]) -> AbstractContextManager[None]:
+    """
+    Within it, `take` is given the weights (batch, heads, tokens, tokens) of each layer of a pass, the first one first;
+    see `record_attention`.
+
+    Raises:
+        ValueError: for a fusion of other layers than BERT's.
+    """
     attentions = [module for module in fusion.modules() if isinstance(module, VioletFusionAttention)]
     if not attentions:
-        raise ValueError(f"The fusion {type(fusion).__name__} has no layers of BERT, whose attention is summed up.")
-    hooks = [attention.register_forward_hook(received.add) for attention in attentions]
-    config = attentions[0].config
-    kernel, config._attn_implementation = config._attn_implementation, "eager"
-    try:
-        with torch.no_grad():
-            yield received
-    finally:
-        config._attn_implementation = kernel
-        for hook in hooks:
-            hook.remove()
+        raise ValueError(f"The fusion {type(fusion).__name__} has no layers of BERT, whose attention is read.")
+    return record_attention(attentions, take)

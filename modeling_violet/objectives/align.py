@@ -19,7 +19,6 @@ from torch import nn
 from transformers import initialization as init
 
 from ...configuration.configuration_violet import VioletConfig
-from ...core.pixels import take_pixels
 from ..encoders import find_encoder
 from ..tokens import VisibleStates, gather_tokens
 from .align_teacher import MaskAlignTeacher, layer_weights, weighed
@@ -249,8 +248,7 @@ class Align(Objective):
         return None if drawn else "align_noise"
 
     def loss(self, passes: Passes) -> Outcome:
-        inputs, video = passes.inputs, passes.violet.video_encoder
-        pixels = take_pixels(dict(inputs))
+        inputs, video, pixels = passes.inputs, passes.violet.video_encoder, passes.pixels
         frames = pixels["pixel_values_videos"]
         grid = video.encoder.grid(frames.shape[1], *frames.shape[3:])
         cells = grid[1] * grid[2]

@@ -7,7 +7,7 @@ and frames, (h, w) the grid of patches, D the model's width.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import nn
@@ -36,20 +36,26 @@ class MVMTarget:
         build_head: (config, options) -> a module from the fusion's patches (B, T, h, w, D) to the prediction.
         loss: (prediction, target, bool_masked_pos, reduction) -> (). `bool_masked_pos` is (B, T, h, w), True where a
             patch of that frame was hidden; `reduction` one of `REDUCTIONS`.
-        teacher: the class whose `load` gives the frozen network that makes the target.
-        options: the head's options and their defaults: sizes, whole numbers of 1 or more; and for targets that are
-            numbers `MEASURE`: the prediction is `shift` + `scale` times what the head gives.
+        teacher: the class whose `load` gives the frozen network that makes the target; `None`: the model makes it
+            itself, see `objective`.
+        options: the head's options and their defaults: sizes, whole numbers of 1 or more; words, one of `choices`; and
+            for targets that are numbers `MEASURE`: the prediction is `shift` + `scale` times what the head gives.
         constant: (some targets, the head's outputs) -> (channels,), the best prediction that is the same everywhere:
             where an untrained head starts. `None`: it starts as it is made.
         steps: how many steps in time of the encoder's grid it needs.
+        choices: the words that an option may be, by option.
+        objective: of a target without a teacher: the subclass of `MaskedVision` that makes it in its `loss`. Its head
+            predicts by the encoder's steps in time, not by frames.
     """
 
     build_head: Callable[[VioletConfig, Mapping[str, Any]], nn.Module]
     loss: Callable[..., torch.Tensor]
-    teacher: type[Teacher]
-    options: Mapping[str, int | float] = field(default_factory=dict)
+    teacher: type[Teacher] | None
+    options: Mapping[str, int | float | str] = field(default_factory=dict)
     constant: Callable[[Sequence[torch.Tensor], int], torch.Tensor] | None = None
     steps: int = 1
+    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    objective: "type[MaskedVision] | None" = None
 
 
 MVM_TARGETS: Registry[MVMTarget] = Registry(
@@ -64,6 +70,7 @@ MVM_TARGETS: Registry[MVMTarget] = Registry(
         "3d_feature": "vision_targets:VIDEO_FEATURE",
         "2d_feature": "vision_targets:IMAGE_FEATURE",
         "2d_clip_feature": "vision_targets:CLIP_FEATURE",
+        "mfr": "masked_features:MFR",
     },
     config_keys=("mvm_targets",),
 )
@@ -78,29 +85,30 @@ class MaskedVision(Objective):
 
     def __init__(self, name: str, config: VioletConfig, target: str):
         super().__init__(name, config)
-        self.targets = (target,)
+        self.target = target
+        self.targets = () if MVM_TARGETS.find(target).teacher is None else (target,)
 
     @classmethod
-    def of(cls, name: str, config: VioletConfig) -> Iterator[Self]:
+    def of(cls, name: str, config: VioletConfig) -> Iterator[Any]:
         for target in (
             sorted(config.mvm_targets or {}) if config.has_fusion else ()
         ):  # as a saved configuration has them
-            yield cls(f"{name}_{target}", config, target)
+            yield (MVM_TARGETS.find(target).objective or cls)(f"{name}_{target}", config, target)
 
     def trained(self, model: Any) -> Iterator[nn.Parameter]:
-        return model.mvm_heads[self.targets[0]].parameters()
+        return model.mvm_heads[self.target].parameters()
 
     def is_asked_for(self, inputs: Mapping[str, Any]) -> bool:
-        return self.targets[0] in inputs["mvm_targets"]
+        return self.target in inputs["mvm_targets"] if self.targets else super().is_asked_for(inputs)
 
     def missing(self, inputs: Mapping[str, Any]) -> str | None:
-        target = None if self.is_asked_for(inputs) else f"mvm_targets[{self.targets[0]!r}]"
-        return super().missing(inputs) or target
+        without = [name for name in self.targets if name not in inputs["mvm_targets"]]
+        return super().missing(inputs) or next((f"mvm_targets[{name!r}]" for name in without), None)
 
     def loss(self, passes: Passes) -> Outcome:
-        (target,), model, inputs = self.targets, passes.model, passes.inputs
+        target, model, inputs = self.target, passes.model, passes.inputs
         prediction = predict_mvm(model.config, target, model.mvm_heads[target], passes.patches)
-        mask = inputs["bool_masked_pos"].repeat_interleave(frames_of_cell(model.config), dim=1)  # by frame
+        mask = passes.masked.repeat_interleave(frames_of_cell(model.config), dim=1)  # by frame
         loss = mvm_loss(target, prediction, inputs["mvm_targets"][target], mask)
         return Outcome(loss, outputs={"mvm_predictions": {target: prediction}})
 
@@ -127,11 +135,19 @@ def build_mvm_heads(config: VioletConfig) -> nn.ModuleDict:
             raise ValueError(f"The head of {name!r} has no option {', '.join(unknown)}; it has: {known}.")
         options = {**target.options, **options}
         for option, value in options.items():
+            allowed = target.choices.get(option)
+            if allowed is not None and value not in allowed:
+                raise ValueError(f"The head of {name!r}: `{option}` {value!r} is unknown; use {', '.join(allowed)}.")
+            if allowed is not None:
+                continue
+            if isinstance(value, str):
+                raise ValueError(f"The head of {name!r}: `{option}` must be a number, got {value!r}.")
             if option not in MEASURE and value < 1:
                 raise ValueError(f"The head of {name!r}: `{option}` must be 1 or more, got {value}.")
             if option == "scale" and value <= 0:
                 raise ValueError(f"The head of {name!r}: `scale` must be above 0, got {value}.")
-        head, frames = target.build_head(config, options), frames_of_cell(config)
+        head = target.build_head(config, options)
+        frames = 1 if target.teacher is None else frames_of_cell(config)
         heads[name] = head if frames == 1 else nn.Sequential(VioletFramesOfCell(config.hidden_size, frames), head)
     return heads
 
@@ -160,7 +176,7 @@ def predict_mvm(config: VioletConfig, name: str, head: nn.Module, patches: torch
     prediction = head(patches)
     if "scale" not in MVM_TARGETS.find(name).options:
         return prediction
-    options = {**MEASURE, **(config.mvm_targets or {}).get(name, {})}
+    options: dict[str, Any] = {**MEASURE, **(config.mvm_targets or {}).get(name, {})}
     return options["shift"] + options["scale"] * prediction.float()
 
 
@@ -191,7 +207,7 @@ def start_at(config: VioletConfig, name: str, head: nn.Module, targets: Sequence
     last = [module for module in head.modules() if isinstance(module, nn.Linear)][-1]
     start = target.constant(targets, len(last.bias))
     if "scale" in target.options:
-        measured = {**MEASURE, **options}
+        measured: dict[str, Any] = {**MEASURE, **options}
         start = (start - measured["shift"]) / measured["scale"]
     nn.init.zeros_(last.weight)
     last.bias.copy_(start.repeat_interleave(len(last.bias) // len(start)))

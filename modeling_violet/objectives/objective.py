@@ -15,6 +15,7 @@ from torch import nn
 
 from ...configuration.configuration_violet import VioletConfig
 from ...core.registry import Registry
+from ..tokens import Tokens
 from .passes import Passes
 
 
@@ -28,11 +29,13 @@ class Outcome:
         accuracy: (), the share of right answers, if the objective has such a thing.
         outputs: what is predicted, as fields of `VioletPreTrainingOutput`; dictionaries of several objectives are
             merged. An objective that is not built in gives `{"predictions": {its name: …}}`.
+        measures: other numbers () for the log, by the names that they have there.
     """
 
     loss: torch.Tensor
     accuracy: torch.Tensor | None = None
     outputs: dict[str, Any] = field(default_factory=dict)
+    measures: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 class Objective:
@@ -122,6 +125,17 @@ class Objective:
         missing = self.missing(inputs)
         if missing is not None:
             raise ValueError(f"The objective {self.name!r} needs `{missing}`.")
+
+    def masked_video(self, passes: Passes) -> tuple[Tokens, torch.Tensor] | None:
+        """
+        The videos of a batch, encoded and masked in a way of its own, and which patches are hidden, (batch, steps,
+        rows, columns). All objectives of the batch read them. `None`: it reads what the others do.
+        """
+        return None
+
+    def warning(self, measures: Mapping[str, float]) -> str | None:
+        """What a run should say of the means of the log's numbers since its last line; `None` if all is well."""
+        return None
 
     def loss(self, passes: Passes) -> Outcome:
         """Its loss on a batch, and what was predicted."""

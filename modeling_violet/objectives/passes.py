@@ -1,11 +1,11 @@
 """The passes through a model that several objectives share, each computed once, if one of them asks for it."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from ...core.clip_inputs import SOUND, take_clip_inputs
+from ...core.clip_inputs import PIXELS, SOUND, take_named
 from ..losses import IGNORE_INDEX
 from ..tokens import Tokens
 
@@ -29,16 +29,16 @@ class Passes:
     Args:
         model: a `VioletForPreTraining`.
         inputs: the arguments of its `forward` by name, `None` if not given.
-        needs: the inputs that the objectives of this batch need. Negatives are fused if they are among them.
+        objectives: those of this batch. Negatives are fused if one of them needs them.
         options: transformers' own arguments, for each pass through the fusion.
     """
 
-    def __init__(self, model: Any, inputs: Mapping[str, Any], needs: Collection[str], options: Mapping[str, Any]):
+    def __init__(self, model: Any, inputs: Mapping[str, Any], objectives: Sequence[Any], options: Mapping[str, Any]):
         self.model = model
         self.violet = model.violet
         self.inputs = inputs
         self.computed: dict[str, Any] = {}
-        self._needs = needs
+        self.objectives = objectives
         self._options = options
 
     @property
@@ -57,18 +57,44 @@ class Passes:
         ids, labels = self.inputs["input_ids"], self.inputs["labels"]
         return ids if labels is None else torch.where(labels == IGNORE_INDEX, ids, labels)
 
+    @property
+    def pixels(self) -> dict[str, torch.Tensor]:
+        """The unmasked videos by name; not an objective's own pixels, such as middle frames."""
+        own, needs = self.violet.vision_encoder.inputs, {name for one in self.objectives for name in one.needs}
+        given = take_named(dict(self.inputs), PIXELS)
+        return {
+            name: value for name, value in given.items() if value is not None and (name in own or name not in needs)
+        }
+
+    @property
+    def sound(self) -> dict[str, torch.Tensor]:
+        """The videos' sound by name, if they have any."""
+        return {name: value for name, value in take_named(dict(self.inputs), SOUND).items() if value is not None}
+
     @once
+    def masked_video(self) -> tuple[Tokens, torch.Tensor | None]:
+        """
+        The masked videos, encoded, and which of their patches are hidden, (batch, steps, rows, columns): as the first
+        objective says that hides them in its own way (`Objective.masked_video`), else by their pixels.
+        """
+        for objective in self.objectives:
+            made = objective.masked_video(self)
+            if made is not None:
+                return made
+        masked = self.inputs["bool_masked_pos"]
+        return self.violet.encode_videos(**self.pixels, **self.sound, bool_masked_pos=masked), masked
+
+    @property
     def video(self) -> Tokens:
         """The masked videos, encoded."""
-        own = self.violet.vision_encoder.inputs
-        given = take_clip_inputs(dict(self.inputs))
-        # those of an objective's own, such as middle frames, are not the videos'
-        inputs = {
-            name: value
-            for name, value in given.items()
-            if name in own or name.startswith(SOUND) or name not in self._needs
-        }
-        return self.violet.encode_videos(**inputs, bool_masked_pos=self.inputs["bool_masked_pos"])
+        return self.masked_video[0]
+
+    @property
+    def masked(self) -> torch.Tensor:
+        """(batch, steps, rows, columns), True where a patch of the videos is hidden."""
+        masked = self.masked_video[1]
+        assert masked is not None  # asked for by objectives that need `bool_masked_pos`
+        return masked
 
     @once
     def text(self) -> Tokens:
@@ -86,7 +112,8 @@ class Passes:
     @once
     def negatives(self) -> torch.Tensor | None:
         """(batch, K), for each video the rows of the texts that it is fused with beside its own; −1 for none."""
-        candidates = self.inputs["negative_index"] if "negative_index" in self._needs else None
+        needed = any("negative_index" in objective.needs for objective in self.objectives)
+        candidates = self.inputs["negative_index"] if needed else None
         most = self.inputs["num_hard_negatives"]
         if candidates is None or most is None:
             return candidates
@@ -117,7 +144,14 @@ class Passes:
     @once
     def patches(self) -> torch.Tensor:
         """(batch, frames, rows, columns, width), the states of each video beside its own text, on its grid."""
-        return self.video.with_tokens(self.fused.video_hidden_state[: self.batch_size]).patches()
+        states = self.fused.video_hidden_state
+        if states is None:
+            own = self.model.config.fusion_model_config
+            raise ValueError(
+                f"The fusion `fusion_model_config.model_type` {own.model_type if own else 'bert'!r} gives no states "
+                "of the video, which objectives of masked patches read."
+            )
+        return self.video.with_tokens(states[: self.batch_size]).patches()
 
     @once
     def written(self) -> Any:

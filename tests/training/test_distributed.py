@@ -36,7 +36,8 @@ SMALL = {
         "drop_path_rate": 0.0, "initializer_range": 0.1,
     },
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
-    "initializer_range": 0.1, "projection_dim": 16, "mvm_targets": {"pixel": {}},
+    "initializer_range": 0.1, "projection_dim": 16,
+    "mvm_targets": {"pixel": {}, "mfr": {"group": 2, "hide": "pixels"}},
     "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "classifier_dropout": 0.0,
 }  # fmt: skip
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -99,9 +100,9 @@ def settings(drawn, model, output, **changes):
         ],
         "output_dir": str(output),
         "model": str(model),
-        "objectives": {"vtm": 1.0, "mlm": 1.0, "vtc": 0.5, "mvm_pixel": 1.0},
+        "objectives": {"vtm": 1.0, "mlm": 1.0, "vtc": 0.5, "mvm_pixel": 1.0, "mvm_mfr": 1.0},
         "mvm_targets": {"pixel": {}},
-        "masks": {"random": 1.0, "block": 1.0, "attended": 1.0},
+        "masks": {"random": 1.0, "block": 1.0, "attended": 1.0, "correlated": 1.0},
         "num_negatives": 3,
         "max_steps": STEPS,
         "batch_size": 8,
@@ -216,7 +217,7 @@ def assert_same_run(output, expected, initial):
             one_in_eight = 0.126 if name.startswith("accuracy") and line["step"] > 1 else 0  # near a tie
             assert found[name] == pytest.approx(value, rel=tolerance, abs=one_in_eight), (line["step"], name)
     steps = one[:STEPS]
-    assert {"loss_vtm", "loss_mlm", "loss_vtc", "loss_mvm_pixel", "gradient_norm"} <= steps[0].keys()
+    assert {"loss_vtm", "loss_mlm", "loss_vtc", "loss_mvm_pixel", "loss_mvm_mfr", "gradient_norm"} <= steps[0].keys()
     assert max(line["loss"] for line in steps) - min(line["loss"] for line in steps) > 0.05, "it is a curve"
     before, one, other = weights(initial), weights(expected), weights(output)
     assert one.keys() == other.keys() == before.keys()
