@@ -19,10 +19,8 @@ TEMPERATURE = 0.07
 
 class VattBatchNorm(nn.BatchNorm1d):
     """
-    Normalises each column over the rows of all processes. The running variance is the biased one, as TensorFlow's.
-
-    Raises:
-        ValueError: in training, for one row in all: its normalised values would be 0.
+    Normalises each column over the rows of all processes; a row by itself, which has no variance, by the running
+    statistics. The running variance is the biased one, as TensorFlow's.
     """
 
     def __init__(self, width: int):
@@ -43,13 +41,8 @@ class VattBatchNorm(nn.BatchNorm1d):
         """(rows, width) -> the same shape"""
         assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
         mean, variance = self.running_mean, self.running_var
-        if self.training:
-            everyone = gather_rows(at_least_float32(rows))
-            if len(everyone) < 2:
-                raise ValueError(
-                    "The projections of VATT normalise over the rows of a batch, and this batch has one: give two or "
-                    "more, or use the `projection_type` 'pooled'."
-                )
+        everyone = gather_rows(at_least_float32(rows)) if self.training else rows
+        if self.training and len(everyone) > 1:
             mean, variance = everyone.mean(0), everyone.var(0, unbiased=False)
             with torch.no_grad():
                 self.running_mean.lerp_(mean.detach().to(self.running_mean.dtype), self.momentum)

@@ -106,6 +106,11 @@ class VattContrast(Objective):
                 "real_texts": real_texts,
             }
         )
+        if passes.model.training and len(found["heard"]) < 2:
+            raise ValueError(
+                f"The objective {self.name!r} normalises over the rows of a batch, and this batch has one: give two "
+                "or more."
+            )
         losses = pair_losses(found, self.options, 1 / float(projection.scale()))
         total = sum(weight * loss for weight, loss in losses.values()) / sum(weight for weight, _ in losses.values())
         assert isinstance(total, torch.Tensor)

@@ -569,9 +569,14 @@ def test_what_the_objective_needs_of_a_model_is_told():
 
 
 def test_one_row_has_no_statistics():
-    projection = VioletModel(vatt_config()).projection.train()
+    model, batch = pretraining_model().train(), heard_batch(2)
+    one = {name: value[1:] for name, value in batch.items()}
+    before = model.violet.projection.fine_norm.running_mean.clone()
     with pytest.raises(ValueError, match="this batch has one"):
-        projection.video_vectors(torch.randn(1, 40))
+        model(**one, objectives={"vatt": 1.0})
+    assert torch.equal(model.violet.projection.fine_norm.running_mean, before)
+    trained = model.violet.projection.video_vectors(torch.ones(1, 40))
+    assert torch.equal(trained[0], model.violet.projection.eval().video_vectors(torch.ones(1, 40))[0])
 
 
 def test_clips_and_sounds_smaller_than_a_patch_are_refused():
