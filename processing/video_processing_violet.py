@@ -414,13 +414,12 @@ class VioletVideoProcessor(SavedWhole, BaseVideoProcessor):
         hear = _wanted_sounds(sound, clips, rate, length)
 
         def decode(number: int, clip: Any, count: int | None, name: str, hear: Callable) -> DecodedVideo:
-            wanted: dict[str, Any] = {"name": name, "video_metadata": metadata[number]}
+            wanted: dict[str, Any] = {"backend": backend, "name": name, "video_metadata": metadata[number]}
             if samples and fps is not None:
                 wanted["sample_times"] = partial(times_at_rate, fps=fps)
-                chosen: tuple = (None, backend)
             else:
-                chosen = (partial(choose, number, count), backend)
-            return hear(number, clip, name, chosen, wanted)
+                wanted["sample_indices"] = partial(choose, number, count)
+            return hear(number, clip, wanted)
 
         def decode_whole(number: int, clip: Any) -> DecodedVideo:
             name, parts, count = name_of(clip, number, len(clips)), clips_of(clip), num_frames if samples else None
@@ -556,14 +555,14 @@ def _wanted_sounds(
     sound: Any, clips: Sequence[Any], sampling_rate: int | None, num_samples: int | None
 ) -> Callable[..., DecodedVideo]:
     """
-    (number, clip, name, arguments and settings of `decode_video`) -> the decoded clip, with its sound as a call's
+    (number, clip, arguments of `decode_video`) -> the decoded clip, with its sound as a call's
     `sound` asks for it.
 
     Raises:
         ValueError: for sounds that are not as many as clips, or sound without its rate and length.
     """
     if sound is False:
-        return lambda number, clip, name, chosen, wanted: decode_video(clip, *chosen, **wanted)
+        return lambda number, clip, wanted: decode_video(clip, **wanted)
     check_sound(sampling_rate, num_samples)
     if sampling_rate is None or num_samples is None:
         raise ValueError(
@@ -573,15 +572,17 @@ def _wanted_sounds(
     length: dict[str, Any] = {"sampling_rate": sampling_rate, "num_samples": num_samples}
     if sound is True:
 
-        def read(number: int, clip: Any, name: str, chosen: tuple, wanted: dict[str, Any]):
+        def read(number: int, clip: Any, wanted: dict[str, Any]) -> DecodedVideo:
             if not may_have_sound(clip):
                 reason = "it is no file, and frames have no sound"
                 advice = "Give each clip's sound beside it, `sound=[…]`, None if it has none; or the clips' files."
-                raise VideoDecodeError(name, reason, advice)
-            decoded = decode_with_sound(clip, *chosen, **wanted, **length)
+                raise VideoDecodeError(wanted["name"], reason, advice)
+            decoded = decode_with_sound(clip, **wanted, **length)
             found = decoded.sound or no_sound(num_samples)
             if found.is_short:
-                logger.warning("%s: its sound lacks %.2f s of the clip, which are masked.", name, found.missing)
+                logger.warning(
+                    "%s: its sound lacks %.2f s of the clip, which are masked.", wanted["name"], found.missing
+                )
             return replace(decoded, sound=found)
 
         return read
@@ -590,8 +591,8 @@ def _wanted_sounds(
         raise ValueError(
             f"`sound`: {len(given)} for {len(clips)} clips; one for each is needed, None for one without."
         )
-    return lambda number, clip, name, chosen, wanted: replace(
-        decode_video(clip, *chosen, **wanted), sound=given_sound(given[number], name, **length)
+    return lambda number, clip, wanted: replace(
+        decode_video(clip, **wanted), sound=given_sound(given[number], wanted["name"], **length)
     )
 
 

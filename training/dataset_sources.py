@@ -4,7 +4,7 @@ from datasets import Dataset
 
 from ..data import moving_shapes, read_original, read_rows
 from ..data.moving_shapes import SPLITS as SHAPES_SPLITS
-from ..data.sources import join_clips
+from ..processing.joined_clips import join_clips
 from .recipe import SOURCES, DatasetRecipe
 
 TEXTS = 4

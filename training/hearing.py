@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from ..data import open_video
 from ..data.loading import SAMPLE_ERRORS
-from ..data.sources import clips_of
+from ..processing.joined_clips import clips_of
 from ..processing import VideoTextProcessor
 from ..processing.decoding import describe_source
 from ..processing.sound import has_sound
