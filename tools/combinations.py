@@ -34,6 +34,7 @@ from encoder_configs import (  # noqa: E402
     FRAMES,
     PICTURES,
     SIDE,
+    TWO_RESOLUTIONS,
     frame_settings,
     model_config,
     shown,
@@ -430,7 +431,14 @@ def near(one: Any, other: Any) -> bool:
 def check_two_processes(bench: Bench) -> str | None:
     """Two processes pre-train to the weights that one gives."""
     start = bench.folder / "start"
-    bench.model("VioletForPreTraining").save_pretrained(start)
+    model = bench.model("VioletForPreTraining")
+    if bench.encoder in TWO_RESOLUTIONS:
+        # As torch starts them, untrained ResNets tell one video from another by so little that the gradients are
+        # mostly rounding, of which Adam makes whole steps: He's start keeps what is different.
+        for module in model.violet.vision_model.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    model.save_pretrained(start)
     bench.processor().save_pretrained(start)
     drawn = {"source": "moving_shapes", "path": str(bench.parts / "drawn"), "clips": 24, "validation_clips": 8}
     weights, logs = [], []

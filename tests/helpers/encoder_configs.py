@@ -41,6 +41,7 @@ ENCODER_CONFIGS: dict[str, dict[str, Any]] = {
         "image_size": SIDE,
         "patch_size": PATCH,
         "local_blocks": 2,
+        "global_dropout": 0.0,
         "local_norm": "frozen",  # live statistics are those of one process: two then learn something else
         "global_layers": (0, 1),
         "balance": False,
