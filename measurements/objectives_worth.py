@@ -5,7 +5,7 @@ and without the objective, fine-tunes both on few clips, and prints medians over
     python measurements/objectives_worth.py [--seeds 0 1 2] [--variants colour colour_mvm words words_vtm]
 
 - `colour`, `colour_mvm`: captions that name nothing but the colour ("a red shape"), as captions of real videos leave
-  most of what is seen unsaid: contrast alone, and with masked pixels and HOG. Then 200 steps of open-ended questions
+  most of what is seen unsaid: only contrast, and with masked pixels and HOG. Then 200 steps of open-ended questions
   of 400 clips: colours, but also shapes, actions and directions, which no caption named.
 - `words`, `words_vtm`: whole captions, contrast and masked words, without and with matching against other clips'
   captions. Then 200 steps of multiple choice on 400 clips, by the match head.
@@ -57,7 +57,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def captions(folder: Path, kind: str) -> Path:
-    """The table of the clips that are pre-trained on, with their whole captions, or with the colours alone."""
+    """The table of the clips that are pre-trained on, with their whole captions, or with the only the colours."""
     table = folder / f"{kind}.json"
     if not table.exists():
         counts = {"train": 0, "validation": 0, "test": 0, "test_unseen": 0, "test_together": 0}

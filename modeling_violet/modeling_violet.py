@@ -270,11 +270,11 @@ class VioletModel(VioletPreTrainedModel):
         the tokens that enter the fusion. A row whose mask is 0 is a clip without sound.
 
         Raises:
-            ValueError: for a model that hears nothing: its configuration has no `audio_config`.
+            ValueError: for a model without sound: its configuration has no `audio_config`.
         """
         if self.audio_encoder is None:
             raise ValueError(
-                "This model hears nothing: its configuration has no `audio_config`. Leave `audio_values` out, or "
+                "This model takes no sound: its configuration has no `audio_config`. Leave `audio_values` out, or "
                 "process the videos without `sound`."
             )
         return self.audio_encoder(audio_values, audio_attention_mask)

@@ -9,9 +9,9 @@ from datasets import Dataset
 
 from ..data import open_video
 from ..data.loading import SAMPLE_ERRORS
-from ..processing.joined_clips import clips_of
 from ..processing import VideoTextProcessor
 from ..processing.decoding import describe_source
+from ..processing.joined_clips import clips_of
 from ..processing.sound import has_sound
 from ..processing.video_processing_violet import match_sound
 from .arguments import SettingsError

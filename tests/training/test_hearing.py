@@ -16,10 +16,10 @@ from violet import QuestionCollator, VideoTextProcessor, VioletVideoProcessor, n
 from violet.commands.prediction import Clips, PredictArguments, predict
 from violet.data import TableError, moving_shapes
 from violet.data.loading import ClipReader, FailedSample, FailedSamples, LackingSound, lacking_sound
-from violet.processing.joined_clips import join_clips
 from violet.evaluation.galleries import encode_gallery
 from violet.modeling_violet.encoders import find_encoder
 from violet.processing import VideoDecodeError, train_wordpiece_tokenizer
+from violet.processing.joined_clips import join_clips
 from violet.processing.sound import decode_with_sound, no_sound
 from violet.training.arguments import SettingsError
 from violet.training.dataset_sources import load_dataset
