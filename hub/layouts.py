@@ -336,8 +336,8 @@ VIOLET = Kind(
     },
     forms={
         r"^enc_img\.emb_(cls|odr)$": Form(lambda shape, window: (1, 1, 1, *shape)),
-        r"^enc_img\.emb_pos$": Form(lambda shape, window: (1, 1, *shape), _resize_grid, 2, is_grid),
-        r"^enc_img\.emb_len$": Form(lambda shape, window: (1, shape[0], 1, shape[1]), _resize_frames, 1),
+        r"^enc_img\.emb_pos$": Form(lambda shape, window: (1, 1, *shape), _resize_grid, length=2, lengths=is_grid),
+        r"^enc_img\.emb_len$": Form(lambda shape, window: (1, shape[0], 1, shape[1]), _resize_frames, length=1),
         r"^decoder_\w+\.0\.weight$": Form(lambda shape, window: (*shape, 1, 1)),
     },
     published=True,

@@ -212,7 +212,9 @@ class VioletModel(VioletPreTrainedModel):
         self.projection = build_projection(config, self.video_encoder, self.text_embeddings)
         self.fusion = build_fusion(config)
         if self.audio_encoder is not None and config.has_fusion and not self.fusion.hears:
-            fusion, audio = config.fusion_model_config.model_type, config.audio_config.model_type
+            fusion, audio = (
+                getattr(one, "model_type", None) for one in (config.fusion_model_config, config.audio_config)
+            )
             raise ValueError(
                 f"The fusion `fusion_model_config.model_type` {fusion!r} takes no sound, and there is an "
                 f"`audio_config` of the `model_type` {audio!r}: leave one of them out."

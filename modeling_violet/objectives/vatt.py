@@ -149,8 +149,9 @@ class VattContrast(Objective):
             assert vectors is not None
             texts = vectors.unsqueeze(1)
         else:
-            encoded = passes.violet.encode_texts(ids.flatten(0, 1), mask.flatten(0, 1))
-            texts = encoded.pooled.unflatten(0, ids.shape[:2])  # (batch * L, width) -> (batch, L, width)
+            vectors = passes.violet.encode_texts(ids.flatten(0, 1), mask.flatten(0, 1)).pooled
+            assert vectors is not None
+            texts = vectors.unflatten(0, ids.shape[:2])  # (batch * L, width) -> (batch, L, width)
         return texts, torch.ones(len(texts), dtype=torch.long, device=texts.device) if real is None else real
 
 
