@@ -177,7 +177,7 @@ class VioletConfig(PreTrainedConfig):
             `none` there is no fusion: videos and texts are compared by their vectors. (By the name `fusion_config`
             transformers itself looks for fused kernels.)
         audio_config (`dict` or a configuration, *optional*): the audio encoder, by its `model_type`; see
-            `modeling_violet.sounds`. `None` for a model that hears nothing.
+            `modeling_violet.sounds`. `None` for a model without sound.
         vision_positions (`str`): what is added to the vision encoder's states: `"violet"` (a token per frame,
             learned places in the frame and in time, and a norm), `"cells"` (a learned place per cell and per frame,
             and a norm), `"rows_and_columns"` (a learned place per row and per column, and a norm), or `"none"` (the

@@ -157,7 +157,7 @@ class VioletPreTrainedModel(SavedWhole, PreTrainedModel):
         elif isinstance(module, VioletModel) and module.task_tokens is not None:
             init.trunc_normal_(module.task_tokens, std=std)
         elif hasattr(module, "start_weights"):  # a part whose own parameters begin in its own way
-            module.start_weights()
+            module.start_weights()  # type: ignore[operator]
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.base_model.text_embeddings.get_input_embeddings()
@@ -212,7 +212,8 @@ class VioletModel(VioletPreTrainedModel):
         self.projection = build_projection(config, self.video_encoder, self.text_embeddings)
         self.fusion = build_fusion(config)
         if self.audio_encoder is not None and config.has_fusion and not self.fusion.hears:
-            fusion, audio = config.fusion_model_config.model_type, config.audio_config.model_type
+            own: Any = config
+            fusion, audio = own.fusion_model_config.model_type, own.audio_config.model_type
             raise ValueError(
                 f"The fusion `fusion_model_config.model_type` {fusion!r} takes no sound, and there is an "
                 f"`audio_config` of the `model_type` {audio!r}: leave one of them out."
@@ -267,11 +268,11 @@ class VioletModel(VioletPreTrainedModel):
         the tokens that enter the fusion. A row whose mask is 0 is a clip without sound.
 
         Raises:
-            ValueError: for a model that hears nothing: its configuration has no `audio_config`.
+            ValueError: for a model whose configuration has no `audio_config`.
         """
         if self.audio_encoder is None:
             raise ValueError(
-                "This model hears nothing: its configuration has no `audio_config`. Leave `audio_values` out, or "
+                "This model takes no sound: its configuration has no `audio_config`. Leave `audio_values` out, or "
                 "process the videos without `sound`."
             )
         return self.audio_encoder(audio_values, audio_attention_mask)

@@ -150,6 +150,7 @@ class VattContrast(Objective):
             texts = vectors.unsqueeze(1)
         else:
             encoded = passes.violet.encode_texts(ids.flatten(0, 1), mask.flatten(0, 1))
+            assert encoded.pooled is not None  # the projection needs it
             texts = encoded.pooled.unflatten(0, ids.shape[:2])  # (batch * L, width) -> (batch, L, width)
         return texts, torch.ones(len(texts), dtype=torch.long, device=texts.device) if real is None else real
 
