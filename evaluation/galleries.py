@@ -22,7 +22,7 @@ SETTINGS_FILE = "gallery.json"
 SHAPE = ("grid", "num_special_per_frame", "num_special_per_clip")
 """What `Tokens` say of their places."""
 COLUMNS = ("tokens", "mask", "audio_tokens", "audio_mask")
-"""What a part holds of them, one row for each video; the last two if the videos were heard."""
+"""What a part holds of them, one row per video; the last two if the videos were heard."""
 
 
 class StoredGallery:

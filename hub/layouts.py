@@ -126,18 +126,18 @@ class Form:
     Attributes:
         theirs: (our shape, our attention window) -> the source's shape.
         ours: (the source's tensor, our shape) -> our tensor.
-        back: (our tensor, the source's shape) -> the source's tensor.
         length: the axis of the source's shape whose length is free, because `ours` fits it.
         lengths: which lengths it may have.
         whole: whether it holds whole numbers, such as a count.
+        back: (our tensor, the source's shape) -> the source's tensor.
     """
 
     theirs: Callable[[Shape, Shape], Shape] = lambda shape, window: shape
     ours: Callable[[torch.Tensor, Shape], torch.Tensor] = lambda value, shape: value.reshape(shape)
-    back: Callable[[torch.Tensor, Shape], torch.Tensor] = lambda value, shape: value.reshape(shape)
     length: int | None = None
     lengths: Callable[[int], bool] = lambda length: length > 0
     whole: bool = False
+    back: Callable[[torch.Tensor, Shape], torch.Tensor] = lambda value, shape: value.reshape(shape)
 
     def expected(self, ours: Shape, window: Shape, found: Shape) -> Shape:
         """The shape that the source must have, given the one that it has."""

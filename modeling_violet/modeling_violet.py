@@ -212,9 +212,8 @@ class VioletModel(VioletPreTrainedModel):
         self.projection = build_projection(config, self.video_encoder, self.text_embeddings)
         self.fusion = build_fusion(config)
         if self.audio_encoder is not None and config.has_fusion and not self.fusion.hears:
-            fusion, audio = (
-                getattr(one, "model_type", None) for one in (config.fusion_model_config, config.audio_config)
-            )
+            own: Any = config
+            fusion, audio = own.fusion_model_config.model_type, own.audio_config.model_type
             raise ValueError(
                 f"The fusion `fusion_model_config.model_type` {fusion!r} takes no sound, and there is an "
                 f"`audio_config` of the `model_type` {audio!r}: leave one of them out."
@@ -272,7 +271,7 @@ class VioletModel(VioletPreTrainedModel):
         the tokens that enter the fusion. A row whose mask is 0 is a clip without sound.
 
         Raises:
-            ValueError: for a model without sound: its configuration has no `audio_config`.
+            ValueError: for a model whose configuration has no `audio_config`.
         """
         if self.audio_encoder is None:
             raise ValueError(

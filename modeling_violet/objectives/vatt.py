@@ -149,10 +149,9 @@ class VattContrast(Objective):
             assert vectors is not None
             texts = vectors.unsqueeze(1)
         else:
-            assert mask is not None  # prepared with the ids
-            vectors = passes.violet.encode_texts(ids.flatten(0, 1), mask.flatten(0, 1)).pooled
-            assert vectors is not None
-            texts = vectors.unflatten(0, ids.shape[:2])  # (batch * L, width) -> (batch, L, width)
+            encoded = passes.violet.encode_texts(ids.flatten(0, 1), mask.flatten(0, 1))
+            assert encoded.pooled is not None  # the projection needs it
+            texts = encoded.pooled.unflatten(0, ids.shape[:2])  # (batch * L, width) -> (batch, L, width)
         return texts, torch.ones(len(texts), dtype=torch.long, device=texts.device) if real is None else real
 
 

@@ -96,7 +96,7 @@ def check_sound(values: torch.Tensor, mask: torch.Tensor | None) -> None:
     """
     if values.dim() != 2:
         raise ValueError(
-            f"`audio_values` has shape {tuple(values.shape)}; (batch, samples) is needed: one channel for each clip."
+            f"`audio_values` has shape {tuple(values.shape)}; (batch, samples) is needed: one channel per clip."
         )
     if mask is not None and mask.shape != values.shape:
         raise ValueError(
