@@ -149,6 +149,7 @@ class VattContrast(Objective):
             assert vectors is not None
             texts = vectors.unsqueeze(1)
         else:
+            assert mask is not None  # prepared with the ids
             encoded = passes.violet.encode_texts(ids.flatten(0, 1), mask.flatten(0, 1))
             assert encoded.pooled is not None  # the projection needs it
             texts = encoded.pooled.unflatten(0, ids.shape[:2])  # (batch * L, width) -> (batch, L, width)
