@@ -223,7 +223,7 @@ class VioletConfig(PreTrainedConfig):
         "vision_config": SubConfigSpec(AutoConfig, VioletVisionConfig.model_type),
         "text_config": SubConfigSpec(AutoConfig, "bert", optional=True),
         "fusion_model_config": SubConfigSpec(AutoConfig, "bert", optional=True),
-        "audio_config": SubConfigSpec(AutoConfig, "vatt_audio", optional=True),
+        "audio_config": SubConfigSpec(AutoConfig, "bert", optional=True),
     }
 
     vision_config: dict | PreTrainedConfig | None = None

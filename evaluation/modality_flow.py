@@ -16,6 +16,7 @@ from torch import nn
 
 from ..core.clip_inputs import take_clip_inputs
 from ..modeling_violet.attention import RULES
+from ..modeling_violet.fusions import Fusion
 from ..modeling_violet.fusions.bert_fusion import record_fusion_attention
 from ..modeling_violet.losses import IGNORE_INDEX
 from ..modeling_violet.tokens import Tokens
@@ -223,7 +224,7 @@ def masks_of_groups(
 
 @contextmanager
 def record_modality_flow(
-    fusion: nn.Module,
+    model: nn.Module,
     residual: float = 0.5,
     special_tokens: bool = True,
     special_words: torch.Tensor | None = None,
@@ -234,14 +235,18 @@ def record_modality_flow(
     one layer's weights in memory at a time. Put the model into evaluation mode: dropout is no part of the flow.
 
     Args:
-        fusion: a model's `violet.fusion`.
+        model: a model with a fusion, or the fusion itself.
         residual, special_tokens, special_words: see `ModalityFlow` and `masks_of_groups`.
         pass_over_empty: leave pairs without a text out, such as options that a question does not have, instead of
             refusing them.
 
     Raises:
-        ValueError: for a fusion of other layers than BERT's, or one that does not hold video and text in one sequence.
+        ValueError: for a model without a fusion; for a fusion of other layers than BERT's, or one that does not hold
+            video and text in one sequence.
     """
+    fusion = next((module for module in model.modules() if isinstance(module, Fusion)), None)
+    if fusion is None:
+        raise ValueError(f"{type(model).__name__}: there is no fusion (`fusion_model_config`) to record the flow of.")
     passes: list[ModalityFlow] = []
     kept: list[Any] = [slice(None)]
     signature = inspect.signature(fusion.forward)
@@ -337,7 +342,7 @@ def batch_flow(model: Any, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]
         model: a `VioletForPreTraining`.
         inputs: the arguments of its `forward`, with `objectives`.
     """
-    with evaluating(model), record_modality_flow(model.violet.fusion) as passes:
+    with evaluating(model), record_modality_flow(model) as passes:
         output = model(**inputs)
     if not passes:
         return {}
@@ -396,7 +401,7 @@ def task_flow(model: Any, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         inputs: the arguments of its `forward`, with labels.
     """
     inputs = {name: value for name, value in inputs.items() if not name.startswith("caption_")}
-    with evaluating(model), record_modality_flow(model.violet.fusion, pass_over_empty=True) as passes:
+    with evaluating(model), record_modality_flow(model, pass_over_empty=True) as passes:
         output = model(**inputs)
     if not passes:
         return {}

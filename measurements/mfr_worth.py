@@ -124,7 +124,7 @@ def test(model: Model, scenes: Scenes, kind: str) -> dict[str, float]:
     mask, other = hide(features, noise, GROUPS[kind]), hide(features, noise, 1 if GROUPS[kind] > 1 else 4)
     for name, said, hidden in (("own", words, mask), ("wrong", words.roll(1, 0), mask), ("other_kind", words, other)):
         figures[name] = feature_regression_loss(model(features, said, hidden), target, hidden).item()
-    with record_modality_flow(model.fusion) as passes:
+    with record_modality_flow(model) as passes:
         model(features, words, mask)
     (flow,) = passes
     figures["into_hidden_from_text"] = flow.into(named_rows(flow, "patches", masked=mask))["from_text"].mean().item()

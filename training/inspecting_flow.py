@@ -215,9 +215,7 @@ class Asking:
         ids = batch["input_ids"]
         special = torch.isin(ids, self.special_ids) & (ids != self.mask_id)
         names = dict.fromkeys([*self.of_words, *self.of_patches], 1.0)
-        with record_modality_flow(
-            self.model.violet.fusion, special_tokens=self.special_tokens, special_words=special
-        ) as passes:
+        with record_modality_flow(self.model, special_tokens=self.special_tokens, special_words=special) as passes:
             output = self.model(**batch, objectives=names)
         flow = passes[0]
         masked = batch["bool_masked_pos"] if output.bool_masked_pos is None else output.bool_masked_pos

@@ -517,7 +517,7 @@ def test_a_clip_can_be_drawn_alone_and_splits_differ(splits):
     assert annotation == {key: row[key] for key in annotation}
     assert np.abs(decode(row["video"]).astype(int) - frames).mean() < 6
     drawn = {name: draw_clip(0, name, 7)[0].tobytes() for name in splits}
-    assert len(set(drawn.values())) == len(SPLITS)
+    assert len(set(drawn.values())) == len(splits) >= 6
 
 
 def test_open_ended_is_a_row_a_question(splits):
