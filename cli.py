@@ -193,149 +193,15 @@ def pretrain_command(argv: list[str]) -> int:
     return explain_errors("pretrain", run)
 
 
-def _prepare_parser() -> argparse.ArgumentParser:
-    """The arguments of `violet prepare`: `what` is to be made, and the arguments of the function that makes it."""
-    parser = argparse.ArgumentParser(
-        prog="violet prepare", description="Does once what every run would do. The same call goes on where it stopped."
-    )
-    kinds = parser.add_subparsers(dest="what", required=True)
-    sources = "a table, a folder of clips, shards, hub:NAME[:CONFIG][@SPLIT], task.json@split, .tsv, .pkl or .yaml"
-    packed = {
-        "shards": "tar files in WebDataset's format, with a manifest",
-        "frames": "a folder of frames for each clip",
-    }
-    for name, text in packed.items():
-        kind = kinds.add_parser(name, help=text, description=f"Any data set -> {text}.")
-        kind.add_argument("source", help=sources)
-        kind.add_argument("--output", required=True, help="the folder")
-        kind.add_argument("--video_folder", help="where a table's paths start; the pictures of a task.json")
-        kind.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
-        kind.add_argument(
-            "--bad_samples",
-            choices=["raise", "skip"],
-            default="raise",
-            help="what to do with one that is unreadable",
-        )
-        if name == "shards":
-            kind.add_argument("--shard_size", type=float, default=256, help="MB of a shard, about (default: 256)")
-        else:
-            kind.add_argument("--num_frames", type=int, required=True, help="frames of each clip, evenly spaced")
-            kind.add_argument("--format", choices=["jpg", "png"], default="jpg", help="of the frames (default: jpg)")
-    kind = kinds.add_parser(
-        "targets",
-        help="the targets of masked visual modelling, for a data set of a pre-training recipe",
-        description="Stores the target of each video, as the recipe's run would compute it at every step.",
-    )
-    kind.add_argument("recipe", help="the YAML file of violet pretrain")
-    kind.add_argument("--target", required=True, help="such as hog, depth or align; its teacher is the recipe's")
-    kind.add_argument("--output", required=True, help="the folder for the targets")
-    kind.add_argument("--dataset", help="its name in the recipe, if there are several")
-    kind = kinds.add_parser(
-        "clips",
-        help="a clip of frames for each sentence of long videos",
-        description="Long videos with the times of their sentences -> a folder of frames for each sentence, and "
-        "clips.jsonl, which violet prepare paragraphs takes.",
-    )
-    kind.add_argument(
-        "source",
-        help="a table with video and subtitles (.srt or .vtt); the .json of ActivityNet Captions or of DiDeMo",
-    )
-    kind.add_argument("--output", required=True, help="the folder")
-    kind.add_argument("--num_frames", type=int, required=True, help="frames of each clip, evenly spaced")
-    kind.add_argument("--video_folder", help="where a table's videos start; where the videos are that a .json names")
-    kind = kinds.add_parser(
-        "captions",
-        help="a caption of each video's middle frame, for the objective omnisource",
-        description="Rows with a video -> a .jsonl of the same rows with a caption of the middle frame, written by a "
-        "captioning model.",
-    )
-    kind.add_argument("source", help=sources)
-    kind.add_argument("--output", required=True, help="the .jsonl file")
-    kind.add_argument("--model", required=True, help="a folder or Hub name of a captioning model")
-    kind.add_argument("--column", default="frame_caption", help="of the caption (default: frame_caption)")
-    kind.add_argument("--batch_size", type=int, default=16, help="frames at a time (default: 16)")
-    kind.add_argument("--video_folder", help="where a table's paths start")
-    kind = kinds.add_parser(
-        "paragraphs",
-        help="rows of consecutive clips of one video, with a sentence for each",
-        description="A table of captioned clips (video, caption, source, start, and perhaps end) -> a .jsonl whose "
-        "rows each have several that follow one another in the same source.",
-    )
-    kind.add_argument("source", help=sources)
-    kind.add_argument("--output", required=True, help="the .jsonl file")
-    kind.add_argument("--num_clips", type=int, required=True, help="clips of a row")
-    kind.add_argument("--max_gap", type=float, help="seconds between two clips that follow one another (default: any)")
-    kind.add_argument("--video_folder", help="where a table's paths start")
-    return parser
-
-
 def prepare_command(argv: list[str]) -> int:
     """Make shards, frames, clips and paragraphs of long videos, captions of frames, or targets of masked patches."""
-    options = vars(_prepare_parser().parse_args(argv))
-    what = options.pop("what")
+    from .commands.preparation import prepare, prepare_parser
 
-    def run() -> int:
-        if what == "shards":
-            from .data.sharding import prepare_shards
-
-            manifest = prepare_shards(**options)
-            print(
-                f"{options['output']} holds {manifest['samples']} clips with {manifest['rows']} rows in "
-                f"{len(manifest['shards'])} shards; {manifest['skipped']} clips could not be read."
-            )
-        elif what == "frames":
-            from .data.extracting import prepare_frames
-
-            frames = prepare_frames(**options)
-            print(
-                f"{options['output']} holds the frames of {frames.clips - frames.skipped} clips ({frames.rows} rows): "
-                f"{frames.extracted} were extracted now; {frames.skipped} clips could not be read."
-            )
-        elif what == "clips":
-            from .data.cutting import cut_clips
-
-            clips = cut_clips(**options)
-            print(
-                f"{options['output']} holds {clips.clips} clips of {clips.videos} videos, {clips.cut} were cut now.\n"
-                f"  violet prepare paragraphs {options['output']}/clips.jsonl --num_clips 4 --output rows.jsonl"
-            )
-        elif what == "captions":
-            from . import register
-
-            register()
-            from .training.frame_captions import prepare_captions
-
-            written = prepare_captions(**options)
-            print(f"{options['output']} holds {written.rows} rows; {written.written} captions were written now.")
-        elif what == "paragraphs":
-            from .data.grouping import group_clips
-
-            grouped = group_clips(**options)
-            print(
-                f"{options['output']} holds {grouped.rows} rows of {options['num_clips']} clips each, of "
-                f"{grouped.clips} clips; {grouped.left_out} are in none, since too few follow one another."
-            )
-        else:
-            from . import register
-
-            register()
-            from .training.preparing import prepare_targets
-            from .training.recipe import load_recipe
-
-            target, output = options["target"], options["output"]
-            done = prepare_targets(load_recipe(options["recipe"]), target, output, options["dataset"])
-            print(
-                f"{output} holds the {target} targets of {done.videos} videos ({done.rows} rows): "
-                f"{done.computed} were computed, {done.videos - done.computed} were there."
-            )
-            print(f"Name them in the recipe's data set:\n  targets: {{{target}: {output}}}")
-        return 0
-
-    return explain_errors("prepare", run)
+    options = vars(prepare_parser().parse_args(argv))
+    return explain_errors("prepare", lambda: prepare(options.pop("what"), options))
 
 
-def inspect_command(argv: list[str]) -> int:
-    """Draw what a pre-trained model makes of videos and captions: masked ones, or the flow between the two."""
+def _inspect_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="violet inspect",
         description="masking: draws clips under each kind of mask: frames, masks, every target of masked visual "
@@ -361,6 +227,12 @@ def inspect_command(argv: list[str]) -> int:
     )
     parser.add_argument("--json", metavar="FILE", help="flow: write all numbers there")
     parser.add_argument("--output", help="the picture (default: masking.png or flow.png)")
+    return parser
+
+
+def inspect_command(argv: list[str]) -> int:
+    """Draw what a pre-trained model makes of videos and captions: masked ones, or the flow between the two."""
+    parser = _inspect_parser()
     options = parser.parse_args(argv)
     if not options.video and not (options.what == "flow" and options.table):
         parser.error("--video is missing")

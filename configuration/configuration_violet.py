@@ -41,6 +41,24 @@ def _require_positive(config: PreTrainedConfig, *fields: str):
             _refuse(field, f"must be 1 or more, got {getattr(config, field)}.")
 
 
+def _require_whole_heads(config: PreTrainedConfig):
+    if config.hidden_size % config.num_attention_heads:
+        _refuse(
+            "num_attention_heads", f"{config.num_attention_heads} does not divide `hidden_size` {config.hidden_size}."
+        )
+
+
+def _whole_patches(config: PreTrainedConfig, height: int, width: int) -> tuple[int, int]:
+    """(rows, columns) of the patches of a frame."""
+    side = config.patch_size
+    if min(height, width) < side or height % side or width % side:
+        _refuse(
+            "patch_size",
+            f"{config.model_type} needs frames whose sides are multiples of {side} pixels, got {height} x {width}.",
+        )
+    return height // side, width // side
+
+
 def _require_activation(config: PreTrainedConfig):
     if config.hidden_act not in ACT2FN:
         _refuse("hidden_act", f"{config.hidden_act!r} is unknown; known are {', '.join(sorted(ACT2FN))}.")
@@ -329,10 +347,7 @@ class VioletConfig(PreTrainedConfig):
                 f"{self.video_grid_size}.",
             )
         _require_activation(self)
-        if self.hidden_size % self.num_attention_heads:
-            _refuse(
-                "num_attention_heads", f"{self.num_attention_heads} does not divide `hidden_size` {self.hidden_size}."
-            )
+        _require_whole_heads(self)
         if self.fusion_norm not in FUSION_NORMS:
             _refuse("fusion_norm", f"{self.fusion_norm!r} is unknown; known are {', '.join(FUSION_NORMS)}.")
         if self.match_classes not in (1, 2):

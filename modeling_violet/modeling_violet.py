@@ -559,13 +559,8 @@ class VioletModel(VioletPreTrainedModel):
         if prompt is not None:
             groups["prompt"] = prompt
         past_mask = None
-        past_length = 0 if cache is None else cache.get_seq_length()
-        if past_length:  # video, prompt and the first words are in the cache
-            past_words = past_length - sum(group.mask.shape[1] for group in groups.values())
-            if attention_mask is None:
-                attention_mask = words.new_ones((texts, past_words + words.shape[1]), dtype=torch.long)
-            past_mask = torch.cat([group.mask for group in groups.values()] + [attention_mask[:, :past_words]], dim=1)
-            attention_mask = attention_mask[:, past_words:]
+        if cache is not None and cache.get_seq_length():  # video, prompt and the first words are in the cache
+            past_mask, attention_mask = _past_masks(groups, words, attention_mask, cache)
             groups = {}
         groups["text"] = Tokens(words, _all_ones(words) if attention_mask is None else attention_mask)
         states = self.fuse(groups, attention_rule, cache, past_mask, **kwargs)
@@ -577,6 +572,17 @@ class VioletModel(VioletPreTrainedModel):
             text_hidden_state=states["text"],
             video_tokens=video_tokens,
         )
+
+
+def _past_masks(
+    groups: Mapping[str, Tokens], words: torch.Tensor, attention_mask: torch.Tensor | None, cache: Cache
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mask of what is in the cache, of `groups` and the first words, and that of `words`, which come next."""
+    past_words = cache.get_seq_length() - sum(group.mask.shape[1] for group in groups.values())
+    if attention_mask is None:
+        attention_mask = words.new_ones((len(words), past_words + words.shape[1]), dtype=torch.long)
+    past_mask = torch.cat([group.mask for group in groups.values()] + [attention_mask[:, :past_words]], dim=1)
+    return past_mask, attention_mask[:, past_words:]
 
 
 def _all_ones(words: torch.Tensor) -> torch.Tensor:

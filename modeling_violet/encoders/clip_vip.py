@@ -22,6 +22,8 @@ from ...configuration.configuration_violet import (
     _refuse_unknown,
     _require_activation,
     _require_positive,
+    _require_whole_heads,
+    _whole_patches,
 )
 from ...core.carried_code import without_code
 from ...core.upstream import ALL_ATTENTION_FUNCTIONS, GradientCheckpointingLayer, capture_outputs
@@ -88,13 +90,8 @@ class ClipVipVisionConfig(PreTrainedConfig):
         Raises:
             ValueError: for sides that are no multiples of `patch_size`.
         """
-        side = self.patch_size
-        if min(height, width) < side or height % side or width % side:
-            _refuse(
-                "patch_size",
-                f"CLIP-ViP needs frames whose sides are multiples of {side} pixels, got {height} x {width}.",
-            )
-        return frames, height // side, width // side
+        rows, columns = _whole_patches(self, height, width)
+        return frames, rows, columns
 
     def attention_pairs(self, frames: int, height: int, width: int) -> tuple[int, int]:
         """
@@ -115,10 +112,7 @@ class ClipVipVisionConfig(PreTrainedConfig):
             *("patch_size", "image_size", "num_proxies"),
         )
         _require_activation(self)
-        if self.hidden_size % self.num_attention_heads:
-            _refuse(
-                "num_attention_heads", f"{self.num_attention_heads} does not divide `hidden_size` {self.hidden_size}."
-            )
+        _require_whole_heads(self)
         if self.image_size % self.patch_size:
             _refuse("image_size", f"{self.image_size} is not a multiple of `patch_size` {self.patch_size}.")
         if self.temporal_size is not None:

@@ -18,7 +18,13 @@ from transformers import initialization as init
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
-from ...configuration.configuration_violet import _refuse, _refuse_unknown, _require_positive
+from ...configuration.configuration_violet import (
+    _refuse,
+    _refuse_unknown,
+    _require_positive,
+    _require_whole_heads,
+    _whole_patches,
+)
 from ...core.carried_code import without_code
 from ...core.upstream import ALL_ATTENTION_FUNCTIONS, GradientCheckpointingLayer, capture_outputs
 from ...core.whole_folders import SavedWhole
@@ -76,29 +82,21 @@ class MaskAlignVisionConfig(PreTrainedConfig):
             ValueError: for sides that are no multiples of `patch_size`; for frames that are no squares, if the sines
                 are those of a square.
         """
-        side = self.patch_size
-        if min(height, width) < side or height % side or width % side:
-            _refuse(
-                "patch_size",
-                f"MaskAlign's ViT needs frames whose sides are multiples of {side} pixels, got {height} x {width}.",
-            )
+        rows, columns = _whole_patches(self, height, width)
         if self.image_size is not None and height != width:
             _refuse(
                 "image_size",
                 f"the positions are those of squares of {self.image_size} pixels, got frames of {height} x {width}: "
                 "set it to null, and they are computed for each grid.",
             )
-        return frames, height // side, width // side
+        return frames, rows, columns
 
     def validate_architecture(self):
         """Refuses contradictions, naming the field."""
         super().validate_architecture()
         sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_channels", "patch_size")
         _require_positive(self, *sizes)
-        if self.hidden_size % self.num_attention_heads:
-            _refuse(
-                "num_attention_heads", f"{self.num_attention_heads} does not divide `hidden_size` {self.hidden_size}."
-            )
+        _require_whole_heads(self)
         if self.hidden_size % 4:
             _refuse("hidden_size", f"{self.hidden_size} is no multiple of 4, as the sines of two places need.")
         if self.mlp_ratio <= 0:

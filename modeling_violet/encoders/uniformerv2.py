@@ -17,7 +17,13 @@ from transformers import initialization as init
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
-from ...configuration.configuration_violet import _refuse, _refuse_unknown, _require_positive
+from ...configuration.configuration_violet import (
+    _refuse,
+    _refuse_unknown,
+    _require_positive,
+    _require_whole_heads,
+    _whole_patches,
+)
 from ...core.carried_code import without_code
 from ...core.upstream import ALL_ATTENTION_FUNCTIONS, GradientCheckpointingLayer, capture_outputs
 from ...core.whole_folders import SavedWhole
@@ -115,21 +121,15 @@ class UniFormerV2Config(PreTrainedConfig):
         Raises:
             ValueError: for a height or width that the patches do not divide.
         """
-        side = self.patch_size
-        if height % side or width % side or min(height, width) < side:
-            _refuse("patch_size", f"{side} must divide the height and the width of a clip, got {height} x {width}.")
-        step = self.cell[0]
-        return -(-frames // step), height // side, width // side
+        rows, columns = _whole_patches(self, height, width)
+        return -(-frames // self.cell[0]), rows, columns
 
     def validate_architecture(self):
         """Refuses contradictions, naming both fields."""
         super().validate_architecture()
         positive = ("hidden_size", "num_hidden_layers", "num_attention_heads", "mlp_ratio", "num_channels")
         _require_positive(self, *positive, "patch_size", "image_size", "local_reduction")
-        if self.hidden_size % self.num_attention_heads:
-            _refuse(
-                "num_attention_heads", f"{self.num_attention_heads} does not divide `hidden_size` {self.hidden_size}."
-            )
+        _require_whole_heads(self)
         if self.image_size % self.patch_size:
             _refuse("image_size", f"{self.image_size} is no multiple of `patch_size` {self.patch_size}.")
         for name in ("global_dropout", "drop_path_rate", "global_drop_path_rate"):

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 
 @pytest.fixture(scope="module")
@@ -17,3 +18,16 @@ def drawn(tmp_path_factory) -> Path:
 def without_java(monkeypatch):
     """METEOR takes its time, and has a test of its own."""
     monkeypatch.setattr("violet.evaluation.captions.has_java", lambda: False)
+
+
+@pytest.fixture
+def separate_runs():
+    """Accelerate keeps one state for a process, and a run changes the number of threads."""
+    from accelerate.state import AcceleratorState
+
+    threads = torch.get_num_threads()
+    AcceleratorState._reset_state(True)
+    torch.set_num_threads(1)
+    yield
+    AcceleratorState._reset_state(True)
+    torch.set_num_threads(threads)

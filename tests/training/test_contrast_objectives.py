@@ -19,6 +19,8 @@ from violet.training.dataset_sources import load_dataset
 from violet.training.pretraining import Pretraining, pretrain
 from violet.training.recipe import DatasetRecipe, read_recipe
 
+pytestmark = pytest.mark.usefixtures("separate_runs")
+
 SMALL = {
     "vision_config": {
         "embed_dim": 8, "depths": (1, 1, 1), "num_heads": (1, 2, 2), "window_size": (2, 2, 2), "patch_size": 4,
@@ -29,16 +31,6 @@ SMALL = {
 }  # fmt: skip
 WEIGHTS = {"vtc": 1.0, "contrast": 0.5, "mil_nce": 1.0, "omnisource": 0.25}
 DROPS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
-
-
-@pytest.fixture(autouse=True)
-def separate_runs():
-    threads = torch.get_num_threads()
-    AcceleratorState._reset_state(True)
-    torch.set_num_threads(1)
-    yield
-    AcceleratorState._reset_state(True)
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,8 @@ from violet.training.preparing import prepare_targets
 from violet.training.pretraining import pretrain
 from violet.training.recipe import read_recipe
 
+pytestmark = pytest.mark.usefixtures("separate_runs")
+
 SMALL = {
     "vision_config": {
         "embed_dim": 8, "depths": (1, 1, 1), "num_heads": (1, 2, 2), "window_size": (2, 2, 2), "patch_size": 4,
@@ -30,16 +32,6 @@ SMALL = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
     "projection_dim": 16, "mvm_targets": {"mfr": {"group": 2}, "pixel": {}}, "hidden_dropout_prob": 0.1,
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def separate_runs():
-    threads = torch.get_num_threads()
-    AcceleratorState._reset_state(True)
-    torch.set_num_threads(1)
-    yield
-    AcceleratorState._reset_state(True)
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

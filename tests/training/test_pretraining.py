@@ -34,6 +34,8 @@ from violet.training.optimization import parameter_groups
 from violet.training.pretraining import Pretraining, pretrain
 from violet.training.recipe import PretrainingRecipe, read_recipe
 
+pytestmark = pytest.mark.usefixtures("separate_runs")
+
 VIOLET = [sys.executable, "-m", "violet.cli", "pretrain"]
 STEPS = 6
 SMALL = {
@@ -45,17 +47,6 @@ SMALL = {
     "initializer_range": 0.1, "projection_dim": 16, "mvm_targets": {"pixel": {}},
 }  # fmt: skip
 DROPOUT = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1, "classifier_dropout": 0.1}
-
-
-@pytest.fixture(autouse=True)
-def separate_runs():
-    """Accelerate keeps one state for a process, and a run changes the number of threads."""
-    threads = torch.get_num_threads()
-    AcceleratorState._reset_state(True)
-    torch.set_num_threads(1)
-    yield
-    AcceleratorState._reset_state(True)
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
