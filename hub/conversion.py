@@ -26,7 +26,8 @@ from ..modeling_violet.encoders import find_encoder
 from ..processing import VideoTextProcessor, VioletVideoProcessor, special_tokens
 from ..processing.video_processing_violet import match_sound
 from .cards import CONVERSION_FILE
-from .layouts import KINDS, Kind, Shape, find_kind, holds
+from .kinds import Kind, Shape, holds
+from .layouts import KINDS, find_kind
 from .planning import (
     POSITION_IDS,
     ConversionError,

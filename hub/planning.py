@@ -29,22 +29,8 @@ from ..modeling_violet.encoders import find_encoder
 from ..modeling_violet.encoders.video_swin import relative_position_index
 from ..modeling_violet.heads import VioletMaskedLMHead, build_head
 from ..modeling_violet.objectives.masked_vision import build_mvm_heads
-from .layouts import (
-    BERT,
-    FUSION,
-    KINDS,
-    MLM,
-    OPTIONAL,
-    TEXT,
-    VIOLET,
-    Form,
-    Kind,
-    Numbering,
-    Shape,
-    find_kind,
-    holds,
-    rename,
-)
+from .kinds import FUSION, MLM, OPTIONAL, TEXT, Form, Kind, Numbering, Shape, holds, rename
+from .layouts import BERT, KINDS, VIOLET, find_kind
 from .sizing import infer_configuration
 from .weight_files import WeightsError, strip_prefixes
 

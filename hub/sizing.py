@@ -13,25 +13,14 @@ from typing import Any
 from transformers import AutoConfig
 
 from ..configuration import VioletConfig, VioletVisionConfig, named_configuration
-from .layouts import (
-    BACKBONE,
-    BERT,
-    CLIP_TEXT,
-    CLIP_TOWER,
-    FUSION,
-    MLM,
-    TEXT,
-    UNIFORMERV2_TOWER,
-    VIOLET,
-    Kind,
-    Shape,
-    holds,
-    is_grid,
-)
-from .sizing_hd_vila import hd_vila_sizes
-from .sizing_lf_vila import lf_vila_sizes
-from .sizing_maskalign import maskalign_sizes
-from .sizing_vatt import vatt_sizes
+from .kinds import BACKBONE, FUSION, MLM, TEXT, Kind, Shape, holds, is_grid
+from .layout_clip import CLIP_TEXT, CLIP_TOWER
+from .layout_hd_vila import hd_vila_sizes
+from .layout_lf_vila import lf_vila_sizes
+from .layout_maskalign import maskalign_sizes
+from .layout_uniformerv2 import UNIFORMERV2_TOWER
+from .layout_vatt import vatt_sizes
+from .layouts import BERT, VIOLET
 
 CODEBOOK = 8192
 """Visual tokens of DALL-E's discrete VAE: a `fc_mvm` with this many outputs predicts them, any other features."""

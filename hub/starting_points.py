@@ -27,7 +27,7 @@ from .conversion import (
     read_tokenizer,
     shapes_of,
 )
-from .layouts import FUSION, MLM, TEXT
+from .kinds import FUSION, MLM, TEXT
 from .planning import ConversionError, ConversionPlan, plan_conversion
 from .vision_models import (
     FRAMES_OF_PICTURE_MODELS,

@@ -80,7 +80,7 @@ class VattGoldens:
 
     def build(self, **changes) -> VioletModel:
         """The instance, or one that differs from it, with the goldens' weights by the original's names."""
-        from violet.hub.layouts import VATT
+        from violet.hub.layout_vatt import VATT
 
         model = VioletModel(vatt_config(**changes))
         state = {}

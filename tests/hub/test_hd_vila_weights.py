@@ -9,7 +9,7 @@ import torch
 from full_size import comes_back
 
 from violet.hub.conversion import convert, export_original, from_original
-from violet.hub.layouts import HD_VILA
+from violet.hub.layout_hd_vila import HD_VILA
 from violet.hub.planning import ConversionError, plan_conversion
 
 shared = pytest.mark.shared

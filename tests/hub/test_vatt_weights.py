@@ -12,7 +12,7 @@ from vatt_golden import EQUAL, VattGoldens, vatt_config
 from write_bundle import write_bundle
 
 from violet.hub.conversion import convert, export_original, from_original
-from violet.hub.layouts import VATT
+from violet.hub.layout_vatt import VATT
 from violet.hub.planning import ConversionError, plan_conversion
 from violet.hub.tensor_bundle import BundleError, find_bundle, read_bundle
 from violet.hub.weight_files import WeightsError, read_weights

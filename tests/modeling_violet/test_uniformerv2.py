@@ -16,7 +16,7 @@ from transformers import AutoModel
 from violet import VioletConfig, VioletForVideoClassification, VioletModel, build_model, from_original
 from violet.configuration import named_configuration
 from violet.core.upstream import checkpoint_activations
-from violet.hub.layouts import UNIFORMERV2
+from violet.hub.layout_uniformerv2 import UNIFORMERV2
 from violet.modeling_violet.encoders.uniformerv2 import UniFormerV2Config, UniFormerV2Model
 
 INSTANCES = ("temporal", "single", "scene", "frozen")

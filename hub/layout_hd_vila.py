@@ -1,11 +1,99 @@
-"""What the shapes of an HD-VILA checkpoint tell of its model."""
+"""HD-VILA's checkpoints: their names for ours, and what their shapes tell of a model."""
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
-from .layouts import Shape
+from .kinds import EMBEDDINGS, LAYERS, MASKED_WORDS, MLM, TEXT, Kind, Numbering, Rules, Shape
 from .weight_files import WeightsError
+
+
+@cache
+def _upper_layers(kind: Kind, model: Numbering, source: Numbering) -> Kind:
+    """BERT's layers in one row: those of the text side, those of the fusion. And whose the head's last layers are."""
+    first = model.text_layers[0] if model.text_layers else 0
+    row: Rules = (
+        (r"^text_embeddings\.layers\.", "text_layers."),
+        (r"^fusion\.layers\.(\d+)\.", lambda found: f"text_layers.{first + int(found[1])}."),
+    )
+    parts = dict(kind.parts)
+    if model.model_class in ("VioletForQuestionAnswering", "VioletForMultipleChoice"):
+        parts["answer_head.3."] = ("transformer.classifier.0.", ())
+        parts["answer_head.5."] = ("transformer.classifier.2.", ())
+    return replace(kind, parts=parts, numbers=row, fit=None)
+
+
+TIMESFORMER: Rules = (
+    (r"^position_embeddings$", "pos_embed"),
+    (r"^time_embeddings$", "time_embed"),
+    (r"\.temporal_norm\.", ".temporal_norm1."),
+    (r"\.temporal_attention\.", ".temporal_attn."),
+    (r"\.attention\.", ".attn."),
+    (r"\.mlp\.0\.", ".mlp.fc1."),
+    (r"\.mlp\.2\.", ".mlp.fc2."),
+)
+
+VISUAL = "transformer.bert.visual_embeddings."
+
+HD_VILA_TERMS = (
+    "HD-VILA's published weights stand under a licence of Microsoft Research "
+    "(https://github.com/microsoft/XPretrain): non-commercial use only, and neither the weights nor anything derived "
+    "from them may be passed on."
+)
+
+HD_VILA = Kind(
+    "HD-VILA",
+    parts={
+        "video_encoder.two_resolutions.sharp.": ("cnn.", ()),
+        "video_encoder.two_resolutions.small.": ("cnn_low.", ()),
+        "video_encoder.two_resolutions.sharp_projection.": ("grid_encoder.0.", ()),
+        "video_encoder.two_resolutions.small_projection.": ("grid_encoder_low.0.", ()),
+        "video_encoder.two_resolutions.join.": ("grid_encoder_combine.0.", ()),
+        "video_encoder.two_resolutions.timesformer.": ("timesformer.", TIMESFORMER),
+        "video_encoder.row_embeddings.": (VISUAL + "row_position_embeddings.", ()),
+        "video_encoder.column_embeddings.": (VISUAL + "col_position_embeddings.", ()),
+        "video_encoder.type_embeddings.": (VISUAL + "token_type_embeddings.", ()),
+        "video_encoder.norm.": (VISUAL + "LayerNorm.", ()),
+        TEXT + "embeddings.": ("transformer.bert.embeddings.", EMBEDDINGS),
+        TEXT + "pooler.": ("transformer.bert.pooler1.dense.", ()),
+        "text_layers.": ("transformer.bert.encoder.layer.", LAYERS),
+        "projection.video_projection.": ("transformer.v_proj.", ()),
+        "projection.text_projection.": ("transformer.t_proj.", ()),
+        "answer_head.0.": ("transformer.bert.pooler2.dense.", ()),
+        "answer_head.3.": ("transformer.cls.seq_relationship.", ()),
+        MLM: ("transformer.cls.predictions.", MASKED_WORDS),
+    },
+    kept={
+        r"\.num_batches_tracked$": "it counts batches in training, which never move these norms",
+        r"^cnn_low\.layer4\.": "small frames go no further than the third stage",
+        r"^timesformer\.norm\.": "the original holds it, and no pass reads it",
+        r"^transformer\.bert\.visual_embeddings\.position_embeddings\.": "the original holds it, and no pass reads it",
+        r"^transformer\.(bert\.pooler2|cls|classifier)\.": "a head that this class of model does not have",
+        r"^transformer\.(bert\.pooler1|[tv]_proj)\.": "a projection that this model does not have",
+    },
+    classes=(
+        (r"^transformer\.classifier\.", "VioletForQuestionAnswering"),
+        (r"^transformer\.bert\.visual_embeddings\.", "VioletForPreTraining"),
+        (r"", "VioletForRetrieval"),
+    ),
+    license=HD_VILA_TERMS,
+    system="hd_vila",
+    published=True,
+    assumed=(
+        "`num_attention_heads` is the width / 64",
+        "beside a fusion the lower half of BERT's layers reads the text by itself",
+        "`position_grid` is as published",
+    ),
+    frames={
+        "num_frames": 7,
+        "size": {"height": 160, "width": 256},
+        "inputs": ["pixel_values_videos", "pixel_values_detail"],
+    },
+    fit=_upper_layers,
+)
+
 
 HEAD_WIDTH = 64
 """BERT's and the TimeSformer's. Weights do not tell the number of attention heads."""

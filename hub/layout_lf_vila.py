@@ -1,11 +1,91 @@
-"""What the shapes of an LF-VILA checkpoint tell of its model."""
+"""LF-VILA's checkpoints: their names for ours, and what their shapes tell of a model."""
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
-from .layouts import Shape
+from .kinds import BACKBONE, EMBEDDINGS, LAYERS, MASKED_WORDS, MLM, SWIN, TEXT, Form, Kind, Numbering, Rules, Shape
 from .weight_files import WeightsError
+
+
+@cache
+def _paragraph_layers(kind: Kind, model: Numbering, source: Numbering) -> Kind:
+    """BERT's layers in one row: those of sentences, those of paragraphs, the fusion's. And whose the last layer is."""
+    first = dict(zip((f"{TEXT}sentence_layers", f"{TEXT}paragraph_layers"), (0, *model.text_layers), strict=False))
+    first["fusion.layers"] = sum(model.text_layers)
+    row: Rules = (
+        (
+            r"^(text_embeddings\.sentence_layers|text_embeddings\.paragraph_layers|fusion\.layers)\.(\d+)\.",
+            lambda found: f"text_layers.{first[found[1]] + int(found[2])}.",
+        ),
+    )
+    parts = dict(kind.parts)
+    if model.model_class in ("VioletForQuestionAnswering", "VioletForMultipleChoice"):
+        parts["answer_head.3."] = ("text_encoder.classifier.", ())
+    return replace(kind, parts=parts, numbers=row, fit=None)
+
+
+LF_VILA_HEADS = r"^text_encoder\.(bert\.pooler|cls|seq_relationship|classifier|span_classifier)\."
+
+LF_VILA_TERMS = (
+    "LF-VILA's published weights stand under a licence of Microsoft Research "
+    "(https://github.com/microsoft/XPretrain): non-commercial use only, and neither the weights nor anything derived "
+    "from them may be passed on."
+)
+
+LF_VILA = Kind(
+    "LF-VILA",
+    parts={
+        BACKBONE + "clip_merging.": ("video_encoder.local_feat_proj.", ()),
+        BACKBONE + "clip_norm.": ("video_encoder.norm_local.", ()),
+        BACKBONE: ("video_encoder.", SWIN),
+        "video_encoder.cell_embeddings.weight": ("video_token_pos.s_pos_embed", ()),
+        "video_encoder.frame_embeddings.weight": ("video_token_pos.t_pos_embed", ()),
+        "video_encoder.norm.": ("video_token_pos.norm.", ()),
+        TEXT + "embeddings.": ("text_encoder.bert.embeddings.", EMBEDDINGS),
+        TEXT + "places.": ("sent_embedding.", ()),
+        "text_layers.": ("text_encoder.bert.encoder.layer.", LAYERS),
+        "projection.video_projection.": ("video_global_proj.", ()),
+        "projection.text_projection.": ("text_global_proj.", ()),
+        "projection.clip_projection.": ("video_local_proj.", ()),
+        "projection.sentence_projection.": ("text_local_proj.", ()),
+        "answer_head.0.": ("text_encoder.bert.pooler.dense.", ()),
+        "answer_head.3.": ("text_encoder.seq_relationship.", ()),
+        "span_head.": ("text_encoder.span_classifier.", ()),
+        "classifier.": ("classifier.", ()),
+        MLM: ("text_encoder.cls.predictions.", MASKED_WORDS),
+    },
+    forms={
+        r"^video_token_pos\.s_pos_embed$": Form(lambda shape, window: (1, 1, *shape)),
+        r"^video_token_pos\.t_pos_embed$": Form(lambda shape, window: (1, shape[0], 1, shape[1])),
+    },
+    kept={
+        r"^video_encoder\.(local_feat_proj|norm_local)\.": "the original computes it, and reads the last map instead",
+        LF_VILA_HEADS: "a head that this class of model does not have",
+        r"^(video|text)_(local|global|frame)_proj\.": "a projection that this class of model does not have",
+    },
+    classes=(
+        (r"^text_encoder\.span_classifier\.", "VioletForMultipleChoice"),
+        (r"^text_encoder\.classifier\.", "VioletForQuestionAnswering"),
+        (r"^classifier\.", "VioletForVideoClassification"),
+        (r"^video_token_pos\.", "VioletForPreTraining"),
+        (r"", "VioletForRetrieval"),
+    ),
+    license=LF_VILA_TERMS,
+    system="lf_vila",
+    published=True,
+    position_ids=True,
+    frames={"num_frames": 32, "size": {"height": 192, "width": 320}, "do_pad_to_square": False},
+    assumed=(
+        "`num_attention_heads` is the width / 64",
+        "8 layers read sentences and 4 paragraphs",
+        "`sentence_length`, `pool_size` and `num_clips` are as published",
+    ),
+    fit=_paragraph_layers,
+)
+
 
 SENTENCE_LAYERS, PARAGRAPH_LAYERS = 8, 4
 HEAD_WIDTH = 64
