@@ -65,7 +65,8 @@ class FlowReport:
         )
         rows = [(f"layer {number}", f"layer_{number}_{{}}") for number in range(1, self.depth + 1)]
         rows += [("all layers", "{}_corrected"), ("all layers, as it is (0 to 1)", "{}")]
-        lines = [f"{self.pairs} {"pair" if self.pairs == 1 else "pairs"}, {self.depth} layers of the fusion", head]
+        pairs = "1 pair" if self.pairs == 1 else f"{self.pairs} pairs"
+        lines = [f"{pairs}, {self.depth} layers of the fusion", head]
         lines += [f"{name:34}" + "".join(f"{said(form.format(one)):>26}" for one in DIRECTIONS) for name, form in rows]
         lines += [
             f"{f'into {name}, all layers':34}{said(f'into_{name}'):>26}" for name in ROWS if f"into_{name}" in values
