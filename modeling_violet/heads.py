@@ -8,6 +8,7 @@ from transformers.activations import ACT2FN
 
 from ..configuration.configuration_violet import VioletConfig
 from ..core.registry import Registry
+from .clip_pooling import CLIP_POOLING
 
 
 class VioletClassificationHead(nn.Sequential):
@@ -27,7 +28,10 @@ class VioletClassificationHead(nn.Sequential):
 
 
 class VioletPoolerHead(nn.Sequential):
-    """BERT's pooler (Linear D -> D, tanh), dropout, Linear D -> classes: BERT's head of matches and answers."""
+    """
+    BERT's pooler (Linear D -> D, tanh), dropout, Linear D -> classes: BERT's head of matches and answers. Of several
+    clips that the fusion takes one by one it reads each, and joins them behind the tanh, as HD-VILA's does.
+    """
 
     def __init__(self, config: VioletConfig, num_classes: int):
         width = config.hidden_size
@@ -37,10 +41,19 @@ class VioletPoolerHead(nn.Sequential):
             nn.Dropout(config.classifier_dropout),
             nn.Linear(width, num_classes),
         )
+        self.clip_pooling = getattr(config.fusion_model_config, "clip_pooling", None)
+
+    def read_clips(self, states: torch.Tensor) -> torch.Tensor:
+        """(texts, clips, width) -> (texts, classes)"""
+        dense, tanh, dropout, classes = self
+        return classes(dropout(CLIP_POOLING[self.clip_pooling](tanh(dense(states)))))
 
 
 class VioletPoolerMlpHead(nn.Sequential):
-    """BERT's pooler (Linear D -> D, tanh), dropout, Linear D -> 2D, ReLU, Linear 2D -> classes."""
+    """
+    BERT's pooler (Linear D -> D, tanh), dropout, Linear D -> 2D, ReLU, Linear 2D -> classes. Of several clips that the
+    fusion takes one by one it answers for each, and joins the logits by their logsumexp, as HD-VILA's does.
+    """
 
     def __init__(self, config: VioletConfig, num_classes: int):
         width = config.hidden_size
@@ -52,6 +65,10 @@ class VioletPoolerMlpHead(nn.Sequential):
             nn.ReLU(),
             nn.Linear(2 * width, num_classes),
         )
+
+    def read_clips(self, states: torch.Tensor) -> torch.Tensor:
+        """(texts, clips, width) -> (texts, classes)"""
+        return self(states).logsumexp(1)
 
 
 class VioletTwoClassMatchHead(VioletPoolerHead):
@@ -65,7 +82,15 @@ class VioletTwoClassMatchHead(VioletPoolerHead):
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """(..., width) -> (..., 1)"""
-        classes = super().forward(states)
+        return self.score(super().forward(states))
+
+    def read_clips(self, states: torch.Tensor) -> torch.Tensor:
+        """(texts, clips, width) -> (texts, 1)"""
+        return self.score(super().read_clips(states))
+
+    @staticmethod
+    def score(classes: torch.Tensor) -> torch.Tensor:
+        """(..., 2) -> (..., 1)"""
         return classes[..., 1:] - classes[..., :1]
 
 

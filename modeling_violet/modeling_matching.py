@@ -110,7 +110,7 @@ class VioletForMultipleChoice(VioletPreTrainedModel):
             **kwargs,
         )
         # (questions * options, 1) -> (questions, options)
-        logits = self.match_head(outputs.first_text_state()).view(questions, options)
+        logits = outputs.read_by(self.match_head).view(questions, options)
         if attention_mask is not None:
             logits = logits.masked_fill(~attention_mask.bool().any(-1), float("-inf"))
         loss = None if labels is None else masked_cross_entropy(logits, labels, self.config.label_smoothing)
@@ -191,7 +191,7 @@ class VioletForRetrieval(VioletPreTrainedModel):
             video_tokens=video_tokens,
             **kwargs,
         )
-        logits = self.match_head(outputs.first_text_state())[:, 0] / self.config.match_temperature
+        logits = outputs.read_by(self.match_head)[:, 0] / self.config.match_temperature
         return VioletTaskOutput(logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions)
 
     @names_inputs

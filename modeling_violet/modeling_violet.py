@@ -22,6 +22,7 @@ from .embeddings import VISION_POSITIONS, VioletVideoEncoder, VioletVideoStates
 from .encoders import Encoder
 from .fusions import build_fusion
 from .fusions.bert_fusion import VioletFusionAttention, VioletFusionLayer
+from .fusions.fusion import CLIP_STATES
 from .heads import VioletMaskedLMHead, build_head
 from .losses import contrastive_loss, first_of_each, gather_rows, masked_cross_entropy
 from .projection import VioletProjection, build_projection
@@ -40,6 +41,8 @@ class VioletModelOutput(ModelOutput):
         audio_hidden_state: (texts, L_a, width), if the videos were heard.
         prompt_hidden_state: (texts, P, width), if there is a task token or a prompt.
         text_hidden_state: (texts, X, width).
+        clip_states: (texts, clips, width), the first state behind the video beside each clip, if the fusion joins
+            several clips.
         video_tokens: the videos as they entered the fusion, one row per *video*; give it back as `video_tokens` to ask
             about the same videos again.
         hidden_states, attentions: one per fusion layer, if asked for.
@@ -50,6 +53,7 @@ class VioletModelOutput(ModelOutput):
     audio_hidden_state: torch.Tensor | None = None
     prompt_hidden_state: torch.Tensor | None = None
     text_hidden_state: torch.Tensor | None = None
+    clip_states: torch.Tensor | None = None
     video_tokens: Tokens | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
@@ -59,6 +63,13 @@ class VioletModelOutput(ModelOutput):
         behind = self.text_hidden_state if self.prompt_hidden_state is None else self.prompt_hidden_state
         assert behind is not None  # every forward pass sets the text's states
         return behind[:, 0]
+
+    def read_by(self, head: nn.Module) -> torch.Tensor:
+        """What a head gives of `first_text_state`, or of that beside each clip if it reads clips one by one."""
+        read_clips = getattr(head, "read_clips", None)
+        if self.clip_states is None or read_clips is None:
+            return head(self.first_text_state())
+        return read_clips(self.clip_states)
 
 
 @dataclass
@@ -564,12 +575,14 @@ class VioletModel(VioletPreTrainedModel):
             groups = {}
         groups["text"] = Tokens(words, _all_ones(words) if attention_mask is None else attention_mask)
         states = self.fuse(groups, attention_rule, cache, past_mask, **kwargs)
+        clip_states = states.pop(CLIP_STATES, None)
         return VioletModelOutput(
             last_hidden_state=torch.cat(list(states.values()), dim=1),
             video_hidden_state=states.get("video"),
             audio_hidden_state=states.get("audio"),
             prompt_hidden_state=states.get("prompt"),
             text_hidden_state=states["text"],
+            clip_states=clip_states,
             video_tokens=video_tokens,
         )
 
@@ -698,7 +711,7 @@ class VioletForQuestionAnswering(VioletPreTrainedModel):
             attention_mask=attention_mask,
             **kwargs,
         )
-        logits = self.answer_head(outputs.first_text_state())
+        logits = outputs.read_by(self.answer_head)
         loss = None if labels is None else masked_cross_entropy(logits, labels, self.config.label_smoothing)
         if caption_ids is not None:
             contrast = self.violet.caption_loss(outputs.video_tokens, caption_ids, caption_attention_mask, video_ids)

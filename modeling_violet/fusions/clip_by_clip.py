@@ -1,7 +1,5 @@
 """BERT's encoder over a text and each clip of a video by itself; the text's states are joined behind it."""
 
-import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -11,20 +9,10 @@ from transformers.utils import logging
 
 from ...configuration.configuration_violet import _refuse, _refuse_unknown
 from ...core.carried_code import without_code
+from ..clip_pooling import CLIP_POOLING
 from ..tokens import Tokens
 from .bert_fusion import VioletBertFusion
-
-CLIP_POOLING: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "lse": lambda states: states.logsumexp(1),
-    "lse_corrected": lambda states: states.logsumexp(1) - math.log(states.shape[1]),
-    "mean": lambda states: states.mean(1),
-    "max": lambda states: states.amax(1),
-}
-"""
-(texts, clips, ...) -> (texts, ...), element by element. "lse" adds log(clips) to every number, also if all clips are
-equal; "lse_corrected", the log of the mean of exponentials, does not.
-"""
-
+from .fusion import CLIP_STATES
 
 logger = logging.get_logger(__name__)
 
@@ -113,6 +101,9 @@ class VioletClipByClipFusion(VioletBertFusion):
             for name, one in states.items()
             if name != "video"
         }
+        if clips > 1 and joined:  # the first state behind the video, beside each clip
+            behind = next(iter(joined))
+            joined[CLIP_STATES] = states[behind][:, 0].unflatten(0, (-1, clips))
         # (texts * clips, tokens, width) -> (texts, clips * tokens, width)
         return {"video": states["video"].unflatten(0, (-1, clips)).flatten(1, 2), **joined}
 

@@ -10,6 +10,12 @@ from ...core.registry import Registry
 from ..attention import RULES
 from ..tokens import Tokens
 
+CLIP_STATES = "clip_states"
+"""
+The key under which a fusion that joins clips behind itself also gives the first text state beside each of several
+clips, (texts, clips, width).
+"""
+
 
 class Fusion(nn.Module):
     """

@@ -40,7 +40,7 @@ class WrittenWords(MaskedWords):
         return False  # a second pass is computed only if the objective is named
 
     def loss(self, passes: Passes) -> Outcome:
-        return Outcome(*word_loss(passes.model.mlm_head(passes.written.text_hidden_state), passes))
+        return Outcome(*word_loss(passes.model.mlm_head(passes.words_of(passes.written)), passes))
 
 
 def word_loss(logits: torch.Tensor, passes: Passes) -> tuple[torch.Tensor, torch.Tensor]:

@@ -29,7 +29,7 @@ class Matching(Objective):
 
     def loss(self, passes: Passes) -> Outcome:
         # the own pairs' scores, then (batch * K,) the others'
-        scores, negatives = passes.model.match_head(passes.fused.first_text_state())[:, 0], passes.negatives
+        scores, negatives = passes.fused.read_by(passes.model.match_head)[:, 0], passes.negatives
         assert negatives is not None  # it needs them
         own, other = scores[: len(negatives)], scores[len(negatives) :].view(negatives.shape)
         logits = torch.cat([own[:, None], other], dim=1)  # (batch, 1 + K)

@@ -184,6 +184,8 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
         "mlm": "masked_words:MaskedWords",
         "mvm": "masked_vision:MaskedVision",
         "smtm": "masked_words:WrittenWords",
+        "rolled_vtm": "rolled_matching:RolledMatching",
+        "rolled_mlm": "rolled_matching:RolledWords",
         "contrast": "pair_contrast:PairContrast",
         "mil_nce": "several_texts:SeveralTexts",
         "omnisource": "omnisource:Omnisource",

@@ -136,10 +136,25 @@ class Passes:
             **self._options,
         )
 
+    @once
+    def rolled(self) -> Any:
+        """The fusion of each masked text with the video that `rolled_video_index` names."""
+        return self.violet(
+            video_tokens=self.video,
+            input_ids=self.inputs["input_ids"],
+            attention_mask=self.attention_mask,
+            video_index=self.inputs["rolled_video_index"],
+            **self._options,
+        )
+
+    def words_of(self, output: Any) -> torch.Tensor:
+        """(texts, X, width), the states of the words of a pass: a text side may put tokens in front of them."""
+        return output.text_hidden_state[:, -self.inputs["input_ids"][0].numel() :]
+
     @property
     def text_states(self) -> torch.Tensor:
         """(batch, X, width), the states of each video's own masked text."""
-        return self.fused.text_hidden_state[: self.batch_size]
+        return self.words_of(self.fused)[: self.batch_size]
 
     @once
     def patches(self) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from clip_vip_reference import SEED, VISION, ClipVipReference, drawn
@@ -9,6 +10,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, CLIPVisionConfig, CLIPVisionModel
 
 from violet.core.upstream import checkpoint_activations
+from violet.evaluation.retrieval import retrieval_metrics
 from violet.modeling_violet.encoders.clip_vip import ClipVipVisionConfig, ClipVipVisionModel
 
 SMALL: dict[str, Any] = {
@@ -325,3 +327,28 @@ def test_a_side_that_is_no_multiple_of_a_patch_is_refused():
         ClipVipVisionConfig(**SMALL).grid(4, 36, 32)
     with pytest.raises(ValueError, match="multiples of 8 pixels, got 36 x 36"):
         small_model()(clips(side=36))
+
+
+def measured(scores: torch.Tensor, way: str, name: str = "{}", **settings) -> list[float]:
+    found = retrieval_metrics(scores, range(len(scores)), **settings)
+    start = name.format({"t2v": "text_to_video", "v2t": "video_to_text"}[way])
+    return [found[f"{start}_{metric}"] for metric in ("r1", "r5", "r10", "median_rank", "mean_rank")]
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("way", ["t2v", "v2t"])
+@pytest.mark.parametrize("case", ["random", "tied", "positive"])
+def test_recalls_and_ranks_plain_and_by_dual_softmax(shared_folder, case, way):
+    """Equal scores count by their expectation; the original does not, and loses queries."""
+    archive = np.load(shared_folder / "goldens" / "clip_vip_public.npz")
+    scores = torch.from_numpy(archive[f"sim/{case}"]).double()
+    np.testing.assert_allclose(measured(scores, way), archive[f"metrics_corrected/{case}/{way}"], atol=1e-12)
+    by_both = scores * (100 * scores).softmax(0)
+    np.testing.assert_allclose(by_both, archive[f"dsl/{case}"], atol=1e-6)
+    product = scores * (100 * scores).softmax(0 if way == "t2v" else 1)  # the axis that is not searched
+    np.testing.assert_allclose(measured(product, way), archive[f"metrics_corrected/{case}/dsl_{way}"], atol=1e-12)
+    ours = measured(100 * scores, way, "dual_softmax_{}", use_dual_softmax=True)
+    np.testing.assert_allclose(ours, archive[f"metrics_log/{case}/dsl_{way}"], atol=1e-12)
+    if case != "tied":
+        np.testing.assert_allclose(measured(scores, way), archive[f"metrics_original/{case}/{way}"], atol=1e-12)
+        np.testing.assert_allclose(measured(by_both, way), archive[f"metrics_original/{case}/dsl_{way}"], atol=1e-12)

@@ -1,17 +1,28 @@
 """HD-VILA as a whole: its text side, projections, video tokens and ways of joining clips, as the original computes."""
 
 import json
+import re
 
 import hd_vila
+import numpy as np
 import pytest
 import torch
 from transformers import PreTrainedModel
 
-from violet import VioletConfig, VioletForMaskedLM, VioletForQuestionAnswering, VioletModel, named_configuration
+from violet import (
+    VioletConfig,
+    VioletForMaskedLM,
+    VioletForPreTraining,
+    VioletForQuestionAnswering,
+    VioletModel,
+    named_configuration,
+)
 from violet.core.flat_modules import flat_modules
+from violet.modeling_violet.clip_pooling import CLIP_POOLING
+from violet.modeling_violet.contrastive_losses import mean_symmetric_contrast
 from violet.modeling_violet.fusions import clip_by_clip
-from violet.modeling_violet.fusions.clip_by_clip import CLIP_POOLING
-from violet.modeling_violet.heads import build_head
+from violet.modeling_violet.heads import VioletPoolerHead
+from violet.modeling_violet.losses import masked_accuracy
 
 shared = pytest.mark.shared
 cases = pytest.mark.parametrize("case", ["hybrid", "odd"])
@@ -67,27 +78,27 @@ def config(case: str, pooling: str = "lse", **changes) -> VioletConfig:
     return VioletConfig(**fields | changes)
 
 
+def original_name(ours: str, more=()) -> str:
+    for pattern, replacement in (*more, *MODEL_NAMES):
+        ours = re.sub(pattern, replacement, ours)
+    if ours.startswith("VIDEO."):
+        ours = ours.removeprefix("VIDEO.")
+        for pattern, replacement in hd_vila.VIDEO_NAMES:
+            ours = re.sub(pattern, replacement, ours)
+    return ours
+
+
 def filled(model: PreTrainedModel, more=()) -> PreTrainedModel:
     """The model with the original's weights by their formula."""
-    import re
-
     state = {}
     for ours, tensor in model.state_dict().items():
-        name = ours
-        for pattern, replacement in (*more, *MODEL_NAMES):
-            name = re.sub(pattern, replacement, name)
-        if name.startswith("VIDEO."):
-            name = name.removeprefix("VIDEO.")
-            for pattern, replacement in hd_vila.VIDEO_NAMES:
-                name = re.sub(pattern, replacement, name)
+        name = original_name(ours, more)
         state[ours] = tensor if name.endswith("logit_scale") else hd_vila.value(name, tuple(tensor.shape))
     model.load_state_dict(state)
     return model.eval()
 
 
 def texts(case: str, rows: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    import numpy as np
-
     own = hd_vila.archive()[2][case]
     rows, length = rows or own["batch"], own["length"]
     generator = np.random.default_rng(own["seed"] + 2)
@@ -102,13 +113,21 @@ def texts(case: str, rows: int | None = None) -> tuple[torch.Tensor, torch.Tenso
     return torch.from_numpy(ids), torch.from_numpy(mask)
 
 
-def masked(case: str) -> torch.Tensor:
-    """The words with [MASK] (103) where the original puts it."""
-    import numpy as np
-
+def masked(case: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """The words with [MASK] (103) where the original puts it, and their labels."""
     own, (ids, _) = hd_vila.archive()[2][case], texts(case)
-    drawn = torch.from_numpy(np.random.default_rng(own["seed"] + 3).random(tuple(ids.shape)))
-    return torch.where((drawn < 0.3) & (ids > 199), 103, ids)
+    hidden = torch.from_numpy(np.random.default_rng(own["seed"] + 3).random(tuple(ids.shape))) < 0.3
+    hidden &= ids > 199
+    return ids.masked_fill(hidden, 103), ids.masked_fill(~hidden, -100)
+
+
+def matches(case: str) -> torch.Tensor:
+    """Which pairs the original calls matches."""
+    own, stored = hd_vila.archive()[2][case], hd_vila.archive()[0]
+    labels = np.random.default_rng(own["seed"] + 4).integers(0, 2, own["batch"])
+    labels[0] = 1
+    assert labels.tolist() == stored[f"{case}/match_labels"].tolist()
+    return torch.from_numpy(labels)
 
 
 @shared
@@ -121,6 +140,12 @@ def test_texts_and_projections_are_the_original_code_s(shared_folder, case):
     hd_vila.expect(f"{case}/text_states", encoded.tokens)
     hd_vila.expect(f"{case}/text_mean_pooled", encoded.pooled)
     hd_vila.expect(f"{case}/text_feature", model.embed_texts(ids, mask))
+    of_cls = model.text_embeddings.pooler(
+        encoded.tokens[:, 0]
+    ).tanh()  # what the original has beside, and uses nowhere
+    hd_vila.expect(f"{case}/text_cls_pooled", of_cls)
+    projected = torch.nn.functional.normalize(model.projection.text_projection(of_cls), dim=-1)
+    hd_vila.expect(f"{case}/text_feature_of_cls", projected)
     video = model.encode_videos(**hd_vila.model_inputs(case))
     hd_vila.expect(f"{case}/video_feature", model.embed_videos(video))
 
@@ -135,13 +160,22 @@ def test_clips_joined_behind_the_fusion_are_the_original_code_s(shared_folder, c
     video = model.violet.encode_videos(**hd_vila.model_inputs(case))
     by_clip = video.tokens.unflatten(1, (own["clips"], -1)).transpose(0, 1)  # (clips, batch, h * w, D)
     hd_vila.expect(f"{case}/video_tokens", by_clip.flatten(0, 1))
-    inputs = {"input_ids": masked(case), "attention_mask": texts(case)[1], "video_tokens": video}
+    words, labels = masked(case)
+    inputs = {"input_ids": words, "attention_mask": texts(case)[1], "video_tokens": video}
     output = model.violet(**inputs)
     states = output.video_hidden_state.unflatten(1, (own["clips"], -1)).transpose(0, 1)
     hd_vila.expect(f"{case}/video_states", states)
     if pooling != "lse_corrected":
         hd_vila.expect(f"{case}/{pooling}/text_states", output.text_hidden_state)
-    hd_vila.expect(f"{case}/{pooling}/mlm_logits_first64", model(**inputs).logits[..., :64])
+    found = model(**inputs, labels=labels)
+    hd_vila.expect(f"{case}/{pooling}/mlm_logits_first64", found.logits[..., :64])
+    stored = hd_vila.archive()[0]
+    assert found.loss.item() == pytest.approx(stored[f"{case}/{pooling}/mlm_loss"].item(), rel=1e-5)
+    if pooling != "lse_corrected":
+        assert masked_accuracy(found.logits, labels) == stored[f"{case}/{pooling}/mlm_acc"].item()
+        of_pairs = model(**inputs, labels=labels.masked_fill(matches(case)[:, None] == 0, -100)).loss
+        expected = stored[f"{case}/{pooling}/mlm_loss_of_true_pairs"].item()
+        assert of_pairs.item() == pytest.approx(expected, rel=1e-5)
 
 
 HEAD_NAMES = (
@@ -153,16 +187,65 @@ HEAD_NAMES = (
 
 
 @shared
+@cases
+@pytest.mark.parametrize("pooling", list(CLIP_POOLING))
 @torch.no_grad()
-def test_matches_of_one_clip_are_the_original_code_s(shared_folder):
-    """Of several clips the original joins behind the pooler: a head here reads the joined state."""
-    model = filled(VioletModel(config("odd")))
-    head = torch.nn.ModuleDict({"match_head": build_head(config("odd", head_type="pooler"), 2)})
-    head = filled(head, HEAD_NAMES).match_head
-    ids, mask = masked("odd"), texts("odd")[1]
-    output = model(**hd_vila.model_inputs("odd"), input_ids=ids, attention_mask=mask)
-    for pooling in ("lse", "mean", "max"):
-        hd_vila.expect(f"odd/{pooling}/match_scores", head(output.first_text_state()))
+def test_matches_are_the_original_code_s(shared_folder, case, pooling):
+    """Of several clips the head joins what it has behind its tanh."""
+    heads = {"head_type": "pooler", "match_classes": 2, "objectives": {"rolled_vtm": {}}}
+    model = filled(VioletForPreTraining(config(case, pooling, **heads)), HEAD_NAMES)
+    words, match = masked(case)[0], matches(case)
+    inputs = {**hd_vila.model_inputs(case), "input_ids": words, "attention_mask": texts(case)[1]}
+    output = model.violet(**inputs)
+    if output.clip_states is None:
+        classes = VioletPoolerHead.forward(model.match_head, output.first_text_state())
+    else:
+        classes = VioletPoolerHead.read_clips(model.match_head, output.clip_states)
+    hd_vila.expect(f"{case}/{pooling}/match_scores", classes)
+    if pooling == "lse_corrected":
+        return
+    index = torch.arange(len(words))
+    losses = model(
+        **inputs, rolled_video_index=index, rolled_match=match.bool(), objectives={"rolled_vtm": 1.0}
+    ).losses
+    expected = hd_vila.archive()[0][f"{case}/{pooling}/match_loss"].item()
+    assert losses["rolled_vtm"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def trained(model: torch.nn.Module) -> list[tuple[str, torch.nn.Parameter]]:
+    return [(name, one) for name, one in model.named_parameters() if one.grad is not None]
+
+
+@shared
+def test_gradients_of_contrast_and_masked_words_are_the_original_code_s(shared_folder):
+    stored = hd_vila.archive()[0]
+    order = json.loads((shared_folder / "goldens" / "hd_vila_keys.json").read_text())["grad_norms_order"]
+    words, labels = masked("odd")
+    mask = texts("odd")[1]
+    model = filled(VioletForMaskedLM(config("odd")))
+    violet = model.violet
+    videos = violet.embed_videos(violet.encode_videos(**hd_vila.model_inputs("odd")))
+    contrast = mean_symmetric_contrast(videos=videos, texts=violet.embed_texts(*texts("odd")), scale=20.0)
+    assert contrast.item() == pytest.approx(stored["odd/contrast_of_stage_1"].item(), rel=1e-5)
+    inputs = {**hd_vila.model_inputs("odd"), "input_ids": words, "attention_mask": mask}
+    # contrast: small differences of large numbers, and another CPU's convolutions cross the kink of a ReLU elsewhere
+    for name, loss, bound in (
+        ("contrast", contrast, 2e-3),
+        ("mlm", model(**inputs, labels=labels).loss, 1e-4),
+    ):
+        model.zero_grad(set_to_none=True)
+        loss.backward()
+        found = {original_name(ours): one.grad.double().norm().item() for ours, one in trained(model)}
+        if f"{WORDS}decoder.bias" in found:  # one tensor, two names
+            found[f"{WORDS}bias"] = found.pop(f"{WORDS}decoder.bias")
+        assert set(found) <= set(order)
+        got = np.array([found.get(key, np.nan) for key in order])
+        expected = stored[f"odd/grad_norms_{name}"].astype(float)
+        np.testing.assert_array_equal(np.isnan(got), np.isnan(expected))
+        apart = np.abs(got - expected)
+        far = apart > np.maximum(bound * np.abs(expected), 1e-6)
+        assert not far.any(), [order[place] for place in np.flatnonzero(far)]
+        assert np.nanmedian(apart / np.abs(expected)) < 1e-5
 
 
 @shared
@@ -188,7 +271,17 @@ def test_answers_and_choices_of_each_clip_are_the_original_code_s(shared_folder,
         ).logits
         for clip in range(own["clips"])
     ]
-    hd_vila.expect(f"{case}/{asked}/logits", torch.stack(logits).view(own["clips"], own["batch"], -1))
+    by_clip = torch.stack(logits).view(own["clips"], own["batch"], -1)
+    hd_vila.expect(f"{case}/{asked}/logits", by_clip)
+    stored = hd_vila.archive()[0]
+    if f"{case}/{asked}/loss_rows" in stored:
+        labels = torch.from_numpy(stored[f"{case}/{asked}/labels"]).expand(own["clips"], -1)
+        losses = (
+            (by_clip[..., 0] - labels).square()
+            if asked == "count"
+            else torch.nn.functional.cross_entropy(by_clip.flatten(0, 1), labels.flatten().long(), reduction="none")
+        )
+        np.testing.assert_allclose(losses.flatten(), stored[f"{case}/{asked}/loss_rows"].flatten(), rtol=1e-5)
 
 
 def small_model(model_class, pooling: str = "lse", clips: int = 1, **changes):
@@ -216,6 +309,20 @@ def small_inputs(clips: int = 1) -> dict[str, torch.Tensor]:
         "input_ids": torch.tensor([[2, 9, 8, 4, 3], [2, 5, 4, 3, 0]]),
         "attention_mask": torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]]),
     }
+
+
+@torch.no_grad()
+def test_answers_about_two_clips_are_the_logsumexp_of_each():
+    model = small_model(VioletForQuestionAnswering, clips=2, head_type="pooler_mlp").eval()
+    inputs = small_inputs(clips=2)
+    both = model(**inputs).logits
+    model.config.vision_config.num_clips = 1
+    pixels = {name: inputs.pop(name) for name in ("pixel_values_videos", "pixel_values_detail")}
+    each = [
+        model(**{name: one.unflatten(1, (2, -1))[:, clip] for name, one in pixels.items()}, **inputs).logits
+        for clip in range(2)
+    ]
+    torch.testing.assert_close(both, torch.stack(each).logsumexp(0))
 
 
 @pytest.mark.parametrize("pooling", list(CLIP_POOLING))

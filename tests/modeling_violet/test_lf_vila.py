@@ -1,5 +1,6 @@
 """LF-VILA's text side, projections, fusion and heads against the outputs of its own code."""
 
+import numpy as np
 import pytest
 import torch
 from lf_vila import LfVila
@@ -7,10 +8,15 @@ from lf_vila_models import model_config, text_config
 
 from violet import VioletConfig
 from violet.hub import from_original
+from violet.hub.kinds import Numbering
+from violet.hub.layout_lf_vila import LF_VILA
 from violet.modeling_violet import VioletForMultipleChoice, VioletForPreTraining
+from violet.modeling_violet.contrastive_losses import symmetric_contrast, temporal_contrast
+from violet.modeling_violet.objectives.rolled_matching import roll_pairs
 from violet.modeling_violet.texts import build_text_side
 from violet.modeling_violet.texts.paragraph_text import LfVilaParagraphText
 
+DRAWN = ("keys", "candidates", "negatives")
 ROUNDED = 2e-4  # numbers near -10000 are rounded to 1e-3
 
 
@@ -97,13 +103,94 @@ def test_the_fusion_its_match_score_and_masked_words(goldens):
     goldens.expect("odd/mlm_logits_first64", model.mlm_head(states)[..., :64])
 
 
+def gradient_norms(goldens: LfVila, model) -> tuple[np.ndarray, list[str]]:
+    """Of the model's parameters in the original's order, NaN for none."""
+    kind = LF_VILA.fitted(Numbering("VioletForPreTraining", text_layers=(2, 2)), Numbering())
+    norms = {}
+    for name, parameter in model.named_parameters():
+        theirs = kind.their_name(name.removeprefix("violet.").replace("match_head", "answer_head"))
+        if parameter.grad is not None:
+            norms[theirs] = parameter.grad.double().norm().item()
+    shared_bias = "text_encoder.cls.predictions."  # one tensor, two names
+    if f"{shared_bias}decoder.bias" in norms:
+        norms[f"{shared_bias}bias"] = norms.pop(f"{shared_bias}decoder.bias")
+    return np.array([norms.get(name, np.nan) for name in goldens.keys["grad_norms_order"]]), sorted(norms)
+
+
+def assert_gradient_norms(goldens: LfVila, model, stage: int) -> None:
+    expected = goldens.archive[f"odd/grad_norms_stage{stage}"].astype(float)
+    got, trained = gradient_norms(goldens, model)
+    assert np.isfinite(got).sum() == len(trained) > 200  # each of ours is one of theirs
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(expected))
+    far = np.abs(got - expected) > np.maximum(1e-4 * np.abs(expected), 1e-6)
+    assert not far.any(), [goldens.keys["grad_norms_order"][place] for place in np.flatnonzero(far)]
+
+
+@pytest.mark.shared
+def test_losses_and_gradients_of_the_first_stage(goldens):
+    """As published: the video itself may be among the others."""
+    model = build(goldens, "odd", contrastive_weight=2.0)  # a model of its own, whose gradients nobody reads
+    violet, archive, clips = model.violet, goldens.archive, goldens.configs["odd"]["clips"]
+    video, text = violet.encode_videos(goldens.clip("odd")), violet.encode_texts(*goldens.paragraph("odd"))
+    whole = symmetric_contrast(videos=violet.embed_videos(video), texts=violet.projection.text(text), scale=20.0)
+    drawn = {name: torch.from_numpy(archive[f"odd/draw_{name}"]).view(-1, clips) for name in DRAWN}
+    in_time = temporal_contrast(
+        clips=violet.projection.clips(video),
+        sentences=violet.projection.sentences(text),
+        scale=20.0,
+        corrected=False,
+        **{name: rows[:, :2] if name != "negatives" else rows[:, 0] for name, rows in drawn.items()},
+    )
+    assert whole.item() == pytest.approx(archive["odd/ct_global_loss"].item(), rel=1e-5)
+    assert 0.25 * in_time.item() == pytest.approx(archive["odd/ct_time_loss"].item(), rel=1e-5)
+    (whole + 0.25 * in_time).backward()
+    assert_gradient_norms(goldens, model, 1)
+
+
+@pytest.mark.shared
+def test_losses_and_gradients_of_the_second_stage(goldens):
+    model = build(goldens, "odd", objectives={"rolled_vtm": {}, "rolled_mlm": {}})
+    (ids, mask), archive = goldens.paragraph("odd"), goldens.archive
+    words, labels = goldens.masked_words("odd", ids)
+    index, match = roll_pairs(len(ids))
+    assert match.tolist() == archive["odd/match_labels"].tolist()
+    output = model(
+        pixel_values_videos=goldens.clip("odd"),
+        input_ids=words.flatten(1),
+        attention_mask=mask.flatten(1),
+        labels=labels.flatten(1),
+        rolled_video_index=index,
+        rolled_match=match,
+        objectives={"rolled_mlm": 1.0, "rolled_vtm": 10.0},
+    )
+    assert output.losses["rolled_mlm"].item() == pytest.approx(archive["odd/mlm_loss"].item(), rel=1e-5)
+    assert 10 * output.losses["rolled_vtm"].item() == pytest.approx(archive["odd/vtm_loss"].item(), rel=1e-5)
+    for name, theirs in (("rolled_mlm", "mlm_acc"), ("rolled_vtm", "vtm_acc")):
+        assert output.accuracies[name].item() == pytest.approx(archive[f"odd/{theirs}"].item())
+    output.loss.backward()
+    assert_gradient_norms(goldens, model, 2)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5])
+def test_which_videos_are_rolled(goldens, rows):
+    theirs = torch.from_numpy(goldens.archive[f"losses/match/batch_{rows}"]).view(2, rows)
+    index, match = roll_pairs(rows, corrected=False)
+    assert index.tolist() == theirs[0].tolist() and match.long().tolist() == theirs[1].tolist()
+    ours, is_match = roll_pairs(rows)
+    assert ours.tolist() == index.tolist() and is_match.tolist() == (ours == torch.arange(rows)).tolist()
+
+
 @pytest.mark.shared
 @torch.no_grad()
 def test_answers(goldens):
     ids, mask = goldens.paragraph("tasks")
-    model = build(goldens, "qa_classification")
-    output = model(goldens.clip("tasks"), ids, mask)
+    labels = torch.from_numpy(goldens.archive["tasks/labels"]).long()
+    model = build(goldens, "qa_classification", label_smoothing=0.1)
+    output = model(goldens.clip("tasks"), ids, mask, labels=labels)
     goldens.expect("tasks/qa_logits", output.logits)
+    expected = goldens.archive["tasks/qa_loss_smoothing_0.1"].item()
+    assert output.loss.item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.shared
@@ -111,8 +198,10 @@ def test_answers(goldens):
 def test_options_and_the_steps_in_which_the_answer_is_seen(goldens):
     model = build(goldens, "qa_multichoice")
     ids, mask = goldens.options()
-    output = model(goldens.clip("tasks"), ids, mask)
+    choices = torch.from_numpy(goldens.archive["tasks/choice_labels"]).long()
+    output = model(goldens.clip("tasks"), ids, mask, labels=choices)
     goldens.expect("tasks/choice_logits", output.logits)
+    assert output.loss.item() == pytest.approx(goldens.archive["tasks/choice_loss"].item(), rel=1e-5)
     labels = torch.from_numpy(goldens.archive["tasks/span_labels"]).long().view(2, 4)
     weights = torch.from_numpy(goldens.archive["tasks/span_weights"]).float().view(2, 4)
     of_frames = torch.nn.functional.cross_entropy(output.span_logits.flatten(0, 1), labels.flatten(), reduction="none")
@@ -124,11 +213,11 @@ def test_options_and_the_steps_in_which_the_answer_is_seen(goldens):
 @torch.no_grad()
 def test_classes_of_videos(goldens):
     model = build(goldens, "video_classification")
-    logits = model(goldens.clip("tasks")).logits
-    goldens.expect(
-        "tasks/class_video_feature", model.violet.embed_videos(model.violet.encode_videos(goldens.clip("tasks")))
-    )
-    goldens.expect("tasks/class_logits", logits)
+    labels = torch.from_numpy(goldens.archive["tasks/labels"]).long()
+    output, video = model(goldens.clip("tasks"), labels=labels), model.violet.encode_videos(goldens.clip("tasks"))
+    goldens.expect("tasks/class_video_feature", model.violet.embed_videos(video))
+    goldens.expect("tasks/class_logits", output.logits)
+    assert output.loss.item() == pytest.approx(goldens.archive["tasks/class_loss"].item(), rel=1e-5)
 
 
 # --- what a toy would not show, and what is refused ---

@@ -103,6 +103,8 @@ PREPARATIONS: Registry[Preparation] = Registry(
         "vtm": "prepare_matching:prepare_negatives",
         "vtc": "prepare_contrast:prepare_wrong_captions",
         "mvm": "prepare_masked_vision:prepare_stored_targets",
+        "rolled_vtm": "prepare_rolled_videos:prepare_rolled_videos",
+        "rolled_mlm": "prepare_rolled_videos:prepare_rolled_videos",
         "mil_nce": "prepare_several_texts:prepare_several_texts",
         "omnisource": "prepare_omnisource:prepare_middle_frames",
         "temporal_contrast": "prepare_temporal_contrast:prepare_temporal_draws",
@@ -139,8 +141,13 @@ def prepare(samples: Samples, options: Mapping[str, Any]) -> dict[str, Any]:
     """
     kinds = (kind_of(name) or name for name in samples.plan.objectives)
     prepared: dict[str, Any] = {}
+    done: list[tuple[Preparation, Any]] = []
     for name in dict.fromkeys([*ALWAYS, *(kind for kind in kinds if kind in PREPARATIONS)]):
-        entries = PREPARATIONS.find(name)(samples, options.get(name))
+        preparation = PREPARATIONS.find(name), options.get(name)
+        if preparation in done:  # two objectives may read the same
+            continue
+        done.append(preparation)
+        entries = preparation[0](samples, preparation[1])
         taken = sorted(set(entries) & set(prepared))
         if taken:
             raise ValueError(f"The preparation of {name!r} gives {', '.join(taken)}, which the batch has already.")
