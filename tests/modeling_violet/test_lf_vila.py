@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from lf_vila import LfVila
+from lf_vila import LfVila, drawn
 from lf_vila_models import model_config, text_config
 
 from violet import VioletConfig
@@ -217,6 +217,10 @@ def test_classes_of_videos(goldens):
     output, video = model(goldens.clip("tasks"), labels=labels), model.violet.encode_videos(goldens.clip("tasks"))
     goldens.expect("tasks/class_video_feature", model.violet.embed_videos(video))
     goldens.expect("tasks/class_logits", output.logits)
+    # a layer of the original's that feeds nothing: kept beside a converted model
+    layer = [drawn(f"video_frame_proj.{name}", shape) for name, shape in (("weight", [128, 128]), ("bias", [128]))]
+    of_frames = torch.nn.functional.linear(video.patches().mean((2, 3)), *layer)
+    goldens.expect("tasks/class_frame_feature", torch.nn.functional.normalize(of_frames, dim=-1))
     assert output.loss.item() == pytest.approx(goldens.archive["tasks/class_loss"].item(), rel=1e-5)
 
 
