@@ -8,7 +8,6 @@ K kept patches of a frame, D width, d width of a head.
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -107,7 +106,6 @@ class MaskAlignVisionConfig(PreTrainedConfig):
             _refuse("drop_path_rate", f"must lie in [0, 1), got {self.drop_path_rate}.")
 
 
-@lru_cache(maxsize=16)
 def sine_positions(rows: int, columns: int, width: int) -> torch.Tensor:
     """
     (1 + rows * columns, width), zeros for [CLS] and then the grid row by row: sines and cosines of width / 4
@@ -153,7 +151,7 @@ class MaskAlignEmbeddings(nn.Module):
     def first_positions(self) -> torch.Tensor:
         """The sines of pictures of the configuration's size; of one patch, if it has none."""
         side = (self.config.image_size or self.config.patch_size) // self.config.patch_size
-        return sine_positions(side, side, self.config.hidden_size).clone()
+        return sine_positions(side, side, self.config.hidden_size)
 
     def places(self, rows: int, columns: int) -> torch.Tensor:
         """(1 + h * w, D), see the configuration's `image_size`."""

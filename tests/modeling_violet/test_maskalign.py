@@ -802,3 +802,12 @@ def test_a_teacher_without_attention_is_refused_by_what_to_do(monkeypatch):
             module.config._attn_implementation = "sdpa"
     with pytest.raises(ValueError, match="ViTModel gives no attention, not even by its eager kernel"):
         teacher(clips(), (FRAMES, 2, 2))
+
+
+def test_positions_are_computed_anew_behind_a_model_without_memory():
+    """`from_pretrained` builds on the meta device first: what was computed there must not come back."""
+    config = MaskAlignVisionConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=48)
+    with torch.device("meta"):
+        MaskAlignVisionModel(config)
+    positions = MaskAlignVisionModel(config).embeddings.positions
+    assert positions.device.type == "cpu" and torch.equal(positions, sine_positions(3, 3, 32))
