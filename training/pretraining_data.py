@@ -18,7 +18,6 @@ from .sampling import NumberedRows
 from .schedule import Schedule, StepPlan
 from .targets import StoredTargets
 
-
 Read = tuple[Clip, dict[str, Any]]
 """What was read of a video: its clip, and by objective what is needed beside it."""
 
