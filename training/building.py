@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import DistributedType
 from datasets import Dataset
 from transformers import AutoProcessor, AutoTokenizer
 
@@ -27,7 +26,7 @@ from ..modeling_violet.objectives.teachers import Teacher
 from ..processing import VideoTextProcessor, VioletVideoProcessor, special_tokens
 from .arguments import SettingsError, set_frames
 from .dataset_sources import Splits
-from .gradient_caching import refuse_live_norms
+from .gradient_caching import SHARDED, refuse_live_norms, refuse_sharded
 from .machine import preferred_dtype, preferred_kernel
 from .masking import Masking
 from .optimization import parameter_groups
@@ -41,7 +40,6 @@ from .targets import has_teacher, load_teacher, open_targets, target_options, ta
 
 logger = logging.getLogger(__name__)
 
-SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 PROJECTION_WIDTH = 256
 """Of the embeddings before the fusion in a model that starts from public parts (Li et al., 2021, arXiv:2107.07651)."""
 
@@ -83,8 +81,8 @@ def build_accelerator(recipe: PretrainingRecipe) -> Accelerator:
     deepspeed = getattr(accelerator.state, "deepspeed_plugin", None)
     if deepspeed is not None:  # it cannot see this from a data loader, which it is not given
         deepspeed.deepspeed_config["train_micro_batch_size_per_gpu"] = recipe.batch_size // processes
-    if recipe.grad_cache_chunk_size is not None and accelerator.distributed_type in SHARDED:
-        raise SettingsError("`grad_cache_chunk_size`: weights that are sharded over processes are not served.")
+    if recipe.grad_cache_chunk_size is not None:
+        refuse_sharded("`grad_cache_chunk_size`", accelerator.distributed_type)
     if recipe.ema_decay is not None and accelerator.distributed_type in SHARDED:
         raise SettingsError("`ema_decay`: no average is kept of weights that are sharded over processes.")
     return accelerator

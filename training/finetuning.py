@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import logging
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import DistributedType
 from datasets import Dataset, DatasetDict
 from transformers import (
     AutoProcessor,
@@ -33,7 +35,7 @@ from ..processing import VideoTextProcessor, special_tokens
 from .arguments import DataArguments, FinetuningArguments, ModelArguments, SettingsError, set_frames
 from .checkpoints import checkpoint_to_resume
 from .flow_callback import ModalityFlowCallback
-from .gradient_caching import refuse_live_norms
+from .gradient_caching import refuse_live_norms, refuse_sharded
 from .hearing import prepare_hearing
 from .machine import preferred_kernel
 from .runs import begin_run, end_run, is_hub_name, save_model
@@ -284,6 +286,8 @@ def finetune(
     kernel = model_arguments.attn_implementation or preferred_kernel(training.bf16, training.device)
     model = build_model(model_arguments, processor, tables["train"], data, kernel)
     prepare_hearing(processor, model, [tables["train"]])
+    if training.grad_cache_chunk_size is not None:
+        check_gradient_caching(model, data.task, training)
     with training.main_process_first(local=False):  # one writes the settings
         begin_run(output_dir, settings)
     for parameter in model.unread_parameters():
@@ -343,12 +347,28 @@ def prepare_run(
     return tables, processor, settings
 
 
-def check_gradient_caching(model: VioletPreTrainedModel, task: str) -> None:
+def way_of_sharing(training: FinetuningArguments) -> DistributedType:
+    """How the processes will share the model, which the Trainer finds out only when it is made."""
+    if training.deepspeed_plugin is not None:
+        return DistributedType.DEEPSPEED
+    if training.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        return DistributedType.FSDP
+    return training.distributed_state.distributed_type
+
+
+def check_gradient_caching(model: VioletPreTrainedModel, task: str, training: FinetuningArguments) -> None:
     """
     Raises:
-        SettingsError: for a model whose batches cannot be computed in parts.
+        SettingsError: for a model whose batches cannot be computed in parts, or that processes share in a way in which
+            they cannot.
     """
     setting = "--grad_cache_chunk_size"
+    refuse_sharded(setting, way_of_sharing(training))
+    if training.n_gpu > 1:
+        raise SettingsError(
+            f"{setting}: one process with {training.n_gpu} GPUs would split the parts again. Start a process for each "
+            "by `accelerate launch`, or show it one GPU."
+        )
     if not isinstance(model, VioletForRetrieval):
         raise SettingsError(f"{setting}: serves --task retrieval, not {task}: no embeddings are compared there.")
     if model.match_head is not None:
@@ -369,8 +389,6 @@ def build_trainer(
 ) -> VioletTrainer:
     """The Trainer of a run with the task's collator and metrics; further callbacks silence the Trainer's own log."""
     task, validation = TASKS[data.task], tables.get("validation")
-    if training.grad_cache_chunk_size is not None:
-        check_gradient_caching(model, data.task)
     # The heads smooth their own targets: the Trainer's way knows only one form of labels.
     model.config.label_smoothing, training.label_smoothing_factor = training.label_smoothing_factor, 0.0
     reader = ClipReader(processor.video_processor, data.frame_cache_mb * 2**20, data.decode_time_limit)

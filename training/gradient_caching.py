@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate.utils import DistributedType
 from torch import nn
 
 from ..core.clip_inputs import take_clip_inputs
@@ -20,6 +21,8 @@ from ..modeling_violet.embedding_gradients import EmbeddingGradients
 from .arguments import SettingsError
 
 Sets = dict[str, torch.Tensor]
+SHARDED = {DistributedType.FSDP: "FSDP", DistributedType.DEEPSPEED: "DeepSpeed"}
+"""Ways of sharing a model's weights out to processes."""
 
 
 @dataclass(frozen=True)
@@ -159,4 +162,16 @@ def refuse_live_norms(setting: str, model: nn.Module) -> None:
         raise SettingsError(
             f"{setting}: {live[0]} takes its mean over the batch, so that parts of one give other numbers than the "
             "whole."
+        )
+
+
+def refuse_sharded(setting: str, kind: DistributedType) -> None:
+    """
+    Raises:
+        SettingsError: if no process has all weights: parts pass the model outside of what gathers them.
+    """
+    if kind in SHARDED:
+        raise SettingsError(
+            f"{setting}: weights that {SHARDED[kind]} shards over processes are not served. Start the processes by "
+            "examples/accelerate_ddp.yaml, or leave it out."
         )

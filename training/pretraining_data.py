@@ -13,10 +13,13 @@ from ..modeling_violet.encoders import Encoder
 from ..processing import VideoTextProcessor
 from .collating import RAW_PIXELS, rows_after, unreadable
 from .masking import Masking, sample_generator
-from .preparations.preparation import BatchSettings, Samples, prepare
+from .preparations.preparation import BatchSettings, Samples, prepare, read_beside
 from .sampling import NumberedRows
 from .schedule import Schedule, StepPlan
 from .targets import StoredTargets
+
+Read = tuple[Clip, dict[str, Any]]
+"""What was read of a video: its clip, and by objective what is needed beside it."""
 
 
 @dataclass
@@ -110,13 +113,14 @@ class PretrainingCollator:
         ]
         failed: list[FailedSample] = []
         found = [self._read(source, row, plan, draw, failed) for row, draw in zip(rows, draws, strict=True)]
-        kept = [number for number, clip in enumerate(found) if clip is not None]
+        kept = [number for number, one in enumerate(found) if one is not None]
         if not kept:
             rows, found = self._spare(source, rows[-1], plan, draws[-1])
             epochs, draws, kept = epochs[-1:], draws[-1:], [0]
         planned = [(row_id(row), row["caption"]) for row in rows]
         rows, epochs = [rows[number] for number in kept], [epochs[number] for number in kept]
-        clips = [clip for clip in found if clip is not None]
+        read = [one for one in found if one is not None]
+        clips = [clip for clip, _ in read]
         size = {"height": plan.clip.height, "width": plan.clip.width}
         frames, draws = [clip.frames for clip in clips], [draws[number] for number in kept]
         sound = [clip.sound for clip in clips] if self.processor.video_processor.hears else None
@@ -139,6 +143,7 @@ class PretrainingCollator:
             stored_targets=source.stored_targets,
             planned=planned,
             kept=kept,
+            beside=[beside for _, beside in read],
         )
         batch = {"ids": samples.names, **inputs, **prepare(samples, self.options)}
         for row, clip in zip(rows, clips, strict=True):
@@ -154,10 +159,11 @@ class PretrainingCollator:
         plan: StepPlan,
         draw: int,
         failed: list[FailedSample] | None = None,
-    ) -> Clip | None:
-        """The frames of a row's video; None if it cannot be read, which is added to `failed`."""
+    ) -> Read | None:
+        """What the step needs of a row's video; None if it cannot be read, which is added to `failed`."""
         try:
-            return self.reader.read(row["video"], plan.clip.frames, draw, row=row.get("row"))
+            clip = self.reader.read(row["video"], plan.clip.frames, draw, row=row.get("row"))
+            return clip, read_beside(self.reader, row, plan)
         except SAMPLE_ERRORS as error:
             if not self.skip_bad:
                 raise
@@ -167,12 +173,12 @@ class PretrainingCollator:
 
     def _spare(
         self, source: CaptionedVideos, lost: Mapping[str, Any], plan: StepPlan, draw: int
-    ) -> tuple[list[Mapping[str, Any]], list[Clip | None]]:
-        """A row in the place of a batch that could not be read, and its frames."""
+    ) -> tuple[list[Mapping[str, Any]], list[Read | None]]:
+        """A row in the place of a batch that could not be read, and what was read of it."""
         for row in rows_after(lost["row"], NumberedRows(source.rows)):
-            clip = self._read(source, row, plan, draw)
-            if clip is not None:
-                return [row], [clip]
+            read = self._read(source, row, plan, draw)
+            if read is not None:
+                return [row], [read]
         raise unreadable(lost)
 
 

@@ -24,7 +24,7 @@ from ..processing import VideoTextProcessor
 from .arguments import SettingsError
 from .checkpoints import checkpoint_folder, seal_checkpoint
 from .collating import VideoTextCollator
-from .gradient_caching import backward_in_parts, split_pairs
+from .gradient_caching import backward_in_parts, refuse_sharded, split_pairs
 from .guards import check_finite
 from .optimization import parameter_groups
 from .sampling import DrawnRows, GroupedSampler, NumberedRows
@@ -81,6 +81,8 @@ class VioletTrainer(Trainer):
         self.logit_scale_learning_rate = logit_scale_learning_rate
         self.layer_decay = layer_decay
         self.grad_cache_chunk_size = grad_cache_chunk_size
+        if grad_cache_chunk_size is not None:
+            refuse_sharded("`grad_cache_chunk_size`", self.accelerator.distributed_type)
         self._videos: list[str] = []
         self.data_seed: int = self.args.seed if self.args.data_seed is None else self.args.data_seed
         self.failed_samples = FailedSamples(str(self.args.output_dir))

@@ -20,6 +20,7 @@ from transformers import initialization as init
 
 from ...configuration.configuration_violet import VioletConfig
 from ..encoders import find_encoder
+from ..losses import at_least_float32, average
 from ..tokens import VisibleStates, gather_tokens
 from .align_teacher import MaskAlignTeacher, layer_weights, weighed
 from .objective import Objective, Outcome
@@ -127,8 +128,8 @@ def normalised(states: torch.Tensor, kind: str) -> torch.Tensor:
 
 
 def distance(prediction: torch.Tensor, target: torch.Tensor, kind: str) -> torch.Tensor:
-    """The mean over everything of d² (`l2`), |d| (`l1`), or twice smooth L1 of beta 1 (`smoothl1`), in float32."""
-    prediction, target = prediction.float(), target.float()
+    """The mean over everything of d² (`l2`), |d| (`l1`), or twice smooth L1 of beta 1 (`smoothl1`)."""
+    prediction, target = at_least_float32(prediction), at_least_float32(target)
     if kind == "smoothl1":
         return 2 * nn.functional.smooth_l1_loss(prediction, target)
     return (nn.functional.mse_loss if kind == "l2" else nn.functional.l1_loss)(prediction, target)
@@ -265,10 +266,13 @@ class Align(Objective):
             for weight, prediction, target in zip(self.layer_weights, predictions, wanted, strict=True)
         ]
         found = {"kept": kept, "predictions": predictions}
-        return Outcome(torch.stack(losses).sum(), outputs={"predictions": {self.name: found}})
+        # A mean over this process's rows, which all have as many values -> over the rows of all processes.
+        rows = losses[0].new_tensor(len(frames))
+        loss = average(torch.stack(losses).sum() * rows, rows)
+        return Outcome(loss, outputs={"predictions": {self.name: found}})
 
     def by_token(self, targets: torch.Tensor, expected: tuple[int, int, int]) -> torch.Tensor:
-        """What the teacher gave, in float32, if it is of these (videos, frames, cells) and of its blocks."""
+        """What the teacher gave, in float32 or more, if it is of these (videos, frames, cells) and of its blocks."""
         channels = len(self.layer_weights) * self.options.teacher_width + 1
         videos, frames, cells = expected
         if targets.shape not in ((videos, frames, cells, channels), (videos, frames, 1 + cells, channels)):
@@ -276,7 +280,7 @@ class Align(Objective):
                 f"`mvm_targets[{self.name!r}]` has the shape {tuple(targets.shape)}; these videos and the options of "
                 f"'align' need {(videos, frames, 1 + cells, channels)}, or {cells} tokens of a teacher without [CLS]."
             )
-        return targets.float()
+        return at_least_float32(targets)
 
     def draw(self, noise: torch.Tensor, importance: torch.Tensor) -> torch.Tensor:
         """(B, T or 1, L) and the teacher's attention (B, T, L) -> the kept places (B, T, K)."""

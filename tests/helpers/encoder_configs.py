@@ -66,6 +66,12 @@ ENCODER_CONFIGS: dict[str, dict[str, Any]] = {
         "resnet_width": 4,
         "resnet_depths": (1, 1, 1, 1),
     },
+    "vatt": {
+        **{"backbone_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 8},
+        **{"intermediate_size": 64, "hidden_size": 32, "dropout": 0.0},
+        "patch_size": (2, PATCH, PATCH),
+        "position_grid": (FRAMES // 2, SIDE // PATCH, SIDE // PATCH),
+    },
 }
 """By `model_type`: cells of 16 x 16 pixels, and of 1 or 2 frames; of HD-VILA a cell is all frames."""
 PICTURES = ("clip_vision_model", "siglip_vision_model", "dinov2", "vit")

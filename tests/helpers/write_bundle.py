@@ -56,7 +56,7 @@ def block(entries: list[tuple[bytes, bytes]], restart: int = 4) -> bytes:
 
 def write_bundle(prefix: Path, tensors: Mapping[str, np.ndarray], texts: Mapping[str, bytes] | None = None) -> Path:
     """`prefix.index` and `prefix.data-00000-of-00001`; the index is given back."""
-    data, entries = b"", {b"": number(1, 1) + nested(3, number(1, 1))}
+    data, entries = bytearray(), {b"": number(1, 1) + nested(3, number(1, 1))}
     for name, value in sorted(tensors.items()):
         raw = np.ascontiguousarray(value).tobytes()
         shape = b"".join(nested(2, number(1, size)) for size in value.shape)

@@ -1,10 +1,13 @@
 """MaskAlign's published files there and back: the student's ViT, what is kept beside it, and what is refused."""
 
 import argparse
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from full_size import comes_back
 from maskalign_reference import MaskAlignReference, drawn
 
 from violet import VioletForPreTraining, VioletModel
@@ -95,6 +98,29 @@ def test_every_published_key_is_explained(reference):
     assert sum(parameter.numel() for parameter in model.parameters()) == sum(
         torch.Size(shape).numel() for name, shape in keys.items() if name in used
     )
+
+
+@pytest.mark.shared
+@pytest.mark.proof
+def test_the_published_size_comes_back_equal_to_the_bit(reference, tmp_path, free_memory):
+    """The teacher and what the shapes fix are kept beside the model; what training kept is not weights, and goes."""
+    keys = reference.read_keys("maskalign_base_keys.json")
+    beside = {"optimizer": {"state": {}}, "epoch": 199, "scaler": {}, "args": argparse.Namespace(mask_ratio=0.7)}
+
+    def sines(key: str) -> torch.Tensor | None:
+        return sine_positions(14, 14, 768)[None] if key == "pos_embed" else None
+
+    def write(weights: dict[str, torch.Tensor], folder: Path) -> Path:
+        torch.save({"model": weights, **beside}, folder / "original.pth")
+        return folder / "original.pth"
+
+    report = comes_back(keys, tmp_path, free_memory, sines, write, beside=beside)
+    shutil.rmtree(tmp_path)  # some GB, which pytest would keep
+    teacher = {key for key, why in report.skipped.items() if why.startswith("the frozen teacher")}
+    alignment = {key for key in keys if key.startswith("distill_")}
+    assert teacher == {key for key in keys if key.startswith("clip_model.")} and len(teacher) == 199
+    assert set(report.skipped) == teacher | alignment | {"pos_embed", *beside}
+    assert teacher | alignment == set(report.kept)
 
 
 @pytest.mark.shared

@@ -2,12 +2,14 @@
 
 import json
 import re
+import shutil
 import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from full_size import comes_back
 from vatt_golden import EQUAL, VattGoldens, vatt_config
 from write_bundle import write_bundle
 
@@ -97,6 +99,22 @@ def test_every_key_of_the_published_model_is_explained(shared_folder):
     assert theirs == {name: tuple(shape) for name, shape in keys.items()}
     trained = sum(value.numel() for name, value in model.named_parameters() if "words" not in name)
     assert trained == 162_990_336
+
+
+@pytest.mark.proof
+def test_the_published_size_comes_back_equal_to_the_bit(shared_folder, tmp_path, free_memory):
+    keys = json.loads((shared_folder / "goldens" / "vatt_base_keys.json").read_text())
+
+    def write(weights: dict[str, torch.Tensor], folder: Path) -> Path:
+        index = write_bundle(folder / "ckpt-500000", in_file(weights))
+        weights.clear()
+        return index
+
+    comes_back(
+        keys, tmp_path, free_memory, write=write, in_file=lambda key: f"{START}{key}{END}",
+        beside=[f"{name}{END}" for name in BESIDE],
+    )  # fmt: skip
+    shutil.rmtree(tmp_path)  # some GB, which pytest would keep
 
 
 def test_a_converted_folder_hears(goldens, checkpoint, tmp_path):

@@ -243,6 +243,21 @@ CASES = {
         changes={"text_config": {**BERT, "intermediate_size": 48}},
         model=VioletForMaskedLM,
     ),
+    "sound": Case(
+        "violet.audio_encoder.",
+        changes={
+            "audio_config": {
+                **{"model_type": "vatt_audio", "shared": False, "backbone_size": 24, "num_hidden_layers": 1},
+                **{"num_attention_heads": 2, "head_dim": 8, "intermediate_size": 48, "hidden_size": 24},
+                **{"patch_size": 16, "num_samples": 160, "sampling_rate": 800, "dropout": 0.0},
+            }
+        },
+        inputs={
+            "audio_values": torch.linspace(-1, 1, 320).view(2, 160).sin(),
+            "audio_attention_mask": (torch.arange(160) < torch.tensor([[160], [70]])).long(),
+        },
+        model=VioletForMaskedLM,
+    ),
     "text": Case(
         "violet.text_embeddings.near",
         ("own_text",),
@@ -402,6 +417,7 @@ def test_a_checkpoint_carries_its_own_parts_and_no_other(name, saved):
     carried = {file.stem for file in (saved[0] / name).glob("*.py")}
     assert {stem for stem in carried if stem.startswith("own_")} == set(CASES[name].own)
     assert ("text_encoder" in carried) == (name == "bert")
+    assert ("waveform" in carried) == (name == "sound")
     if name in ("clip", "bert"):
         assert "frame_by_frame" in carried and not {"whole_clip", "video_swin"} & carried
 

@@ -159,8 +159,8 @@ def test_dropped_tokens_are_the_goldens(goldens, modality, draw):
     assert_near(output.pooler_output, goldens.get(f"drop_{draw}/{modality}/features_pooled"), BACKBONE)
 
 
-def test_the_losses_of_the_instance_are_the_goldens(goldens):
-    vectors = spaces(goldens.build().projection.train(), *pooled_vectors(goldens, "equal"))
+def losses_of(vectors: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Of the vectors in the nested spaces, in training."""
     found = {
         "beside_sounds": vectors["video_toaud"],
         "beside_texts": vectors["video_totxt"],
@@ -170,9 +170,25 @@ def test_the_losses_of_the_instance_are_the_goldens(goldens):
         "real_texts": torch.tensor([1, 1, 0]),
     }
     losses = {name: float(loss) for name, (_, loss) in pair_losses(found, VattOptions(), 0.07).items()}
-    assert losses["video_text"] == pytest.approx(float(goldens.get("model_loss/vidtxt")), rel=2e-6)
-    assert losses["video_audio"] == pytest.approx(float(goldens.get("model_loss/vidaud")), rel=2e-6)
-    assert sum(losses.values()) / 2 == pytest.approx(float(goldens.get("model_loss/total")), rel=2e-6)
+    return {"vidtxt": losses["video_text"], "vidaud": losses["video_audio"], "total": sum(losses.values()) / 2}
+
+
+def test_the_losses_of_the_goldens_vectors_are_the_goldens(goldens):
+    names = ("video_toaud", "video_totxt", "audio_tovid", "text_tovid")
+    vectors = {name: goldens.get(f"equal/head_training/{name}") for name in names}
+    for name, loss in losses_of(vectors).items():
+        assert loss == pytest.approx(float(goldens.get(f"model_loss/{name}")), rel=1e-6), name
+
+
+@torch.no_grad()
+def test_the_losses_of_the_whole_instance_are_the_goldens(goldens):
+    """
+    Its batch norms of three rows and the temperature enlarge the rounding of weights to float32: in float64 too the
+    losses move by 0.4 to 2.6e-6 of their size with the way in which the formula's weights are rounded.
+    """
+    vectors = spaces(goldens.build().projection.train(), *pooled_vectors(goldens, "equal"))
+    for name, loss in losses_of(vectors).items():
+        assert loss == pytest.approx(float(goldens.get(f"model_loss/{name}")), rel=2e-6), name
 
 
 def test_splines_are_the_goldens(goldens):
@@ -428,6 +444,34 @@ def test_captions_are_written_with_the_sound_in_the_cache():
     cached = model.generate(**inputs, max_length=6, num_beams=2, use_cache=True)
     plain = model.generate(**inputs, max_length=6, num_beams=2, use_cache=False)
     assert torch.equal(cached, plain)
+
+
+def test_received_attention_is_that_of_video_and_words_without_the_sounds_columns():
+    torch.manual_seed(0)
+    config = tiny_config(num_hidden_layers=2, text_config=None, projection_dim=None, projection_type="in_order")
+    model, batch = VioletForPreTraining(config).eval(), heard_batch()
+    received = model(**batch, only_received_attention=True).received_attention
+    assert model.config._attn_implementation == "sdpa"
+    with torch.no_grad():
+        video = model.violet.encode_videos(
+            **{name: value for name, value in batch.items() if name not in ("input_ids", "attention_mask")}
+        )
+        model.set_attn_implementation("eager")
+        attentions = model.violet(**batch, output_attentions=True).attentions
+    tokens, sounds, words = video.tokens.shape[1], 10, 6
+    assert len(attentions) == 2 and attentions[0].shape[2:] == (tokens + sounds + words,) * 2
+    assert video.audio.tokens.shape[1] == sounds and received.shape == (3, tokens + words)
+    for row in range(3):
+        for place in range(tokens + words):
+            column = place if place < tokens else place + sounds
+            by_hand = sum(
+                float(layer[row, head, :, column].double().sum()) for layer in attentions for head in range(4)
+            )
+            assert float(received[row, place]) == pytest.approx(by_hand / 4, rel=1e-5), (row, place)
+    given_away = 2 * (tokens + sounds + words)
+    left = given_away - received.sum(1)
+    assert left[0] == pytest.approx(0, abs=1e-3), "a clip without sound: nothing is given to it"
+    assert (left[1:] > 1).all(), "what sounds receive is cut out"
 
 
 def test_tokens_take_their_sound_with_them():

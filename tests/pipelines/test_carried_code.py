@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from sounding_files import tone, write_video
 from transformers import AutoModelForVisualQuestionAnswering, AutoProcessor, pipeline
 from transformers.dynamic_module_utils import get_imports, get_relative_import_files
 
@@ -106,6 +107,37 @@ def here(carrying, three) -> dict:
 def test_every_pipeline_answers_the_same_where_the_package_is_not_installed(elsewhere, here):
     assert elsewhere["answers"] == here
     assert len(here) >= len(FIVE) and all(answers for tasks in here.values() for answers in tasks.values())
+
+
+@pytest.mark.proof
+def test_a_model_that_hears_answers_the_same_where_the_package_is_not_installed(save_model, tmp_path):
+    """The three clips show the same: their answers differ by what is heard."""
+    audio = named_configuration("vatt-tiny").audio_config.to_dict() | {"shared": False}
+    source = save_model("VioletForQuestionAnswering", audio_config=audio)
+    folder, clips = tmp_path / "models" / "VioletForQuestionAnswering", tmp_path / "clips"
+    violet.VioletForQuestionAnswering.from_pretrained(source).save_pretrained(folder, with_code=True)
+    AutoProcessor.from_pretrained(source).save_pretrained(folder, with_code=True)
+    clips.mkdir()
+    rate = audio["sampling_rate"]
+    for name, sound in (("low", tone(300, 1, rate)), ("high", tone(1500, 1, rate)), ("none", None)):
+        write_video(clips / f"{name}.mp4", 1, sound, rate)
+    done = subprocess.run(
+        [sys.executable, ASKING, folder.parent, clips, tmp_path / "found", "--refuse"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": "", "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    here = runpy.run_path(str(ASKING))["ask"](folder.parent, sorted(map(str, clips.glob("*.mp4"))))
+    found = json.loads((tmp_path / "found").read_text())
+    assert found["answers"] == json.loads(json.dumps(here)) and not found["modules"]
+    (answers,) = here[folder.name].values()
+    said = [{one["answer"]: one["score"] for one in answer} for answer in answers]
+    assert len(said) == 3
+    for number, one in enumerate(said):
+        for other in said[:number]:
+            assert max(abs(one[word] - other[word]) for word in one if word in other) > 1e-5
 
 
 def test_the_auto_classes_and_a_pipeline_without_a_task_find_what_the_folder_holds(elsewhere):

@@ -1,11 +1,10 @@
 """Each objective that compares embeddings: two processes have the loss and the gradients of one, in parts or not."""
 
-import copy
+from functools import partial
 
 import pytest
 import torch
-from torch import multiprocessing
-from torch.nn.parallel import DistributedDataParallel
+from in_processes import compare_with_one
 
 from violet.configuration import named_configuration
 from violet.modeling_violet import VioletForPreTraining
@@ -16,7 +15,6 @@ pytestmark = pytest.mark.proof
 PAIRS = {"vtc": 1.0, "contrast": 0.5, "mil_nce": 1.0, "omnisource": 0.25}
 LONG = {"contrast": 1.0, "temporal_contrast": 0.25}
 ROWS, OF_FIRST = 8, 5  # the processes have other numbers of rows, and of parts
-BOUND = {torch.float32: 1e-5, torch.float64: 1e-10}
 NO_DROPOUT = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"), 0.0)
 
 
@@ -84,14 +82,10 @@ CASES = {
 def build(case: str, dtype: torch.dtype):
     make, batch, weights = CASES[case]
     torch.manual_seed(0)
-    return make().to(dtype).train(), batch(dtype), weights
+    return make().to(dtype).train(), batch(dtype), partial(step, weights)
 
 
-def gradients(model) -> dict[str, torch.Tensor]:
-    return {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
-
-
-def step(model, plain, batch, weights, size: int | None) -> torch.Tensor:
+def step(weights, model, plain, batch, size: int | None) -> torch.Tensor:
     """The loss of one process's rows among all; the gradients are added, of all processes alike."""
     if size is None:
         loss = model(**batch, objectives=weights).loss
@@ -118,36 +112,5 @@ def step(model, plain, batch, weights, size: int | None) -> torch.Tensor:
     )
 
 
-def run_process(rank: int, folder: str, names: list[str]) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
-    found = {}
-    for case in names:
-        for dtype in BOUND:
-            for size in (None, 2):
-                plain, batch, weights = build(case, dtype)
-                mine = slice(0, OF_FIRST) if rank == 0 else slice(OF_FIRST, None)
-                own = {name: rows[mine] for name, rows in batch.items()}
-                model = DistributedDataParallel(plain, find_unused_parameters=True)
-                loss = step(model, plain, own, weights, size)
-                found[f"{case}/{dtype}/{size}"] = (loss, copy.deepcopy(gradients(plain)))
-    torch.save(found, f"{folder}/found_{rank}.pt")
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-
-
 def test_two_processes_have_the_loss_and_the_gradients_of_one(tmp_path):
-    multiprocessing.spawn(run_process, (str(tmp_path), list(CASES)), nprocs=2)
-    both = [torch.load(tmp_path / f"found_{rank}.pt") for rank in range(2)]
-    for case in CASES:
-        for dtype, bound in BOUND.items():
-            model, batch, weights = build(case, dtype)
-            loss = step(model, model, batch, weights, None)
-            expected = gradients(model)
-            assert loss > 0.5 and len(expected) > 20
-            for size in (None, 2):
-                for found_loss, found in (one[f"{case}/{dtype}/{size}"] for one in both):
-                    torch.testing.assert_close(found_loss, loss, rtol=bound, atol=0)
-                    for name, gradient in expected.items():
-                        difference = (found[name] - gradient).abs().max()
-                        assert difference <= bound * gradient.abs().max() + 1e-3 * bound, (case, dtype, size, name)
+    compare_with_one(tmp_path, build, CASES, OF_FIRST, sizes=(None, 2))

@@ -3,21 +3,28 @@
 import copy
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import Accelerator, DistributedType
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from violet.cli import main
 from violet.configuration import named_configuration
 from violet.data import moving_shapes
-from violet.modeling_violet import VioletForPreTraining
-from violet.processing import VideoTextProcessor, VioletVideoProcessor, train_wordpiece_tokenizer
-from violet.training.arguments import SettingsError
+from violet.data.loading import ClipReader
+from violet.modeling_violet import VioletForPreTraining, VioletForRetrieval
+from violet.processing import VideoDecodeError, VideoTextProcessor, VioletVideoProcessor, train_wordpiece_tokenizer
+from violet.training import building
+from violet.training.arguments import DataArguments, FinetuningArguments, ModelArguments, SettingsError
+from violet.training.building import build_accelerator
 from violet.training.dataset_sources import load_dataset
+from violet.training.finetuning import finetune
 from violet.training.pretraining import Pretraining, pretrain
 from violet.training.recipe import DatasetRecipe, read_recipe
+from violet.training.trainer import VioletTrainer
 
 pytestmark = pytest.mark.usefixtures("separate_runs")
 
@@ -140,6 +147,39 @@ def test_the_middle_frame_is_the_one_in_the_middle(drawn, start, tmp_path):
     assert torch.equal(one["several_ids"], other["several_ids"]), "which texts are drawn is a function of the step"
 
 
+def test_a_video_whose_middle_frame_cannot_be_read_is_left_out_and_counted(drawn, start, tmp_path, monkeypatch):
+    def recipe(output, **changes):
+        changes |= {"objectives": {"omnisource": 1.0, "vtc": 1.0}, "max_steps": 2, "eval_batches": 0}
+        return read_recipe(settings(drawn, start(0.0), tmp_path / output, **changes))
+
+    read_middle, damaged = ClipReader.read_middle, []
+
+    def read(self, video, row=None):
+        if video in damaged:
+            raise VideoDecodeError(f"{video} (row {row}): its middle is damaged")
+        return read_middle(self, video, row)
+
+    run = Pretraining(recipe("whole"))
+    rows = {row["id"]: row for row in run.training.sources[0].rows}
+    whole = next(run.batches(range(1), run.training))
+    damaged.append(rows[whole["ids"][2]]["video"])
+    monkeypatch.setattr(ClipReader, "read_middle", read)
+    with pytest.raises(VideoDecodeError, match="its middle is damaged"):
+        next(run.batches(range(1), run.training))
+    AcceleratorState._reset_state(True)
+    run = Pretraining(recipe("skipped", bad_samples="skip"))
+    batch = next(run.batches(range(1), run.training))
+    kept = [0, 1, 3, 4, 5, 6, 7]
+    assert batch["ids"] == [whole["ids"][number] for number in kept]
+    for name in ("pixel_values_videos", "pixel_values_middle_frames"):
+        assert torch.equal(batch[name], whole[name][kept]), name
+    AcceleratorState._reset_state(True)
+    result = pretrain(recipe("skipped", bad_samples="skip"))
+    assert result.metrics["samples_failed"] == 1
+    (line,) = (tmp_path / "skipped" / "failed_samples.jsonl").read_text().splitlines()
+    assert "its middle is damaged" in line and json.loads(line)["video"] == damaged[0]
+
+
 def test_drawn_videos_of_several_clips(drawn):
     recipe = DatasetRecipe("shapes", "moving_shapes", str(drawn), clips=24, validation_clips=8, clips_per_video=4)
     train, validation = load_dataset(recipe)
@@ -216,6 +256,39 @@ def test_what_cannot_be_computed_in_parts_is_refused(drawn, start, tmp_path, cap
     assert "this model's fusion scores each pair of a video and a text" in capsys.readouterr().err
     assert main([*options, "--task=captioning", f"--output_dir={tmp_path / 'other'}"]) == 2
     assert "serves --task retrieval, not captioning" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("run.json")), "the same folder takes the right settings"
+
+
+@pytest.mark.parametrize("kind", ["FSDP", "DeepSpeed"])
+def test_parts_of_sharded_weights_are_refused_by_name_before_a_run_begins(drawn, tmp_path, monkeypatch, kind):
+    table = write_table(drawn, tmp_path / "table.jsonl")
+    training = FinetuningArguments(
+        output_dir=str(tmp_path / "run"), grad_cache_chunk_size=2, max_steps=1, eval_strategy="no", report_to="none"
+    )
+    if kind == "FSDP":
+        monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # as `accelerate launch` says it
+    else:
+        training.deepspeed_plugin = object()
+    arguments = ModelArguments(model="clip-vip-tiny", from_scratch=True)
+    with pytest.raises(SettingsError, match=f"--grad_cache_chunk_size: weights that {kind} shards over processes"):
+        finetune(arguments, DataArguments(task="retrieval", train_file=str(table)), training)
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_pretraining_in_parts_of_sharded_weights_is_refused_by_name(drawn, start, tmp_path, monkeypatch):
+    recipe = settings(drawn, start(0.0), tmp_path / "run", objectives={"vtc": 1.0}, grad_cache_chunk_size=4)
+    accelerator = SimpleNamespace(num_processes=1, state=None, distributed_type=DistributedType.DEEPSPEED)
+    monkeypatch.setattr(building, "Accelerator", lambda **options: accelerator)
+    with pytest.raises(SettingsError, match="`grad_cache_chunk_size`: weights that DeepSpeed shards over processes"):
+        build_accelerator(read_recipe(recipe))
+
+
+def test_a_trainer_refuses_parts_of_sharded_weights(tmp_path, monkeypatch):
+    model = VioletForRetrieval(named_configuration("clip-vip-tiny"))
+    arguments = FinetuningArguments(output_dir=str(tmp_path), report_to="none")
+    monkeypatch.setattr(Accelerator, "distributed_type", property(lambda self: DistributedType.DEEPSPEED))
+    with pytest.raises(SettingsError, match="`grad_cache_chunk_size`: weights that DeepSpeed shards"):
+        VioletTrainer(model=model, args=arguments, grad_cache_chunk_size=2)
 
 
 @pytest.mark.parametrize(

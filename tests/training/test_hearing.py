@@ -8,21 +8,25 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from transformers import pipeline
+from safetensors.torch import load_file
+from transformers import TrainerCallback, pipeline
 
 import violet
 from tests.helpers.sounding_files import tone, write_video
 from violet import QuestionCollator, VideoTextProcessor, VioletVideoProcessor, named_configuration
 from violet.commands.prediction import Clips, PredictArguments, predict
+from violet.core.clip_inputs import take_clip_inputs
 from violet.data import TableError, moving_shapes
 from violet.data.loading import ClipReader, FailedSample, FailedSamples, LackingSound, lacking_sound
-from violet.evaluation.galleries import encode_gallery
+from violet.evaluation.galleries import StoredGallery, encode_gallery
+from violet.evaluation.searching import score_all, score_pairs
 from violet.modeling_violet.encoders import find_encoder
 from violet.processing import VideoDecodeError, train_wordpiece_tokenizer
 from violet.processing.joined_clips import join_clips
 from violet.processing.sound import decode_with_sound, no_sound
-from violet.training.arguments import SettingsError
+from violet.training.arguments import DataArguments, FinetuningArguments, ModelArguments, SettingsError
 from violet.training.dataset_sources import load_dataset
+from violet.training.finetuning import finetune
 from violet.training.hearing import prepare_hearing
 from violet.training.masking import Masking
 from violet.training.mixture import MixtureSchedule
@@ -242,6 +246,69 @@ def test_galleries_hear(hearing, files, monkeypatch, tmp_path):
     np.testing.assert_array_equal(heard[1]["values"][0], sound_of(files["high"]))
     encode_gallery(search.model, search.processor, [files["low"], files["none"]], tmp_path / "gallery")
     assert heard[2]["mask"].sum(1).tolist() == [COUNT, 0]
+
+
+def test_a_stored_gallery_that_was_heard_gives_the_models_scores(hearing, files, tmp_path):
+    videos = [files[name] for name in ("low", "none", "high", "short")]
+    search = pipeline("video-text-retrieval", model=str(hearing["VioletForRetrieval"]))
+    model, processor = search.model, search.processor
+    encode_gallery(model, processor, videos, tmp_path / "gallery", videos_per_part=3)
+    stored = StoredGallery(tmp_path / "gallery", model, processor)
+    texts = dict(processor(text=["the low tone", "what makes the disc"]))
+    inputs = take_clip_inputs(dict(processor(videos=videos)))
+    with torch.no_grad():
+        tokens = model.violet.encode_videos(**inputs)
+        expected = model(**texts, **inputs).logits
+        unheard = model(**texts, pixel_values_videos=inputs["pixel_values_videos"]).logits
+    assert (expected - unheard)[:, [0, 2, 3]].abs().min() > 1e-3
+    torch.testing.assert_close(score_all(model, stored, **texts), expected, atol=1e-4, rtol=1e-4)
+    chosen = torch.tensor([3, 0, 1, 0])
+    found = stored.select(chosen)
+    torch.testing.assert_close(found.audio.tokens, tokens.audio.tokens[chosen], atol=1e-5, rtol=1e-4)
+    assert torch.equal(found.audio.mask, tokens.audio.mask[chosen]) and not found.audio.mask[2].any()
+    candidates = torch.tensor([[2, 1], [3, 0]])
+    scores = score_pairs(model, stored, **texts, candidates=candidates)
+    torch.testing.assert_close(scores, expected.gather(1, candidates), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.proof
+def test_a_run_that_hears_goes_on_to_the_same_weights(hearing, files, tmp_path):
+    """Stopped behind its checkpoint; with dropout, and a bad and a silent video among the rows."""
+    names = ["low", "high", "none", "short", "bad", "low", "high", "short"]
+    answers = ["disc", "cross"] * 4
+    rows = [
+        {"video": files[name], "question": "what makes the tone", "answer": answer}
+        for name, answer in zip(names, answers, strict=True)
+    ]
+    table = tmp_path / "table.jsonl"
+    table.write_text("\n".join(map(json.dumps, rows)))
+    start = ModelArguments(model=str(hearing["VioletForQuestionAnswering"]))
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 3:
+                raise KeyboardInterrupt
+
+    def run(output, callbacks=()):
+        training = FinetuningArguments(
+            output_dir=str(tmp_path / output), max_steps=5, per_device_train_batch_size=3, save_strategy="steps",
+            save_steps=2, learning_rate=1e-3, dataloader_num_workers=0, report_to="none", disable_tqdm=True,
+        )  # fmt: skip
+        data = DataArguments(task="open-ended", train_file=str(table), bad_samples="skip", allow_unknown_words=True)
+        return finetune(start, data, training, callbacks=callbacks)
+
+    whole = run("whole")
+    with pytest.raises(KeyboardInterrupt):
+        run("stopped", [Stop()])
+    assert [folder.name for folder in (tmp_path / "stopped").glob("checkpoint-*")] == ["checkpoint-2"]
+    resumed = run("stopped")
+    assert resumed.metrics == whole.metrics and whole.metrics["samples_without_sound"] == 1
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "stopped"))
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+    before = load_file(hearing["VioletForQuestionAnswering"] / "model.safetensors")
+    heard = [name for name in one if ".audio_encoder." in name]
+    assert len(heard) > 10 and any(not torch.equal(one[name], before[name]) for name in heard)
 
 
 def test_violet_predict_hears(hearing, files, monkeypatch, capsys):

@@ -62,6 +62,7 @@ class Samples:
         stored_targets: MVM targets computed beforehand, by target.
         planned: names of all rows of the step, those left out included, with their captions.
         kept: the places of `rows` among them.
+        beside: for each row what was read of its video beside the clip, by objective, see `READINGS`.
     """
 
     settings: BatchSettings
@@ -78,6 +79,7 @@ class Samples:
     stored_targets: Mapping[str, StoredTargets]
     planned: Sequence[tuple[str, str]]
     kept: Sequence[int]
+    beside: Sequence[Mapping[str, Any]]
 
     def generators(self, purpose: str = "") -> list[torch.Generator]:
         """
@@ -125,8 +127,30 @@ ROW_CHECKS: Registry[Callable[[Mapping[str, Any], Any], None]] = Registry(
 """
 Before a run starts: (row, the objective's options) -> a `ValueError`, naming the column, if the row does not serve it.
 """
+READINGS: Registry[Callable[[ClipReader, Mapping[str, Any]], Any]] = Registry(
+    "reading of videos", __package__, {"omnisource": "prepare_omnisource:read_middle_frame"}
+)
+"""
+(reader, row) -> what an objective needs of the row's video beside its clip, for its preparation in `Samples.beside`.
+If it cannot be read, the row is treated as one whose clip cannot be.
+"""
 ALWAYS = ("mlm", "vtm", "vtc", "mvm")
 """What every batch holds, whatever its step trains; the others are prepared in the steps that name their objective."""
+
+
+def kinds_of(plan: StepPlan) -> list[str]:
+    """The names, in the tables above, of a step's objectives."""
+    return list(dict.fromkeys(kind_of(name) or name for name in plan.objectives))
+
+
+def read_beside(reader: ClipReader, row: Mapping[str, Any], plan: StepPlan) -> dict[str, Any]:
+    """
+    What the step's objectives need of a row's video beside its clip, by objective.
+
+    Raises:
+        VideoDecodeError, TableError: if it cannot be read.
+    """
+    return {kind: READINGS.find(kind)(reader, row) for kind in kinds_of(plan) if kind in READINGS}
 
 
 def prepare(samples: Samples, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,10 +163,9 @@ def prepare(samples: Samples, options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: if two preparations give the same entry.
     """
-    kinds = (kind_of(name) or name for name in samples.plan.objectives)
     prepared: dict[str, Any] = {}
     done: list[tuple[Preparation, Any]] = []
-    for name in dict.fromkeys([*ALWAYS, *(kind for kind in kinds if kind in PREPARATIONS)]):
+    for name in dict.fromkeys([*ALWAYS, *(kind for kind in kinds_of(samples.plan) if kind in PREPARATIONS)]):
         preparation = PREPARATIONS.find(name), options.get(name)
         if preparation in done:  # two objectives may read the same
             continue

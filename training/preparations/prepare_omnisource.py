@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
+from ...data.loading import ClipReader
 from ..collating import RAW_PIXELS
 from .preparation import Samples
 
@@ -22,18 +24,25 @@ def check_frame_caption(row: Mapping[str, Any], options: Any) -> None:
         )
 
 
+def read_middle_frame(reader: ClipReader, row: Mapping[str, Any]) -> np.ndarray:
+    """
+    A clip of one frame, (1, height, width, 3).
+
+    Raises:
+        VideoDecodeError, TableError: if the video's middle frame cannot be read.
+    """
+    return reader.read_middle(row["video"], row.get("row")).frames
+
+
 def prepare_middle_frames(samples: Samples, options: Any) -> dict[str, Any]:
     """
     `pixel_values_middle_frames` (batch, 1, 3, height, width), uint8; `frame_caption_ids` and
     `frame_caption_attention_mask` (batch, X).
-
-    Raises:
-        VideoDecodeError, TableError: if a video's middle frame cannot be read.
     """
     for row in samples.rows:
         check_frame_caption(row, options)
     settings, clip = samples.settings, samples.plan.clip
-    frames = [settings.reader.read_middle(row["video"], row.get("row")).frames for row in samples.rows]
+    frames = [one["omnisource"] for one in samples.beside]
     draws = [int(torch.randint(2**31, (), generator=one)) for one in samples.generators("omnisource")]
     size = {"height": clip.height, "width": clip.width}
     own = {"do_sample_frames": False, "size": size, "draws": draws, "sound": False, **RAW_PIXELS}
