@@ -41,7 +41,7 @@ class VioletPoolerHead(nn.Sequential):
             nn.Dropout(config.classifier_dropout),
             nn.Linear(width, num_classes),
         )
-        self.clip_pooling = getattr(config.fusion_model_config, "clip_pooling", None)
+        self.clip_pooling: str = getattr(config.fusion_model_config, "clip_pooling", "mean")  # read with clips only
 
     def read_clips(self, states: torch.Tensor) -> torch.Tensor:
         """(texts, clips, width) -> (texts, classes)"""
