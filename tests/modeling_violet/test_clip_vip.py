@@ -1,5 +1,6 @@
 """CLIP-ViP's vision tower: the original's outputs, and what its attention must and must not see."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,13 @@ import pytest
 import torch
 from clip_vip_reference import SEED, VISION, ClipVipReference, drawn
 from torch import nn
-from transformers import AutoConfig, AutoModel, CLIPVisionConfig, CLIPVisionModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    get_cosine_schedule_with_warmup,
+)
 
 from violet.core.upstream import checkpoint_activations
 from violet.evaluation.retrieval import retrieval_metrics
@@ -352,3 +359,24 @@ def test_recalls_and_ranks_plain_and_by_dual_softmax(shared_folder, case, way):
     if case != "tied":
         np.testing.assert_allclose(measured(scores, way), archive[f"metrics_original/{case}/{way}"], atol=1e-12)
         np.testing.assert_allclose(measured(by_both, way), archive[f"metrics_original/{case}/dsl_{way}"], atol=1e-12)
+
+
+@pytest.mark.shared
+def test_the_recipe_s_optimizer_and_rates_are_near_the_originals(shared_folder):
+    """It is torch's AdamW and transformers' cosine; theirs decays after the step, and falls at once."""
+    archive = np.load(shared_folder / "goldens" / "clip_vip_public.npz")
+    draws = [np.random.default_rng(SEED + 60 + number).standard_normal((3, 4)) for number in range(6)]
+    weights = nn.Parameter(torch.from_numpy(draws[0].copy()))
+    optimizer = torch.optim.AdamW([weights], lr=0.01, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.2)
+    for gradient in draws[1:]:
+        weights.grad = torch.from_numpy(gradient)
+        optimizer.step()
+    expected = archive["adamw_after_5_steps"]
+    assert np.abs(expected - draws[0]).max() > 0.04  # what the steps moved
+    np.testing.assert_allclose(weights.detach(), expected, atol=1e-4)
+    for total in (50, 1000, 7031):
+        rates = get_cosine_schedule_with_warmup(optimizer, math.ceil(0.01 * total), total).lr_lambdas[0]
+        steps, theirs = archive[f"lr_cosine/{total}"].T
+        within = steps <= total
+        ours = [1e-6 * rates(int(step)) for step in steps[within]]
+        np.testing.assert_allclose(ours, theirs[within], atol=0.02e-6)  # of a peak of 1e-6
