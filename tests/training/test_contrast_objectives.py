@@ -104,7 +104,7 @@ def test_a_step_in_parts_is_the_step_of_the_whole_batch(drawn, start, tmp_path):
         assert (one[name] - gradient).abs().max() <= 1e-5 * gradient.abs().max() + 1e-8, name
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_a_run_in_parts_goes_on_to_the_same_weights(drawn, start, tmp_path, monkeypatch):
     """With dropout: what is drawn twice must count once."""
     model = start(dropout=0.2)

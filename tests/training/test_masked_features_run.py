@@ -112,6 +112,7 @@ def test_a_run_logs_loss_spread_and_flow(run, start):
         assert (before[name] - after[name]).abs().max() > 1e-4, name
 
 
+@pytest.mark.proof
 def test_a_resumed_run_ends_in_the_same_weights_and_the_log_changes_none(run, drawn, start, tmp_path):
     again = tmp_path / "run"
     pretrain(read_recipe(settings(drawn, start, again)))
@@ -233,6 +234,7 @@ def test_a_target_without_a_teacher_takes_and_stores_none(drawn, start, tmp_path
         prepare_targets(recipe, "mfr", tmp_path / "stored")
 
 
+@pytest.mark.proof
 def test_fine_tuning_logs_the_flow(rows, drawn, tmp_path, capsys):
     table = tmp_path / "pairs.csv"
     rows["pretrain"].select_columns(["video", "caption"]).to_csv(table)
