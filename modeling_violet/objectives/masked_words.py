@@ -1,27 +1,20 @@
 """Masked words: beside the video under the bidirectional rule (`mlm`), and written left to right (`smtm`)."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import nn
 
-from ...configuration.configuration_violet import VioletConfig
 from ..losses import masked_accuracy, masked_cross_entropy
-from .objective import Objective, Outcome
+from .objective import FusedObjective, Outcome
 from .passes import Passes
 
 
-class MaskedWords(Objective):
+class MaskedWords(FusedObjective):
     """Predicts the masked words of a video's own text from the words on both sides."""
 
-    requirement = "a fusion (`fusion_model_config`)"
     needs = ("labels",)
-
-    @classmethod
-    def of(cls, name: str, config: VioletConfig) -> Iterator[Self]:
-        if config.has_fusion:
-            yield cls(name, config)
 
     def trained(self, model: Any) -> Iterator[nn.Parameter]:
         return model.mlm_head.parameters()

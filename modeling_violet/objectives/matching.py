@@ -1,28 +1,21 @@
 """Video-text matching (`vtm`): a video's own text against other texts, each fused with the video."""
 
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import nn
 
-from ...configuration.configuration_violet import VioletConfig
 from ..losses import IGNORE_INDEX, masked_accuracy, masked_cross_entropy
-from .objective import Objective, Outcome
+from .objective import FusedObjective, Outcome
 from .passes import Passes
 
 
-class Matching(Objective):
+class Matching(FusedObjective):
     """A choice among texts by the match head's score, divided by the configuration's `match_temperature`."""
 
-    requirement = "a fusion (`fusion_model_config`)"
     needs = ("negative_index",)
     takes = ("num_hard_negatives",)
-
-    @classmethod
-    def of(cls, name: str, config: VioletConfig) -> Iterator[Self]:
-        if config.has_fusion:
-            yield cls(name, config)
 
     def trained(self, model: Any) -> Iterator[nn.Parameter]:
         return model.match_head.parameters()

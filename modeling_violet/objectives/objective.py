@@ -173,6 +173,17 @@ class EmbeddingObjective(Objective):
         return self.compare(self.embed(passes), passes)
 
 
+class FusedObjective(Objective):
+    """An objective that reads the fusion's states: a model without a fusion does not have it."""
+
+    requirement = "a fusion (`fusion_model_config`)"
+
+    @classmethod
+    def of(cls, name: str, config: VioletConfig) -> Iterator[Self]:
+        if config.has_fusion:
+            yield cls(name, config)
+
+
 BUILT_IN = ("vtc", "vtm", "mlm", "mvm", "smtm")
 """Those that need no entry in the configuration's `objectives`, in the order in which their losses are computed."""
 OBJECTIVES: Registry[type[Objective]] = Registry(

@@ -5,14 +5,13 @@ another video.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import nn
 
-from ...configuration.configuration_violet import VioletConfig
 from ..losses import IGNORE_INDEX, masked_accuracy, masked_cross_entropy
-from .objective import Objective, Outcome
+from .objective import FusedObjective, Outcome
 from .passes import Passes
 
 ROLLED = "rolled_video_index", "rolled_match"
@@ -42,7 +41,7 @@ def matching_loss(scores: torch.Tensor, match: torch.Tensor) -> torch.Tensor:
     return nn.functional.binary_cross_entropy_with_logits(scores.float(), match.float())
 
 
-class RolledMatching(Objective):
+class RolledMatching(FusedObjective):
     """
     Whether a text's video is its own, by the match head's score, without a temperature.
 
@@ -50,13 +49,7 @@ class RolledMatching(Objective):
     that processes that share a step see what one would: LF-VILA's group is the whole batch of a GPU.
     """
 
-    requirement = "a fusion (`fusion_model_config`)"
     needs: tuple[str, ...] = ROLLED
-
-    @classmethod
-    def of(cls, name: str, config: VioletConfig) -> Iterator[Self]:
-        if config.has_fusion:
-            yield cls(name, config)
 
     def trained(self, model: Any) -> Iterator[nn.Parameter]:
         return model.match_head.parameters()
