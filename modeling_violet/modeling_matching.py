@@ -286,8 +286,7 @@ class VioletForRetrieval(VioletPreTrainedModel):
 
     def shared(self) -> list[nn.Parameter]:
         """The parameters that `compare_embeddings` itself reads."""
-        scale = None if self.violet.projection is None else self.violet.projection.logit_scale
-        return [scale] if isinstance(scale, nn.Parameter) and scale.requires_grad else []
+        return [] if self.violet.projection is None else self.violet.projection.trained_scale()
 
     def _is_shared(self) -> bool:
         """Whether several processes train together: each then sees the videos of all."""

@@ -226,8 +226,8 @@ class VioletForPreTraining(VioletPreTrainedModel):
 
     def shared(self, named: Iterable[Objective]) -> list[nn.Parameter]:
         """The parameters that these objectives' `compare` itself reads."""
-        found = {id(one): one for objective in named for one in getattr(objective, "shared", lambda model: [])(self)}
-        return list(found.values())
+        compared = (objective for objective in named if isinstance(objective, EmbeddingObjective))
+        return list({id(one): one for objective in compared for one in objective.shared(self)}.values())
 
     def compare_embeddings(
         self, embeddings: Mapping[str, torch.Tensor], objectives: Mapping[str, float], **inputs: torch.Tensor

@@ -82,6 +82,11 @@ class VioletProjection(nn.Module):
         """(1,), the inverse temperature: what inner products are multiplied by."""
         return at_least_float32(self.logit_scale).exp().clamp(max=self.largest_scale)
 
+    def trained_scale(self) -> list[nn.Parameter]:
+        """`logit_scale`, if it is learned."""
+        scale = self.logit_scale
+        return [scale] if isinstance(scale, nn.Parameter) and scale.requires_grad else []
+
     @staticmethod
     def initial_logit_scale() -> float:
         """Logarithm of the inverse of CLIP's initial temperature, 0.07."""

@@ -33,7 +33,7 @@ class CaptionedVideos:
             true of the video. Contrast then tells the video apart from it too.
         num_frames: frames taken of each video; an image is one frame.
         weight: its share of the steps, against the other data sets'.
-        stored_targets: MVM targets computed beforehand, by target.
+        stored_targets: MVM targets computed in advance, by target.
     """
 
     name: str

@@ -50,7 +50,7 @@ class DatasetRecipe:
         video_folder: where a table's relative paths start; by default the table's own folder.
         num_frames: frames taken of each video; 1 for images; by default as many as the processor says.
         weight: its share of the steps; by default its number of rows.
-        targets: targets computed beforehand, of MVM or of an objective with a teacher: folders of `violet prepare
+        targets: targets computed in advance, of MVM or of an objective with a teacher: folders of `violet prepare
             targets`, or the original's `.pkl` of tokens.
     """
 

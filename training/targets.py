@@ -1,4 +1,4 @@
-"""Targets computed beforehand: written once by `violet prepare targets`, read by every later run."""
+"""Targets computed in advance: written once by `violet prepare targets`, read by every later run."""
 
 import json
 import os

@@ -166,8 +166,7 @@ class EmbeddingObjective(Objective):
 
     def shared(self, model: Any) -> Iterable[nn.Parameter]:
         """The parameters that `compare` itself reads: the temperature."""
-        scale = model.violet.projection.logit_scale
-        return [scale] if isinstance(scale, nn.Parameter) and scale.requires_grad else []
+        return model.violet.projection.trained_scale()
 
     def loss(self, passes: Passes) -> Outcome:
         return self.compare(self.embed(passes), passes)

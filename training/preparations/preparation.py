@@ -59,7 +59,7 @@ class Samples:
         input_ids, attention_mask: (batch, X), the captions, with no word masked.
         frame_indices: the numbers of the frames taken of each video.
         grid: (frames, rows, columns) of the patches.
-        stored_targets: MVM targets computed beforehand, by target.
+        stored_targets: MVM targets computed in advance, by target.
         planned: names of all rows of the step, those left out included, with their captions.
         kept: the places of `rows` among them.
         beside: for each row what was read of its video beside the clip, by objective, see `READINGS`.

@@ -1,4 +1,4 @@
-"""MVM targets that were computed beforehand; those of the others are asked of their teachers, beside the model."""
+"""MVM targets that were computed in advance; those of the others are asked of their teachers, beside the model."""
 
 from typing import Any
 
