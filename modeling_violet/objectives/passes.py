@@ -99,8 +99,9 @@ class Passes:
     @once
     def text(self) -> Tokens:
         """The unmasked captions, encoded before they meet their videos."""
-        if len(self.words) != len(self.video):
-            raise ValueError(f"There are {len(self.words)} texts for {len(self.video)} videos: one each is needed.")
+        num_videos = len(next(iter(self.pixels.values())))  # not `video`: an objective may never need it encoded
+        if len(self.words) != num_videos:
+            raise ValueError(f"There are {len(self.words)} texts for {num_videos} videos: one each is needed.")
         return self.violet.encode_texts(self.words, self.attention_mask)
 
     @once

@@ -549,6 +549,20 @@ def test_the_objective_learns_from_sounds_and_words_and_drops_tokens_in_training
         assert torch.equal(loss(vatt_draws=draws), loss())
 
 
+def test_what_is_dropped_is_never_computed():
+    model, lengths = pretraining_model().train(), []
+    layer = model.violet.vision_model.backbone
+    layer.register_forward_pre_hook(
+        lambda _, args, kwargs: lengths.append(
+            next(one for one in (*args, *kwargs.values()) if torch.is_tensor(one)).shape[1]
+        ),
+        with_kwargs=True,
+    )
+    model(**heard_batch(), objectives={"vatt": 1.0}, vatt_draws=torch.tensor([1, 2, 3]))
+    whole = torch.Size(model.violet.vision_encoder.grid(4, 32, 32)).numel() + 1
+    assert lengths and max(lengths) < whole
+
+
 def test_the_text_of_a_row_without_words_has_no_gradient_and_its_video_has():
     sets = {name: torch.randn(4, 8, requires_grad=True) for name in ("beside_sounds", "beside_texts")}
     sets |= {name: torch.randn(4, 1, 8, requires_grad=True) for name in ("sounds", "texts")}
