@@ -89,37 +89,59 @@ def trained_teacher(pixels: torch.Tensor, answers: torch.Tensor, steps: int, see
 def aligned(
     teacher: MaskAlignTeacher, pixels: torch.Tensor, steps: int, seed: int, shuffled: bool
 ) -> tuple[MaskAlignVisionModel, float, float]:
-    """The student after that many steps, its mean loss in the last fifty, and that of the best constant."""
+    """The student after that many steps, its mean loss in the last fifty, and that of the best `constant`."""
     torch.manual_seed(seed + 1)
     sizes = {"hidden_size": WIDTH, "num_hidden_layers": BLOCKS, "num_attention_heads": 4}
     student = MaskAlignVisionModel(MaskAlignVisionConfig(**sizes, image_size=SIDE, patch_size=PATCH))
     head = MaskAlignHead(OPTIONS, BLOCKS, WIDTH)
     optimizer = torch.optim.AdamW([*student.parameters(), *head.parameters()], lr=LEARNING_RATE, betas=(0.9, 0.95))
-    losses, constant = [0.0], 0.0
-    for step, (rows, generator) in enumerate(batches(len(pixels), steps, seed + 2)):
-        targets = teacher(pixels[rows].roll(1, 0) if shuffled else pixels[rows], GRID)
-        noise = torch.empty(BATCH, 1, CELLS).exponential_(generator=generator)
-        kept = draw_kept(noise, num_kept(CELLS, OPTIONS.ratio), targets[:, :, 1:, -1])
+    losses = [0.0]
+    for rows, generator in batches(len(pixels), steps, seed + 2):
+        kept, wanted = kept_targets(teacher(pixels[rows], GRID), generator, shuffled)
         blocks = student(pixels[rows], kept=kept, output_hidden_states=True).hidden_states[1:]
-        places = torch.cat([torch.zeros_like(kept[..., :1]), kept + 1], dim=-1).flatten(0, 1)
-        wanted = gather_tokens(targets[..., :-1].flatten(0, 1), places).unflatten(-1, (2, WIDTH)).unbind(-2)
-        wanted = [normalised(one, OPTIONS.target_norm) for one in wanted]
         pairs = list(zip(head(blocks), wanted, strict=True))
         loss = torch.stack([distance(one, other, OPTIONS.loss) for one, other in pairs]).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-        if step == steps - 1:
-            # of [CLS] and of the patches a constant each: the mean of the batch
-            means = [torch.cat([one[:, :1].mean(0, True), one[:, 1:].mean((0, 1), True)], 1) for one in wanted]
-            best = [torch.cat([one[:, :1], one[:, 1:].expand(-1, places.shape[1] - 1, -1)], 1) for one in means]
-            of_constant = [
-                distance(one.expand_as(other), other, OPTIONS.loss) for one, other in zip(best, wanted, strict=True)
-            ]
-            constant = torch.stack(of_constant).mean().item()
     last = losses[-50:]
-    return student.eval(), sum(last) / len(last), constant
+    return student.eval(), sum(last) / len(last), constant(teacher, pixels)
+
+
+def kept_targets(
+    states: torch.Tensor, generator: torch.Generator, shuffled: bool
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """
+    The places that a picture keeps, (batch, 1, K), and the teacher's states there at each level, (batch, 1 + K, width):
+    its own, or those of another picture. It is kept where its own importance is, which tells nothing of the other.
+    """
+    noise = torch.empty(len(states), 1, CELLS).exponential_(generator=generator)
+    kept = draw_kept(noise, num_kept(CELLS, OPTIONS.ratio), states[:, :, 1:, -1])
+    places = torch.cat([torch.zeros_like(kept[..., :1]), kept + 1], dim=-1).flatten(0, 1)
+    told = (states.roll(1, 0) if shuffled else states)[..., :-1].flatten(0, 1)
+    levels = gather_tokens(told, places).unflatten(-1, (2, WIDTH)).unbind(-2)
+    return kept, [normalised(one, OPTIONS.target_norm) for one in levels]
+
+
+@torch.no_grad()
+def constant(teacher: MaskAlignTeacher, pixels: torch.Tensor) -> float:
+    """
+    The loss of the best answer that knows a kept token's place and not the picture. Of smooth L1 that is the mean over
+    pictures in which what lies further off than 1 counts less (Huber's estimate of location).
+    """
+    states = torch.cat([teacher(part, GRID) for part in pixels[:1024].split(128)])
+    kept, wanted = kept_targets(states, torch.Generator().manual_seed(0), shuffled=True)
+    places = torch.cat([torch.zeros_like(kept[..., :1]), kept + 1], dim=-1).flatten(0, 1)
+    found = []
+    for level, other in enumerate(wanted):
+        of_all = normalised(states[:, 0, :, :-1].unflatten(-1, (2, WIDTH))[..., level, :], OPTIONS.target_norm)
+        centre = of_all.mean(0)
+        for _ in range(10):
+            weights = 1 / (of_all - centre).abs().clamp(min=1)
+            centre = (weights * of_all).sum(0) / weights.sum(0)
+        found.append(distance(gather_tokens(centre.expand_as(of_all), places), other, OPTIONS.loss))
+    return torch.stack(found).mean().item()
 
 
 @torch.no_grad()
