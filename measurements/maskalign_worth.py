@@ -113,7 +113,7 @@ def kept_targets(
     states: torch.Tensor, generator: torch.Generator, shuffled: bool
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """
-    The places that a picture keeps, (batch, 1, K), and the teacher's states there at each level, (batch, 1 + K, width),
+    The places that a picture keeps, (batch, 1, K), and the teacher's states there, (batch, 1 + K, width) a level,
     its own or those of another picture. Places are drawn by its own importance, which tells nothing of the other.
     """
     noise = torch.empty(len(states), 1, CELLS).exponential_(generator=generator)
