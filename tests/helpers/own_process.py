@@ -33,6 +33,7 @@ def of_server() -> Any:
         modules, before = tempfile.mkdtemp(prefix="modules-"), dict(os.environ)
         atexit.register(shutil.rmtree, modules, ignore_errors=True)
         os.environ |= {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": modules, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # else asking for a GPU keeps forked processes from using it
         context.set_forkserver_preload(LIBRARIES)
         forkserver.ensure_running()
         os.environ.clear()
