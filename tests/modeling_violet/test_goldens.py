@@ -251,7 +251,7 @@ def test_v1_pre_training_heads_by_the_command_line(v1, tmp_path):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
+@pytest.mark.parametrize("kernel", ["sdpa", pytest.param("eager", marks=pytest.mark.proof)])
 def test_v2_both_attention_rules(v2, kernel):
     model = v2.model(VioletForMaskedLM)
     model.set_attn_implementation(kernel)
