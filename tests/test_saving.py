@@ -3,11 +3,10 @@
 import json
 import os
 import stat
-import subprocess
-import sys
 
 import pytest
 import torch
+from own_process import run_python
 from transformers import AutoProcessor
 
 from violet import VideoTextProcessor, VioletForQuestionAnswering, VioletVideoProcessor, named_configuration
@@ -102,12 +101,7 @@ def test_a_process_killed_at_any_step_of_a_save_leaves_one_whole_checkpoint(vers
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "notes.txt").write_text("kept")
-    done = subprocess.run(
-        [sys.executable, "-c", KILLING, str(folder), __file__, json.dumps(versions)],
-        env={**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
-        capture_output=True,
-        text=True,
-    )
+    done = run_python("-c", KILLING, folder, __file__, json.dumps(versions))
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout)
     assert len(found) == len(versions)

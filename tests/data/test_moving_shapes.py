@@ -311,7 +311,8 @@ def pairs_of(index: int) -> list[tuple[str, str]]:
 
 def test_each_split_has_its_share_of_each_kind():
     for split, shares in KINDS.items():
-        plans = [plan_clip(0, split, index) for index in range(1000)]
+        number = 1000 if len(shares) > 1 else 100  # of one kind each is of that kind
+        plans = [plan_clip(0, split, index) for index in range(number)]
         found = Counter(
             "single" if len(plan) == 1 else "together" if plan[0].frames == plan[1].frames else "sequence"
             for plan in plans
@@ -420,7 +421,7 @@ def test_of_two_shapes_together_each_is_still_in_one_half_and_the_first_mover_is
 
 @pytest.mark.parametrize("num_frames", [4, 5, 8, 32])
 def test_two_shapes_together_never_touch(num_frames):
-    for index in range(60):
+    for index in range(min(60, 480 // num_frames)):
         first, last = plan_clip(1, "test_together", index, num_frames)
         assert not (around(first, 128, GAP / 4) & around(last, 128, GAP / 4)).any()
         assert (np.hypot(first.x - last.x, first.y - last.y) > first.radius + last.radius).all()

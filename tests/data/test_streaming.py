@@ -1,6 +1,7 @@
 """Streams of shards: each clip once, in an order that nothing but seed and epoch decides, and that resumes exactly."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from torch.utils.data import DataLoader
@@ -99,9 +100,16 @@ def test_a_clip_comes_decodable_with_its_rows(shards, tmp_path, picture):
     assert len({row["draw"] for row in batch}) == 3
 
 
-def test_what_cannot_be_streamed_is_refused(shards, tmp_path):
+@pytest.mark.parametrize("in_workers", [False, pytest.param(True, marks=pytest.mark.proof)])
+def test_workers_that_cannot_share_the_lanes_are_refused(shards, in_workers, monkeypatch):
+    """A proof: in real ones, which torch waits 5 seconds for, each, when it has heard of the error."""
+    if not in_workers:
+        monkeypatch.setattr("torch.utils.data.get_worker_info", lambda: SimpleNamespace(id=1, num_workers=3))
     with pytest.raises(ValueError, match="3 workers cannot share 4 lanes"):
-        ids(ShardStream(shards, 4), workers=3)
+        ids(ShardStream(shards, 4), workers=3 if in_workers else 0)
+
+
+def test_shards_that_are_not_as_counted_are_refused(shards, tmp_path):
     copy = tmp_path / "set"
     copy.mkdir()
     for path in shards.iterdir():

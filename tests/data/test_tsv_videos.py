@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from own_process import of_server
 from PIL import Image
 
 from violet.data import TableError, TsvVideos, open_video
@@ -123,7 +124,7 @@ def test_files_that_are_none_are_refused(tmp_path):
 def test_a_reader_in_use_can_be_sent_to_a_new_process(tsv, picture):
     videos = TsvVideos(tsv)
     videos.read(0)
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
+    with of_server().Pool(1) as pool:
         assert pool.apply(TsvVideos.read, (videos, "b")) == [picture(30)]
 
 

@@ -1,4 +1,4 @@
-"""Two processes against one: the same rows, unevenly shared, must give the same loss and the same gradients."""
+"""Two processes against one: the same rows, unevenly shared, must give the same loss, gradients and statistics."""
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from own_process import START, of_server
 from torch import multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -23,8 +24,10 @@ def rows_of(batch: Any, rows: slice) -> Any:
     return batch[rows]
 
 
-def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
+def state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The gradients, and the statistics that batch norms keep."""
+    found = {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
+    return found | {name: one for name, one in model.named_buffers() if "running" in name}
 
 
 def run_process(
@@ -34,17 +37,18 @@ def run_process(
     cases: list[str],
     sizes: list[int | None],
     of_first: int,
+    dtypes: list[torch.dtype],
 ) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
     found = {}
     for case in cases:
-        for dtype in BOUND:
+        for dtype in dtypes:
             for size in sizes:
                 plain, batch, step = build(case, dtype)
                 own = rows_of(batch, slice(0, of_first) if rank == 0 else slice(of_first, None))
                 loss = step(DistributedDataParallel(plain, find_unused_parameters=True), plain, own, size)
-                found[case, dtype, size] = loss, copy.deepcopy(gradients(plain))
+                found[case, dtype, size] = loss, copy.deepcopy(state(plain))
     torch.save(found, f"{folder}/found_{rank}.pt")
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
@@ -57,25 +61,31 @@ def compare_with_one(
     of_first: int,
     sizes: Iterable[int | None] = (None,),
     each_loss: bool = True,
+    dtypes: Iterable[torch.dtype] = tuple(BOUND),
+    least: int = 16,
 ) -> None:
     """
-    Asserts that two processes have the loss and the gradients of one, to `BOUND`.
+    Asserts that two processes have the loss, the gradients and the statistics of one, to `BOUND`.
 
     Args:
         build: a function of a module, which the processes import: (case, dtype) -> (model, batch, step).
         of_first: how many rows the first process has.
         sizes: rows of a part; None for no parts.
         each_loss: whether each process has the loss of the whole batch; if not, their mean is it.
+        least: how many gradients and statistics there are at least.
     """
-    cases, sizes = list(cases), list(sizes)
-    multiprocessing.spawn(run_process, (str(folder), build, cases, sizes, of_first), nprocs=2)
+    cases, sizes, dtypes = list(cases), list(sizes), list(dtypes)
+    of_server()
+    given = str(folder), build, cases, sizes, of_first, dtypes
+    multiprocessing.start_processes(run_process, given, nprocs=2, start_method=START)
     both = [torch.load(folder / f"found_{rank}.pt") for rank in range(2)]
     for case in cases:
-        for dtype, bound in BOUND.items():
+        for dtype in dtypes:
+            bound = BOUND[dtype]
             model, batch, step = build(case, dtype)
             loss = step(model, model, batch, None)
-            expected = gradients(model)
-            assert loss > 0.1 and len(expected) > 15, (case, dtype, len(expected))
+            expected = state(model)
+            assert loss > 0.1 and len(expected) >= least, (case, dtype, len(expected))
             for size in sizes:
                 found = [one[case, dtype, size] for one in both]
                 losses = [of_one for of_one, _ in found]

@@ -3,14 +3,13 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from encoder_configs import model_config
 from huggingface_hub import ModelCard
+from own_process import run_python
 
 import violet
 from violet import VideoTextProcessor, VioletVideoProcessor, named_configuration
@@ -239,7 +238,7 @@ def test_the_code_of_every_kind_runs_as_it_stands(of_every_kind, shapes_folder, 
     """In a process of its own, beside a video of that name."""
     shutil.copy(next(shapes_folder.rglob("*.mp4")), tmp_path / "clip.mp4")
     cards = [str(folder / "README.md") for folder in [*of_every_kind, Path(violet.pretrained("violet-tiny"))]]
-    done = subprocess.run([sys.executable, "-c", RUN, *cards], cwd=tmp_path, capture_output=True, text=True)
+    done = run_python("-c", RUN, *cards, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     told = done.stdout.split("CARD ")[1:]
     assert len(told) == len(cards) and all(len(one.splitlines()) > 1 for one in told), "each prints what it found"

@@ -708,8 +708,15 @@ def output_shape(model_class, videos, frames, rows, columns, length):
     }[model_class]
 
 
+OF_EACH_SHAPE = (VioletVisionModel, VioletModel, VioletForMultipleChoice, VioletForPreTraining)
+"""A class for each shape of output: states of a clip, of tokens, scores of texts, and of words."""
+
+
 @torch.no_grad()
-@pytest.mark.parametrize("model_class", CLASSES)
+@pytest.mark.parametrize(
+    "model_class",
+    [name if name in OF_EACH_SHAPE else pytest.param(name, marks=pytest.mark.proof) for name in CLASSES],
+)
 def test_any_number_of_frames_and_any_size_run_in_every_class(model_class):
     model = build(model_class, **PUBLISHED)
     sizes = [(64, 64), (96, 64), (100, 70), (64, 131), (320, 192), (320, 320)]
@@ -1047,8 +1054,15 @@ def test_captions_need_a_projection():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("dtype", "kernel"),
+    [
+        (torch.bfloat16, "sdpa"),
+        (torch.float16, "eager"),
+        pytest.param(torch.bfloat16, "eager", marks=pytest.mark.proof),
+        pytest.param(torch.float16, "sdpa", marks=pytest.mark.proof),
+    ],
+)
 @pytest.mark.parametrize("model_class", CLASSES)
 def test_half_precision_gives_finite_outputs_near_those_of_float32(model_class, dtype, kernel):
     model = build(model_class, **PUBLISHED)
@@ -1129,13 +1143,14 @@ def test_captions_must_be_as_many_as_videos():
 # --- compilers and devices ---
 
 
-WITH_MOST_TO_TRACE = (VioletForPreTraining, VioletForRetrieval)
-EACH_CLASS = [pytest.param(name, marks=() if name in WITH_MOST_TO_TRACE else pytest.mark.proof) for name in CLASSES]
+def each_class(but: type) -> list:
+    """Every class; all but one are proofs. Of the two with most to trace one is compiled and the other exported."""
+    return [pytest.param(name, marks=() if name is but else pytest.mark.proof) for name in CLASSES]
 
 
 @pytest.mark.slow
 @torch.no_grad()
-@pytest.mark.parametrize("model_class", EACH_CLASS)
+@pytest.mark.parametrize("model_class", each_class(VioletForPreTraining))
 def test_the_forward_compiles_into_one_graph(model_class):
     model = build(model_class)
     given = inputs_of(model, attention_mask=torch.tensor([[1] * 6, [1, 1, 1, 1, 0, 0]]))
@@ -1151,7 +1166,7 @@ def test_the_forward_compiles_into_one_graph(model_class):
 
 @pytest.mark.slow
 @torch.no_grad()
-@pytest.mark.parametrize("model_class", EACH_CLASS)
+@pytest.mark.parametrize("model_class", each_class(VioletForRetrieval))
 def test_the_forward_is_exported_as_one_graph(model_class):
     model = build(model_class)
     given = inputs_of(model, attention_mask=torch.tensor([[1] * 6, [1, 1, 1, 1, 0, 0]]))

@@ -5,8 +5,6 @@ and gives the same where neither it nor the package is installed.
 
 import importlib
 import json
-import os
-import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from encoder_configs import FRAMES, SIDE, model_config
+from own_process import run_python
 
 from violet.modeling_violet import ENCODERS, VioletForMaskedLM, VioletForPreTraining, VioletPreTrainedModel
 from violet.modeling_violet.attention import RULES
@@ -383,13 +382,7 @@ def saved(own, tmp_path_factory) -> tuple[Path, dict[str, Any]]:
 @pytest.fixture(scope="module")
 def elsewhere(saved) -> Path:
     """The same folder, with what a process gets from each checkpoint that has neither the package nor the files."""
-    done = subprocess.run(
-        [sys.executable, "-c", ELSEWHERE, saved[0]],
-        cwd=saved[0],
-        env={**os.environ, "PYTHONPATH": "", "HF_MODULES_CACHE": str(saved[0] / "modules"), "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-    )
+    done = run_python("-c", ELSEWHERE, saved[0], cwd=saved[0])
     assert done.returncode == 0, done.stderr[-4000:]
     return saved[0]
 

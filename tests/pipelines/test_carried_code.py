@@ -1,14 +1,13 @@
 """Checkpoints that carry their code, in a process that cannot import the package."""
 
 import json
-import os
 import runpy
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from own_process import run_python
 from sounding_files import tone, write_video
 from transformers import AutoModelForVisualQuestionAnswering, AutoProcessor, pipeline
 from transformers.dynamic_module_utils import get_imports, get_relative_import_files
@@ -87,13 +86,8 @@ def elsewhere(carrying, three, tmp_path_factory) -> dict:
     folder = tmp_path_factory.mktemp("elsewhere")
     truncated = folder / "truncated.mp4"
     truncated.write_bytes(Path(three[0]).read_bytes()[:2000])
-    done = subprocess.run(
-        [sys.executable, "-c", ELSEWHERE, carrying, Path(three[0]).parent, folder / "found", "--refuse", truncated],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": "", "HF_MODULES_CACHE": str(folder / "modules"), "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-    )
+    more = carrying, Path(three[0]).parent, folder / "found", "--refuse", truncated
+    done = run_python("-c", ELSEWHERE, *more, cwd=folder)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((folder / "found").read_text())
 
@@ -121,13 +115,7 @@ def test_a_model_that_hears_answers_the_same_where_the_package_is_not_installed(
     rate = audio["sampling_rate"]
     for name, sound in (("low", tone(300, 1, rate)), ("high", tone(1500, 1, rate)), ("none", None)):
         write_video(clips / f"{name}.mp4", 1, sound, rate)
-    done = subprocess.run(
-        [sys.executable, ASKING, folder.parent, clips, tmp_path / "found", "--refuse"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": "", "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-    )
+    done = run_python(ASKING, folder.parent, clips, tmp_path / "found", "--refuse", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     here = runpy.run_path(str(ASKING))["ask"](folder.parent, sorted(map(str, clips.glob("*.mp4"))))
     found = json.loads((tmp_path / "found").read_text())

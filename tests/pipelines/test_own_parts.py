@@ -2,14 +2,13 @@
 
 import importlib
 import json
-import os
 import runpy
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from own_process import run_python
 from transformers import pipeline
 
 from violet.core.carried_code import add_code
@@ -167,13 +166,7 @@ def test_a_table_of_the_package_is_asked_only_if_its_module_is_carried(saved, tm
 def test_their_pipeline_answers_the_same_where_neither_package_is_installed_and_when_saved_again(carrying, clips):
     here = pipeline("video-colour", model=str(carrying / "first"))(clips[0])
     assert here[0]["palettes"] == ["warm", "mine"]
-    done = subprocess.run(
-        [sys.executable, "-c", ELSEWHERE, carrying, clips[0]],
-        cwd=carrying,
-        env={**os.environ, "PYTHONPATH": "", "HF_MODULES_CACHE": str(carrying / "modules"), "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-    )
+    done = run_python("-c", ELSEWHERE, carrying, clips[0], cwd=carrying)
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads((carrying / "found").read_text()) == [here, here]
 

@@ -3,13 +3,12 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from own_process import OwnProcess
 from PIL import Image
 from transformers import BertConfig, BertForMaskedLM, pipeline
 
@@ -258,11 +257,12 @@ def test_an_adapter_is_asked_what_the_model_around_it_was_trained_for(saved, cli
 
 
 @pytest.mark.slow
-def test_a_reader_that_has_enough_is_no_error(saved, shapes_folder):
+def test_a_reader_that_has_enough_is_no_error(saved, shapes_folder, tmp_path):
     """Lines come as soon as they are known, and `head` may leave after the first one."""
-    command = [sys.executable, "-m", "violet.cli", "predict", "--model", saved["VioletForQuestionAnswering"]]
+    command = ["-m", "violet.cli", "predict", "--model", saved["VioletForQuestionAnswering"]]
     command += ["--video", str(shapes_folder / "train"), "--question", QUESTION, "--batch_size", "1"]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert QUESTION in running.stdout.readline()
-    running.stdout.close()
-    assert running.wait(120) == 1 and running.stderr.read() == ""
+    os.mkfifo(tmp_path / "out")
+    running = OwnProcess(*command, stdout=tmp_path / "out", stderr=tmp_path / "err")
+    with open(tmp_path / "out") as lines:
+        assert QUESTION in lines.readline()
+    assert running.wait(120) == 1 and (tmp_path / "err").read_text() == ""

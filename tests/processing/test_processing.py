@@ -1,11 +1,9 @@
 """Text and clips through one call; nothing is dropped, and the settings survive saving."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
+from own_process import run_python
 from transformers import AutoTokenizer, AutoVideoProcessor, PreTrainedConfig
 
 from violet.processing.processing_violet import VideoTextProcessor, train_wordpiece_tokenizer
@@ -137,5 +135,6 @@ def test_the_same_texts_give_the_same_vocabulary_in_every_process():
         "from violet.processing.processing_violet import train_wordpiece_tokenizer as train\n"
         f"print(sorted(train({TEXTS!r}, 45).get_vocab().items()))"
     )
-    other = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    other = run_python("-c", script)
+    assert other.returncode == 0, other.stderr
     assert other.stdout == f"{sorted(train_wordpiece_tokenizer(TEXTS, 45).get_vocab().items())}\n"

@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from own_process import of_server
 from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional as tvF
@@ -193,10 +194,10 @@ def test_settings_survive_saving(tmp_path, clip):
     torch.testing.assert_close(loaded(clip[0]).pixel_values_videos, saved(clip[0]).pixel_values_videos, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("start", ["fork", "in a new process"])
 def test_workers_give_the_same_pictures(small, clip, start):
-    paths = [clip[0], clip[0]]
-    loader = DataLoader(paths, batch_size=2, collate_fn=small, num_workers=1, multiprocessing_context=start)
+    paths, context = [clip[0], clip[0]], start if start == "fork" else of_server()
+    loader = DataLoader(paths, batch_size=2, collate_fn=small, num_workers=1, multiprocessing_context=context)
     (batch,) = list(loader)
     expected = small(paths).pixel_values_videos
     torch.testing.assert_close(batch["pixel_values_videos"], expected, rtol=0, atol=0)

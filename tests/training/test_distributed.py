@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import pytest
 import torch
 import yaml
 from accelerate.state import AcceleratorState
+from own_process import OwnProcess
 from safetensors.torch import load_file
 from transformers import AutoModelForPreTraining
 
@@ -130,6 +132,31 @@ def launch(recipe: dict, *more: str, sharded: bool = False) -> subprocess.Popen:
     return launch_two(launcher, folder, *program, "pretrain", str(file), *more)
 
 
+def run_two(recipe: dict) -> None:
+    """Two processes pre-train, with the environment that a launcher gives them."""
+    folder = Path(recipe["output_dir"]).parent
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    both = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "CUDA_VISIBLE_DEVICES": ""}
+    said = [folder / f"said_{rank}.txt" for rank in range(2)]
+    started = [
+        OwnProcess(
+            *("-m", "violet.cli", "pretrain", folder / "recipe.yaml"),
+            env=both | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=said[rank],
+        )
+        for rank in range(2)
+    ]
+    try:
+        statuses = [process.wait() for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert statuses == [0, 0], [file.read_text()[-3000:] for file in said]
+
+
 def launch_two(launcher: Path, folder: Path, *program: str) -> subprocess.Popen:
     # `accelerate launch --cpu --num_processes 2` starts one process; the file for GPUs two, which find none.
     command = [
@@ -228,10 +255,16 @@ def assert_same_run(output, expected, initial):
     assert min((value - before[name]).abs().max() for name, value in one.items()) > 1e-4, "all were trained"
 
 
-def test_two_processes_train_as_one_does_on_the_same_rows(one_process, drawn, tmp_path):
+@pytest.mark.parametrize("launched", [False, pytest.param(True, marks=pytest.mark.proof)])
+def test_two_processes_train_as_one_does_on_the_same_rows(launched, one_process, drawn, tmp_path):
+    """A proof: started by `accelerate launch`, as in the other proofs."""
     model, expected = one_process
     output = tmp_path / "run"
-    finish(launch(settings(drawn, model, output, save_steps=3)), output)
+    recipe = settings(drawn, model, output, save_steps=3)
+    if launched:
+        finish(launch(recipe), output)
+    else:
+        run_two(recipe)
     assert_two_processes(output / "checkpoint-3")
     assert_same_run(output, expected, model)
 

@@ -6,9 +6,6 @@ import math
 import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,6 +13,7 @@ import pytest
 import torch
 import yaml
 from accelerate.state import AcceleratorState
+from own_process import OwnProcess
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
@@ -36,7 +34,6 @@ from violet.training.recipe import PretrainingRecipe, read_recipe
 
 pytestmark = pytest.mark.usefixtures("separate_runs")
 
-VIOLET = [sys.executable, "-m", "violet.cli", "pretrain"]
 STEPS = 6
 SMALL = {
     "vision_config": {
@@ -183,26 +180,21 @@ def test_another_seed_gives_other_weights(uninterrupted, drawn, start, tmp_path)
 # --- kill and resume ---
 
 
-def start_process(recipe: Path, *more: str) -> subprocess.Popen:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [*VIOLET, recipe, *more], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+def start_process(recipe: Path, *more: str) -> OwnProcess:
+    return OwnProcess("-m", "violet.cli", "pretrain", recipe, *more, stderr=recipe.with_name("said"))
 
 
-def kill_after(process: subprocess.Popen, checkpoint: Path, delay: float) -> str:
-    """Kills it some time after that checkpoint is whole; what it had said."""
+def kill_after(process: OwnProcess, checkpoint: Path, delay: float) -> None:
+    """Kills it some time after that checkpoint is whole."""
     try:
         deadline = time.monotonic() + 120
         while not (checkpoint / "manifest.json").exists():
-            assert process.poll() is None, process.communicate()[1]
+            assert process.poll() is None, (checkpoint.parents[1] / "said").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.005)
         time.sleep(delay)
     finally:
-        process.send_signal(signal.SIGKILL)
-        said = process.communicate()[1]
-    return said
+        process.kill()
 
 
 @pytest.mark.slow
@@ -229,12 +221,11 @@ def test_a_killed_run_goes_on_to_the_same_weights_and_the_same_log(
     (newest / "model.safetensors").write_bytes(content)
 
     if again:
-        said = kill_after(start_process(recipe, "--resume"), output / f"checkpoint-{second}", delays[1])
+        kill_after(start_process(recipe, "--resume"), output / f"checkpoint-{second}", delays[1])
         if int(newest.name.split("-")[1]) < second:  # else it was whole again, or not, by the time of the kill
-            assert f"{newest} is not whole" in said
-        process = start_process(recipe, "--resume")
-        said = process.communicate(timeout=120)[1]
-        assert process.returncode == 0, said
+            assert f"{newest} is not whole" in (tmp_path / "said").read_text()
+        status, said = start_process(recipe, "--resume").wait(120), (tmp_path / "said").read_text()
+        assert status == 0, said
         assert "Going on from" in said
     else:
         with caplog.at_level("INFO"):

@@ -48,7 +48,7 @@ def images(rows, tmp_path_factory):
     return Dataset.from_dict(table)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def batches(processor, rows, images):
     """Builds a mixture of the videos and the images, or only of the videos."""
 
@@ -87,7 +87,7 @@ def test_wrong_captions_are_passed_on_where_every_row_has_one(batches, rows, pro
 STEPS = [0, 1, 5, 2, BLOCK - 1, BLOCK, 3]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def expected(batches):
     data = batches()
     return {step: data[step] for step in STEPS}

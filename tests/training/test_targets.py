@@ -1,11 +1,7 @@
 """Targets prepared beforehand: by the real command's code, in processes that are killed with real signals."""
 
 import json
-import os
 import pickle
-import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from own_process import OwnProcess
 
 from violet.data import moving_shapes
 from violet.modeling_violet.objectives.masked_vision import MVM_TARGETS
@@ -107,15 +104,14 @@ read = preparing.ClipReader.read
 preparing.ClipReader.read = lambda *arguments: time.sleep(0.05) or read(*arguments)  # as long videos take
 preparing.prepare_targets({recipe!r}, "hog", {str(folder)!r})
 """
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    process = OwnProcess("-c", code)
     try:
         deadline = time.monotonic() + 120
         while not (folder / "targets-000001.safetensors").exists():
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.005)
     finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        process.kill()
     kept = {shard: shard.stat().st_mtime_ns for shard in folder.glob("*.safetensors")}
     before = stored(folder)
     assert 8 <= len(before) < 24, "it was killed in the middle"

@@ -1,15 +1,12 @@
 """Training with the real Trainer, in processes that are killed with real signals."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from own_process import OwnProcess
 from safetensors.torch import load_file
 from transformers import AutoProcessor
 
@@ -18,7 +15,6 @@ from violet.cli import main
 from violet.core.files import is_whole
 from violet.training import FinetuningArguments, last_whole_checkpoint
 
-VIOLET = [sys.executable, "-m", "violet.cli"]
 RECIPE = [
     "--max_steps=8", "--save_steps=2", "--per_device_train_batch_size=12", "--questions_per_video=2",
     "--learning_rate=1e-3", "--seed=5", "--dataloader_num_workers=1", "--save_total_limit=1",
@@ -56,17 +52,14 @@ def test_a_killed_run_goes_on_from_its_last_whole_checkpoint_to_the_same_weights
     table, uninterrupted, tmp_path, caplog
 ):
     output = tmp_path / "killed"
-    process = subprocess.Popen(
-        [*VIOLET, *finetune(table, output)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = OwnProcess("-m", "violet.cli", *finetune(table, output))
     try:
         deadline = time.monotonic() + 120
         while not (output / "checkpoint-4" / "manifest.json").exists():
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.01)
     finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        process.kill()
     assert not (output / "model.safetensors").exists(), "it was killed before it ended"
     # what a process killed while it wrote a checkpoint leaves
     newest = Path(last_whole_checkpoint(output))
