@@ -72,8 +72,8 @@ class VioletVideoConnector(nn.Module):
         steps, rows, columns = video.grid
         if side > min(rows, columns):
             raise ValueError(
-                f"`fusion_model_config.pooled_grid` {side} is more than the {rows} x {columns} cells of a frame: there "
-                "is no more to tell. Take a smaller one, larger frames, or None for all cells."
+                f"`fusion_model_config.pooled_grid` {side} is more than the {rows} x {columns} cells of a frame: "
+                "there is no more to tell. Take a smaller one, larger frames, or None for all cells."
             )
         pooled = pool_areas(video.patches(), side)
         # (videos, steps, side, side, width) -> (videos, steps * side * side, width)
