@@ -220,8 +220,8 @@ def _plan_system(source: str | os.PathLike, system: str) -> tuple[Weights, Conve
 
 def configuration_for(text: str | os.PathLike, **changes: Any) -> VioletConfig:
     """
-    The configuration of a model that starts from a BERT: words and fusion have its sizes. Of a language model, VIOLET's
-    own, which `build_model` gives that language model.
+    The configuration of a model that starts from a BERT: words and fusion have its sizes. Of a language model,
+    VIOLET's own, which `build_model` gives that language model.
 
     Args:
         text: a folder or a name on the Hub.
@@ -322,8 +322,8 @@ def build_processor(
             video takes the place of.
 
     Raises:
-        WeightsError: for a language model without `config`, a model that is no vision encoder, a source without the settings of its pictures or without
-            a tokenizer, or clips that the model cannot take.
+        WeightsError: for a language model without `config`, a model that is no vision encoder, a source without the
+            settings of its pictures or without a tokenizer, or clips that the model cannot take.
     """
     own = vision_configuration(vision)
     if own is None:
@@ -341,7 +341,7 @@ def build_processor(
         return VideoTextProcessor(tokenizer, frames_of_clip)
     if config is None:
         raise WeightsError(
-            f"`text` ({text}) is a language model: give `config`, that of the model that `build_model` made of it, from "
-            "which the tokens of a video are counted."
+            f"`text` ({text}) is a language model: give `config`, that of the model that `build_model` made of it, "
+            "from which the tokens of a video are counted."
         )
     return language_processor(config, tokenizer, frames_of_clip)

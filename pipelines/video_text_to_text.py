@@ -51,8 +51,8 @@ class VideoTextToTextPipeline(VideoTextPipeline):
         super().__init__(*args, **kwargs)
         if self.processor.video_places is None:
             raise ValueError(
-                f"The pipeline video-text-to-text needs a model of videos among words, and {type(self.model).__name__} "
-                "has a processor without `video_places`."
+                "The pipeline video-text-to-text needs a model of videos among words, and the processor of this "
+                f"{type(self.model).__name__} has no `video_places`."
             )
         self._generation_defaults["max_new_tokens"] = 64
 

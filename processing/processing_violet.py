@@ -83,6 +83,8 @@ class VideoTextProcessor(SavedWhole, ProcessorMixin):
             raise ValueError("Pass text=..., and videos=... or images=..., or one of them.")
         if videos is not None and images is not None:
             raise ValueError("Pass videos=... or images=..., not both: their clips have other numbers of frames.")
+        if "audio" in kwargs and kwargs["audio"] is None:  # as transformers' pipeline `any-to-any` gives it
+            del kwargs["audio"]
         text_settings = {"padding": self.padding, "truncation": True, "max_length": self.max_length}
         text_settings |= kwargs.pop("text_kwargs", {})
         video_settings = dict(kwargs.pop("videos_kwargs", {}))
@@ -333,7 +335,7 @@ def train_wordpiece_tokenizer(texts: Iterable[str], vocab_size: int = 2000) -> B
 
 
 def without_end(tokenizer: BertTokenizer) -> PreTrainedTokenizerFast:
-    """The same vocabulary for a language model: a text begins with [CLS] and does not end with [SEP], until it does."""
+    """The same vocabulary for a language model: a text begins with [CLS], and [SEP] ends it only if it is written."""
     words = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     first = (tokenizer.cls_token, tokenizer.cls_token_id)
     words.post_processor = processors.TemplateProcessing(

@@ -28,8 +28,8 @@ LANGUAGE_CONFIGS: dict[str, dict[str, Any]] = {
 }
 """By name: the `model_type` unless the fields say another. SmolLM2 is a Llama whose two tables of words are one."""
 CHAT = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' }}"
+    "{{ '\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 TEXTS = (
     "User: what moves left? Assistant: the red disc moves left and up, the blue square moves right and down.",
@@ -48,6 +48,7 @@ def language_tokenizer(chat: bool = True, texts: Any = TEXTS) -> PreTrainedToken
         vocab_size=WORDS, special_tokens=special, initial_alphabet=letters, show_progress=False
     )
     words.train_from_iterator(texts, trainer)
+    words.add_tokens([f"<word {number}>" for number in range(words.get_vocab_size(), WORDS)])
     words.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", START)])
     return PreTrainedTokenizerFast(
         tokenizer_object=words,
