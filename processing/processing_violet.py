@@ -133,13 +133,16 @@ class VideoTextProcessor(SavedWhole, ProcessorMixin):
         per_clip, per_step, frames = (self.video_places[name] for name in ("per_clip", "per_step", "frames_per_step"))
         return per_clip + per_step * -(-num_frames // frames)
 
-    def ask(self, question: str) -> str:
+    def ask(self, question: str, answer: str | None = None) -> str:
         """
         The text of a user's turn about a video, as it is for the language model to answer: with `<video>` in front of
-        the question, if it has none of its own.
+        the question, if it has none of its own. With an answer, the text of both turns.
         """
         asked = question if VIDEO_TOKEN in question else f"{VIDEO_TOKEN}\n{question}"
-        return self.apply_chat_template([{"role": "user", "content": asked}], add_generation_prompt=True)
+        chat = [{"role": "user", "content": asked}]
+        if answer is not None:
+            return self.apply_chat_template([*chat, {"role": "assistant", "content": answer}])
+        return self.apply_chat_template(chat, add_generation_prompt=True)
 
     def texts_with_videos(self, text: str | list[str], clips: int, num_frames: int, **settings: Any) -> dict[str, Any]:
         """

@@ -42,7 +42,7 @@ def language_tokenizer(chat: bool = True, texts: Any = TEXTS) -> PreTrainedToken
     words = Tokenizer(models.BPE())
     words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     words.decoder = decoders.ByteLevel()
-    special = ["<pad>", "<s>", "<|im_end|>", "<|im_start|>"]
+    special = ["<pad>", "<s>", "<|im_end|>", "<|im_start|>", "<|endoftext|>"]  # the last is Qwen's class's own
     letters = sorted({letter for text in texts for letter in text.replace(" ", "Ġ")} | {"Ċ"})
     trainer = trainers.BpeTrainer(
         vocab_size=WORDS, special_tokens=special, initial_alphabet=letters, show_progress=False

@@ -282,6 +282,36 @@ def test_configuration_is_the_language_models_where_words_are_written(llama):
     assert plain.get_text_config() is plain
 
 
+def test_adapters_on_the_language_model_alone_learn_and_are_the_same_when_loaded(model, tmp_path):
+    peft = pytest.importorskip("peft")
+    chosen = {"target_modules": r".*language_model.*\.(q_proj|v_proj)", "task_type": "CAUSAL_LM"}
+    settings = peft.LoraConfig(r=4, lora_alpha=16, **chosen)
+    torch.manual_seed(1)
+    adapted = peft.get_peft_model(copy.deepcopy(model), settings)
+    trained = {name for name, one in adapted.named_parameters() if one.requires_grad}
+    assert len(trained) == 8 and all("language_model" in name and "lora_" in name for name in trained)
+    given = {**pad([LONG, PLAIN], "left"), "pixel_values_videos": clips(1)}
+    assert torch.equal(write(adapted, **given), write(model, **given)), "nothing is learned yet"
+    optimizer = torch.optim.AdamW([one for one in adapted.parameters() if one.requires_grad], lr=3e-2)
+    labels = given["input_ids"].masked_fill(given["attention_mask"] == 0, -100)
+    losses = []
+    for _ in range(8):
+        losses.append(adapted(**given, labels=labels).loss)
+        losses[-1].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses[-1] < 0.8 * losses[0]
+    adapted.save_pretrained(tmp_path)
+    loaded = peft.PeftModel.from_pretrained(copy.deepcopy(model), tmp_path).eval()
+    written = write(adapted.eval(), **given)
+    assert torch.equal(write(loaded, **given), written)
+    assert torch.equal(write(loaded, **given, use_cache=False), written)
+    with torch.no_grad():
+        assert (loaded(**given).logits - model(**given).logits).abs().max() > 0.1
+        merged = loaded.merge_and_unload()
+        torch.testing.assert_close(merged(**given).logits, adapted(**given).logits, atol=2e-3, rtol=1e-3)
+
+
 # --- refused ---
 
 

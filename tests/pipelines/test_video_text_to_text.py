@@ -1,10 +1,15 @@
 """Videos among the words of a language model: the processor, our pipeline and those of transformers, on real clips."""
 
+import json
+import os
+import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from language_models import WORDS, save_language_model
+from language_models import WORDS, language_tokenizer, save_language_model, violet_config
 from public_models import save_vision_model
 from transformers import AutoModelForCausalLM, AutoProcessor, pipeline
 
@@ -15,6 +20,7 @@ from violet.modeling_violet import VioletForConditionalGeneration
 from violet.processing import VioletVideoProcessor
 from violet.processing.chats import VIDEO_TOKEN
 
+ASKING = Path(__file__).with_name("asking.py")
 CLIP = Path(__file__).parents[2] / "docs" / "clip.mp4"
 QUESTION = "what moves left?"
 FRAMES, SIDE, PLACES = 4, 32, 4 * (1 + 4)
@@ -70,7 +76,9 @@ def test_a_model_is_made_of_a_picture_model_and_a_language_model(parts, made):
     assert processor.tokenizer.convert_tokens_to_ids(VIDEO_TOKEN) == WORDS == model.violet.fusion.video_token_id
 
 
-@pytest.mark.parametrize("name", ["smollm2", "qwen2", "smollm3"])
+@pytest.mark.parametrize(
+    "name", ["smollm2", *(pytest.param(name, marks=pytest.mark.proof) for name in ("qwen2", "smollm3"))]
+)
 def test_other_language_models_are_read_and_give_back_their_files(name, parts, tmp_path):
     text = save_language_model(name, tmp_path / name)
     model = build_model("violet-tiny", text=text)
@@ -99,8 +107,6 @@ def test_a_tokenizer_that_does_not_belong_to_the_model_is_refused(parts, made):
 
 @pytest.mark.parametrize("encoder", ["violet_vision", "videomae", "uniformerv2"])
 def test_places_are_counted_for_other_encoders(encoder):
-    from language_models import language_tokenizer, violet_config
-
     config = violet_config("llama", encoder)
     frames = VioletVideoProcessor(num_frames=FRAMES, size={"height": SIDE, "width": SIDE})
     processor = language_processor(config, language_tokenizer(), frames)
@@ -246,3 +252,27 @@ def test_real_clips_are_answered_each_by_itself(folder, chat, shared_folder):
     found = chat(clips, QUESTION, batch_size=3, max_new_tokens=12)
     assert found == [chat(clip, QUESTION, max_new_tokens=12) for clip in clips]
     assert len({one[0]["generated_text"] for one in found}) > 1, "it depends on the clip"
+
+
+@pytest.mark.proof
+def test_they_answer_the_same_where_the_package_is_not_installed(parts, clips, tmp_path):
+    for name in ("llama", "qwen2", "smollm3"):
+        text = save_language_model(name, tmp_path / "parts" / name)
+        torch.manual_seed(0)
+        changes = {"hidden_size": 24, "num_attention_heads": 4, "initializer_range": 0.5}
+        model = build_model(named_configuration("violet-v2-base", **changes), parts[0], text, num_frames=FRAMES)
+        processor = build_processor(parts[0], text, num_frames=FRAMES, config=model.config)
+        for one in (model, processor):
+            one.save_pretrained(tmp_path / "models" / f"VioletForConditionalGeneration-{name}", with_code=True)
+    done = subprocess.run(
+        [sys.executable, ASKING, tmp_path / "models", Path(clips[0]).parent, tmp_path / "found", "--refuse"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": "", "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads((tmp_path / "found").read_text())
+    three = sorted(map(str, Path(clips[0]).parent.rglob("*.mp4")))[:3]
+    here = json.loads(json.dumps(runpy.run_path(str(ASKING))["ask"](tmp_path / "models", three)))
+    assert found["answers"] == here and len(here) == 3 and not found["modules"]
