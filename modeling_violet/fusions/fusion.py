@@ -8,6 +8,7 @@ from transformers import Cache, PreTrainedConfig
 
 from ...core.registry import Registry
 from ..attention import RULES
+from ..texts.text_side import TextSide
 from ..tokens import Tokens
 
 CLIP_STATES = "clip_states"
@@ -56,6 +57,9 @@ class Fusion(nn.Module):
         """
         raise NotImplementedError
 
+    def share(self, text_side: TextSide) -> None:
+        """Takes what it has in common with the text side: nothing here."""
+
 
 FUSIONS: Registry[type[Fusion]] = Registry(
     "fusion",
@@ -63,6 +67,7 @@ FUSIONS: Registry[type[Fusion]] = Registry(
     {
         "bert": "bert_fusion:VioletBertFusion",
         "clip_by_clip": "clip_by_clip:VioletClipByClipFusion",
+        "language_model": "language_model:VioletLanguageModelFusion",
         "none": "no_fusion:VioletNoFusion",
     },
     config_keys=("fusion_model_config.model_type",),
@@ -70,6 +75,17 @@ FUSIONS: Registry[type[Fusion]] = Registry(
 """
 By the fusion configuration's `model_type`; without a configuration it is BERT's encoder, from VIOLET's own fields.
 """
+
+
+def find_fusion(config: PreTrainedConfig) -> type[Fusion]:
+    """
+    The class of a configuration's fusion.
+
+    Raises:
+        ValueError: for an unknown `fusion_model_config.model_type`.
+    """
+    own: Any = getattr(config, "fusion_model_config", None)
+    return FUSIONS.find("bert" if own is None else own.model_type)
 
 
 def build_fusion(config: PreTrainedConfig) -> Fusion:
@@ -80,8 +96,7 @@ def build_fusion(config: PreTrainedConfig) -> Fusion:
         ValueError: for an unknown `fusion_model_config.model_type`, or a fusion that lists an unknown rule of
             attention.
     """
-    own: Any = getattr(config, "fusion_model_config", None)
-    fusion = FUSIONS.find("bert" if own is None else own.model_type)(config)
+    fusion = find_fusion(config)(config)
     for rule in fusion.rules:
         RULES.find(rule)
     return fusion
