@@ -27,12 +27,20 @@ class Fusion(nn.Module):
         norm: what stands behind the last layer, or None.
         rules: the rules of attention that it serves, of `attention.ATTENTION_RULES`.
         hears: whether it takes the group "audio".
+        joint_sequence: whether video, prompt and text are one sequence, all of which a cache counts; else only words
+            are, and a prompt is the beginning of the text.
     """
 
     layers: nn.ModuleList
     norm: nn.Module | None
     rules: tuple[str, ...] = ("bidirectional",)
     hears: bool = False
+    joint_sequence: bool = True
+
+    @property
+    def cached_layers(self) -> int:
+        """How many places it takes in a cache, from the first on."""
+        return len(self.layers)
 
     def forward(
         self,
@@ -72,6 +80,22 @@ By the fusion configuration's `model_type`; without a configuration it is BERT's
 """
 
 
+def find_fusion(config: PreTrainedConfig) -> type[Fusion]:
+    """
+    The class of a configuration's fusion.
+
+    Raises:
+        ValueError: for an unknown `fusion_model_config.model_type`.
+    """
+    own: Any = getattr(config, "fusion_model_config", None)
+    return FUSIONS.find("bert" if own is None else own.model_type)
+
+
+def fuses_pairs(config: PreTrainedConfig) -> bool:
+    """Whether a configuration's fusion joins a video with a whole text, so that it can tell whether they match."""
+    return "bidirectional" in find_fusion(config).rules
+
+
 def build_fusion(config: PreTrainedConfig) -> Fusion:
     """
     The fusion of a configuration.
@@ -80,8 +104,7 @@ def build_fusion(config: PreTrainedConfig) -> Fusion:
         ValueError: for an unknown `fusion_model_config.model_type`, or a fusion that lists an unknown rule of
             attention.
     """
-    own: Any = getattr(config, "fusion_model_config", None)
-    fusion = FUSIONS.find("bert" if own is None else own.model_type)(config)
+    fusion = find_fusion(config)(config)
     for rule in fusion.rules:
         RULES.find(rule)
     return fusion
