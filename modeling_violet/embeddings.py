@@ -42,6 +42,7 @@ VISION_POSITIONS: Registry[type["VioletVideoStates"]] = Registry(
         "violet": "embeddings:VioletVideoEncoder",
         "rows_and_columns": "row_positions:VioletRowsAndColumns",
         "cells": "cell_positions:VioletCellPositions",
+        "attentional_pooler": "attentional_pooler:VioletAttentionalPooler",
         "none": "embeddings:VioletVideoStates",
     },
     config_keys=("vision_positions",),

@@ -21,6 +21,7 @@ PROJECTIONS: Registry[type["VioletProjection"]] = Registry(
         "in_order": "projection:VioletProjection",
         "pooled": "pooled_projection:VioletPooledProjection",
         "pooled_with_bias": "pooled_projection:VioletPooledProjectionWithBias",
+        "coca": "coca_projection:CocaProjection",
         "paragraph": "paragraph_projection:LfVilaProjection",
         "paragraph_and_clips": "paragraph_projection:LfVilaClipProjection",
         "fine_and_coarse": "vatt_projection:VattHierarchicalProjection",

@@ -70,6 +70,7 @@ FUSIONS: Registry[type[Fusion]] = Registry(
     __package__,
     {
         "bert": "bert_fusion:VioletBertFusion",
+        "coca": "coca_decoder:CocaFusion",
         "clip_by_clip": "clip_by_clip:VioletClipByClipFusion",
         "none": "no_fusion:VioletNoFusion",
     },

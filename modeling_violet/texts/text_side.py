@@ -69,6 +69,7 @@ TEXTS: Registry[type[TextSide]] = Registry(
     __package__,
     {
         "none": "no_text:VioletNoText",
+        "coca_text": "coca_text:CocaText",
         "hd_vila_text": "mean_text:HdVilaText",
         "paragraph": "paragraph_text:LfVilaParagraphText",
         "text_encoder": "text_encoder:VioletTextEncoder",
