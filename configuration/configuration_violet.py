@@ -224,8 +224,8 @@ class VioletConfig(PreTrainedConfig):
         head_type (`str`): what reads the first text state to tell answers and matches: `"mlp"` (VIOLET), `"pooler"`
             (BERT's: a layer with tanh, then one linear layer), or `"pooler_mlp"` (that layer, then VIOLET's head). For
             the class of a video by itself also `"embedding"`, a linear layer on its embedding before the fusion.
-        word_head_type (`str`): what tells a word of its state: `"mlm"` (BERT's masked-language head) or `"linear"` (one
-            linear layer without bias, CoCa's).
+        word_head_type (`str`): what tells a word of its state: `"mlm"` (BERT's masked-language head) or `"linear"`
+            (one linear layer without bias, CoCa's).
         match_classes (`int`): outputs of a match head: 1, a score, or 2, "no match" and "match" (BERT's), whose
             difference is the score; 2 needs the head type `"pooler"`.
         span_head (`bool`): whether multiple choice also tells of each step in time whether the answer is seen there.
@@ -374,7 +374,8 @@ class VioletConfig(PreTrainedConfig):
         if self.pooler is not None and self.vision_positions != "attentional_pooler":
             _refuse(
                 "pooler",
-                f"is read by the `vision_positions` 'attentional_pooler' only, and they are {self.vision_positions!r}.",
+                "is read by the `vision_positions` 'attentional_pooler' only, and they are "
+                f"{self.vision_positions!r}.",
             )
         if self.caption_contrast_weight < 0:
             _refuse("caption_contrast_weight", f"must be 0 or more, got {self.caption_contrast_weight}.")

@@ -143,8 +143,8 @@ class Kind:
             what their shapes do not.
         computed: their name of positions that follow from the sizes -> (the tensor whose width they have, (rows,
             columns, width) -> the positions in our form).
-        left_out: pattern of our names of what it does not hold and what is 0 in a model of its weights: a model where it
-            still is 0 is written without it.
+        left_out: pattern of our names of what it does not hold and what is 0 in a model of its weights: where it still
+            is 0, a model is written without it.
         assumed: what its shapes do not tell, and is taken for granted without a configuration, for the report.
     """
 

@@ -74,7 +74,7 @@ COCA = Kind(
         COCA_POOLER + "norm.": ("visual.ln_post.", ()),
         TEXT: ("text.", COCA_TEXT),
         "fusion.": ("text_decoder.", COCA_DECODER),
-        MLM + "decoder.weight": ("text_decoder.text_projection", ()),
+        MLM: ("text_decoder.text_projection", ((r"^decoder\.weight$", ""),)),
         "projection.video_projection.weight": ("visual.proj", ()),
         "projection.text_projection.weight": ("text.text_projection", ()),
         "projection.logit_scale": ("logit_scale", ()),

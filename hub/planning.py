@@ -271,7 +271,7 @@ def _absent_from_decoder(kind: Kind, names: Mapping[str, Any]) -> Iterator[tuple
     """
     start = kind.start(MLM)
     for ours, instead in (("weight", kind.their_name(TEXT + "word_embeddings.weight")), ("bias", start + "bias")):
-        if f"{start}decoder.{ours}" not in names:
+        if kind.their_name(f"{MLM}decoder.{ours}") not in names:
             assert instead is not None
             yield f"{MLM}decoder.{ours}", instead
 

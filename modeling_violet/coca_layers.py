@@ -10,6 +10,7 @@ from transformers.activations import ACT2FN
 
 from ..core.upstream import ALL_ATTENTION_FUNCTIONS, GradientCheckpointingLayer
 from .attention import eager_attention_forward
+from .scaled_linear import VioletScaledLinear
 
 
 class CocaAttention(nn.Module):
@@ -18,7 +19,7 @@ class CocaAttention(nn.Module):
     `layer` is its place in a cache.
     """
 
-    def __init__(self, config: Any, layer: int, dropout: float):
+    def __init__(self, config: Any, layer: int, layers: int, dropout: float):
         super().__init__()
         self.config = config
         self.layer = layer
@@ -26,8 +27,9 @@ class CocaAttention(nn.Module):
         self.scaling = (config.hidden_size // self.heads) ** -0.5
         self.dropout = dropout
         self.is_causal = False
-        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
-        self.out = nn.Linear(config.hidden_size, config.hidden_size)
+        width = config.hidden_size
+        self.qkv = VioletScaledLinear(width, 3 * width)
+        self.out = VioletScaledLinear(width, width, std=(2 * width * layers) ** -0.5)
 
     def forward(
         self, states: torch.Tensor, mask: torch.Tensor | None = None, cache: Cache | None = None, first_layer: int = 0
@@ -47,9 +49,14 @@ class CocaCrossAttention(nn.Module):
     """
     Attention of queries to a context of any width, as torch's own module keeps its weights: the three projections in
     one matrix if both widths are equal.
+
+    Args:
+        std: of the last layer's weights at the start.
     """
 
-    def __init__(self, config: Any, width: int, context_width: int, heads: int, dropout: float = 0.0):
+    def __init__(
+        self, config: Any, width: int, context_width: int, heads: int, dropout: float = 0.0, std: float | None = None
+    ):
         super().__init__()
         self.config = config
         self.width, self.heads = width, heads
@@ -63,7 +70,7 @@ class CocaCrossAttention(nn.Module):
             self.k_proj_weight = nn.Parameter(torch.empty(width, context_width))
             self.v_proj_weight = nn.Parameter(torch.empty(width, context_width))
         self.in_proj_bias = nn.Parameter(torch.empty(3 * width))
-        self.out = nn.Linear(width, width)
+        self.out = VioletScaledLinear(width, width, std=std)
 
     def start_weights(self) -> None:
         """Normal with a deviation of the width's inverse root, biases 0."""
@@ -99,24 +106,17 @@ class CocaCrossAttention(nn.Module):
 
 
 class CocaMLP(nn.Module):
-    """Linear, GELU, Linear."""
+    """Linear, GELU, Linear, of a tower of so many layers."""
 
-    def __init__(self, config: Any):
+    def __init__(self, config: Any, layers: int):
         super().__init__()
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        width, inner = config.hidden_size, config.intermediate_size
+        self.fc1 = VioletScaledLinear(width, inner, std=(2 * width) ** -0.5)
         self.activation = ACT2FN[config.hidden_act]
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.fc2 = VioletScaledLinear(inner, width, std=(2 * width * layers) ** -0.5)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         return self.fc2(self.activation(self.fc1(states)))
-
-
-def start_branches(layers: int, out: nn.Linear, mlp: CocaMLP) -> None:
-    """The weights of a block's last layers and of its MLP, for a tower of so many layers."""
-    width = out.in_features
-    init.normal_(out.weight, std=(width * 2 * layers) ** -0.5)
-    init.normal_(mlp.fc1.weight, std=(2 * width) ** -0.5)
-    init.normal_(mlp.fc2.weight, std=(width * 2 * layers) ** -0.5)
 
 
 class CocaBlock(GradientCheckpointingLayer):
@@ -124,17 +124,11 @@ class CocaBlock(GradientCheckpointingLayer):
 
     def __init__(self, config: Any, layer: int, layers: int, dropout: float = 0.0, attention_dropout: float = 0.0):
         super().__init__()
-        self.num_layers = layers
         self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.attention = CocaAttention(config, layer, attention_dropout)
+        self.attention = CocaAttention(config, layer, layers, attention_dropout)
         self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.mlp = CocaMLP(config)
+        self.mlp = CocaMLP(config, layers)
         self.dropout = nn.Dropout(dropout)
-
-    def start_weights(self) -> None:
-        """As published, see `start_branches`."""
-        init.normal_(self.attention.qkv.weight, std=self.attention.qkv.in_features**-0.5)
-        start_branches(self.num_layers, self.attention.out, self.mlp)
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
         """(batch, tokens, width) -> the same shape"""
@@ -152,17 +146,13 @@ class CocaCrossBlock(GradientCheckpointingLayer):
         super().__init__()
         width = config.hidden_size
         self.layer = layer
-        self.num_layers = layers
         self.attention_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.context_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.attention = CocaCrossAttention(config, width, width, config.num_attention_heads, attention_dropout)
+        heads, std = config.num_attention_heads, (2 * width * layers) ** -0.5
+        self.attention = CocaCrossAttention(config, width, width, heads, attention_dropout, std)
         self.mlp_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.mlp = CocaMLP(config)
+        self.mlp = CocaMLP(config, layers)
         self.dropout = nn.Dropout(dropout)
-
-    def start_weights(self) -> None:
-        """As published, see `start_branches`."""
-        start_branches(self.num_layers, self.attention.out, self.mlp)
 
     def forward(
         self, states: torch.Tensor, context: torch.Tensor | None, mask: torch.Tensor, cache: Cache | None = None

@@ -4,12 +4,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import initialization as init
 from transformers.activations import ACT2FN
 
 from ..configuration.configuration_violet import VioletConfig
 from ..core.registry import Registry
 from .clip_pooling import CLIP_POOLING
+from .scaled_linear import VioletScaledLinear
 
 
 class VioletClassificationHead(nn.Sequential):
@@ -132,11 +132,7 @@ class VioletNextWordHead(nn.Module):
 
     def __init__(self, config: VioletConfig):
         super().__init__()
-        self.decoder = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-
-    def start_weights(self) -> None:
-        """Normal with a deviation of the width's inverse root."""
-        init.normal_(self.decoder.weight, std=self.decoder.in_features**-0.5)
+        self.decoder = VioletScaledLinear(config.hidden_size, config.vocab_size, bias=False)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """(..., width) -> (..., vocabulary)"""

@@ -170,7 +170,7 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
         videos = len(video_tokens.tokens)
         if not self.violet.fusion.joint_sequence:
             texts = videos if video_index is None else len(video_index)
-            input_ids = self._begin(input_ids, texts, kwargs)
+            input_ids = self.begin(input_ids, texts, kwargs)
         if input_ids is None:
             texts = videos if video_index is None else len(video_index)
             input_ids = torch.full((texts, 1), self.generation_config.bos_token_id, device=video_tokens.tokens.device)
@@ -181,9 +181,9 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
                 )
             video_index = torch.arange(videos, device=input_ids.device)
         cache = one_cache(kwargs.pop("cache", None), kwargs.pop("past_key_values", None))
-        if cache is None and self.violet.fusion.cached_layers > self.config.num_hidden_layers:
-            if kwargs.get("use_cache") is not False and kwargs.get("cache_implementation") is None:
-                cache = DynamicCache()  # `generate`'s own has as many places as the configuration has layers
+        wanted = kwargs.get("use_cache") is not False and kwargs.get("cache_implementation") is None
+        if cache is None and wanted and self.violet.fusion.cached_layers > self.config.num_hidden_layers:
+            cache = DynamicCache()  # `generate`'s own may have only as many places as the configuration has layers
         if cache is not None:
             kwargs[CACHE_NAME] = cache
         for name in ("task_ids", "prompt_ids", "prompt_attention_mask"):
@@ -192,7 +192,7 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
                 kwargs[name] = given.repeat_interleave(len(input_ids), dim=0)
         return super().generate(input_ids, video_tokens=video_tokens, video_index=video_index, **kwargs)
 
-    def _begin(self, input_ids: torch.Tensor | None, texts: int, kwargs: dict[str, Any]) -> torch.Tensor | None:
+    def begin(self, input_ids: torch.Tensor | None, texts: int, kwargs: dict[str, Any]) -> torch.Tensor | None:
         """
         What is already said, with its padding on the left; a prompt of `kwargs` becomes it, without its end.
 
@@ -207,9 +207,15 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
             input_ids, mask = prompt, torch.ones_like(prompt) if of_prompt is None else of_prompt
             if len(input_ids) == 1:
                 input_ids, mask = input_ids.expand(texts, -1), mask.expand(texts, -1)
-            ends = self.generation_config.eos_token_id
+            ends = self.config.eos_token_id
             is_end = torch.isin(input_ids, torch.as_tensor(ends, device=input_ids.device))
             mask = mask * ~(is_end & (mask.cumsum(1) == mask.sum(1, keepdim=True)))
+            longest, most = int(mask.sum(1).max()), self.config.max_position_embeddings
+            if longest >= most:
+                raise ValueError(
+                    f"A prompt of {longest} tokens leaves no place for a word behind it: there are {most} "
+                    "(`max_position_embeddings`)."
+                )
         if input_ids is None or mask is None:
             return input_ids
         order = mask.argsort(dim=1, stable=True)  # padding first, and the words in their order

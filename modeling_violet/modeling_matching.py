@@ -157,8 +157,8 @@ class VioletForRetrieval(VioletPreTrainedModel):
         if not fuses_pairs(config) and config.projection_dim is None:
             kind = config.fusion_model_config.model_type
             raise ValueError(
-                f"A model without a fusion of pairs (`fusion_model_config.model_type` is {kind!r}) compares videos and "
-                "texts by their embeddings, and `projection_dim` is None: set it."
+                f"A model without a fusion of pairs (`fusion_model_config.model_type` is {kind!r}) compares videos "
+                "and texts by their embeddings, and `projection_dim` is None: set it."
             )
         super().__init__(config)
         self.violet = VioletModel(config)

@@ -26,6 +26,7 @@ from .fusions.fusion import CLIP_STATES
 from .heads import build_head, build_word_head
 from .losses import contrastive_loss, first_of_each, gather_rows, masked_cross_entropy
 from .projection import VioletProjection, build_projection
+from .scaled_linear import VioletScaledLinear
 from .sounds import build_sound_side
 from .texts import build_text_side
 from .tokens import Tokens
@@ -153,7 +154,9 @@ class VioletPreTrainedModel(SavedWhole, PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         std = self.config.initializer_range
-        if isinstance(module, nn.Linear):
+        if isinstance(module, VioletScaledLinear):
+            module.start_weights()
+        elif isinstance(module, nn.Linear):
             init.trunc_normal_(module.weight, std=std)
             if module.bias is not None:
                 init.zeros_(module.bias)

@@ -29,8 +29,8 @@ class VioletPooledProjection(VioletProjection):
             if size is None:
                 kind = getattr(types[key], "model_type", None)
                 raise ValueError(
-                    f"`projection_type` {config.projection_type!r} needs a vector of each clip and text, and `{key}.model_type` "
-                    f"{kind!r} gives none: use the `projection_type` 'in_order'."
+                    f"`projection_type` {config.projection_type!r} needs a vector of each clip and text, "
+                    f"and `{key}.model_type` {kind!r} gives none: use the `projection_type` 'in_order'."
                 )
         self.video_projection = nn.Linear(video.pooled_size, config.projection_dim, bias=self.bias)
         self.text_projection = nn.Linear(text.pooled_size, config.projection_dim, bias=self.bias)

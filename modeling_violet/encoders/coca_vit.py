@@ -7,6 +7,7 @@ from huggingface_hub.dataclasses import strict
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
@@ -22,6 +23,7 @@ from ...core.carried_code import without_code
 from ...core.upstream import capture_outputs
 from ...core.whole_folders import SavedWhole
 from ..coca_layers import CocaAttention, CocaBlock
+from ..scaled_linear import VioletScaledLinear
 from ..tokens import Grid, VisionStates
 
 
@@ -52,6 +54,11 @@ class CocaVisionConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         _refuse_unknown(self, kwargs)
         super().__post_init__(**without_code(kwargs))
+
+    @property
+    def normalization(self) -> dict[str, list[float]]:
+        """Settings of the video processor: CLIP's colours."""
+        return {"image_mean": list(OPENAI_CLIP_MEAN), "image_std": list(OPENAI_CLIP_STD)}
 
     @property
     def attends_in_frames(self) -> bool:
@@ -150,13 +157,11 @@ class CocaVisionModel(SavedWhole, PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
-        if isinstance(module, nn.Linear) and module.bias is not None:
-            init.zeros_(module.bias)
+        if isinstance(module, VioletScaledLinear):
+            module.start_weights()
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
-        elif isinstance(module, CocaBlock):
-            module.start_weights()
         elif isinstance(module, CocaEmbeddings):
             std = self.config.hidden_size**-0.5
             init.normal_(module.class_embedding, std=std)

@@ -174,7 +174,7 @@ class EmbeddingObjective(Objective):
 
 
 class FusedObjective(Objective):
-    """An objective that reads the fusion's states of a video and a whole text: a model without such a fusion lacks it."""
+    """An objective that reads the fusion's states of a video and a whole text: only models with such have it."""
 
     requirement = "a fusion (`fusion_model_config`) that joins a video with a whole text"
 

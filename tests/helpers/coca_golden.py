@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers.initialization import no_init_weights
 
 from violet.configuration import VioletConfig
 from violet.hub.layout_coca import COCA
@@ -47,6 +48,7 @@ def coca_config(kind: str = "single", width: int = 384, **changes: Any) -> Viole
     return VioletConfig(**{**fields, **changes})
 
 
+@cache
 def coca_weight(name: str, shape: tuple[int, ...]) -> torch.Tensor:
     """The goldens' weight of that name in the original."""
     if name == "logit_scale":
@@ -68,7 +70,8 @@ def coca_model(
     kind: str = "single", cls_mask: str = "corrected", sharper: float = 1.0, width: int = 384
 ) -> VioletForCaptioning:
     """The instance with the goldens' weights; `sharper`: what the matrix of words is multiplied by."""
-    model = VioletForCaptioning(coca_config(kind, width, cls_mask=cls_mask))
+    with no_init_weights():
+        model = VioletForCaptioning(coca_config(kind, width, cls_mask=cls_mask))
     state = {}
     for name, value in model.state_dict().items():
         theirs = COCA.their_name(name.removeprefix("violet."))
