@@ -106,7 +106,7 @@ class CocaCrossAttention(nn.Module):
 
 
 class CocaMLP(nn.Module):
-    """Linear, GELU, Linear, of a tower of so many layers."""
+    """Linear, GELU, Linear; `layers` are those of its tower."""
 
     def __init__(self, config: Any, layers: int):
         super().__init__()
