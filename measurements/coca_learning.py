@@ -9,7 +9,8 @@ row per frame and without, and search beside contrast alone. Medians over the se
 - contrast: contrast alone, with rows.
 
 Each is trained from nothing on the clips of one shape of `moving_shapes` (mp4 files of 4 frames of 32 pixels), turned,
-mirrored and reversed with the words of their directions, and measured on clips of one shape:
+mirrored and reversed with the words of their directions. Contrast tells a clip from a nearly true sentence too. They
+are measured on clips of one shape:
 
 - exact: shape and colour of the written caption are right on the pairs of `test_unseen`; "exchanged": those of a
   caption of another clip, and "prior": how often two clips agree by themselves;
@@ -57,6 +58,7 @@ class Clips:
         # (clips, frames, side, side, 3) -> (clips, frames, 3, side, side)
         self.pixels = torch.from_numpy(np.stack(frames)).permute(0, 1, 4, 2, 3).contiguous()
         self.captions = [row["caption"] for row in rows]
+        self.wrong = [row.get("wrong_caption") or row["caption"] for row in rows]
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -66,23 +68,31 @@ def as_floats(clips: torch.Tensor) -> torch.Tensor:
     return (clips.float() / 255 - MEAN) / STD
 
 
-def change(clip: torch.Tensor, caption: str, draw: np.random.Generator) -> tuple[torch.Tensor, str]:
-    """A clip turned over its diagonal, mirrored both ways and reversed, each by chance, and its sentence."""
+Changed = tuple[torch.Tensor, list[str]]
+
+
+def change(clip: torch.Tensor, texts: Sequence[str], draw: np.random.Generator) -> Changed:
+    """A clip turned over its diagonal, mirrored both ways and reversed, each by chance, and sentences about it."""
     diagonal, across, over, back = draw.random(4) < 0.5
-    words = caption.split()
-    action = {"grows": "shrinks", "shrinks": "grows"} if back else {}
-    words = [action.get(word, word) for word in words]
+    become = {word: word for word in (*DIRECTIONS, "grows", "shrinks")}
+
+    def exchange(words: dict[str, str]) -> None:
+        for word, now in become.items():
+            become[word] = words.get(now, now)
+
     if diagonal:
-        clip, words = clip.transpose(-1, -2), [TURNED.get(word, word) for word in words]
+        clip = clip.transpose(-1, -2)
+        exchange(TURNED)
     if across:
         clip = clip.flip(-1)
-        words = [OPPOSITE[word] if word in ("left", "right") else word for word in words]
+        exchange({"left": "right", "right": "left"})
     if over:
         clip = clip.flip(-2)
-        words = [OPPOSITE[word] if word in ("up", "down") else word for word in words]
+        exchange({"up": "down", "down": "up"})
     if back:
-        clip, words = clip.flip(0), [OPPOSITE.get(word, word) for word in words]
-    return clip, " ".join(words)
+        clip = clip.flip(0)
+        exchange({**OPPOSITE, "grows": "shrinks", "shrinks": "grows"})
+    return clip, [" ".join(become.get(word, word) for word in text.split()) for text in texts]
 
 
 def build(form: str, words: int) -> VioletForPreTraining:
@@ -103,10 +113,13 @@ def train(form: str, seed: int, steps: int, clips: Clips, tokenizer: Any) -> Vio
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps + 1, pct_start=0.05)
     for step in range(steps):
         chosen = draw.integers(len(clips), size=BATCH)
-        changed = [change(clips.pixels[row], clips.captions[row], draw) for row in chosen]
-        texts = tokenizer([text for _, text in changed], padding=True, return_tensors="pt")
+        changed = [change(clips.pixels[row], (clips.captions[row], clips.wrong[row]), draw) for row in chosen]
         pixels = as_floats(torch.stack([clip for clip, _ in changed]))
-        inputs = {"input_ids": texts["input_ids"], "attention_mask": texts["attention_mask"]}
+        true, wrong = (
+            tokenizer([texts[number] for _, texts in changed], padding=True, return_tensors="pt") for number in (0, 1)
+        )
+        inputs = {"input_ids": true["input_ids"], "attention_mask": true["attention_mask"]}
+        inputs |= {"wrong_ids": wrong["input_ids"], "wrong_attention_mask": wrong["attention_mask"]}
         output = model(pixel_values_videos=pixels, objectives=weights, **inputs)
         output.loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -114,7 +127,7 @@ def train(form: str, seed: int, steps: int, clips: Clips, tokenizer: Any) -> Vio
         schedule.step()
         optimizer.zero_grad()
         if step % 250 == 0:
-            losses = ", ".join(f"{name} {float(loss):.3f}" for name, loss in output.losses.items())
+            losses = ", ".join(f"{name} {loss.item():.3f}" for name, loss in output.losses.items())
             print(f"  {form} seed {seed} step {step}: {losses}", flush=True)
     writer = VioletForCaptioning(model.config)
     writer.load_state_dict({key: value for key, value in model.state_dict().items() if key in writer.state_dict()})
