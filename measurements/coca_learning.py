@@ -1,12 +1,12 @@
 """
 What CoCa learns on drawn shapes: captions of pairs of shape and colour that no training clip shows, directions with a
-row per frame and without, and search beside contrast alone. Medians over the seeds, and the least and most.
+row per frame and without, and search beside contrast only. Medians over the seeds, and the least and most.
 
     python measurements/coca_learning.py [--seeds 1 2 3] [--only rows] [--steps 3000] [--json rows.json]
 
 - rows: contrast and captions (weights 1 and 2), a learned row per frame;
 - no rows: the same, where frames are flattened only;
-- contrast: contrast alone, with rows.
+- contrast: contrast only, with rows.
 
 Each is trained from nothing on the clips of one shape of `moving_shapes` (mp4 files of 4 frames of 32 pixels), turned,
 mirrored and reversed with the words of their directions. Contrast tells a clip from a nearly true sentence too. They
@@ -206,7 +206,7 @@ def missed_bars(medians: dict[str, dict[str, float]]) -> list[str]:
     if "no rows" in medians and medians["no rows"]["direction"] > 0.58:
         missed.append(f"no rows: direction is {medians['no rows']['direction']:.3f}, above 0.58")
     if {"rows", "contrast"} <= set(medians) and medians["rows"]["R@1"] < medians["contrast"]["R@1"] - 0.02:
-        missed.append("rows: R@1 is more than 2 points below contrast alone")
+        missed.append("rows: R@1 is more than 2 points below contrast only")
     return missed
 
 

@@ -148,7 +148,7 @@ WORD_HEADS: Registry[Any] = Registry(
 """By the configuration's `word_head_type`: what reads a word's state to tell which word it is, or comes next."""
 
 
-def build_word_head(config: VioletConfig) -> nn.Module:
+def build_word_head(config: VioletConfig) -> Any:
     """The head of words of a configuration; its last layer is `decoder`."""
     return WORD_HEADS.find(config.word_head_type)(config)
 

@@ -110,7 +110,7 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
             loss = masked_cross_entropy(logits[:, :-1], labels[:, 1:], self.config.label_smoothing)
         elif labels is not None:
             loss = masked_cross_entropy(logits, labels, self.config.label_smoothing)
-        if texts is not None:
+        if texts is not None and input_ids is not None:
             contrast = self._contrast(outputs.video_tokens, texts, input_ids, kwargs.get("video_index"))
             loss = loss + self.config.caption_contrast_weight * contrast
         return VioletCaptioningOutput(
@@ -128,6 +128,7 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
         of_videos = self.violet.embed_videos(videos)
         if video_index is not None:
             of_videos = of_videos[video_index]
+        assert self.violet.projection is not None  # `caption_contrast_weight` needs it
         of_texts = self.violet.projection.text(texts)
         words = input_ids * texts.mask
         return self.violet.contrast(of_videos, of_texts, words, gather=self.training)[0]

@@ -55,7 +55,7 @@ class VioletForVideoClassification(VioletPreTrainedModel):
     def unread_parameters(self) -> list[nn.Parameter]:
         """Those of texts, prompts and the embeddings before the fusion, see `VioletPreTrainedModel`."""
         projection = "projection.text_projection." if self.reads_embedding else "projection."
-        of_texts = ("text_embeddings.", projection, "task_tokens")
+        of_texts: tuple[str, ...] = ("text_embeddings.", projection, "task_tokens")
         if self.reads_embedding or not self.violet.has_fusion:
             of_texts += ("fusion.",)
         return [parameter for name, parameter in self.violet.named_parameters() if name.startswith(of_texts)]

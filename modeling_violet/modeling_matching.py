@@ -155,10 +155,10 @@ class VioletForRetrieval(VioletPreTrainedModel):
 
     def __init__(self, config: VioletConfig):
         if not fuses_pairs(config) and config.projection_dim is None:
-            kind = config.fusion_model_config.model_type
+            own: Any = config.fusion_model_config
             raise ValueError(
-                f"A model without a fusion of pairs (`fusion_model_config.model_type` is {kind!r}) compares videos "
-                "and texts by their embeddings, and `projection_dim` is None: set it."
+                f"A model without a fusion of pairs (`fusion_model_config.model_type` is {own.model_type!r}) compares "
+                "videos and texts by their embeddings, and `projection_dim` is None: set it."
             )
         super().__init__(config)
         self.violet = VioletModel(config)

@@ -178,7 +178,7 @@ class VioletPreTrainedModel(SavedWhole, PreTrainedModel):
         elif isinstance(module, VioletProjection):
             init.constant_(module.logit_scale, module.initial_logit_scale())
             if hasattr(module, "start_weights"):
-                module.start_weights()
+                module.start_weights()  # type: ignore[operator]
         elif isinstance(module, VioletModel) and module.task_tokens is not None:
             init.trunc_normal_(module.task_tokens, std=std)
         elif hasattr(module, "start_weights"):  # a part whose own parameters begin in its own way

@@ -110,6 +110,7 @@ class CocaFusion(Fusion):
         )
         for layer in self.layers:
             states = layer(states, mask, None if video is None else video.tokens, context_mask, cache)
+        assert self.norm is not None  # the decoder's last
         return {"text": self.norm(states)}
 
 

@@ -1,5 +1,7 @@
 """CoCa: the goldens' outputs, what its parts must not depend on, writing with a cache, and what is refused."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,9 @@ from violet.modeling_violet import (
     VioletModel,
 )
 from violet.modeling_violet.losses import contrastive_loss, masked_cross_entropy
+from violet.pipelines.writing import check_special_tokens, write
+from violet.training.arguments import ModelArguments
+from violet.training.tasks import task_captioning
 
 FEATURES, LOGITS = 2e-5, 1e-4
 BOTH = ("legacy", "corrected")
@@ -591,3 +596,46 @@ def test_contrast_only_weights_do_not_write():
     VioletForRetrieval(config)
     with pytest.raises(ValueError, match="VioletForCaptioning reads the states of a fusion"):
         VioletForCaptioning(config)
+
+
+# --- pipelines and fine-tuning ---
+
+TOKENIZER = SimpleNamespace(
+    **{"cls_token_id": 2, "sep_token_id": 3, "pad_token_id": 0, "mask_token_id": None},
+    **{"bos_token_id": None, "eos_token_id": None},
+)
+
+
+def test_the_pipeline_takes_a_prompt_as_the_beginning_and_does_not_repeat_it():
+    model, pixels = VioletForCaptioning(small()).eval(), batch()["pixel_values_videos"]
+    check_special_tokens(model, TOKENIZER)  # no [MASK] is needed where the next word is predicted
+    prompts = [[2, 7, 8, 3], [2, 9, 3], [2, 7, 8, 9, 3]]
+    texts, scores = write(
+        model, TOKENIZER, {"pixel_values_videos": pixels}, prompts, max_new_tokens=4, do_sample=False
+    )
+    assert texts.shape[:2] == scores.shape == (3, 1)
+    for row, prompt in enumerate(prompts):
+        ids = torch.tensor([prompt[:-1]])
+        alone = written(model, pixels[row : row + 1], input_ids=ids, max_length=None, max_new_tokens=4)
+        assert texts[row, 0].tolist()[: alone.shape[1] - ids.shape[1]] == alone[0, ids.shape[1] :].tolist()
+    long = [[2, *range(10, 19), 3]] * 3  # 10 tokens of the 12 that there are places for
+    assert write(model, TOKENIZER, {"pixel_values_videos": pixels}, long, max_new_tokens=11)[0].shape[-1] <= 2
+    with pytest.raises(ValueError, match="A prompt of 12 tokens leaves no place .* 12"):
+        write(model, TOKENIZER, {"pixel_values_videos": pixels}, [[2, *range(10, 21), 3]] * 3)
+
+
+@pytest.mark.parametrize(("weight", "warns"), [(0.0, True), (0.5, False)])
+def test_captions_without_contrast_are_learned_with_a_warning(monkeypatch, weight, warns):
+    said: list[str] = []
+    monkeypatch.setattr(task_captioning.logger, "warning", said.append)
+    task_captioning.warn_if_search_is_forgotten(VioletForCaptioning(small(caption_contrast_weight=weight)))
+    assert bool(said) is warns
+    assert not said or "`caption_contrast_weight` is 0" in said[0]
+
+
+def test_fine_tuning_leaves_how_a_model_predicts_as_it_is():
+    changes = task_captioning.TASK.configure(ModelArguments(), None, None, None)
+    assert changes == {}
+    asked = ModelArguments(next_word_prediction=True, caption_contrast_weight=0.25)
+    wanted = {"next_word_prediction": True, "caption_contrast_weight": 0.25}
+    assert task_captioning.TASK.configure(asked, None, None, None) == wanted
