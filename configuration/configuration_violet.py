@@ -198,8 +198,11 @@ class VioletConfig(PreTrainedConfig):
             `modeling_violet.sounds`. `None` for a model without sound.
         vision_positions (`str`): what is added to the vision encoder's states: `"violet"` (a token per frame,
             learned places in the frame and in time, and a norm), `"cells"` (a learned place per cell and per frame,
-            and a norm), `"rows_and_columns"` (a learned place per row and per column, and a norm), or `"none"` (the
-            encoder's states as they are).
+            and a norm), `"rows_and_columns"` (a learned place per row and per column, and a norm),
+            `"attentional_pooler"` (a learned row per frame, and then as many tokens as the `pooler` has queries), or
+            `"none"` (the encoder's states as they are).
+        pooler (`dict`, *optional*): options of the positions `"attentional_pooler"`, see
+            `attentional_pooler.PoolerOptions`.
         fusion_norm (`str`): `"post"` (BERT, the published models) or `"pre"` (normalised before each sub-layer,
             easier to train from scratch).
         num_video_frames (`int`): frames that have a learned place in time; more are interpolated.
@@ -221,6 +224,8 @@ class VioletConfig(PreTrainedConfig):
         head_type (`str`): what reads the first text state to tell answers and matches: `"mlp"` (VIOLET), `"pooler"`
             (BERT's: a layer with tanh, then one linear layer), or `"pooler_mlp"` (that layer, then VIOLET's head). For
             the class of a video by itself also `"embedding"`, a linear layer on its embedding before the fusion.
+        word_head_type (`str`): what tells a word of its state: `"mlm"` (BERT's masked-language head) or `"linear"`
+            (one linear layer without bias, CoCa's).
         match_classes (`int`): outputs of a match head: 1, a score, or 2, "no match" and "match" (BERT's), whose
             difference is the score; 2 needs the head type `"pooler"`.
         span_head (`bool`): whether multiple choice also tells of each step in time whether the answer is seen there.
@@ -229,6 +234,8 @@ class VioletConfig(PreTrainedConfig):
         label_smoothing (`float`): the part of each target that the tasks' losses spread over all classes.
         next_word_prediction (`bool`): whether captioning predicts a word from the word before it, instead of from a
             [MASK] in its own place (the published models).
+        caption_contrast_weight (`float`): weight of the video-text contrastive loss beside that of the words when
+            captions are learned; 0 for none.
         weights_license (`str`, *optional*): the terms, in words, under which others gave the weights that this model
             was made of, if these may not be passed on, nor what is derived from them. It stays with every model that
             is trained from this one; the card says it, and a push asks for an explicit word.
@@ -275,13 +282,16 @@ class VioletConfig(PreTrainedConfig):
     contrastive_weight: float | int = 1.0
     mvm_targets: dict[str, dict[str, int | float | str]] | None = None
     objectives: dict[str, dict[str, Any]] | None = None
+    pooler: dict[str, int | str | bool] | None = None
     head_type: str = "mlp"
+    word_head_type: str = "mlm"
     match_classes: int = 1
     span_head: bool = False
     match_temperature: float = 0.05
     retrieval_directions: int = 2
     label_smoothing: float | int = 0.0
     next_word_prediction: bool = False
+    caption_contrast_weight: float | int = 0.0
     weights_license: str | None = None
     mask_token_id: int = 103
     bos_token_id: int | None = 101
@@ -327,7 +337,8 @@ class VioletConfig(PreTrainedConfig):
             ("text_config", "fusion_model_config", "audio_config", "objectives", "weights_license")
         )
         unused |= {"vision_positions": "violet", "projection_type": "in_order"}
-        unused |= {"head_type": "mlp", "match_classes": 1, "span_head": False}
+        unused |= {"head_type": "mlp", "match_classes": 1, "span_head": False, "pooler": None}
+        unused |= {"word_head_type": "mlm", "caption_contrast_weight": 0.0}
         fields = super().to_dict().items()
         return {name: value for name, value in fields if name not in unused or value != unused[name]}
 
@@ -366,6 +377,20 @@ class VioletConfig(PreTrainedConfig):
             _refuse("retrieval_directions", f"must be 1 or 2, got {self.retrieval_directions}.")
         if not 0 <= self.label_smoothing < 1:
             _refuse("label_smoothing", f"must lie in [0, 1), got {self.label_smoothing}.")
+        if self.pooler is not None and self.vision_positions != "attentional_pooler":
+            _refuse(
+                "pooler",
+                "is read by the `vision_positions` 'attentional_pooler' only, and they are "
+                f"{self.vision_positions!r}.",
+            )
+        if self.caption_contrast_weight < 0:
+            _refuse("caption_contrast_weight", f"must be 0 or more, got {self.caption_contrast_weight}.")
+        if self.caption_contrast_weight and not self.next_word_prediction:
+            _refuse(
+                "caption_contrast_weight", "reads whole texts, and `next_word_prediction` is false: words are masked."
+            )
+        if self.caption_contrast_weight and self.projection_dim is None:
+            _refuse("caption_contrast_weight", "compares embeddings, and `projection_dim` is None: set it.")
         if self.num_task_tokens < 0:
             _refuse("num_task_tokens", f"must be 0 or more, got {self.num_task_tokens}.")
         if self.projection_dim is not None:

@@ -45,6 +45,30 @@ VATT_TINY: dict[str, Any] = {
     **{"intermediate_size": 256, "hidden_size": 64, "dropout": 0.0},
 }
 """The backbone that the three modalities of a small VATT share."""
+COCA: dict[str, Any] = {
+    "fusion_model_config": {"model_type": "coca"},
+    "vision_positions": "attentional_pooler",
+    "projection_type": "coca",
+    "word_head_type": "linear",
+    "next_word_prediction": True,
+    "objectives": {"caption": {}, "contrast": {}},
+    "layer_norm_eps": 1e-5,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "hidden_frame_order": False,
+}
+"""What every CoCa has: one pooler, a decoder in two halves, and two losses."""
+COCA_WORDS: dict[str, Any] = {
+    "text_config": {"model_type": "coca_text"},
+    "pooler": {"num_queries": 256, "num_heads": 8},
+    "max_position_embeddings": 76,
+    "vocab_size": 49408,  # of CLIP's tokenizer
+    "bos_token_id": 49406,
+    "eos_token_id": 49407,
+    "pad_token_id": 49407,
+    "num_video_frames": 8,
+}
+"""Texts and pooler of the published CoCas."""
 NAMED_CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "violet-v1-base": {
         "vision_config": {"embed_dim": 96, "num_heads": (3, 6, 12, 24)},
@@ -222,6 +246,34 @@ NAMED_CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "hidden_frame_order": False,
         "clip_summary": True,
     },
+    "coca-vit-base-32": {
+        "vision_config": {"model_type": "coca_vit"},
+        **COCA,
+        **COCA_WORDS,
+        **{"hidden_size": 512, "num_attention_heads": 8, "intermediate_size": 2048, "projection_dim": 512},
+    },
+    "coca-vit-large-14": {
+        "vision_config": {
+            "model_type": "coca_vit",
+            **{"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
+            "patch_size": 14,
+        },
+        **COCA,
+        **COCA_WORDS,
+        **{"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072, "projection_dim": 768},
+    },
+    "coca-tiny": {
+        "vision_config": {
+            "model_type": "coca_vit",
+            **{"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 512},
+            **{"patch_size": 8, "image_size": 64},
+        },
+        **TINY,
+        **COCA,
+        "text_config": {"model_type": "coca_text", "num_hidden_layers": 2},
+        "pooler": {"num_queries": 17, "num_heads": 4},
+        **{"num_hidden_layers": 2, "projection_dim": 128, "num_video_frames": 4},
+    },
     "vatt-medium": {
         "vision_config": {"model_type": "vatt"},
         "audio_config": {"model_type": "vatt_audio"},
@@ -295,11 +347,11 @@ def named_configuration(name: str, **overrides) -> VioletConfig:
 
     `"violet-v1-base"`, `"violet-v2-base"`, `"clip-vip-base-16"`, `"clip-vip-base-32"`, `"uniformerv2-base-16-scene"`,
     `"uniformerv2-base-16-temporal"`, `"lf-vila-base"`, `"hd-vila-base"`, `"maskalign-base-16"`, `"maskalign-large-16"`
-    and `"vatt-medium"` (which hears) have the published models' shapes; `"violet-tiny"`, `"clip-vip-tiny"`,
-    `"maskalign-tiny"` and `"language-model-tiny"` (64-pixel clips of four frames), `"uniformerv2-tiny"` (of eight,
-    without texts), `"lf-vila-tiny"` (of eight, with a sentence for every two), `"hd-vila-tiny"` (32-pixel clips of
-    seven, the middle one also of 128 pixels) and `"vatt-tiny"` (64-pixel clips of eight, with a second of sound) train
-    on two CPU cores in minutes.
+    and `"vatt-medium"` (which hears), `"coca-vit-base-32"` and `"coca-vit-large-14"` (which write) have the published
+    models' shapes; `"violet-tiny"`, `"clip-vip-tiny"`, `"maskalign-tiny"`, `"coca-tiny"` and `"language-model-tiny"` (64-pixel clips of four
+    frames), `"uniformerv2-tiny"` (of eight, without texts), `"lf-vila-tiny"` (of eight, with a sentence for every
+    two), `"hd-vila-tiny"` (32-pixel clips of seven, the middle one also of 128 pixels) and `"vatt-tiny"` (64-pixel
+    clips of eight, with a second of sound) train on two CPU cores in minutes.
 
     Raises:
         ValueError: for an unknown name or field.

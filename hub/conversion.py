@@ -328,6 +328,8 @@ def export_original(
     for target, value in model.state_dict().items():
         ours = below_the_model(type(model), target)
         theirs = kind.their_name(ours)
+        if theirs is None and kind.left_out and re.search(kind.left_out, ours) and not value.any():
+            continue
         if theirs is None or theirs in weights:
             homeless.append(target)
             continue

@@ -143,6 +143,8 @@ class Kind:
             what their shapes do not.
         computed: their name of positions that follow from the sizes -> (the tensor whose width they have, (rows,
             columns, width) -> the positions in our form).
+        left_out: pattern of our names of what it does not hold and what is 0 in a model of its weights: where it still
+            is 0, a model is written without it.
         assumed: what its shapes do not tell, and is taken for granted without a configuration, for the report.
     """
 
@@ -168,6 +170,7 @@ class Kind:
     frames: Mapping[str, Any] = field(default_factory=dict)
     told: Mapping[str, str] = field(default_factory=dict)
     computed: Mapping[str, tuple[str, Callable[[int, int, int], torch.Tensor]]] = field(default_factory=dict)
+    left_out: str | None = None
     assumed: tuple[str, ...] = ()
 
     def fitted(self, model: "Numbering", source: "Numbering") -> "Kind":

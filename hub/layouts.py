@@ -46,6 +46,7 @@ from .layout_clip import (
     CLIP_VISION_PROJECTED,
     clip_kind,
 )
+from .layout_coca import COCA
 from .layout_hd_vila import HD_VILA
 from .layout_lf_vila import LF_VILA
 from .layout_maskalign import ALIGNED, MASKALIGN, MASKALIGN_TUNED
@@ -301,7 +302,7 @@ KINDS = {
         *(VIOLET, LF_VILA, HD_VILA, SWINBERT, TORCHVISION, VIDEO_SWIN, SWIN_2D, SWIN_TRANSFORMERS, BERT),
         *(CLIP_VIP, CLIP, CLIP_VISION, CLIP_VISION_PROJECTED, CLIP_TEXTS, CLIP_TEXTS_PROJECTED),
         *(UNIFORMERV2, UNIFORMERV2_OPENMMLAB, OPENAI_CLIP, CLIP_START, VATT),
-        *(MASKALIGN, MASKALIGN_TUNED),
+        *(MASKALIGN, MASKALIGN_TUNED, COCA),
     )
 }
 
@@ -337,6 +338,7 @@ def _kind_by_names(shapes: Mapping[str, Shape]) -> Kind | None:
         (VIOLET, r"(enc_img|enc_txt|trsfr)\."),
         (VATT, rf".*{VATT_BASE}"),
         (UNIFORMERV2, r"backbone\.transformer\."),
+        (COCA, r"text_decoder\.(cross_attn|text_projection)"),
         (OPENAI_CLIP, r"visual\.(conv1|transformer)\."),
         (LF_VILA, r"(video_encoder\.(patch_embed|layers|norm_local)|video_token_pos|sent_embedding)\."),
         (HD_VILA, r"(cnn_low|grid_encoder|timesformer\.blocks|transformer\.bert)\b"),

@@ -27,7 +27,7 @@ from ..modeling_violet import (
 )
 from ..modeling_violet.encoders import find_encoder
 from ..modeling_violet.encoders.video_swin import relative_position_index
-from ..modeling_violet.heads import VioletMaskedLMHead, build_head
+from ..modeling_violet.heads import build_head, build_word_head
 from ..modeling_violet.objectives.masked_vision import build_mvm_heads
 from .kinds import FUSION, MLM, OPTIONAL, TEXT, Form, Kind, Numbering, Shape, holds, rename
 from .layouts import BERT, KINDS, VIOLET, find_kind
@@ -271,7 +271,7 @@ def _absent_from_decoder(kind: Kind, names: Mapping[str, Any]) -> Iterator[tuple
     """
     start = kind.start(MLM)
     for ours, instead in (("weight", kind.their_name(TEXT + "word_embeddings.weight")), ("bias", start + "bias")):
-        if f"{start}decoder.{ours}" not in names:
+        if kind.their_name(f"{MLM}decoder.{ours}") not in names:
             assert instead is not None
             yield f"{MLM}decoder.{ours}", instead
 
@@ -391,7 +391,7 @@ def _source_shapes(config_json: str, has: frozenset[str]) -> dict[str, Shape]:
         if "answer_head." in has:
             heads["answer_head"] = build_head(config, config.num_labels)
         if MLM in has:
-            heads["mlm_head"] = VioletMaskedLMHead(config)
+            heads["mlm_head"] = build_word_head(config)
     shapes = {name: tuple(value.shape) for name, value in heads.state_dict().items()}
     if "classifier." in has:
         of_classifier = _model_shapes(VioletForVideoClassification, config_json)

@@ -15,6 +15,7 @@ from transformers import AutoConfig
 from ..configuration import VioletConfig, VioletVisionConfig, named_configuration
 from .kinds import BACKBONE, FUSION, MLM, TEXT, Kind, Shape, holds, is_grid
 from .layout_clip import CLIP_TEXT, CLIP_TOWER
+from .layout_coca import coca_sizes
 from .layout_hd_vila import hd_vila_sizes
 from .layout_lf_vila import lf_vila_sizes
 from .layout_maskalign import maskalign_sizes
@@ -344,6 +345,10 @@ def _maskalign_sizes(sizes: Sizes, strict: bool, settings: Mapping[str, Any]) ->
     return "maskalign-base-16", *maskalign_sizes(sizes.shapes)
 
 
+def _coca_sizes(sizes: Sizes, strict: bool, settings: Mapping[str, Any]) -> tuple[str, dict, dict]:
+    return "coca-vit-base-32", *coca_sizes(sizes.shapes)
+
+
 SYSTEMS: Mapping[str, Callable[[Sizes, bool, Mapping[str, Any]], tuple[str, dict, dict]]] = {
     "violet_vision": _violet_sizes,
     "clip_vip": _clip_vip_sizes,
@@ -352,6 +357,7 @@ SYSTEMS: Mapping[str, Callable[[Sizes, bool, Mapping[str, Any]], tuple[str, dict
     "hd_vila": _hd_vila_sizes,
     "vatt": _vatt_sizes,
     "maskalign_vit": _maskalign_sizes,
+    "coca_vit": _coca_sizes,
 }
 """
 By `Kind.system`: (sizes, see `Sizes.original`, the config.json beside the weights) -> the named configuration, the

@@ -159,13 +159,29 @@ def build_attention_mask(
     def visible(batch_idx, head_idx, q_idx, kv_idx):
         return allowed(q_idx, kv_idx, layout) & (real[batch_idx, kv_idx] | ~real[batch_idx, q_idx])
 
+    return kernel_mask(config, states, key_mask.shape[1], visible)
+
+
+def kernel_mask(
+    config, states: torch.Tensor, num_keys: int, visible: Callable[..., torch.Tensor], first_query: int | None = None
+):
+    """
+    A mask in the form that the configured attention kernel takes.
+
+    Args:
+        states: (batch, queries, width), for its size, type and device.
+        num_keys: how many there are.
+        visible: (row, head, query, key) -> whether that query sees that key, all of them whole numbers in tensors that
+            broadcast.
+        first_query: the number of the first query; by default such that the last query has that of the last key.
+    """
     # Not by `create_bidirectional_mask`, which maps a rule over single places: as slow as a layer when one word is
     # written at a time. A rule here takes all places at once.
     return ALL_MASK_ATTENTION_FUNCTIONS[config._attn_implementation](
         batch_size=states.shape[0],
         q_length=states.shape[1],
-        kv_length=key_mask.shape[1],
-        q_offset=key_mask.shape[1] - states.shape[1],
+        kv_length=num_keys,
+        q_offset=num_keys - states.shape[1] if first_query is None else first_query,
         mask_function=visible,
         allow_is_causal_skip=False,
         dtype=states.dtype,

@@ -42,6 +42,7 @@ VISION_POSITIONS: Registry[type["VioletVideoStates"]] = Registry(
         "violet": "embeddings:VioletVideoEncoder",
         "rows_and_columns": "row_positions:VioletRowsAndColumns",
         "cells": "cell_positions:VioletCellPositions",
+        "attentional_pooler": "attentional_pooler:VioletAttentionalPooler",
         "none": "embeddings:VioletVideoStates",
     },
     config_keys=("vision_positions",),
@@ -56,7 +57,10 @@ class VioletVideoStates(nn.Module):
 
     Attributes:
         width: of the tokens.
+        on_grid: whether the tokens stand on the encoder's grid.
     """
+
+    on_grid = True
 
     def __init__(self, config):
         super().__init__()
@@ -69,6 +73,11 @@ class VioletVideoStates(nn.Module):
         self.projection = nn.Identity() if same else nn.Linear(vision.hidden_size, self.width)
         self.masked_patch_value = nn.Buffer(torch.tensor(config.masked_patch_value), persistent=False)
         self.hidden_order_embedding = None
+
+    @property
+    def pooled_size(self) -> int | None:
+        """Width of the clip's own vector, `Tokens.pooled`; None if there is none."""
+        return self.encoder.pooled_size
 
     @property
     def vision_model(self) -> PreTrainedModel:

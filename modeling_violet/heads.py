@@ -9,6 +9,7 @@ from transformers.activations import ACT2FN
 from ..configuration.configuration_violet import VioletConfig
 from ..core.registry import Registry
 from .clip_pooling import CLIP_POOLING
+from .scaled_linear import VioletScaledLinear
 
 
 class VioletClassificationHead(nn.Sequential):
@@ -124,6 +125,32 @@ class VioletPooledHead(nn.Sequential):
         super().__init__(
             nn.LayerNorm(width, eps=1e-5), nn.Dropout(config.classifier_dropout), nn.Linear(width, num_classes)
         )
+
+
+class VioletNextWordHead(nn.Module):
+    """One linear layer without bias, not tied to the word embeddings: CoCa's head of words."""
+
+    def __init__(self, config: VioletConfig):
+        super().__init__()
+        self.decoder = VioletScaledLinear(config.hidden_size, config.vocab_size, bias=False)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """(..., width) -> (..., vocabulary)"""
+        return self.decoder(states)
+
+
+WORD_HEADS: Registry[Any] = Registry(
+    "head of words",
+    __package__,
+    {"mlm": "heads:VioletMaskedLMHead", "linear": "heads:VioletNextWordHead"},
+    config_keys=("word_head_type",),
+)
+"""By the configuration's `word_head_type`: what reads a word's state to tell which word it is, or comes next."""
+
+
+def build_word_head(config: VioletConfig) -> Any:
+    """The head of words of a configuration; its last layer is `decoder`."""
+    return WORD_HEADS.find(config.word_head_type)(config)
 
 
 class VioletMaskedLMHead(nn.Module):

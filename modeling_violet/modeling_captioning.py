@@ -5,14 +5,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import Cache, GenerationMixin
+from transformers import Cache, DynamicCache, GenerationMixin
 from transformers.generation import GenerationMode
 from transformers.processing_utils import Unpack
 
 from ..configuration.configuration_violet import VioletConfig
 from ..core.clip_inputs import take_clip_inputs
 from ..core.upstream import CACHE_NAME, can_return_tuple, one_cache
-from .heads import VioletMaskedLMHead
+from .heads import build_word_head
 from .losses import masked_cross_entropy
 from .modeling_violet import VioletInputs, VioletModel, VioletPreTrainedModel, VioletTaskOutput, names_inputs
 from .tokens import Tokens
@@ -54,7 +54,7 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.violet = VioletModel(config)
         self.violet.check_rule("sequence_to_sequence", type(self).__name__)
-        self.mlm_head = VioletMaskedLMHead(config)
+        self.mlm_head = build_word_head(config)
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Linear:
@@ -89,10 +89,14 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
         The other arguments are `VioletModel.forward`'s. `logits` are (texts, X, vocabulary), at `input_ids`' places.
         """
         cache = one_cache(cache, past_key_values)
+        texts, words, mask = None, {"input_ids": input_ids}, attention_mask
+        if labels is not None and input_ids is not None and self.config.caption_contrast_weight:
+            texts = self.violet.encode_texts(input_ids, attention_mask)  # once for both losses
+            words, mask = {"inputs_embeds": texts.tokens}, texts.mask
         outputs = self.violet(
             pixel_values_videos=pixel_values_videos,
-            input_ids=input_ids,
-            attention_mask=attention_mask,
+            **words,
+            attention_mask=mask,
             attention_rule="sequence_to_sequence",
             position_ids=position_ids,
             cache=cache,
@@ -106,6 +110,9 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
             loss = masked_cross_entropy(logits[:, :-1], labels[:, 1:], self.config.label_smoothing)
         elif labels is not None:
             loss = masked_cross_entropy(logits, labels, self.config.label_smoothing)
+        if texts is not None and input_ids is not None:
+            contrast = self._contrast(outputs.video_tokens, texts, input_ids, kwargs.get("video_index"))
+            loss = loss + self.config.caption_contrast_weight * contrast
         return VioletCaptioningOutput(
             loss=loss,
             logits=logits,
@@ -113,6 +120,18 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
             attentions=outputs.attentions,
             **{CACHE_NAME: cache},
         )
+
+    def _contrast(
+        self, videos: Tokens, texts: Tokens, input_ids: torch.Tensor, video_index: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The contrastive loss between texts and their videos; in training, of all processes."""
+        of_videos = self.violet.embed_videos(videos)
+        if video_index is not None:
+            of_videos = of_videos[video_index]
+        assert self.violet.projection is not None  # `caption_contrast_weight` needs it
+        of_texts = self.violet.projection.text(texts)
+        words = input_ids * texts.mask
+        return self.violet.contrast(of_videos, of_texts, words, gather=self.training)[0]
 
     @torch.no_grad()
     def generate(
@@ -134,7 +153,8 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
             video_tokens: videos encoded earlier, in their place.
             video_index: (texts,), the video of each text; the text's own number if it is not given.
             kwargs: among them `prompt_ids` and `prompt_attention_mask` (texts, P) or (1, P), padded on the right, an
-                instruction or a question; and `cache`, of an earlier call that is to be gone on from.
+                instruction or a question, with which the text itself begins if the fusion has no place for it (CoCa);
+                and `cache`, of an earlier call that is to be gone on from.
 
         Returns:
             (texts, at most `max_length`), or a `GenerateOutput` with `return_dict_in_generate=True`.
@@ -149,6 +169,9 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
             video_tokens = self.violet.encode_videos(**pixels)
         assert video_tokens is not None  # one of the two was given
         videos = len(video_tokens.tokens)
+        if not self.violet.fusion.joint_sequence:
+            texts = videos if video_index is None else len(video_index)
+            input_ids = self.begin(input_ids, texts, kwargs)
         if input_ids is None:
             texts = videos if video_index is None else len(video_index)
             input_ids = torch.full((texts, 1), self.generation_config.bos_token_id, device=video_tokens.tokens.device)
@@ -159,6 +182,9 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
                 )
             video_index = torch.arange(videos, device=input_ids.device)
         cache = one_cache(kwargs.pop("cache", None), kwargs.pop("past_key_values", None))
+        wanted = kwargs.get("use_cache") is not False and kwargs.get("cache_implementation") is None
+        if cache is None and wanted and self.violet.fusion.cached_layers > self.config.num_hidden_layers:
+            cache = DynamicCache()  # `generate`'s own may have only as many places as the configuration has layers
         if cache is not None:
             kwargs[CACHE_NAME] = cache
         for name in ("task_ids", "prompt_ids", "prompt_attention_mask"):
@@ -166,6 +192,37 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
             if given is not None and len(given) == 1:  # one for all must be repeated for beams like the others
                 kwargs[name] = given.repeat_interleave(len(input_ids), dim=0)
         return super().generate(input_ids, video_tokens=video_tokens, video_index=video_index, **kwargs)
+
+    def begin(self, input_ids: torch.Tensor | None, texts: int, kwargs: dict[str, Any]) -> torch.Tensor | None:
+        """
+        What is already said, with its padding on the left; a prompt of `kwargs` becomes it, without its end.
+
+        Raises:
+            ValueError: for a prompt and `input_ids`.
+        """
+        mask, prompt = kwargs.get("attention_mask"), kwargs.pop("prompt_ids", None)
+        of_prompt = kwargs.pop("prompt_attention_mask", None)
+        if prompt is not None:
+            if input_ids is not None:
+                raise ValueError("Here a prompt is the beginning of the text: give `prompt_ids` or `input_ids`.")
+            input_ids, mask = prompt, torch.ones_like(prompt) if of_prompt is None else of_prompt
+            if len(input_ids) == 1:
+                input_ids, mask = input_ids.expand(texts, -1), mask.expand(texts, -1)
+            ends = self.config.eos_token_id
+            is_end = torch.isin(input_ids, torch.as_tensor(ends, device=input_ids.device))
+            mask = mask * ~(is_end & (mask.cumsum(1) == mask.sum(1, keepdim=True)))
+            longest, most = int(mask.sum(1).max()), self.config.max_position_embeddings
+            if longest >= most:
+                raise ValueError(
+                    f"A prompt of {longest} tokens leaves no place for a word behind it: there are {most} "
+                    "(`max_position_embeddings`)."
+                )
+        if input_ids is None or mask is None:
+            return input_ids
+        order = mask.argsort(dim=1, stable=True)  # padding first, and the words in their order
+        kept = int(mask.sum(1).max())
+        kwargs["attention_mask"] = mask.gather(1, order)[:, -kept:]
+        return input_ids.gather(1, order)[:, -kept:]
 
     def _validate_generation_mode(self, generation_mode, generation_config, generation_mode_kwargs):
         if generation_mode == GenerationMode.ASSISTED_GENERATION:
@@ -191,9 +248,11 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
             attention_mask = torch.ones_like(input_ids)
         look_ahead = not self.config.next_word_prediction
         if cache is not None and cache.get_seq_length():
-            context = sum(group.tokens.shape[1] for group in kwargs["video_tokens"].groups().values())
-            context += 0 if kwargs.get("prompt_ids") is None else kwargs["prompt_ids"].shape[1]
-            context += 0 if kwargs.get("task_ids") is None else 1
+            context = 0
+            if self.violet.fusion.joint_sequence:
+                context = sum(group.tokens.shape[1] for group in kwargs["video_tokens"].groups().values())
+                context += 0 if kwargs.get("prompt_ids") is None else kwargs["prompt_ids"].shape[1]
+                context += 0 if kwargs.get("task_ids") is None else 1
             new = input_ids[:, cache.get_seq_length() - context :]
         else:
             new = input_ids

@@ -47,15 +47,17 @@ class VioletForVideoClassification(VioletPreTrainedModel):
         """A head with an output for each of the configuration's labels."""
         if self.reads_embedding:
             return nn.Linear(self.config.projection_dim, self.config.num_labels)
-        if self.config.has_fusion:
+        if self.violet.has_fusion:
             return build_head(self.config, self.config.num_labels)
-        pooled = self.violet.vision_encoder.pooled_size or self.violet.video_encoder.width
+        pooled = self.violet.video_encoder.pooled_size or self.violet.video_encoder.width
         return VioletPooledHead(self.config, self.config.num_labels, pooled)
 
     def unread_parameters(self) -> list[nn.Parameter]:
         """Those of texts, prompts and the embeddings before the fusion, see `VioletPreTrainedModel`."""
         projection = "projection.text_projection." if self.reads_embedding else "projection."
-        of_texts = ("text_embeddings.", projection, "task_tokens")
+        of_texts: tuple[str, ...] = ("text_embeddings.", projection, "task_tokens")
+        if self.reads_embedding or not self.violet.has_fusion:
+            of_texts += ("fusion.",)
         return [parameter for name, parameter in self.violet.named_parameters() if name.startswith(of_texts)]
 
     @capture_outputs(tie_last_hidden_states=False)

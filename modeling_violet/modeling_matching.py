@@ -14,6 +14,7 @@ from ..configuration.configuration_violet import VioletConfig
 from ..core.clip_inputs import take_clip_inputs
 from ..core.upstream import can_return_tuple
 from .embedding_gradients import EmbeddingGradients
+from .fusions import fuses_pairs
 from .heads import build_match_head
 from .losses import check_labels, first_of_each, gather_rows, masked_cross_entropy, retrieval_loss
 from .modeling_violet import (
@@ -153,14 +154,15 @@ class VioletForRetrieval(VioletPreTrainedModel):
     needs_fusion = False
 
     def __init__(self, config: VioletConfig):
-        if not config.has_fusion and config.projection_dim is None:
+        if not fuses_pairs(config) and config.projection_dim is None:
+            own: Any = config.fusion_model_config
             raise ValueError(
-                "A model without a fusion (`fusion_model_config.model_type` is 'none') compares videos and texts by "
-                "their embeddings, and `projection_dim` is None: set it."
+                f"A model without a fusion of pairs (`fusion_model_config.model_type` is {own.model_type!r}) compares "
+                "videos and texts by their embeddings, and `projection_dim` is None: set it."
             )
         super().__init__(config)
         self.violet = VioletModel(config)
-        self.match_head = build_match_head(config) if config.has_fusion else None
+        self.match_head = build_match_head(config) if fuses_pairs(config) else None
         self.post_init()
 
     def score_pairs(
@@ -283,6 +285,10 @@ class VioletForRetrieval(VioletPreTrainedModel):
             first, labels = _places_among_all_processes(len(videos), labels, video_ids)
             videos = gather_rows(videos)[first]
         return self._with_loss(self.violet.compare(videos, embeddings["texts"]), labels, shared)
+
+    def unread_parameters(self) -> list[nn.Parameter]:
+        """Those of a fusion that only writes, see `VioletPreTrainedModel`."""
+        return list(self.violet.fusion.parameters()) if self.match_head is None else []
 
     def shared(self) -> list[nn.Parameter]:
         """The parameters that `compare_embeddings` itself reads."""

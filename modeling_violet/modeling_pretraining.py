@@ -13,8 +13,8 @@ from ..configuration.configuration_violet import VioletConfig
 from ..core.clip_inputs import take_clip_inputs
 from ..core.upstream import can_return_tuple
 from .embedding_gradients import EmbeddingGradients
-from .fusions import record_received_attention
-from .heads import VioletMaskedLMHead, build_match_head
+from .fusions import fuses_pairs, record_received_attention
+from .heads import build_match_head, build_word_head
 from .losses import combine
 from .modeling_violet import VioletModel, VioletPreTrainedModel
 from .objectives.masked_vision import build_mvm_heads
@@ -75,13 +75,17 @@ class VioletForPreTraining(VioletPreTrainedModel):
     """
 
     needs_fusion = False
-    reads_under = None  # each objective says its own
 
     def __init__(self, config: VioletConfig):
         super().__init__(config)
         self.violet = VioletModel(config)
-        self.match_head = build_match_head(config) if config.has_fusion else None
-        self.mlm_head = VioletMaskedLMHead(config) if config.has_fusion else None
+        self.match_head = build_match_head(config) if fuses_pairs(config) else None
+        self.mlm_head = build_word_head(config) if config.has_fusion else None
+        if config.mvm_targets and not self.violet.video_encoder.on_grid:
+            raise ValueError(
+                "`mvm_targets` predicts what the cells of a grid show, and the tokens of the `vision_positions` "
+                f"{config.vision_positions!r} stand on none: leave `mvm_targets` out."
+            )
         self.mvm_heads = build_mvm_heads(config) if config.has_fusion else nn.ModuleDict()
         self.objectives = objectives_of(config)
         heads = {name: objective.build_head(config) for name, objective in self.objectives.items()}

@@ -20,12 +20,13 @@ from ..core.whole_folders import SavedWhole
 from .attention import RULES
 from .embeddings import VISION_POSITIONS, VioletVideoEncoder, VioletVideoStates
 from .encoders import Encoder
-from .fusions import build_fusion, find_fusion
+from .fusions import build_fusion, find_fusion, fuses_pairs
 from .fusions.bert_fusion import VioletFusionAttention, VioletFusionLayer
 from .fusions.fusion import CLIP_STATES
-from .heads import VioletMaskedLMHead, build_head
+from .heads import build_head, build_word_head
 from .losses import contrastive_loss, first_of_each, gather_rows, masked_cross_entropy
 from .projection import VioletProjection, build_projection
+from .scaled_linear import VioletScaledLinear
 from .sounds import build_sound_side
 from .texts import build_text_side
 from .tokens import Tokens
@@ -130,8 +131,8 @@ class VioletPreTrainedModel(SavedWhole, PreTrainedModel):
     _supports_sdpa = True
     needs_fusion = True
     """Whether the class reads the fusion's states, so that a configuration without one is refused."""
-    reads_under: str | None = "bidirectional"
-    """The rule of attention under which it does, so that a fusion that does not serve it is refused; None for any."""
+    reads_under: str = "bidirectional"
+    """The rule of attention under which it does, so that a fusion that does not serve it is refused."""
     _no_split_modules = ["VioletFusionLayer", "VioletTextEmbeddings"]  # and the encoder's own
     _can_record_outputs = {"hidden_states": VioletFusionLayer, "attentions": VioletFusionAttention}
 
@@ -141,7 +142,7 @@ class VioletPreTrainedModel(SavedWhole, PreTrainedModel):
                 f"{type(self).__name__} reads the states of a fusion, and `fusion_model_config.model_type` is 'none': "
                 "leave `fusion_model_config` out."
             )
-        if self.reads_under is not None and config.has_fusion:
+        if self.needs_fusion:
             self._check_fusion(config)
         super().__init__(config, *inputs, **kwargs)
 
@@ -158,7 +159,9 @@ class VioletPreTrainedModel(SavedWhole, PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         std = self.config.initializer_range
-        if isinstance(module, nn.Linear):
+        if isinstance(module, VioletScaledLinear):
+            module.start_weights()
+        elif isinstance(module, nn.Linear):
             init.trunc_normal_(module.weight, std=std)
             if module.bias is not None:
                 init.zeros_(module.bias)
@@ -179,6 +182,8 @@ class VioletPreTrainedModel(SavedWhole, PreTrainedModel):
                 init.trunc_normal_(module.hidden_order_embedding, std=std)
         elif isinstance(module, VioletProjection):
             init.constant_(module.logit_scale, module.initial_logit_scale())
+            if hasattr(module, "start_weights"):
+                module.start_weights()  # type: ignore[operator]
         elif isinstance(module, VioletModel) and module.task_tokens is not None:
             init.trunc_normal_(module.task_tokens, std=std)
         elif hasattr(module, "start_weights"):  # a part whose own parameters begin in its own way
@@ -224,7 +229,6 @@ class VioletModel(VioletPreTrainedModel):
     """
 
     needs_fusion = False
-    reads_under = None
 
     def __init__(self, config: VioletConfig):
         super().__init__(config)
@@ -259,8 +263,8 @@ class VioletModel(VioletPreTrainedModel):
 
     @property
     def has_fusion(self) -> bool:
-        """Whether `fuse` works; without a fusion videos and texts are compared by their embeddings."""
-        return self.config.has_fusion
+        """Whether the fusion joins a video with a whole text; else they are compared by their embeddings."""
+        return fuses_pairs(self.config)
 
     @property
     def has_embeddings(self) -> bool:
@@ -398,12 +402,17 @@ class VioletModel(VioletPreTrainedModel):
                 f"`fusion_model_config.model_type` {own.model_type if own else 'bert'!r} serves "
                 f"{', '.join(map(repr, self.fusion.rules))}."
             )
-        if RULES[rule].causal and self.text_embeddings.contextual:
+        if RULES[rule].causal and self.text_embeddings.contextual and not self.text_embeddings.causal:
             text = self.config.text_config.model_type
             raise ValueError(
                 f"{reader} needs the rule of attention {rule!r} (`attention_rule`), under which no word knows those "
                 f"behind it, and `text_config.model_type` {text!r} lets each see all: leave `text_config` out."
             )
+
+    def past_words(self, filled: int, context: Mapping[str, Tokens]) -> int:
+        """How many words a cache of that length holds, behind the `context`: the groups in front of the text."""
+        counted = sum(group.mask.shape[1] for group in context.values()) if self.fusion.joint_sequence else 0
+        return filled - counted
 
     def _need_projection(self) -> VioletProjection:
         if self.projection is None:
@@ -575,19 +584,24 @@ class VioletModel(VioletPreTrainedModel):
         elif bool_masked_pos is not None or hidden_frame_order is not None:
             raise ValueError("Encoded `video_tokens` cannot be masked: give `pixel_values_videos`.")
         words: Any = inputs_embeds
+        filled = 0 if cache is None else cache.get_seq_length()  # before this pass adds to it
         if input_ids is not None and position_ids is None and cache is None:
             encoded = self.encode_texts(input_ids, attention_mask)  # it may put tokens in front of the words
             words, attention_mask = encoded.tokens, encoded.mask
         elif input_ids is not None:
-            words = self.text_embeddings(input_ids, attention_mask, position_ids)
+            of_cache: dict[str, Any] = {}
+            if self.text_embeddings.causal and cache is not None:
+                of_cache = {"cache": cache, "first_layer": self.fusion.cached_layers}
+            words = self.text_embeddings(input_ids, attention_mask, position_ids, **of_cache)
         texts = words.shape[0]
         groups = _videos_of_texts(video_tokens, texts, video_index).groups()
         prompt = self._prompt(task_ids, prompt_ids, prompt_attention_mask, batch=texts)
         if prompt is not None:
             groups["prompt"] = prompt
         past_mask = None
-        if cache is not None and cache.get_seq_length():  # video, prompt and the first words are in the cache
-            past_mask, attention_mask = _past_masks(groups, words, attention_mask, cache)
+        if filled:  # video, prompt and the first words are in the cache
+            past_words = self.past_words(filled, groups)
+            past_mask, attention_mask = _past_masks(groups, words, attention_mask, past_words)
             groups = {}
         groups["text"] = Tokens(words, _all_ones(words) if attention_mask is None else attention_mask)
         states = self.fuse(groups, attention_rule, cache, past_mask, **kwargs)
@@ -604,10 +618,9 @@ class VioletModel(VioletPreTrainedModel):
 
 
 def _past_masks(
-    groups: Mapping[str, Tokens], words: torch.Tensor, attention_mask: torch.Tensor | None, cache: Cache
+    groups: Mapping[str, Tokens], words: torch.Tensor, attention_mask: torch.Tensor | None, past_words: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The mask of what is in the cache, of `groups` and the first words, and that of `words`, which come next."""
-    past_words = cache.get_seq_length() - sum(group.mask.shape[1] for group in groups.values())
     if attention_mask is None:
         attention_mask = words.new_ones((len(words), past_words + words.shape[1]), dtype=torch.long)
     past_mask = torch.cat([group.mask for group in groups.values()] + [attention_mask[:, :past_words]], dim=1)
@@ -636,7 +649,7 @@ class VioletForMaskedLM(VioletPreTrainedModel):
     def __init__(self, config: VioletConfig):
         super().__init__(config)
         self.violet = VioletModel(config)
-        self.mlm_head = VioletMaskedLMHead(config)
+        self.mlm_head = build_word_head(config)
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Linear:

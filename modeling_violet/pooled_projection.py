@@ -25,14 +25,14 @@ class VioletPooledProjection(VioletProjection):
     def __init__(self, config, video, text):
         nn.Module.__init__(self)
         types = {"vision_config": config.vision_config, "text_config": config.text_config}
-        for key, size in (("vision_config", video.encoder.pooled_size), ("text_config", text.pooled_size)):
+        for key, size in (("vision_config", video.pooled_size), ("text_config", text.pooled_size)):
             if size is None:
                 kind = getattr(types[key], "model_type", None)
                 raise ValueError(
-                    f"`projection_type` 'pooled' needs a vector of each clip and text, and `{key}.model_type` "
-                    f"{kind!r} gives none: use the `projection_type` 'in_order'."
+                    f"`projection_type` {config.projection_type!r} needs a vector of each clip and text, "
+                    f"and `{key}.model_type` {kind!r} gives none: use the `projection_type` 'in_order'."
                 )
-        self.video_projection = nn.Linear(video.encoder.pooled_size, config.projection_dim, bias=self.bias)
+        self.video_projection = nn.Linear(video.pooled_size, config.projection_dim, bias=self.bias)
         self.text_projection = nn.Linear(text.pooled_size, config.projection_dim, bias=self.bias)
         self.logit_scale = nn.Parameter(torch.empty(1))  # FSDP shards no scalars
 

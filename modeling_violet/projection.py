@@ -21,6 +21,7 @@ PROJECTIONS: Registry[type["VioletProjection"]] = Registry(
         "in_order": "projection:VioletProjection",
         "pooled": "pooled_projection:VioletPooledProjection",
         "pooled_with_bias": "pooled_projection:VioletPooledProjectionWithBias",
+        "coca": "coca_projection:CocaProjection",
         "paragraph": "paragraph_projection:LfVilaProjection",
         "paragraph_and_clips": "paragraph_projection:LfVilaClipProjection",
         "fine_and_coarse": "vatt_projection:VattHierarchicalProjection",
@@ -74,6 +75,11 @@ class VioletProjection(nn.Module):
 
     def __init__(self, config, video, text):
         super().__init__()
+        if not video.on_grid:
+            raise ValueError(
+                "`projection_type` 'in_order' pools a video's frames, and its tokens stand on no grid with the "
+                f"`vision_positions` {config.vision_positions!r}: use the `projection_type` 'coca' or 'pooled'."
+            )
         self.video_projection = nn.Linear(NUM_BASES * video.width, config.projection_dim)
         self.text_projection = nn.Linear(NUM_BASES * (text.width or config.hidden_size), config.projection_dim)
         self.logit_scale = nn.Parameter(torch.empty(1))  # FSDP shards no scalars

@@ -59,7 +59,7 @@ class Tokens:
             `num_special_per_frame` special tokens and the grid row by row.
         mask: (batch, L), 1 for a token and 0 for padding.
         grid: (steps in time, rows, columns) of a video's patches; L = num_special_per_clip + steps *
-            (num_special_per_frame + rows * columns). None for a text.
+            (num_special_per_frame + rows * columns). None for a text, and for pooled tokens.
         num_special_per_frame: special tokens in front of the patches of each step in time.
         num_special_per_clip: special tokens in front of all others.
         pooled: (batch, any width), one vector a row that its encoder gave beside the tokens; None if it gives none.
@@ -81,7 +81,10 @@ class Tokens:
     def patches(self) -> torch.Tensor:
         """The tokens on the grid, without the special ones: (batch, steps, rows, columns, width)."""
         if self.grid is None:
-            raise ValueError("These are tokens of texts: only a video has patches.")
+            raise ValueError(
+                "These tokens stand on no grid: only a video has patches, and none if its states were pooled "
+                "(`vision_positions` 'attentional_pooler')."
+            )
         steps, rows, columns = self.grid
         # (batch, L, width) -> (batch, steps, special + rows * columns, width)
         by_step = self.tokens[:, self.num_special_per_clip :].unflatten(1, (steps, -1))

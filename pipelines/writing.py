@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from ..processing.processing_violet import special_tokens
 from ..processing.questions import TokenIds, pad_texts
 
 
@@ -15,12 +16,10 @@ def check_special_tokens(model: Any, tokenizer: Any) -> None:
     Raises:
         ValueError: names one that is not.
     """
-    for setting, expected in (
-        ("bos_token_id", tokenizer.cls_token_id),
-        ("eos_token_id", tokenizer.sep_token_id),
-        ("mask_token_id", tokenizer.mask_token_id),
-    ):
-        own = getattr(model.config, setting)
+    tokens = special_tokens(tokenizer)
+    needed = ("bos_token_id", "eos_token_id", *(() if model.config.next_word_prediction else ("mask_token_id",)))
+    for setting in needed:
+        own, expected = getattr(model.config, setting), tokens.get(setting)
         if own != expected and not (isinstance(own, list) and expected in own):
             raise ValueError(
                 f"This model cannot write: its configuration's `{setting}` is {own}, its tokenizer's {expected}. "
@@ -38,7 +37,7 @@ def write(
     model: Any, tokenizer: Any, pixels: Mapping[str, torch.Tensor], prompts: Sequence[TokenIds], **generate_kwargs: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    Texts about videos, each from [CLS] on.
+    Texts about videos, each from [CLS] on, or behind the prompt if the text begins with it.
 
     Args:
         pixels: (videos, frames, 3, height, width), by name.
@@ -49,13 +48,22 @@ def write(
         The token ids (videos, texts, tokens), and (videos, texts), the geometric mean of the probabilities of the
         tokens written, [SEP] included.
     """
-    prompt: dict[str, torch.Tensor] = {}
+    prompt, begun, videos = dict[str, torch.Tensor](), 1, len(next(iter(pixels.values())))
     if prompts:
         prompt["prompt_ids"], prompt["prompt_attention_mask"] = pad_texts(
             prompts, tokenizer.pad_token_id, model.device
         )
+        if not model.violet.fusion.joint_sequence:  # the text begins with the prompt
+            prompt["input_ids"] = model.begin(None, videos, prompt)
+            begun = prompt["input_ids"].shape[1]
+            if "max_new_tokens" in generate_kwargs:
+                left = model.config.max_position_embeddings - begun
+                generate_kwargs["max_new_tokens"] = min(generate_kwargs["max_new_tokens"], left)
     written = model.generate(**pixels, **prompt, **{**generate_kwargs, **SCORED})
-    return _rows(model, written, 1, [tokenizer.sep_token_id], written.sequences, len(next(iter(pixels.values()))))
+    end = special_tokens(tokenizer)["eos_token_id"]
+    return _rows(
+        model, written, begun, [end], written.sequences if begun == 1 else written.sequences[:, begun:], videos
+    )
 
 
 def join_prompts(prompts: Sequence[torch.Tensor], padding: int | None) -> dict[str, torch.Tensor]:

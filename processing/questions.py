@@ -150,10 +150,16 @@ def cut_around_mask(tokenizer: Any, ids: TokenIds, most: int) -> TokenIds:
 
 
 def pad_texts(texts: Sequence[TokenIds], padding: int, device: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """`input_ids` and `attention_mask` (texts, tokens of the longest); a [PAD] inside of a text is masked as well."""
+    """
+    `input_ids` and `attention_mask` (texts, tokens of the longest); a [PAD] inside of a text is masked as well, but
+    not one that ends it: in some vocabularies one token stands for the end and for padding.
+    """
     longest = max(len(ids) for ids in texts)
     input_ids = torch.tensor([[*ids, *[padding] * (longest - len(ids))] for ids in texts], device=device)
-    return input_ids, (input_ids != padding).long()
+    mask = (input_ids != padding).long()
+    for row, ids in zip(mask, texts, strict=True):
+        row[len(ids) - 1] = 1
+    return input_ids, mask
 
 
 def _placed(tokenizer: Any, text: str, place: str, count: int) -> TokenIds:

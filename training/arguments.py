@@ -222,10 +222,18 @@ class ModelArguments:
     max_text_length: int | None = field(
         default=None, metadata={"help": "Tokens of a text, which is cut beyond them; by default the processor's own."}
     )
-    next_word_prediction: bool = field(
-        default=False,
+    next_word_prediction: bool | None = field(
+        default=None,
         metadata={
-            "help": "Captioning: predict each word from the one before, instead of masked words (as published)."
+            "help": "Captioning: predict each word from the one before, instead of masked words (as VIOLET's "
+            "published models); by default as the model does."
+        },
+    )
+    caption_contrast_weight: float | None = field(
+        default=None,
+        metadata={
+            "help": "Captioning: weight of the contrast between videos and captions beside the words' loss, for "
+            "models that are to find videos too; by default as the model's configuration says."
         },
     )
     attn_implementation: str | None = field(

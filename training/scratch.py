@@ -38,6 +38,9 @@ FRAMES_FROM_SCRATCH: dict[str, tuple[int | tuple[int, int], int]] = {
     "maskalign-large-16": (224, 8),
     "maskalign-tiny": (64, 4),
     "language-model-tiny": (64, 4),
+    "coca-vit-base-32": (224, 8),
+    "coca-vit-large-14": (224, 8),
+    "coca-tiny": (64, 4),
 }
 """Side in pixels (or height and width) and number of frames that a named configuration is trained with."""
 

@@ -18,6 +18,7 @@ ENCODERS: Registry[Any] = Registry(
     __package__,
     {
         "violet_vision": "video_swin:VioletVisionModel",
+        "coca_vit": "coca_vit:CocaVisionModel",
         "clip_vip": "clip_vip:ClipVip",
         "hd_vila": "two_resolutions:HdVilaVisionModel",
         "lf_vila": "temporal_windows:LfVilaVisionModel",

@@ -28,12 +28,20 @@ class Fusion(nn.Module):
         norm: what stands behind the last layer, or None.
         rules: the rules of attention that it serves, of `attention.ATTENTION_RULES`.
         hears: whether it takes the group "audio".
+        joint_sequence: whether video, prompt and text are one sequence, all of which a cache counts; else only words
+            are, and a prompt is the beginning of the text.
     """
 
     layers: nn.ModuleList
     norm: nn.Module | None
     rules: tuple[str, ...] = ("bidirectional",)
     hears: bool = False
+    joint_sequence: bool = True
+
+    @property
+    def cached_layers(self) -> int:
+        """How many places it takes in a cache, from the first on."""
+        return len(self.layers)
 
     def forward(
         self,
@@ -66,6 +74,7 @@ FUSIONS: Registry[type[Fusion]] = Registry(
     __package__,
     {
         "bert": "bert_fusion:VioletBertFusion",
+        "coca": "coca_decoder:CocaFusion",
         "clip_by_clip": "clip_by_clip:VioletClipByClipFusion",
         "language_model": "language_model:VioletLanguageModelFusion",
         "none": "no_fusion:VioletNoFusion",
@@ -86,6 +95,11 @@ def find_fusion(config: PreTrainedConfig) -> type[Fusion]:
     """
     own: Any = getattr(config, "fusion_model_config", None)
     return FUSIONS.find("bert" if own is None else own.model_type)
+
+
+def fuses_pairs(config: PreTrainedConfig) -> bool:
+    """Whether a configuration's fusion joins a video with a whole text, so that it can tell whether they match."""
+    return "bidirectional" in find_fusion(config).rules
 
 
 def build_fusion(config: PreTrainedConfig) -> Fusion:

@@ -15,6 +15,7 @@ from torch import nn
 
 from ...configuration.configuration_violet import VioletConfig
 from ...core.registry import Registry
+from ..fusions import fuses_pairs
 from ..tokens import Tokens
 from .passes import Passes
 
@@ -173,13 +174,13 @@ class EmbeddingObjective(Objective):
 
 
 class FusedObjective(Objective):
-    """An objective that reads the fusion's states: a model without a fusion does not have it."""
+    """An objective that reads the fusion's states of a video and a whole text: only models with such have it."""
 
-    requirement = "a fusion (`fusion_model_config`)"
+    requirement = "a fusion (`fusion_model_config`) that joins a video with a whole text"
 
     @classmethod
     def of(cls, name: str, config: VioletConfig) -> Iterator[Self]:
-        if config.has_fusion:
+        if fuses_pairs(config):
             yield cls(name, config)
 
 
@@ -196,6 +197,7 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
         "smtm": "masked_words:WrittenWords",
         "rolled_vtm": "rolled_matching:RolledMatching",
         "rolled_mlm": "rolled_matching:RolledWords",
+        "caption": "captions:Captions",
         "contrast": "pair_contrast:PairContrast",
         "mil_nce": "several_texts:SeveralTexts",
         "omnisource": "omnisource:Omnisource",

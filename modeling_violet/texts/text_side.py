@@ -17,12 +17,15 @@ class TextSide(nn.Module):
 
     Attributes:
         contextual: whether a word's state depends on the other words. Then a text cannot be written word by word.
+        causal: whether it depends on the words before it only, so that a text can. `forward` then also takes `cache`,
+            to which the new words' keys and values are added, and `first_layer`, the place of its first layer there.
         pooled_size: width of the text's own vector, `Tokens.pooled` of `encode`; None if there is none.
         width: of its states; None if it is the model's `hidden_size`.
         word_embeddings: the table of words, for those sides that have it as a part of their own.
     """
 
     contextual = False
+    causal = False
     pooled_size: int | None = None
     width: int | None = None
     word_embeddings: nn.Embedding
@@ -66,6 +69,7 @@ TEXTS: Registry[type[TextSide]] = Registry(
     __package__,
     {
         "none": "no_text:VioletNoText",
+        "coca_text": "coca_text:CocaText",
         "hd_vila_text": "mean_text:HdVilaText",
         "language_model": "language_model_text:VioletLanguageModelText",
         "paragraph": "paragraph_text:LfVilaParagraphText",

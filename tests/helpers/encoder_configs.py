@@ -18,6 +18,7 @@ ENCODER_CONFIGS: dict[str, dict[str, Any]] = {
         "patch_size": 8,
         "drop_path_rate": 0.0,
     },
+    "coca_vit": _VIT,
     "clip_vip": {**_VIT, "temporal_size": FRAMES},
     "maskalign_vit": {**_SMALL, "image_size": SIDE, "patch_size": PATCH},
     "clip_vision_model": _VIT,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from datasets import Dataset
 from transformers import TrainingArguments
+from transformers.utils import logging
 
 from ...data import COLUMNS, described
 from ...evaluation.captions import caption_scores
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 ASKED = "Describe the video."
 """What a language model is asked for a caption."""
+
+
+logger = logging.get_logger(__name__)
 
 
 class CaptionCollator(VideoTextCollator):
@@ -121,14 +125,31 @@ def _compare(mine: list[tuple[str, str]], rows: Dataset, references: dict[str, l
     return Evaluation(scores.measures, scores.numbers, samples, scores.notes, failed)
 
 
+def warn_if_search_is_forgotten(model: VioletForCaptioning) -> None:
+    """Warns if captions are learned by a model whose search reads weights that this changes, without contrast."""
+    reads_embeddings_only = model.violet.has_embeddings and not model.violet.has_fusion
+    if reads_embeddings_only and not model.config.caption_contrast_weight:
+        logger.warning(
+            "Captions are learned without contrast (`caption_contrast_weight` is 0): this model finds videos by "
+            "embeddings that come from the same weights, and will find them worse, or not at all. Give "
+            "--caption_contrast_weight 0.5 or so if it is to search too, or keep the model from before for it."
+        )
+
+
 def _collate(processor, model, data, training: bool, **settings) -> VideoTextCollator:
+    if training:
+        warn_if_search_is_forgotten(model)
     return CaptionCollator(processor, data.word_ratio, next_word=model.config.next_word_prediction, **settings)
 
 
 def _configure(
     model: "ModelArguments", data: "DataArguments", rows: Dataset, labels_before: list[str] | None
 ) -> dict[str, Any]:
-    return {"next_word_prediction": model.next_word_prediction}
+    asked = {
+        "next_word_prediction": model.next_word_prediction,
+        "caption_contrast_weight": model.caption_contrast_weight,
+    }
+    return {name: value for name, value in asked.items() if value is not None}
 
 
 def _ask(row: Mapping[str, Any]) -> list[str]:
