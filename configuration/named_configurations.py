@@ -45,6 +45,35 @@ VATT_TINY: dict[str, Any] = {
     **{"intermediate_size": 256, "hidden_size": 64, "dropout": 0.0},
 }
 """The backbone that the three modalities of a small VATT share."""
+
+
+def _imp(width: int, layers: int, experts: int) -> dict[str, Any]:
+    """IMP of that size, with experts in the last six layers; heads are 64 wide."""
+    sizes: dict[str, Any] = {
+        **{"backbone_size": width, "hidden_size": width, "num_hidden_layers": layers},
+        **{"num_attention_heads": width // 64, "intermediate_size": 4 * width, "qk_norm": True},
+        "experts": {"number": experts, "layers": 6, "groups": "batch"},
+    }
+    return {
+        "vision_config": {"model_type": "imp", **sizes},
+        "audio_config": {"model_type": "imp_audio", **sizes},
+        "text_config": {"model_type": "imp_text", **sizes},
+        "fusion_model_config": {"model_type": "none"},
+        "vision_positions": "none",
+        "masked_patch_value": (-1.0, -1.0, -1.0),
+        "hidden_frame_order": False,
+        **{"vocab_size": 32100, "bos_token_id": None, "eos_token_id": 1, "pad_token_id": 0},  # of T5's tokenizer
+        "num_video_frames": 16,
+        "projection_dim": 1024,
+        "projection_type": "disjoint",
+    }
+
+
+IMP_TINY: dict[str, Any] = {
+    **{"backbone_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 128},
+    **{"hidden_size": 64, "qk_norm": True, "experts": {"number": 4, "layers": 2, "groups": "batch"}},
+}
+"""The layers that the three modalities of a small IMP share."""
 NAMED_CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "violet-v1-base": {
         "vision_config": {"embed_dim": 96, "num_heads": (3, 6, 12, 24)},
@@ -202,6 +231,23 @@ NAMED_CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "clip_summary": True,
         "projection_dim": 128,
     },
+    "violet-tiny-experts": {
+        "vision_config": {
+            "embed_dim": 32,
+            "depths": (1, 1, 2, 1),
+            "num_heads": (1, 2, 4, 8),
+            "window_size": (4, 4, 4),
+            "drop_path_rate": 0.0,
+            "initializer_range": 0.08,
+        },
+        "fusion_model_config": {"model_type": "bert_with_experts", "experts": {"number": 4, "layers": 2}},
+        **TINY,
+        "num_hidden_layers": 3,
+        "fusion_norm": "pre",
+        "hidden_frame_order": False,
+        "clip_summary": True,
+        "projection_dim": 128,
+    },
     "vatt-medium": {
         "vision_config": {"model_type": "vatt"},
         "audio_config": {"model_type": "vatt_audio"},
@@ -244,6 +290,28 @@ NAMED_CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "projection_dim": 64,
         "projection_type": "fine_and_coarse",
     },
+    "imp-small": _imp(384, 12, 4),
+    "imp-base": _imp(768, 12, 16),
+    "imp-large": _imp(1024, 24, 16),
+    "imp-tiny": {
+        "vision_config": {"model_type": "imp", **IMP_TINY, "patch_size": (2, 16, 16), "position_grid": (4, 8, 8)},
+        "audio_config": {
+            "model_type": "imp_audio",
+            **IMP_TINY,
+            **{"sampling_rate": 8000, "num_samples": 8192, "window_length": 256, "hop_length": 128},
+            **{"num_mel_bins": 64, "patch_size": (16, 16), "position_grid": (4, 4)},
+        },
+        "text_config": {"model_type": "imp_text", **IMP_TINY, "max_words": 64},
+        "fusion_model_config": {"model_type": "none"},
+        "vision_positions": "none",
+        "masked_patch_value": (-1.0, -1.0, -1.0),
+        **TINY,
+        "hidden_frame_order": False,
+        "num_video_frames": 8,
+        "video_grid_size": 4,
+        "projection_dim": 64,
+        "projection_type": "disjoint",
+    },
     "clip-vip-base-16": {"vision_config": {"model_type": "clip_vip"}, **CLIP_TOWERS, "video_grid_size": 14},
     "clip-vip-base-32": {
         "vision_config": {"model_type": "clip_vip", "patch_size": 32},
@@ -279,7 +347,9 @@ def named_configuration(name: str, **overrides) -> VioletConfig:
     `"maskalign-tiny"` (64-pixel clips of four frames), `"uniformerv2-tiny"` (of eight, without texts),
     `"lf-vila-tiny"`
     (of eight, with a sentence for every two), `"hd-vila-tiny"` (32-pixel clips of seven, the middle one also of 128
-    pixels) and `"vatt-tiny"` (64-pixel clips of eight, with a second of sound) train on two CPU cores in minutes.
+    pixels), `"vatt-tiny"` and `"imp-tiny"` (64-pixel clips of eight, with a second of sound), and
+    `"violet-tiny-experts"` (violet-tiny with experts in the fusion's last two layers) train on two CPU cores in minutes.
+    `"imp-small"`, `"imp-base"` and `"imp-large"` have the paper's sizes; no weights of them are published.
 
     Raises:
         ValueError: for an unknown name or field.

@@ -1,5 +1,7 @@
 """The table of fusions: networks over named groups of tokens (video, prompt, text)."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -25,13 +27,15 @@ class Fusion(nn.Module):
     Attributes:
         layers: its layers, from the first to the last.
         norm: what stands behind the last layer, or None.
-        rules: the rules of attention that it serves, of `attention.ATTENTION_RULES`.
+        rules: the rules of attention that it serves, of `attention.RULES`.
+        refused: rules that one of its settings stands against, and why, as the end of a sentence.
         hears: whether it takes the group "audio".
     """
 
     layers: nn.ModuleList
     norm: nn.Module | None
     rules: tuple[str, ...] = ("bidirectional",)
+    refused: Mapping[str, str] = MappingProxyType({})
     hears: bool = False
 
     def forward(
@@ -62,6 +66,7 @@ FUSIONS: Registry[type[Fusion]] = Registry(
     __package__,
     {
         "bert": "bert_fusion:VioletBertFusion",
+        "bert_with_experts": "expert_fusion:VioletExpertFusion",
         "clip_by_clip": "clip_by_clip:VioletClipByClipFusion",
         "none": "no_fusion:VioletNoFusion",
     },
