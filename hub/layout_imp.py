@@ -90,7 +90,7 @@ def _stream(short: str) -> Rules:
         (r"^words\.weight$", f"{name}_to_embed/{short}_to_embedding/embedding"),
         (r"^patches\.", f"{name}_to_embed/{short}_to_embedding."),
         *(
-            (rf"^stream\.positions\.axes\.{axis}$", f"{places}/{called}_postition_embeddings/embedding")
+            (rf"^stream\.positions\.axis_{axis}$", f"{places}/{called}_postition_embeddings/embedding")
             for axis, called in enumerate(IMP_AXES[short])
         ),
         (r"^stream\.positions\.norm\.", f"{places}/layer_norm."),
@@ -120,7 +120,7 @@ IMP = Kind(
             for other in IMP_MODALITIES
             if other != one
         },
-        **{f"projection.temperatures.{ours}": (f"temperature/temperature_{theirs}", ()) for ours, theirs in IMP_PAIRS.items()},
+        **{f"projection.temperature_{ours}": (f"temperature/temperature_{theirs}", ()) for ours, theirs in IMP_PAIRS.items()},
     },
     forms=IMP_FORMS,
     aliases=((r"^params/", ""),),

@@ -175,6 +175,7 @@ class ExpertReport:
         load: (E,), the tokens that each expert took, over their mean: 1 is as many as the others.
         say: (E,), the sum of its gates, over the mean: 0 is an expert that says nothing.
         taken: (B, L, E), which expert took which token, if the record asks for it.
+        real: (B, L), which tokens are no padding, if it does.
     """
 
     experts: "VioletExperts"
@@ -187,6 +188,7 @@ class ExpertReport:
     load: torch.Tensor
     say: torch.Tensor
     taken: torch.Tensor | None = None
+    real: torch.Tensor | None = None
 
     def loss(self) -> torch.Tensor:
         """What this pass adds to a loss."""
@@ -322,7 +324,7 @@ class VioletExperts(nn.Module):
                 load / load.mean().clamp(min=1e-9),
                 say / say.mean().clamp(min=1e-9),
             ),
-            lambda: self._who_took(choice, torch.Size(shape)),
+            lambda: (self._who_took(choice, torch.Size(shape)), self._ungroup(real, torch.Size(shape))),
         )
 
     def _who_took(self, choice: ExpertChoice, shape: torch.Size) -> torch.Tensor:
@@ -390,7 +392,7 @@ class VioletExperts(nn.Module):
                 load / load.mean().clamp(min=1e-9),
                 say / say.mean().clamp(min=1e-9),
             ),
-            lambda: self._ungroup(taken.sum(2), shape).bool(),
+            lambda: (self._ungroup(taken.sum(2), shape).bool(), self._ungroup(real, shape)),
         )
 
 
@@ -428,7 +430,8 @@ def record_experts(detailed: bool = False) -> Iterator[ExpertReports]:
 def _report(make: Any, who_took: Any) -> None:
     report, reports = make(), _REPORTS.get()  # made in any case: a layer that is computed again does the same
     if reports is not None:
-        report.taken = who_took() if reports.detailed else None
+        if reports.detailed:
+            report.taken, report.real = who_took()
         reports.append(report)
 
 
@@ -457,7 +460,7 @@ def _joined(parts: Sequence[ExpertReport]) -> ExpertReport:
     return ExpertReport(experts=parts[0].experts, tokens=counts.sum(), **means)
 
 
-NOT_AVERAGED = ("experts", "tokens", "taken")
+NOT_AVERAGED = ("experts", "tokens", "taken", "real")
 
 
 def measures_of(reports: Sequence[ExpertReport]) -> dict[str, torch.Tensor]:

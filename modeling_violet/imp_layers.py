@@ -77,13 +77,19 @@ class ImpPositions(nn.Module):
 
     def __init__(self, width: int, rows: tuple[int, ...], eps: float):
         super().__init__()
-        self.axes = nn.ParameterList(nn.Parameter(torch.empty(count, width)) for count in rows)
+        self.names = tuple(f"axis_{number}" for number in range(len(rows)))
+        for name, count in zip(self.names, rows, strict=True):  # no ParameterList: transformers would not start its weights
+            self.register_parameter(name, nn.Parameter(torch.empty(count, width)))
         self.norm = nn.LayerNorm(width, eps=eps)
+
+    def tables(self) -> list[nn.Parameter]:
+        """The rows of each axis."""
+        return [getattr(self, name) for name in self.names]
 
     def forward(self, grid: tuple[int, ...]) -> torch.Tensor:
         """A grid of as many axes -> (its places, D), the last axis fastest."""
         total: Any = 0
-        for axis, (table, places) in enumerate(zip(self.axes, grid, strict=True)):
+        for axis, (table, places) in enumerate(zip(self.tables(), grid, strict=True)):
             shape = (places if i == axis else 1 for i in range(len(grid)))
             total = total + read_rows(table, places).reshape(*shape, -1)
         return self.norm(total).flatten(0, -2)
@@ -231,7 +237,7 @@ class ImpPreTrainedModel(SavedWhole, PreTrainedModel):
     def _init_weights(self, module: nn.Module):
         """1 / √(the width of what they multiply) for layers, 0.02 for positions and words: the paper says nothing."""
         if isinstance(module, ImpPositions):
-            for table in module.axes:
+            for table in module.tables():
                 init.trunc_normal_(table, std=0.02)
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)

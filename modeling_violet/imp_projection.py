@@ -61,18 +61,23 @@ class ImpDisjointProjection(VioletProjection):
             }
         )
         pairs = {pair_name(one, other) for one in sizes for other in sizes if other != one}
-        # (1,) each: FSDP shards no scalars
-        self.temperatures = nn.ParameterDict({name: nn.Parameter(torch.empty(1)) for name in sorted(pairs)})
+        self.pairs = tuple(sorted(pairs))
+        for name in self.pairs:  # (1,) each: FSDP shards no scalars
+            self.register_parameter(f"temperature_{name}", nn.Parameter(torch.empty(1)))
         self.first_temperature = 1.0 if getattr(config.vision_config, "experts", None) else 0.2
 
     def start_weights(self) -> None:
         """The temperatures; layers start as others do."""
-        for one in self.temperatures.values():
+        for one in self.temperatures():
             init.constant_(one, self.first_temperature)
+
+    def temperatures(self) -> list[nn.Parameter]:
+        """That of each of `pairs`."""
+        return [getattr(self, f"temperature_{name}") for name in self.pairs]
 
     def pair_scale(self, one: str, other: str) -> torch.Tensor:
         """(1,), the inverse temperature of a pair of modalities."""
-        return 1 / (at_least_float32(self.temperatures[pair_name(one, other)]).relu() + EPS)
+        return 1 / (at_least_float32(getattr(self, f"temperature_{pair_name(one, other)}")).relu() + EPS)
 
     def scale(self) -> torch.Tensor:
         return self.pair_scale("video", "text")
@@ -82,8 +87,10 @@ class ImpDisjointProjection(VioletProjection):
         """(1,), the logarithm of `scale`, which losses of other systems read."""
         return self.scale().log()
 
+    temperature_text_video: nn.Parameter
+
     def trained_scale(self) -> list[nn.Parameter]:
-        return [self.temperatures[pair_name("video", "text")]]
+        return [self.temperature_text_video]
 
     def vectors(self, one: str, other: str, pooled: torch.Tensor) -> torch.Tensor:
         """Vectors (batch, size) of modality `one` -> their places beside `other` (batch, projection_dim), of any length."""

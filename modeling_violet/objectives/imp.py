@@ -128,7 +128,7 @@ class ImpContrast(EmbeddingObjective):
         }
 
     def shared(self, model: Any) -> Iterable[nn.Parameter]:
-        return model.violet.projection.temperatures.values()
+        return model.violet.projection.temperatures()
 
     def pooled(self, passes: Passes) -> dict[str, torch.Tensor]:
         """
