@@ -47,6 +47,7 @@ from .layout_clip import (
     clip_kind,
 )
 from .layout_hd_vila import HD_VILA
+from .layout_imp import IMP, IMP_ENCODER
 from .layout_lf_vila import LF_VILA
 from .layout_maskalign import ALIGNED, MASKALIGN, MASKALIGN_TUNED
 from .layout_uniformerv2 import CLIP_START, OPENAI_CLIP, UNIFORMERV2, UNIFORMERV2_OPENMMLAB
@@ -301,7 +302,7 @@ KINDS = {
         *(VIOLET, LF_VILA, HD_VILA, SWINBERT, TORCHVISION, VIDEO_SWIN, SWIN_2D, SWIN_TRANSFORMERS, BERT),
         *(CLIP_VIP, CLIP, CLIP_VISION, CLIP_VISION_PROJECTED, CLIP_TEXTS, CLIP_TEXTS_PROJECTED),
         *(UNIFORMERV2, UNIFORMERV2_OPENMMLAB, OPENAI_CLIP, CLIP_START, VATT),
-        *(MASKALIGN, MASKALIGN_TUNED),
+        *(MASKALIGN, MASKALIGN_TUNED, IMP),
     )
 }
 
@@ -336,6 +337,7 @@ def _kind_by_names(shapes: Mapping[str, Shape]) -> Kind | None:
     for kind, pattern in (
         (VIOLET, r"(enc_img|enc_txt|trsfr)\."),
         (VATT, rf".*{VATT_BASE}"),
+        (IMP, rf"(params/)?{IMP_ENCODER}"),
         (UNIFORMERV2, r"backbone\.transformer\."),
         (OPENAI_CLIP, r"visual\.(conv1|transformer)\."),
         (LF_VILA, r"(video_encoder\.(patch_embed|layers|norm_local)|video_token_pos|sent_embedding)\."),

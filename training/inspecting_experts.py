@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModel, AutoProcessor
+from transformers import AutoConfig, AutoProcessor
 
+from ..core.catalogue import MODELS
 from ..core.files import write_json
 from ..core.weights import pretrained, pretrained_names
 from ..evaluation.expert_load import SOURCES, LayerLoad, record_expert_load
 from ..evaluation.pictures import ExpertPicture, draw_experts
+from ..modeling_violet import VioletModel
 from ..processing.video_processing_violet import match_sound
 from .arguments import SettingsError
 from .inspecting_flow import read_pairs
@@ -76,7 +78,8 @@ def inspect_experts(
     pairs = read_pairs(videos, captions, table)
     model = pretrained(str(model)) if str(model) in pretrained_names() else model
     processor = AutoProcessor.from_pretrained(model)
-    network = AutoModel.from_pretrained(model).eval()
+    made_as = AutoConfig.from_pretrained(model).architectures or [VioletModel.__name__]
+    network = MODELS.find(made_as[0]).from_pretrained(model).eval().base_model
     match_sound(processor.video_processor, network.config)
     try:
         with record_expert_load(network) as load:
