@@ -207,8 +207,8 @@ def _inspect_parser() -> argparse.ArgumentParser:
         description="masking: draws clips under each kind of mask: frames, masks, every target of masked visual "
         "modelling beside its prediction, and the words for the masked caption. flow: says and draws layer by layer "
         "how much of the text's states comes from the video and the reverse, corrected for the numbers of tokens (1: "
-        "as much as uniform attention), and what the losses are with another clip's partner. experts: says and draws layer "
-        "by layer how many tokens each expert took, of videos, sounds and texts, and how many nobody took.",
+        "as much as uniform attention), and what the losses are with another clip's partner. experts: says and draws "
+        "layer by layer how many tokens each expert took, of videos, sounds and texts, and how many nobody took.",
     )
     parser.add_argument("what", choices=["masking", "flow", "experts"])
     source = parser.add_mutually_exclusive_group(required=True)
@@ -216,7 +216,9 @@ def _inspect_parser() -> argparse.ArgumentParser:
     source.add_argument("--model", help="a folder or Hub name of a pre-trained model")
     parser.add_argument("--video", nargs="+", default=[], help="paths or URLs of videos")
     parser.add_argument("--caption", nargs="+", default=[""], help="one for all videos, or one for each")
-    parser.add_argument("--table", help="flow, experts: a table of pairs in place of both, with the columns video and caption")
+    parser.add_argument(
+        "--table", help="flow, experts: a table of pairs in place of both, with the columns video and caption"
+    )
     parser.add_argument(
         "--teacher", nargs="+", default=[], metavar="TARGET=FOLDER", help="masking: networks of targets that need one"
     )

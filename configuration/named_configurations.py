@@ -348,7 +348,8 @@ def named_configuration(name: str, **overrides) -> VioletConfig:
     `"lf-vila-tiny"`
     (of eight, with a sentence for every two), `"hd-vila-tiny"` (32-pixel clips of seven, the middle one also of 128
     pixels), `"vatt-tiny"` and `"imp-tiny"` (64-pixel clips of eight, with a second of sound), and
-    `"violet-tiny-experts"` (violet-tiny with experts in the fusion's last two layers) train on two CPU cores in minutes.
+    `"violet-tiny-experts"` (violet-tiny with experts in the fusion's last two layers) train on two CPU cores in
+    minutes.
     `"imp-small"`, `"imp-base"` and `"imp-large"` have the paper's sizes; no weights of them are published.
 
     Raises:

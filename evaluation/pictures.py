@@ -311,7 +311,7 @@ class ExpertPicture:
 
 
 def draw_experts(path: str | os.PathLike, layers: Sequence[ExpertPicture]) -> Path:
-    """A PNG with a panel for each layer: a bar for each expert, in parts by where its tokens come from, and for nobody."""
+    """A PNG, a panel for each layer: a bar for each expert, in parts by the source of its tokens, and for nobody."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -323,7 +323,9 @@ def draw_experts(path: str | os.PathLike, layers: Sequence[ExpertPicture]) -> Pa
     for axes, layer in zip(picture.subplots(rows, columns, squeeze=False).flat, layers, strict=False):
         count = len(next(iter(layer.load.values())))
         names, bottom = [*map(str, range(1, count)), "nobody"], np.zeros(count)
-        for (source, values), colour in zip(layer.load.items(), ("#4477aa", "#ee6677", "#228833", "#ccbb44"), strict=False):
+        for (source, values), colour in zip(
+            layer.load.items(), ("#4477aa", "#ee6677", "#228833", "#ccbb44"), strict=False
+        ):
             axes.bar(range(count), values, bottom=bottom, label=source, color=colour, width=0.8)
             bottom += values
         axes.axhline(1, color="black", linewidth=0.8, linestyle=":")

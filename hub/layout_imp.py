@@ -55,7 +55,11 @@ IMP_FORMS: Mapping[str, Form] = {
         back=lambda value, shape: value.permute(2, 3, 1, 0).reshape(shape),
     ),
     r"experts/w[io]/kernel$": Form(),
-    r"/kernel$": Form(theirs=lambda shape, window: shape[::-1], ours=lambda value, shape: value.t(), back=lambda value, shape: value.t().contiguous()),
+    r"/kernel$": Form(
+        theirs=lambda shape, window: shape[::-1],
+        ours=lambda value, shape: value.t(),
+        back=lambda value, shape: value.t().contiguous(),
+    ),
     r"^temperature/": Form(theirs=lambda shape, window: (), ours=lambda value, shape: value.reshape(1)),
 }
 
@@ -124,7 +128,10 @@ IMP = Kind(
             for other in IMP_MODALITIES
             if other != one
         },
-        **{f"projection.temperature_{ours}": (f"temperature/temperature_{theirs}", ()) for ours, theirs in IMP_PAIRS.items()},
+        **{
+            f"projection.temperature_{ours}": (f"temperature/temperature_{theirs}", ())
+            for ours, theirs in IMP_PAIRS.items()
+        },
     },
     forms=IMP_FORMS,
     aliases=((r"^params/", ""),),
@@ -158,7 +165,7 @@ def _square(length: int) -> int | None:
 
 def _patch_of_video(length: int) -> list[int]:
     """
-    (frames, rows, columns) of a patch of so many numbers.
+    (frames, rows, columns) of a patch of that many numbers.
 
     Raises:
         WeightsError: if there is no such patch with square frames of three channels.

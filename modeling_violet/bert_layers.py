@@ -60,7 +60,7 @@ class VioletBertLayer(GradientCheckpointingLayer):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def feed_forward(self, states: torch.Tensor, real: torch.Tensor | None = None) -> torch.Tensor:
-        """(batch, tokens, width), and which tokens are no padding (batch, tokens), if that is known -> the shape of states"""
+        """(batch, tokens, width), and which tokens are no padding (batch, tokens), if that is known -> like states"""
         return self.dropout(self.output(self.activation(self.intermediate(states))))
 
     def forward(self, states: torch.Tensor, mask, real: torch.Tensor | None = None, **kwargs) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """
-Experts in the place of a layer's MLP: several MLPs, of which each token passes a few, so that there are more parameters
-at the same cost a token.
+Experts in the place of a layer's MLP: several MLPs, of which each token passes a few, so that there are more
+parameters at the same cost a token.
 
 Letters in this file: B batch, L tokens of a row, G groups of S tokens, E experts, C places of an expert in a group,
 D width, F width inside an expert, K experts of a token.
@@ -33,7 +33,7 @@ class ExpertOptions:
 
     Attributes:
         number: experts of a layer, E.
-        layers: the last so many layers have experts.
+        layers: how many layers have experts, the last ones.
         choice: `experts`: each expert takes the C tokens of a group that its router gives the highest probabilities
             (expert choice: Zhou et al., 2022, arXiv:2202.09368; as IMP has it: Akbari et al., 2023, arXiv:2305.06324);
             which experts a token passes then depends on the tokens behind it, so that no causal rule is served.
@@ -113,18 +113,18 @@ class ExpertOptions:
         return None
 
     def holds(self, layer: int, depth: int) -> bool:
-        """Whether that layer, from 0, of so many has experts."""
+        """Whether that layer, from 0, of this depth has experts."""
         return layer >= depth - self.layers
 
     def capacity(self, tokens: int) -> int:
-        """Places of an expert in a group of so many tokens, C."""
+        """Places of an expert in a group of that many tokens, C."""
         each = self.top_k if self.choice == "tokens" else 1
         places = round(self.capacity_factor * each * tokens / self.number)
         return 0 if not tokens else max(places, 0 if self.as_published else 1)
 
 
 def published_groups(tokens: int, most: int, experts: int) -> int:
-    """Into how many groups IMP's code cuts so many tokens: a divisor, and, if there is one, a multiple of E."""
+    """Into how many groups IMP's code cuts that many tokens: a divisor, and, if there is one, a multiple of E."""
     groups = max(tokens // most, experts)
     while groups < tokens and (tokens % groups or groups % experts):
         groups += 1
@@ -168,7 +168,7 @@ class ExpertReport:
     Attributes:
         experts: the layer.
         tokens: how many.
-        z_loss, balance_loss: before their weights; the second is None where experts choose.
+        z_loss, balance_loss: before their weights; the second is None if experts choose.
         left_behind: the share of tokens that no expert took, or that were dropped: only their residual passes.
         confidence: the mean gate of the places that were filled.
         capacity: the mean over groups of the places that an expert has; of tokens, where nothing is limited.
@@ -199,8 +199,8 @@ class ExpertReport:
 
 class VioletExperts(nn.Module):
     """
-    E MLPs without biases and a router that says which tokens pass which of them: y = Σ over a token's experts of gate ·
-    MLP(x). A token that no expert took gets 0.
+    E MLPs without biases and a router that says which tokens pass which of them: y = Σ over a token's experts of
+    gate · MLP(x). A token that no expert took gets 0.
 
     Args:
         options: see `ExpertOptions`.
@@ -489,8 +489,8 @@ def with_expert_losses(forward: Any) -> Any:
     it passed are added to its loss, and what is measured of them to its measures.
 
     Raises:
-        ValueError: if the loss is computed in parts of a batch (`embedding_gradients`): those of experts are means over
-            the whole.
+        ValueError: if the loss is computed in parts of a batch (`embedding_gradients`): those of experts are means
+            over the whole.
     """
 
     @wraps(forward)

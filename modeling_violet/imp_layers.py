@@ -78,7 +78,9 @@ class ImpPositions(nn.Module):
     def __init__(self, width: int, rows: tuple[int, ...], eps: float):
         super().__init__()
         self.names = tuple(f"axis_{number}" for number in range(len(rows)))
-        for name, count in zip(self.names, rows, strict=True):  # no ParameterList: transformers would not start its weights
+        for name, count in zip(
+            self.names, rows, strict=True
+        ):  # no ParameterList: transformers would not start its weights
             self.register_parameter(name, nn.Parameter(torch.empty(count, width)))
         self.norm = nn.LayerNorm(width, eps=eps)
 
@@ -279,5 +281,3 @@ class ImpPreTrainedModel(SavedWhole, PreTrainedModel):
     def find_backbone(self) -> ImpBackbone:
         """Its own encoder, or the shared one."""
         return self.shared_backbone[0] if self.backbone is None else self.backbone
-
-

@@ -1,4 +1,4 @@
-"""The spaces in which IMP compares videos, sounds and texts, one for each pair (Akbari et al., 2023, arXiv:2305.06324)."""
+"""IMP's spaces of videos, sounds and texts, one for each pair of them (Akbari et al., 2023, arXiv:2305.06324)."""
 
 from typing import Any
 
@@ -30,8 +30,8 @@ class ImpHead(nn.Module):
 
 class ImpDisjointProjection(VioletProjection):
     """
-    For every pair of modalities a space of its own, `projection_dim` wide, into which each of the two has a head; and a
-    temperature, learned as it is: ReLU(t) + 1e-6, no logarithm. It starts at 1 with experts and at 0.2 without.
+    For every pair of modalities a space of its own, `projection_dim` wide, into which each of the two has a head; and
+    a temperature, learned as it is: ReLU(t) + 1e-6, no logarithm. It starts at 1 with experts and at 0.2 without.
 
     Raises:
         ValueError: for an encoder or a text side that gives no vector.
@@ -93,7 +93,7 @@ class ImpDisjointProjection(VioletProjection):
         return [self.temperature_text_video]
 
     def vectors(self, one: str, other: str, pooled: torch.Tensor) -> torch.Tensor:
-        """Vectors (batch, size) of modality `one` -> their places beside `other` (batch, projection_dim), of any length."""
+        """Vectors (batch, size) of `one` -> their places beside `other` (batch, projection_dim), of any length."""
         return self.heads[f"{one}_to_{other}"](pooled)
 
     def video(self, video: Tokens) -> torch.Tensor:

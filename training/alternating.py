@@ -60,9 +60,7 @@ class AlternatingSchedule:
         sweep, place = self._place(step)
         dataset = self._due(sweep)[place]
         objectives = self.own[dataset] or self.objectives[0][2]
-        return StepPlan(
-            dataset, sweep // self.intervals[dataset] - 1, objectives, ClipSize(*self.clip_sizes[dataset])
-        )
+        return StepPlan(dataset, sweep // self.intervals[dataset] - 1, objectives, ClipSize(*self.clip_sizes[dataset]))
 
     def positions(self, step: int) -> list[int]:
         """How many batches are drawn from each data set before step `step`."""

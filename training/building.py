@@ -230,8 +230,8 @@ def check_gradient_caching(recipe: PretrainingRecipe, model: VioletForPreTrainin
     refuse_live_norms("`grad_cache_chunk_size`", model)
     if expert_layers(model):
         raise SettingsError(
-            "`grad_cache_chunk_size`: the losses of the model's `experts` are means over a batch, which is not computed "
-            "in parts: leave it out."
+            "`grad_cache_chunk_size`: the losses of the model's `experts` are means over a batch, which is not "
+            "computed in parts: leave it out."
         )
 
 

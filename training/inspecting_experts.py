@@ -22,7 +22,7 @@ from .inspecting_flow import read_pairs
 
 @dataclass
 class ExpertLoadReport:
-    """The load of each layer, of so many pairs of a video and a text."""
+    """The load of each layer, of that many pairs of a video and a text."""
 
     layers: list[LayerLoad]
     pairs: int
@@ -32,8 +32,12 @@ class ExpertLoadReport:
         said = ["1 pair" if self.pairs == 1 else f"{self.pairs} pairs"]
         for layer in self.layers:
             sources = [name for name in SOURCES if name in layer.taken]
-            said.append(f"{layer.name}: {sum(layer.tokens.values())} tokens, {layer.left_behind:.1%} of them taken by nobody")
-            said.append(f"{'expert':>10}{'tokens':>10}" + "".join(f"{'of ' + name:>12}" for name in sources) + f"{'says':>8}")
+            said.append(
+                f"{layer.name}: {sum(layer.tokens.values())} tokens, {layer.left_behind:.1%} of them taken by nobody"
+            )
+            said.append(
+                f"{'expert':>10}{'tokens':>10}" + "".join(f"{'of ' + name:>12}" for name in sources) + f"{'says':>8}"
+            )
             for number in range(layer.experts):
                 parts = "".join(f"{layer.taken[name][number]:12.0f}" for name in sources)
                 said.append(f"{number + 1:>10}{layer.total[number]:10.0f}{parts}{layer.says_mean[number]:8.2f}")
@@ -106,5 +110,9 @@ def picture_of_layer(layer: LayerLoad) -> ExpertPicture:
     even = sum(layer.tokens.values()) / layer.experts
     sources = [name for name in SOURCES if name in layer.taken]
     load = {name: np.append(layer.taken[name], layer.left[name]) / even for name in sources}
-    says = ", ".join(f"{one:.2f}" for one in layer.says_mean) if layer.experts <= 8 else f"{layer.says_mean.min():.2f} or more"
+    says = (
+        ", ".join(f"{one:.2f}" for one in layer.says_mean)
+        if layer.experts <= 8
+        else f"{layer.says_mean.min():.2f} or more"
+    )
     return ExpertPicture(layer.name, load, [f"{layer.left_behind:.1%} of the tokens taken by nobody; say {says}"])

@@ -58,8 +58,8 @@ def half_cosine(progress: float) -> float:
 
 def _lines_and_cosine(progress: float, points: Sequence[tuple[float, float]], end: float) -> float:
     """
-    Straight lines through points (progress, share of the peak), the first at 0, and from the last of them, the peak, on
-    half a cosine to `end`.
+    Straight lines through points (progress, share of the peak), the first at 0, and from the last of them, the peak,
+    on half a cosine to `end`.
     """
     (first, start), *others = points
     for place, share in others:

@@ -19,8 +19,8 @@ def parameter_groups(
     """
     The trained parameters, by whether they decay and by their learning rate.
 
-    Weights of linear and convolutional layers decay, and what a module calls its `matrices()`, such as experts'; biases,
-    norms, tables of words and positions do not.
+    Weights of linear and convolutional layers decay, and what a module calls its `matrices()`, such as experts';
+    biases, norms, tables of words and positions do not.
 
     Args:
         learning_rate: of the heads; if it is not given, the optimiser's own goes for all.
@@ -91,8 +91,8 @@ def layer_depths(model: nn.Module) -> dict[int, int]:
 
 def give_zero_gradients(model: nn.Module) -> None:
     """
-    Gives trained parameters without a gradient the gradient zero: the optimiser then moves them on by their moments, and
-    they decay, as in frameworks whose gradients are always whole. Torch's leave them alone.
+    Gives trained parameters without a gradient the gradient zero: the optimiser then moves them on by their moments,
+    and they decay, as in frameworks whose gradients are always whole. Torch's pass them over.
     """
     for parameter in model.parameters():
         if parameter.requires_grad and parameter.grad is None:

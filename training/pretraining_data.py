@@ -35,7 +35,7 @@ class CaptionedVideos:
         weight: its share of the steps, against the other data sets'.
         stored_targets: MVM targets computed in advance, by target.
         size: (height, width) of its frames; None for the run's.
-        interval: it takes a step in each so many sweeps over the data sets, under a schedule that has such.
+        interval: in every how many sweeps over the data sets it takes a step, under a schedule that has such.
         objectives: its own weights by objective, under such a schedule; None for the run's.
     """
 

@@ -53,7 +53,7 @@ class DatasetRecipe:
         num_frames: frames taken of each video; 1 for images; by default as many as the processor says.
         image_size: side of its frames in pixels, or [height, width]; by default the run's.
         weight: its share of the steps; by default its number of rows.
-        interval: under the schedule `alternating`: it takes a step in each so many sweeps over the data sets.
+        interval: under the schedule `alternating`: in every how many sweeps over the data sets it takes a step.
         objectives: under the schedule `alternating`: its own weights by objective, in place of the run's.
         targets: targets computed in advance, of MVM or of an objective with a teacher: folders of `violet prepare
             targets`, or the original's `.pkl` of tokens.
@@ -133,9 +133,9 @@ class PretrainingRecipe:
             pass (see `gradient_caching`). Only objectives that compare embeddings can be computed so.
         schedule: what each step does: a name of `training.schedule.SCHEDULES`. `mixture` draws each step's data set by
             its weight; `alternating` takes them in turn, each in its own interval and with its own objectives.
-        unused: what a step does with parameters that its objectives do not use: `skip` leaves them and their moments as
-            they are; `zero` gives them the gradient zero, so that their moments fall, and they move on and decay (as
-            JAX's optimisers, and IMP).
+        unused: what a step does with parameters that its objectives do not use: `skip` leaves them and their moments
+            as they are; `zero` gives them the gradient zero, so that their moments fall, and they move on and decay
+            (as JAX's optimisers, and IMP).
         learning_rate, learning_rate_schedule, warmup: the peak, what follows it, and the share of the steps before it.
         weight_decay: not on biases, norms, and tables of positions and words.
         max_grad_norm: gradients are clipped to this norm.

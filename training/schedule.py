@@ -53,6 +53,6 @@ SCHEDULES: Registry[Callable[..., Schedule]] = Registry(
 """
 Each is called with (weights, clip_sizes, objectives, seed): of each data set its weight and its `ClipSize`; the
 sets of objectives, each with its share, the step from which it takes part, and weights by objective. One that also
-takes `intervals` (of each data set) and `own` (each data set's own weights by objective, or None) is given those of the
-recipe; for others the recipe must have none.
+takes `intervals` (of each data set) and `own` (each data set's own weights by objective, or None) is given those of
+the recipe; for others the recipe must have none.
 """

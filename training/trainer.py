@@ -50,8 +50,8 @@ class VioletTrainer(Trainer):
     - Several test clips of a row (`test_clips`) are averaged: their logits, before the answer is chosen.
     - A loss or gradient that is NaN or infinite stops the run before it reaches the weights, naming the step and the
       videos (which the collator passes on with `name_videos=True`).
-    - What a model measures of itself in training (`measures` of its output, such as the load of experts) is logged beside
-      the loss.
+    - What a model measures of itself in training (`measures` of its output, such as the load of experts) is logged
+      beside the loss.
     - What `push_to_hub` publishes is what `violet push` does: our card, and no pickles.
 
     Args:

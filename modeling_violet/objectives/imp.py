@@ -30,8 +30,8 @@ SPACES = (("video", "text"), ("video", "audio"), ("audio", "text"))
 class ImpOptions:
     """
     Attributes:
-        video_text, video_audio, audio_text: weights of the pairs' losses, whose mean over pairs is the loss; 0 leaves a
-            pair out.
+        video_text, video_audio, audio_text: weights of the pairs' losses, whose mean over pairs is the loss; 0 leaves
+            a pair out.
         drop, audio_drop: the share of each clip's tokens, and of its sound's, that is not computed in training.
         margin: what a row's own must be nearer by.
     """
@@ -45,7 +45,7 @@ class ImpOptions:
 
 
 class ImpContrast(EmbeddingObjective):
-    """Videos against texts, videos against sounds, and sounds against texts. A clip without sound has the first only."""
+    """Videos against texts, videos against sounds, sounds against texts; a clip without sound has the first only."""
 
     Options = ImpOptions
     requirement = "its name among the configuration's `objectives`, and the `projection_type` 'disjoint'"
@@ -74,8 +74,8 @@ class ImpContrast(EmbeddingObjective):
                 raise ValueError(f"{name}: `{option}` {share} drops tokens of a sound, and `{key}` is None.")
             if share and not takes_kept(table.find(part.model_type)):
                 raise ValueError(
-                    f"{name}: `{option}` {share} drops tokens, and `{key}.model_type` {part.model_type!r} computes all: "
-                    "set it to 0, or use IMP's encoders."
+                    f"{name}: `{option}` {share} drops tokens, and `{key}.model_type` {part.model_type!r} computes "
+                    "all: set it to 0, or use IMP's encoders."
                 )
 
     def trained(self, model: Any) -> Iterable[nn.Parameter]:
@@ -170,7 +170,7 @@ def takes_kept(part: Any) -> bool:
 
 
 def number_kept(drop: float, tokens: int) -> int:
-    """How many of so many tokens are left when that share is dropped: the whole number below, at least 1."""
+    """How many of that many tokens are left when that share is dropped: the whole number below, at least 1."""
     return max(1, math.floor((1 - drop) * tokens + 1e-6))  # 0.1 · 100 is 9.999… in floating point
 
 

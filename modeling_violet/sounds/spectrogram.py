@@ -30,7 +30,8 @@ class ImpAudioConfig(ImpLayersConfig):
     Args:
         sampling_rate (`int`): samples a second of the sound that it hears.
         num_samples (`int`): samples of a clip.
-        window_length (`int`), hop_length (`int`): samples that a column of the spectrogram is made of, and between two.
+        window_length (`int`), hop_length (`int`): samples that a column of the spectrogram is made of, and between
+            two.
         num_mel_bins (`int`): its rows.
         patch_size (`list[int]`): (columns, rows) of the spectrogram of a patch. What is left over at the end of the
             time is not heard.
@@ -93,7 +94,10 @@ class ImpAudioConfig(ImpLayersConfig):
             if len(value) != 2 or min(value) < 1:
                 _refuse(name, f"must be two positive numbers (columns, rows), got {list(value)}.")
         if self.num_mel_bins % self.patch_size[1]:
-            _refuse("num_mel_bins", f"{self.num_mel_bins} is no multiple of the rows of `patch_size`, {self.patch_size[1]}.")
+            _refuse(
+                "num_mel_bins",
+                f"{self.num_mel_bins} is no multiple of the rows of `patch_size`, {self.patch_size[1]}.",
+            )
         self.num_states(self.num_samples)
 
 

@@ -225,7 +225,9 @@ def test_the_losses_of_experts_are_in_the_loss_and_what_is_measured_beside_it():
         z = float(output.measures["experts_z_loss"])
     assert z > 1 and losses[1.0] - losses[0.0] == pytest.approx(z, rel=1e-4)
     assert losses[0.001] - losses[0.0] == pytest.approx(0.001 * z, rel=1e-2)
-    assert {"experts_left_behind", "experts_capacity", "experts_load_most", "experts_say_least"} <= set(output.measures)
+    assert {"experts_left_behind", "experts_capacity", "experts_load_most", "experts_say_least"} <= set(
+        output.measures
+    )
     plain = VioletForMaskedLM(model_config("vit")).eval()(**labelled())
     assert plain.measures is None and "measures" not in plain
     as_tuple = build(VioletForMaskedLM, z_loss_weight=1.0)(**labelled(), return_dict=False)
@@ -329,7 +331,10 @@ def test_the_load_is_told_by_where_tokens_come_from():
     assert layer_load.tokens == {"video": 2 * FRAMES * 5, "text": 10}, "4 patches and a token of each frame"
     assert layer_load.total.tolist() == [2 * round(25 / 4)] * 4
     assert layer_load.left_behind == sum(layer_load.left.values()) / 50
-    with pytest.raises(ValueError, match="there are no `experts`"), record_expert_load(VioletModel(model_config("vit"))):
+    with (
+        pytest.raises(ValueError, match="there are no `experts`"),
+        record_expert_load(VioletModel(model_config("vit"))),
+    ):
         pass
 
 

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from imp_golden import ImpGoldens, imp_config
+from imp_golden import ImpGoldens
 from torch import nn
 
 from violet.configuration import named_configuration
@@ -48,7 +48,9 @@ def assert_near(got: torch.Tensor, wanted: torch.Tensor, tolerance: float = NEAR
 
 
 @torch.no_grad()
-def pass_through(model: VioletModel, inputs: dict[str, torch.Tensor], modality: str, **given) -> dict[str, torch.Tensor]:
+def pass_through(
+    model: VioletModel, inputs: dict[str, torch.Tensor], modality: str, **given
+) -> dict[str, torch.Tensor]:
     """Every stage of a modality on its way through the instance, by the archive's names."""
     part = {
         "vision": model.vision_model,
@@ -274,9 +276,13 @@ def test_as_many_places_as_rows_read_each_row_once():
         assert torch.equal(read_rows(torch.arange(places)[:, None], places)[:, 0], torch.arange(places))
 
 
-@pytest.mark.parametrize("size, peak, steps", [("base", 1e-3, 502000), ("large", 5e-4, 505000), ("small", 8e-4, 200000)])
+@pytest.mark.parametrize(
+    "size, peak, steps", [("base", 1e-3, 502000), ("large", 5e-4, 505000), ("small", 8e-4, 200000)]
+)
 def test_learning_rates_are_the_goldens(goldens, size, peak, steps):
-    for step, rate in zip(goldens.get("schedule/steps").tolist(), goldens.get(f"schedule/{size}").tolist(), strict=True):
+    for step, rate in zip(
+        goldens.get("schedule/steps").tolist(), goldens.get(f"schedule/{size}").tolist(), strict=True
+    ):
         got = peak * learning_rate_factor(f"imp_{size}", step, steps, 0.0)
         assert got == pytest.approx(rate, rel=LOSS, abs=1e-15)
 
@@ -329,7 +335,9 @@ def test_the_loss_of_several_pairs_is_the_goldens(goldens):
 
 
 def order(intervals: tuple[int, ...], steps: range) -> list[int]:
-    schedule = AlternatingSchedule([1.0] * len(intervals), [(1, 1, 1)] * len(intervals), [(1.0, 0, {"imp": 1.0})], 0, intervals)
+    schedule = AlternatingSchedule(
+        [1.0] * len(intervals), [(1, 1, 1)] * len(intervals), [(1.0, 0, {"imp": 1.0})], 0, intervals
+    )
     return [schedule.plan(step).dataset for step in steps]
 
 
@@ -366,3 +374,205 @@ def test_updates_in_turn_are_the_goldens(goldens, unused):
     assert_near(model["kernel"], goldens.get(f"agd/{unused}/shared/kernel"), 1e-4)
     for k in range(3):
         assert_near(model[f"vector_{k}"], goldens.get(f"agd/{unused}/task_{k}/vector"), 1e-4)
+
+
+# --- the parts in VIOLET ---
+
+
+def batch(rows: int = 3) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(4)
+    return {
+        "pixel_values_videos": torch.randn(rows, 8, 3, 64, 64, generator=generator),
+        "input_ids": torch.randint(5, 60, (rows, 7), generator=generator),
+        "attention_mask": torch.ones(rows, 7, dtype=torch.long),
+        "audio_values": 0.1 * torch.randn(rows, 8192, generator=generator),
+        "audio_attention_mask": torch.ones(rows, 8192, dtype=torch.long),
+        "imp_draws": torch.arange(rows),
+    }
+
+
+def pretraining(options=None, **changes) -> VioletForPreTraining:
+    torch.manual_seed(0)
+    return VioletForPreTraining(named_configuration("imp-tiny", objectives={"imp": options or {}}, **changes))
+
+
+def test_every_parameter_gets_a_gradient_and_temperatures_start_at_one():
+    model = pretraining().train()
+    output = model(**batch(), objectives={"imp": 1.0})
+    output.loss.backward()
+    assert not [name for name, one in model.named_parameters() if one.grad is None or not one.grad.abs().sum() > 0]
+    assert {name: float(value) for name, value in output.measures.items() if name.startswith("temperature")} == {
+        f"temperature_{pair}": pytest.approx(1.0, abs=1e-5) for pair in ("video_text", "video_audio", "audio_text")
+    }
+    vision = {**named_configuration("imp-tiny").vision_config.to_dict(), "experts": None}
+    parts = {"vision_config": vision, "audio_config": None, "text_config": None}
+    dense = VioletModel(
+        named_configuration("imp-tiny", **{**parts, "text_config": {**text_config(), "experts": None}})
+    )
+    assert [round(float(one), 6) for one in dense.projection.temperatures()] == [0.2]
+    assert float(dense.projection.scale()) == pytest.approx(5.0, rel=1e-4)
+
+
+def text_config() -> dict:
+    return named_configuration("imp-tiny").text_config.to_dict()
+
+
+def test_a_temperature_below_zero_is_held_by_relu_and_stays_finite():
+    projection = pretraining().violet.projection
+    nn.init.constant_(projection.temperature_text_video, -3.0)
+    assert float(projection.scale()) == pytest.approx(1e6, rel=1e-3) and projection.logit_scale.isfinite()
+
+
+@torch.no_grad()
+def test_a_clip_without_sound_is_no_row_of_its_pairs():
+    model = pretraining().eval()
+    given = batch()
+    given["audio_attention_mask"][1], given["audio_values"][1] = 0, 0.0
+    losses = model(**given, objectives={"imp": 1.0}).predictions["imp"]
+    others = {name: value[[0, 2]] for name, value in given.items()}
+    wanted = model(**others, objectives={"imp": 1.0}).predictions["imp"]
+    for name in ("video_audio", "audio_text"):
+        torch.testing.assert_close(losses[name], wanted[name])
+    assert abs(losses["video_text"] - wanted["video_text"]) > 1e-3
+    given["audio_attention_mask"][:] = 0
+    silent = model(**given, objectives={"imp": 1.0})
+    assert silent.predictions["imp"]["video_audio"] == 0 and silent.loss.isfinite()
+
+
+def test_tokens_are_dropped_in_training_only_by_the_rows_own_draws():
+    model, given = pretraining({"drop": 0.5, "audio_drop": 0.25}).train(), batch()
+    first, again = (float(model(**given, objectives={"imp": 1.0}).loss) for _ in range(2))
+    other = float(model(**{**given, "imp_draws": torch.arange(3) + 9}, objectives={"imp": 1.0}).loss)
+    assert first == again != other
+    whole = float(pretraining().train()(**given, objectives={"imp": 1.0}).loss)
+    assert first != whole
+    assert float(model.eval()(**given, objectives={"imp": 1.0}).loss) == float(
+        pretraining().eval()(**given, objectives={"imp": 1.0}).loss
+    )
+
+
+def test_kept_tokens_are_in_order_each_once_and_a_rows_own():
+    generators = [torch.Generator().manual_seed(seed) for seed in (1, 2, 1)]
+    kept = kept_in_order(generators, 40, 0.75)
+    assert kept.shape == (3, 10) and (kept.diff(dim=1) > 0).all()
+    assert torch.equal(kept[0], kept[2]) and not torch.equal(kept[0], kept[1])
+
+
+@torch.no_grad()
+def test_places_are_read_by_coordinate_whatever_is_dropped():
+    model = pretraining().violet.vision_model.eval()
+    pixels = batch()["pixel_values_videos"]
+    seen = []
+    hook = model.stream.pre_projection.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    kept = torch.tensor([[0, 5, 63]]).expand(3, -1)
+    model(pixels)
+    model(pixels, kept=kept)
+    hook.remove()
+    assert torch.equal(seen[1], seen[0][:, [0, 5, 63]])
+
+
+@torch.no_grad()
+def test_answers_depend_neither_on_the_batch_nor_on_padding():
+    model, given = pretraining().violet.eval(), batch()
+    words = given["input_ids"], given["attention_mask"]
+    alone = model.embed_texts(words[0][:1], words[1][:1])
+    together = model.embed_texts(*(nn.functional.pad(one, (0, 5)) for one in words))
+    torch.testing.assert_close(together[:1], alone)
+    pixels = given["pixel_values_videos"]
+    torch.testing.assert_close(
+        model.embed_videos(model.encode_videos(pixels))[1:2], model.embed_videos(model.encode_videos(pixels[1:2]))
+    )
+
+
+@torch.no_grad()
+def test_sizes_in_turn_pass_the_same_modules():
+    model = pretraining().violet.eval()
+    parts = [id(module) for module in model.modules()]
+    grids = [
+        model.encode_videos(torch.zeros(1, frames, 3, side, side)).grid for frames, side in ((8, 64), (4, 32)) * 2
+    ]
+    assert grids == [(4, 4, 4), (2, 2, 2)] * 2 and parts == [id(module) for module in model.modules()]
+
+
+@torch.no_grad()
+def test_a_spectrogram_tells_low_from_high_and_silence_from_sound():
+    config = ImpAudioConfig(**{**named_configuration("imp-tiny").audio_config.to_dict(), "shared": False})
+    model = ImpAudioModel(config).eval()
+    time = torch.arange(8192) / 8000
+    waves = torch.stack([(2 * math.pi * 300 * time).sin(), (2 * math.pi * 3000 * time).sin(), torch.zeros(8192)])
+    made = model.spectrogram(waves)
+    assert made.shape == (3, 64, 64) and (made[2] == -1.5).all()
+    low, high = (one[20:40].mean(0).argmax() for one in made[:2])
+    assert low < 12 < 40 < high
+    mask = torch.ones(3, 8192, dtype=torch.long)
+    mask[0, 4096:] = 0
+    states = model(waves, mask)
+    assert states.attention_mask.sum(1).tolist() == [8, 16, 16] and (states.last_hidden_state[0, 8:] == 0).all()
+
+
+def test_parts_of_the_batch_give_the_gradients_of_the_whole_without_experts_and_are_refused_with_them():
+    model, given = pretraining().train(), batch()
+    named = {"imp": 1.0}
+    sets = model(**given, objectives=named, only_embeddings=True).embeddings
+    gradients = EmbeddingGradients({name: torch.ones_like(one) for name, one in sets.items()})
+    with pytest.raises(ValueError, match="`grad_cache_chunk_size`: the losses of `experts` are means over a batch"):
+        model(**given, objectives=named, embedding_gradients=gradients)
+
+
+def test_any_fusion_takes_imps_encoder_and_its_experts_losses():
+    torch.manual_seed(0)
+    vision = named_configuration("imp-tiny").vision_config.to_dict()
+    config = named_configuration("violet-tiny", vision_config=vision, num_labels=3, clip_summary=False)
+    model = VioletForQuestionAnswering(config)
+    given = batch()
+    output = model(
+        given["pixel_values_videos"], given["input_ids"], given["attention_mask"], labels=torch.tensor([0, 1, 2])
+    )
+    assert output.logits.shape == (3, 3) and output.measures["experts_z_loss"] > 0
+
+
+REFUSED = {
+    "`experts`: `layers` 9 are more than `num_hidden_layers` 3": {"experts": {"layers": 9}},
+    "`vision_config.experts`: `capacity_factor` 9": {"experts": {"number": 4, "layers": 1, "capacity_factor": 9.0}},
+    "`num_attention_heads`: 5 does not divide `backbone_size` 64": {"num_attention_heads": 5},
+    "`position_grid`: must be three positive numbers": {"position_grid": (4, 4)},
+}
+
+
+@pytest.mark.parametrize("says", REFUSED)
+def test_sizes_that_cannot_be_are_refused(says):
+    with pytest.raises(Exception, match=re.escape(says)):
+        ImpVisionConfig(**{**named_configuration("imp-tiny").vision_config.to_dict(), **REFUSED[says]})
+
+
+def test_what_does_not_fit_is_refused_by_both_names():
+    text = {**text_config(), "backbone_size": 32}
+    with pytest.raises(ValueError, match="`text_config.backbone_size` is 32.*`vision_config.backbone_size`, 64"):
+        VioletModel(named_configuration("imp-tiny", text_config=text))
+    with pytest.raises(ValueError, match="`text_config.shared` takes the layers.*'violet_vision'"):
+        VioletModel(named_configuration("violet-tiny", text_config=text_config()))
+    with pytest.raises(
+        ValueError, match="'disjoint' needs a vector of each modality, and `text_config.model_type` None"
+    ):
+        VioletModel(named_configuration("imp-tiny", text_config=None))
+    with pytest.raises(
+        ValueError, match="multiple of 2, and their height and width of 16 and 16 pixels; got 3 frames"
+    ):
+        ImpVisionModel(named_configuration("imp-tiny").vision_config)(torch.zeros(1, 3, 3, 64, 64))
+    with pytest.raises(Exception, match="texts of 65 words are longer than 64: cut them"):
+        pretraining().violet.encode_texts(torch.ones(1, 65, dtype=torch.long))
+
+
+OBJECTIVE_REFUSED = {
+    "'imp' needs a space for each pair.*it is 'in_order'": ({}, {"projection_type": "in_order"}),
+    "weights must be 0 or more": ({"video_text": -1.0}, {}),
+    "`drop` must be 0 or more and below 1, got 1": ({"drop": 1.0}, {}),
+    "'imp' has no option rate": ({"rate": 1.0}, {}),
+}
+
+
+@pytest.mark.parametrize("says", OBJECTIVE_REFUSED)
+def test_an_objective_that_cannot_be_is_refused(says):
+    options, changes = OBJECTIVE_REFUSED[says]
+    with pytest.raises(ValueError, match=says):
+        pretraining(options, **changes)
