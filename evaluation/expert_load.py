@@ -134,7 +134,7 @@ def record_expert_load(model: Any) -> Iterator[ExpertLoad]:
                 hook.remove()
 
 
-def _side(side: nn.Module) -> nn.Module:
+def _side(side: Any) -> nn.Module:
     """A side's own model, which is what is called of it, or the side itself."""
     if hasattr(side, "vision_model"):
         return side.vision_model

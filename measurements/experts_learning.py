@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModel, AutoProcessor
+from transformers import AutoModelForPreTraining, AutoProcessor
 
 import violet
 from violet.core.files import write_json
@@ -59,12 +59,12 @@ def vectors(folder: Path, split: str, count: int) -> tuple[torch.Tensor, torch.T
         rows = moving_shapes(str(folder / "clips"), seed=0, **{**dict.fromkeys(SPLITS, 0), **CLIPS})[split]
         rows = rows.filter(lambda kind: kind == "single", input_columns="kind")
         name = violet.pretrained("violet-tiny")
-        model, processor = AutoModel.from_pretrained(name).eval(), AutoProcessor.from_pretrained(name)
+        model, processor = AutoModelForPreTraining.from_pretrained(name).eval(), AutoProcessor.from_pretrained(name)
         found = []
         with torch.no_grad():
             for start in range(0, len(rows), 32):
                 clips = processor(videos=list(rows["video"][start : start + 32]))
-                tokens = model.encode_videos(clips["pixel_values_videos"])
+                tokens = model.violet.encode_videos(clips["pixel_values_videos"])
                 found.append(
                     tokens.patches().mean((1, 2, 3))
                 )  # (clips, steps, rows, columns, width) -> (clips, width)

@@ -300,8 +300,9 @@ def rows_and_columns_contrast(
     *, videos: torch.Tensor, texts: torch.Tensor, scale: torch.Tensor | float, margin: float = 0.0
 ) -> torch.Tensor:
     """The mean of `one_way_contrasts`, IMP's loss of a pair of modalities; (B, D) each, or several of each row."""
-    several = (one if one.dim() == 3 else one.unsqueeze(1) for one in (videos, texts))
-    return sum(one_way_contrasts(*several, 1 / scale, margin)) / 2  # type: ignore[return-value]
+    first, second = (one if one.dim() == 3 else one.unsqueeze(1) for one in (videos, texts))
+    there, back = one_way_contrasts(first, second, 1 / scale, margin)
+    return (there + back) / 2
 
 
 # --- a clip, its subtitle, its middle frame and the caption of that (CLIP-ViP: Xue et al., 2023, arXiv:2209.06430) ---

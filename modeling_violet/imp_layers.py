@@ -110,8 +110,10 @@ class ImpAttention(nn.Module):
         self.k_proj = nn.Linear(width, width, bias=False)
         self.v_proj = nn.Linear(width, width, bias=False)
         self.out_proj = nn.Linear(width, width, bias=False)
-        norms = (nn.LayerNorm(self.head_dim, eps=config.layer_norm_eps, bias=False) for _ in range(2))
-        self.q_norm, self.k_norm = norms if config.qk_norm else (nn.Identity(), nn.Identity())
+        self.q_norm, self.k_norm = (
+            nn.LayerNorm(self.head_dim, eps=config.layer_norm_eps, bias=False) if config.qk_norm else nn.Identity()
+            for _ in range(2)
+        )
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """(B, N, D) -> the same shape"""
@@ -135,10 +137,10 @@ class ImpLayer(GradientCheckpointingLayer):
         self.attention_norm = nn.LayerNorm(width, eps=eps, bias=False)
         self.attention = ImpAttention(config)
         self.mlp_norm = nn.LayerNorm(width, eps=eps, bias=False)
+        self.experts: VioletExperts | None = None
         if options is not None and options.holds(number, config.num_hidden_layers):
             self.experts = VioletExperts(options, width, config.intermediate_size, GELU_TANH)
         else:
-            self.experts = None
             self.fc1 = nn.Linear(width, config.intermediate_size, bias=False)
             self.fc2 = nn.Linear(config.intermediate_size, width, bias=False)
 

@@ -260,8 +260,8 @@ class VioletForRetrieval(VioletPreTrainedModel):
         recorded: dict[str, list[tuple[torch.Tensor, ...]]] = {}
         with as_one_pass():
             for part in pairs.split(pairs_per_pass):
-                texts, own = encoded.select(part // num_videos), part % num_videos
-                outputs = self.score_pairs(video_tokens, texts, own, **kwargs)
+                of_pairs, video_index = encoded.select(part // num_videos), part % num_videos
+                outputs = self.score_pairs(video_tokens, of_pairs, video_index, **kwargs)
                 scores.append(outputs.logits)
                 for name in ("hidden_states", "attentions"):
                     if outputs.get(name) is not None:

@@ -313,9 +313,8 @@ def build_source(
         for name, path in dataset.targets.items()
     }
     weight = float(len(rows)) if dataset.weight is None else dataset.weight
-    interval, own = next(
-        found for one, *found in zip(recipe.datasets, *recipe.dataset_settings(), strict=True) if one is dataset
-    )
+    intervals, own = recipe.dataset_settings()
+    number = next(place for place, one in enumerate(recipe.datasets) if one is dataset)
     return CaptionedVideos(
         dataset.name,
         rows,
@@ -323,8 +322,8 @@ def build_source(
         weight,
         stored,
         recipe.frame_size(frames, dataset),
-        interval,
-        own,
+        intervals[number],
+        own[number],
     )
 
 

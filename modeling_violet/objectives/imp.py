@@ -111,8 +111,8 @@ class ImpContrast(EmbeddingObjective):
                 losses[name] = (found[f"{one}_to_{other}"].sum() + found[f"{other}_to_{one}"].sum()) * 0.0
                 continue
             temperature = passes.violet.projection.pair_scale(one, other).reciprocal()
-            ways = one_way_contrasts(first[:, None], second[:, None], temperature, self.options.margin)
-            losses[name] = sum(ways) / 2
+            there, back = one_way_contrasts(first[:, None], second[:, None], temperature, self.options.margin)
+            losses[name] = (there + back) / 2
             if accuracy is None:
                 unit = (nn.functional.normalize(rows.detach(), dim=-1) for rows in (first, second))
                 accuracy = nearest_is_own(*unit)

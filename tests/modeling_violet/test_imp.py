@@ -510,7 +510,7 @@ def test_a_spectrogram_tells_low_from_high_and_silence_from_sound():
     assert states.attention_mask.sum(1).tolist() == [8, 16, 16] and (states.last_hidden_state[0, 8:] == 0).all()
 
 
-def test_parts_of_the_batch_give_the_gradients_of_the_whole_without_experts_and_are_refused_with_them():
+def test_a_batch_with_experts_is_not_computed_in_parts():
     model, given = pretraining().train(), batch()
     named = {"imp": 1.0}
     sets = model(**given, objectives=named, only_embeddings=True).embeddings
