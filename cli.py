@@ -207,15 +207,18 @@ def _inspect_parser() -> argparse.ArgumentParser:
         description="masking: draws clips under each kind of mask: frames, masks, every target of masked visual "
         "modelling beside its prediction, and the words for the masked caption. flow: says and draws layer by layer "
         "how much of the text's states comes from the video and the reverse, corrected for the numbers of tokens (1: "
-        "as much as uniform attention), and what the losses are with another clip's partner.",
+        "as much as uniform attention), and what the losses are with another clip's partner. experts: says and draws "
+        "layer by layer how many tokens each expert took, of videos, sounds and texts, and how many nobody took.",
     )
-    parser.add_argument("what", choices=["masking", "flow"])
+    parser.add_argument("what", choices=["masking", "flow", "experts"])
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--recipe", help="the YAML file of a finished violet pretrain: its model, masks and teachers")
     source.add_argument("--model", help="a folder or Hub name of a pre-trained model")
     parser.add_argument("--video", nargs="+", default=[], help="paths or URLs of videos")
     parser.add_argument("--caption", nargs="+", default=[""], help="one for all videos, or one for each")
-    parser.add_argument("--table", help="flow: a table of pairs in place of both, with the columns video and caption")
+    parser.add_argument(
+        "--table", help="flow, experts: a table of pairs in place of both, with the columns video and caption"
+    )
     parser.add_argument(
         "--teacher", nargs="+", default=[], metavar="TARGET=FOLDER", help="masking: networks of targets that need one"
     )
@@ -225,8 +228,8 @@ def _inspect_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--no_special_tokens", action="store_true", help="flow: leave [CLS], [SEP] and the tokens of frames out"
     )
-    parser.add_argument("--json", metavar="FILE", help="flow: write all numbers there")
-    parser.add_argument("--output", help="the picture (default: masking.png or flow.png)")
+    parser.add_argument("--json", metavar="FILE", help="flow, experts: write all numbers there")
+    parser.add_argument("--output", help="the picture (default: masking.png, flow.png or experts.png)")
     return parser
 
 
@@ -234,7 +237,7 @@ def inspect_command(argv: list[str]) -> int:
     """Draw what a pre-trained model makes of videos and captions: masked ones, or the flow between the two."""
     parser = _inspect_parser()
     options = parser.parse_args(argv)
-    if not options.video and not (options.what == "flow" and options.table):
+    if not options.video and not (options.what != "masking" and options.table):
         parser.error("--video is missing")
 
     from . import register
@@ -244,6 +247,7 @@ def inspect_command(argv: list[str]) -> int:
 
     from .training import SettingsError
     from .training.inspecting import inspect_masking
+    from .training.inspecting_experts import inspect_experts
     from .training.inspecting_flow import inspect_flow
     from .training.masking import Masking
     from .training.recipe import load_recipe
@@ -256,8 +260,12 @@ def inspect_command(argv: list[str]) -> int:
             model, masking = recipe.output_dir, Masking(recipe.masks, recipe.patch_ratio, recipe.word_ratio)
             teachers = {name: head["teacher"] for name, head in recipe.mvm_targets.items() if head.get("teacher")}
         output = options.output or f"{options.what}.png"
+        pairs = options.video, options.caption, options.table
+        if options.what == "experts":
+            print("\n".join(inspect_experts(model, *pairs, output, options.json).lines()))
+            print(output)
+            return 0
         if options.what == "flow":
-            pairs = options.video, options.caption, options.table
             special = not options.no_special_tokens
             report = inspect_flow(model, *pairs, output, options.rows, masking, special, options.json)
             print("\n".join(report.lines()))

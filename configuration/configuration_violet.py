@@ -244,6 +244,7 @@ class VioletConfig(PreTrainedConfig):
     """
 
     model_type = "violet"
+    keys_to_ignore_at_inference = ["cache", "past_key_values", "measures"]  # no predictions, for the Trainer
     sub_configs_defaults = {
         "vision_config": SubConfigSpec(AutoConfig, VioletVisionConfig.model_type),
         "text_config": SubConfigSpec(AutoConfig, "bert", optional=True),

@@ -69,6 +69,36 @@ COCA_WORDS: dict[str, Any] = {
     "num_video_frames": 8,
 }
 """Texts and pooler of the published CoCas."""
+
+
+def _imp(width: int, layers: int, experts: int) -> dict[str, Any]:
+    """IMP of that size, with experts in the last six layers; heads are 64 wide."""
+    sizes: dict[str, Any] = {
+        **{"backbone_size": width, "hidden_size": width, "num_hidden_layers": layers},
+        **{"num_attention_heads": width // 64, "intermediate_size": 4 * width, "qk_norm": True},
+        "experts": {"number": experts, "layers": 6, "groups": "batch"},
+    }
+    return {
+        "vision_config": {"model_type": "imp", **sizes},
+        "audio_config": {"model_type": "imp_audio", **sizes},
+        "text_config": {"model_type": "imp_text", **sizes},
+        "fusion_model_config": {"model_type": "none"},
+        "vision_positions": "none",
+        "masked_patch_value": (-1.0, -1.0, -1.0),
+        "hidden_frame_order": False,
+        **{"vocab_size": 32100, "bos_token_id": None, "eos_token_id": 1, "pad_token_id": 0},  # of T5's tokenizer
+        "num_video_frames": 16,
+        "projection_dim": 1024,
+        "projection_type": "disjoint",
+    }
+
+
+IMP_TINY: dict[str, Any] = {
+    **{"backbone_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 128},
+    **{"hidden_size": 64, "qk_norm": True, "experts": {"number": 4, "layers": 2, "groups": "batch"}},
+}
+"""The layers that the three modalities of a small IMP share."""
+
 NAMED_CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "violet-v1-base": {
         "vision_config": {"embed_dim": 96, "num_heads": (3, 6, 12, 24)},
@@ -338,6 +368,45 @@ NAMED_CONFIGURATIONS: dict[str, dict[str, Any]] = {
         **{"vocab_size": 512, "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0},
         **{"projection_dim": 128, "num_video_frames": 4, "video_grid_size": 4},
     },
+    "violet-tiny-experts": {
+        "vision_config": {
+            "embed_dim": 32,
+            "depths": (1, 1, 2, 1),
+            "num_heads": (1, 2, 4, 8),
+            "window_size": (4, 4, 4),
+            "drop_path_rate": 0.0,
+            "initializer_range": 0.08,
+        },
+        "fusion_model_config": {"model_type": "bert_with_experts", "experts": {"number": 4, "layers": 2}},
+        **TINY,
+        "num_hidden_layers": 3,
+        "fusion_norm": "pre",
+        "hidden_frame_order": False,
+        "clip_summary": True,
+        "projection_dim": 128,
+    },
+    "imp-small": _imp(384, 12, 4),
+    "imp-base": _imp(768, 12, 16),
+    "imp-large": _imp(1024, 24, 16),
+    "imp-tiny": {
+        "vision_config": {"model_type": "imp", **IMP_TINY, "patch_size": (2, 16, 16), "position_grid": (4, 8, 8)},
+        "audio_config": {
+            "model_type": "imp_audio",
+            **IMP_TINY,
+            **{"sampling_rate": 8000, "num_samples": 8192, "window_length": 256, "hop_length": 128},
+            **{"num_mel_bins": 64, "patch_size": (16, 16), "position_grid": (4, 4)},
+        },
+        "text_config": {"model_type": "imp_text", **IMP_TINY, "max_words": 64},
+        "fusion_model_config": {"model_type": "none"},
+        "vision_positions": "none",
+        "masked_patch_value": (-1.0, -1.0, -1.0),
+        **TINY,
+        "hidden_frame_order": False,
+        "num_video_frames": 8,
+        "video_grid_size": 4,
+        "projection_dim": 64,
+        "projection_type": "disjoint",
+    },
 }
 
 
@@ -345,13 +414,9 @@ def named_configuration(name: str, **overrides) -> VioletConfig:
     """
     The configuration of that name, with `overrides` in place of its fields.
 
-    `"violet-v1-base"`, `"violet-v2-base"`, `"clip-vip-base-16"`, `"clip-vip-base-32"`, `"uniformerv2-base-16-scene"`,
-    `"uniformerv2-base-16-temporal"`, `"lf-vila-base"`, `"hd-vila-base"`, `"maskalign-base-16"`, `"maskalign-large-16"`
-    and `"vatt-medium"` (which hears), `"coca-vit-base-32"` and `"coca-vit-large-14"` (which write) have the published
-    models' shapes; `"violet-tiny"`, `"clip-vip-tiny"`, `"maskalign-tiny"`, `"coca-tiny"` and `"language-model-tiny"` (64-pixel clips of four
-    frames), `"uniformerv2-tiny"` (of eight, without texts), `"lf-vila-tiny"` (of eight, with a sentence for every
-    two), `"hd-vila-tiny"` (32-pixel clips of seven, the middle one also of 128 pixels) and `"vatt-tiny"` (64-pixel
-    clips of eight, with a second of sound) train on two CPU cores in minutes.
+    A name that ends in `-tiny` or `-tiny-experts` is a small model that trains on two CPU cores in minutes; the others
+    have the published models' shapes. `imp-small`, `imp-base` and `imp-large` have the paper's: no weights of them are
+    published.
 
     Raises:
         ValueError: for an unknown name or field.

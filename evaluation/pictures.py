@@ -291,3 +291,52 @@ def _draw_layers(words: Any, layers: Any, clip: FlowPicture) -> None:
     layers.tick_params(labelsize=8)
     layers.grid(alpha=0.3)
     layers.legend(fontsize=8, loc="lower left")
+
+
+@dataclass
+class ExpertPicture:
+    """
+    Who took the tokens of one layer.
+
+    Attributes:
+        title: names the layer.
+        load: of each source of tokens, such as video and text: how many each expert took, (E,), and behind them how
+            many nobody took, over the tokens that each expert would have if all had as many.
+        lines: what is said below the title.
+    """
+
+    title: str
+    load: Mapping[str, np.ndarray]
+    lines: Sequence[str] = ()
+
+
+def draw_experts(path: str | os.PathLike, layers: Sequence[ExpertPicture]) -> Path:
+    """A PNG, a panel for each layer: a bar for each expert, in parts by the source of its tokens, and for nobody."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = min(3, len(layers))
+    rows = -(-len(layers) // columns)
+    most = max(sum(layer.load.values()).max() for layer in layers)  # type: ignore[union-attr]
+    picture = Figure(figsize=(5.0 * columns, 0.4 + 3.6 * rows), layout="constrained")
+    FigureCanvasAgg(picture)
+    for axes, layer in zip(picture.subplots(rows, columns, squeeze=False).flat, layers, strict=False):
+        count = len(next(iter(layer.load.values())))
+        names, bottom = [*map(str, range(1, count)), "nobody"], np.zeros(count)
+        for (source, values), colour in zip(
+            layer.load.items(), ("#4477aa", "#ee6677", "#228833", "#ccbb44"), strict=False
+        ):
+            axes.bar(range(count), values, bottom=bottom, label=source, color=colour, width=0.8)
+            bottom += values
+        axes.axhline(1, color="black", linewidth=0.8, linestyle=":")
+        axes.axvline(count - 1.5, color="grey", linewidth=0.8)
+        axes.set_xticks(range(count), names, fontsize=8)
+        axes.set_xlabel("expert", fontsize=8)
+        axes.set_ylabel("tokens (1: as many for each)", fontsize=8)
+        axes.set_ylim(0, 1.15 * max(most, 1))
+        axes.set_title("\n".join([layer.title, *layer.lines]), fontsize=9)
+        axes.tick_params(axis="y", labelsize=8)
+        axes.legend(fontsize=8, loc="upper right", ncols=4)
+    for axes in picture.axes[len(layers) :]:
+        axes.set_axis_off()
+    return _save(picture, path)

@@ -48,6 +48,7 @@ from .layout_clip import (
 )
 from .layout_coca import COCA
 from .layout_hd_vila import HD_VILA
+from .layout_imp import IMP, IMP_ENCODER
 from .layout_lf_vila import LF_VILA
 from .layout_maskalign import ALIGNED, MASKALIGN, MASKALIGN_TUNED
 from .layout_uniformerv2 import CLIP_START, OPENAI_CLIP, UNIFORMERV2, UNIFORMERV2_OPENMMLAB
@@ -302,7 +303,7 @@ KINDS = {
         *(VIOLET, LF_VILA, HD_VILA, SWINBERT, TORCHVISION, VIDEO_SWIN, SWIN_2D, SWIN_TRANSFORMERS, BERT),
         *(CLIP_VIP, CLIP, CLIP_VISION, CLIP_VISION_PROJECTED, CLIP_TEXTS, CLIP_TEXTS_PROJECTED),
         *(UNIFORMERV2, UNIFORMERV2_OPENMMLAB, OPENAI_CLIP, CLIP_START, VATT),
-        *(MASKALIGN, MASKALIGN_TUNED, COCA),
+        *(MASKALIGN, MASKALIGN_TUNED, COCA, IMP),
     )
 }
 
@@ -337,6 +338,7 @@ def _kind_by_names(shapes: Mapping[str, Shape]) -> Kind | None:
     for kind, pattern in (
         (VIOLET, r"(enc_img|enc_txt|trsfr)\."),
         (VATT, rf".*{VATT_BASE}"),
+        (IMP, rf"(params/)?{IMP_ENCODER}"),
         (UNIFORMERV2, r"backbone\.transformer\."),
         (COCA, r"text_decoder\.(cross_attn|text_projection)"),
         (OPENAI_CLIP, r"visual\.(conv1|transformer)\."),

@@ -17,6 +17,7 @@ from .kinds import BACKBONE, FUSION, MLM, TEXT, Kind, Shape, holds, is_grid
 from .layout_clip import CLIP_TEXT, CLIP_TOWER
 from .layout_coca import coca_sizes
 from .layout_hd_vila import hd_vila_sizes
+from .layout_imp import imp_sizes
 from .layout_lf_vila import lf_vila_sizes
 from .layout_maskalign import maskalign_sizes
 from .layout_uniformerv2 import UNIFORMERV2_TOWER
@@ -341,6 +342,10 @@ def _vatt_sizes(sizes: Sizes, strict: bool, settings: Mapping[str, Any]) -> tupl
     return "vatt-medium", *vatt_sizes(sizes.shapes)
 
 
+def _imp_sizes(sizes: Sizes, strict: bool, settings: Mapping[str, Any]) -> tuple[str, dict, dict]:
+    return "imp-base", *imp_sizes(sizes.shapes)
+
+
 def _maskalign_sizes(sizes: Sizes, strict: bool, settings: Mapping[str, Any]) -> tuple[str, dict, dict]:
     return "maskalign-base-16", *maskalign_sizes(sizes.shapes)
 
@@ -356,6 +361,7 @@ SYSTEMS: Mapping[str, Callable[[Sizes, bool, Mapping[str, Any]], tuple[str, dict
     "lf_vila": _lf_vila_sizes,
     "hd_vila": _hd_vila_sizes,
     "vatt": _vatt_sizes,
+    "imp": _imp_sizes,
     "maskalign_vit": _maskalign_sizes,
     "coca_vit": _coca_sizes,
 }

@@ -59,12 +59,13 @@ class VioletBertLayer(GradientCheckpointingLayer):
         self.output_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def feed_forward(self, states: torch.Tensor) -> torch.Tensor:
+    def feed_forward(self, states: torch.Tensor, real: torch.Tensor | None = None) -> torch.Tensor:
+        """(batch, tokens, width), and which tokens are no padding (batch, tokens), if that is known -> like states"""
         return self.dropout(self.output(self.activation(self.intermediate(states))))
 
-    def forward(self, states: torch.Tensor, mask, **kwargs) -> torch.Tensor:
+    def forward(self, states: torch.Tensor, mask, real: torch.Tensor | None = None, **kwargs) -> torch.Tensor:
         if self.norm_first:
             states = states + self.dropout(self.attention(self.attention_norm(states), mask, **kwargs)[0])
-            return states + self.feed_forward(self.output_norm(states))
+            return states + self.feed_forward(self.output_norm(states), real)
         states = self.attention_norm(states + self.dropout(self.attention(states, mask, **kwargs)[0]))
-        return self.output_norm(states + self.feed_forward(states))
+        return self.output_norm(states + self.feed_forward(states, real))

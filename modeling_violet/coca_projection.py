@@ -23,7 +23,8 @@ class CocaProjection(VioletPooledProjection):
         return at_least_float32(self.logit_scale).exp().clamp(min=1.0, max=self.largest_scale)
 
     def start_weights(self) -> None:
-        """Normal with a deviation of the width's inverse root."""
+        """The temperature, and layers that are normal with a deviation of the width's inverse root."""
+        super().start_weights()
         for layer in (self.video_projection, self.text_projection):
             assert isinstance(layer, nn.Linear)
             init.normal_(layer.weight, std=layer.in_features**-0.5)

@@ -47,6 +47,7 @@ CONTRASTS: Registry[ContrastForm] = Registry(
         "mil_nce": "contrastive_losses:MIL_NCE",
         "asymmetric": "contrastive_losses:ASYMMETRIC",
         "symmetric_with_masks": "contrastive_losses:SYMMETRIC_WITH_MASKS",
+        "rows_and_columns": "contrastive_losses:ROWS_AND_COLUMNS",
         "pooled": "contrastive_losses:POOLED",
         "vs_fc": "contrastive_losses:VS_FC",
         "vs_vc": "contrastive_losses:VS_VC",
@@ -273,6 +274,37 @@ def _with_row_mask(texts: torch.Tensor, text_mask: torch.Tensor | None) -> tuple
     return torch.where(text_mask[..., None], texts, texts[:, :1]), text_mask.any(1)
 
 
+def one_way_contrasts(
+    first: torch.Tensor, second: torch.Tensor, temperature: torch.Tensor | float, margin: float = 0.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    (from first to second, and back): the logsumexp of a row's scores with all of the other set, less that with its own
+    (Akbari et al., 2023, arXiv:2305.06324). Cosines are divided by the temperature + 1e-6; all rows count.
+
+    Args:
+        first, second: (B, L, D) and (B, M, D), of any length.
+        margin: what a row's own must be nearer by.
+    """
+    scores = torch.einsum("ild,jmd->ijlm", _short_unit(first), _short_unit(second)) / (temperature + 1e-6)
+    own = scores.diagonal(dim1=0, dim2=1).flatten(0, 1).logsumexp(0) - margin  # (L, M, B) -> (B,)
+    return (scores.logsumexp((1, 2, 3)) - own).mean(), (scores.logsumexp((0, 2, 3)) - own).mean()
+
+
+def _short_unit(vectors: torch.Tensor) -> torch.Tensor:
+    """x / (‖x‖ + 1e-6)"""
+    vectors = at_least_float32(vectors)
+    return vectors / (torch.linalg.vector_norm(vectors, dim=-1, keepdim=True) + 1e-6)
+
+
+def rows_and_columns_contrast(
+    *, videos: torch.Tensor, texts: torch.Tensor, scale: torch.Tensor | float, margin: float = 0.0
+) -> torch.Tensor:
+    """The mean of `one_way_contrasts`, IMP's loss of a pair of modalities; (B, D) each, or several of each row."""
+    first, second = (one if one.dim() == 3 else one.unsqueeze(1) for one in (videos, texts))
+    there, back = one_way_contrasts(first, second, 1 / scale, margin)
+    return (there + back) / 2
+
+
 # --- a clip, its subtitle, its middle frame and the caption of that (CLIP-ViP: Xue et al., 2023, arXiv:2209.06430) ---
 
 
@@ -415,6 +447,7 @@ TRIPLET = ContrastForm(triplet_contrast, _PAIRS)
 MIL_NCE = ContrastForm(mil_nce, _PAIRS)
 ASYMMETRIC = ContrastForm(_masked_asymmetric, _PAIRS)
 SYMMETRIC_WITH_MASKS = ContrastForm(_masked_symmetric, _PAIRS)
+ROWS_AND_COLUMNS = ContrastForm(rows_and_columns_contrast, _PAIRS)
 POOLED = ContrastForm(pooled_contrast, _FOUR)
 VS_FC = ContrastForm(vs_fc_contrast, _FOUR)
 VS_VC = ContrastForm(vs_vc_contrast, _THREE)

@@ -12,6 +12,7 @@ from transformers.processing_utils import Unpack
 from ..configuration.configuration_violet import VioletConfig
 from ..core.clip_inputs import take_clip_inputs
 from ..core.upstream import CACHE_NAME, can_return_tuple, one_cache
+from .experts import with_expert_losses
 from .heads import build_word_head
 from .losses import masked_cross_entropy
 from .modeling_violet import VioletInputs, VioletModel, VioletPreTrainedModel, VioletTaskOutput, names_inputs
@@ -65,6 +66,7 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
 
     @names_inputs
     @can_return_tuple
+    @with_expert_losses
     def forward(
         self,
         pixel_values_videos: torch.Tensor | None = None,

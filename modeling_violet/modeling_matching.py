@@ -14,6 +14,7 @@ from ..configuration.configuration_violet import VioletConfig
 from ..core.clip_inputs import take_clip_inputs
 from ..core.upstream import can_return_tuple
 from .embedding_gradients import EmbeddingGradients
+from .experts import as_one_pass, with_expert_losses
 from .fusions import fuses_pairs
 from .heads import build_match_head
 from .losses import check_labels, first_of_each, gather_rows, masked_cross_entropy, retrieval_loss
@@ -60,6 +61,7 @@ class VioletForMultipleChoice(VioletPreTrainedModel):
         self.post_init()
 
     @can_return_tuple
+    @with_expert_losses
     def forward(
         self,
         pixel_values_videos: torch.Tensor | None = None,
@@ -198,6 +200,7 @@ class VioletForRetrieval(VioletPreTrainedModel):
 
     @names_inputs
     @can_return_tuple
+    @with_expert_losses
     def forward(
         self,
         pixel_values_videos: torch.Tensor | None = None,
@@ -257,12 +260,14 @@ class VioletForRetrieval(VioletPreTrainedModel):
         pairs = torch.arange(num_texts * num_videos, device=input_ids.device)
         scores: list[Any] = []
         recorded: dict[str, list[tuple[torch.Tensor, ...]]] = {}
-        for part in pairs.split(pairs_per_pass):
-            outputs = self.score_pairs(video_tokens, encoded.select(part // num_videos), part % num_videos, **kwargs)
-            scores.append(outputs.logits)
-            for name in ("hidden_states", "attentions"):
-                if outputs.get(name) is not None:
-                    recorded.setdefault(name, []).append(outputs[name])
+        with as_one_pass():
+            for part in pairs.split(pairs_per_pass):
+                of_pairs, video_index = encoded.select(part // num_videos), part % num_videos
+                outputs = self.score_pairs(video_tokens, of_pairs, video_index, **kwargs)
+                scores.append(outputs.logits)
+                for name in ("hidden_states", "attentions"):
+                    if outputs.get(name) is not None:
+                        recorded.setdefault(name, []).append(outputs[name])
         recorded_of_pairs = {name: _join(passes) for name, passes in recorded.items()}
         return self._with_loss(torch.cat(scores).view(num_texts, num_videos), labels, shared, **recorded_of_pairs)
 

@@ -13,6 +13,7 @@ from ..configuration.configuration_violet import VioletConfig
 from ..core.clip_inputs import take_clip_inputs
 from ..core.upstream import can_return_tuple
 from .embedding_gradients import EmbeddingGradients
+from .experts import with_expert_losses
 from .fusions import fuses_pairs, record_received_attention
 from .heads import build_match_head, build_word_head
 from .losses import combine
@@ -29,7 +30,8 @@ class VioletPreTrainingOutput(ModelOutput):
         loss: (), the weighted sum of `losses`.
         losses: each objective's loss (), by name, before its weight.
         accuracies: (), by name: of matching (`vtm`), masked words (`mlm`, `smtm`) and contrast (`vtc`, video to text).
-        measures: (), other numbers that objectives tell of the batch, by name.
+        measures: (), other numbers that objectives tell of the batch, by name; and those of experts
+            (`experts.measures_of`), whose losses are in `loss`.
         bool_masked_pos: (batch, steps, rows, columns), which patches were hidden, if an objective of this pass hid
             them in its own way.
         mlm_logits: (batch, X, vocabulary).
@@ -139,6 +141,7 @@ class VioletForPreTraining(VioletPreTrainedModel):
             parameter.requires_grad_(False)
 
     @can_return_tuple
+    @with_expert_losses
     def forward(
         self,
         pixel_values_videos: torch.Tensor | None = None,

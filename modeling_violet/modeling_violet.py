@@ -20,6 +20,7 @@ from ..core.whole_folders import SavedWhole
 from .attention import RULES
 from .embeddings import VISION_POSITIONS, VioletVideoEncoder, VioletVideoStates
 from .encoders import Encoder
+from .experts import with_expert_losses
 from .fusions import build_fusion, find_fusion, fuses_pairs
 from .fusions.bert_fusion import VioletFusionAttention, VioletFusionLayer
 from .fusions.fusion import CLIP_STATES
@@ -80,12 +81,14 @@ class VioletTaskOutput(ModelOutput):
         loss: (), if labels or captions were given.
         logits: the head's scores; their shape stands with each model's `forward`.
         hidden_states, attentions: one per fusion layer, if asked for.
+        measures: numbers () for a log, by name: of experts, if the model has some (`experts.measures_of`).
     """
 
     loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
+    measures: dict[str, torch.Tensor] | None = None
 
 
 class PromptInputs(TransformersKwargs, total=False):  # type: ignore[call-arg]
@@ -180,10 +183,6 @@ class VioletPreTrainedModel(SavedWhole, PreTrainedModel):
                 init.trunc_normal_(parameter, std=std)
             if module.hidden_order_embedding is not None:
                 init.trunc_normal_(module.hidden_order_embedding, std=std)
-        elif isinstance(module, VioletProjection):
-            init.constant_(module.logit_scale, module.initial_logit_scale())
-            if hasattr(module, "start_weights"):
-                module.start_weights()  # type: ignore[operator]
         elif isinstance(module, VioletModel) and module.task_tokens is not None:
             init.trunc_normal_(module.task_tokens, std=std)
         elif hasattr(module, "start_weights"):  # a part whose own parameters begin in its own way
@@ -396,6 +395,10 @@ class VioletModel(VioletPreTrainedModel):
         if rule not in self.fusion.rules:
             if rule not in RULES:
                 raise ValueError(f"`attention_rule` {rule!r} is unknown; use {' or '.join(map(repr, RULES))}.")
+            if rule in self.fusion.refused:
+                raise ValueError(
+                    f"{reader} needs the rule of attention {rule!r} (`attention_rule`), {self.fusion.refused[rule]}."
+                )
             own = self.config.fusion_model_config
             raise ValueError(
                 f"{reader} needs the rule of attention {rule!r} (`attention_rule`), and the fusion "
@@ -660,6 +663,7 @@ class VioletForMaskedLM(VioletPreTrainedModel):
 
     @names_inputs
     @can_return_tuple
+    @with_expert_losses
     def forward(
         self,
         pixel_values_videos: torch.Tensor | None = None,
@@ -711,6 +715,7 @@ class VioletForQuestionAnswering(VioletPreTrainedModel):
 
     @names_inputs
     @can_return_tuple
+    @with_expert_losses
     def forward(
         self,
         pixel_values_videos: torch.Tensor | None = None,

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedConfig
+from transformers import initialization as init
 
 from ..core.registry import Registry
 from .losses import at_least_float32
@@ -26,6 +27,7 @@ PROJECTIONS: Registry[type["VioletProjection"]] = Registry(
         "paragraph_and_clips": "paragraph_projection:LfVilaClipProjection",
         "fine_and_coarse": "vatt_projection:VattHierarchicalProjection",
         "joint": "vatt_projection:VattJointProjection",
+        "disjoint": "imp_projection:ImpDisjointProjection",
     },
     config_keys=("projection_type",),
 )
@@ -83,6 +85,10 @@ class VioletProjection(nn.Module):
         self.video_projection = nn.Linear(NUM_BASES * video.width, config.projection_dim)
         self.text_projection = nn.Linear(NUM_BASES * (text.width or config.hidden_size), config.projection_dim)
         self.logit_scale = nn.Parameter(torch.empty(1))  # FSDP shards no scalars
+
+    def start_weights(self) -> None:
+        """The temperature; layers start as others do."""
+        init.constant_(self.logit_scale, self.initial_logit_scale())
 
     def scale(self) -> torch.Tensor:
         """(1,), the inverse temperature: what inner products are multiplied by."""

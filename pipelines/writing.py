@@ -61,9 +61,8 @@ def write(
                 generate_kwargs["max_new_tokens"] = min(generate_kwargs["max_new_tokens"], left)
     written = model.generate(**pixels, **prompt, **{**generate_kwargs, **SCORED})
     end = special_tokens(tokenizer)["eos_token_id"]
-    return _rows(
-        model, written, begun, [end], written.sequences if begun == 1 else written.sequences[:, begun:], videos
-    )
+    given = written.sequences if begun == 1 else written.sequences[:, begun:]  # from [CLS] on, or behind the prompt
+    return _rows(model, written, begun, [end], given, videos)
 
 
 def join_prompts(prompts: Sequence[torch.Tensor], padding: int | None) -> dict[str, torch.Tensor]:

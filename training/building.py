@@ -4,6 +4,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from ..hub.starting_points import configuration_for
 from ..hub.vision_models import check_clip
 from ..modeling_violet import VioletForPreTraining
 from ..modeling_violet.encoders import Encoder
+from ..modeling_violet.experts import expert_layers
 from ..modeling_violet.objectives.masked_features import check_group, masked_count
 from ..modeling_violet.objectives.masked_vision import start_at
 from ..modeling_violet.objectives.objective import BUILT_IN, OBJECTIVES, EmbeddingObjective
@@ -226,6 +228,11 @@ def check_gradient_caching(recipe: PretrainingRecipe, model: VioletForPreTrainin
             f"of this model's objectives {', '.join(can) or 'none'} can. Leave the others out of `objectives`."
         )
     refuse_live_norms("`grad_cache_chunk_size`", model)
+    if expert_layers(model):
+        raise SettingsError(
+            "`grad_cache_chunk_size`: the losses of the model's `experts` are means over a batch, which is not "
+            "computed in parts: leave it out."
+        )
 
 
 def check_correlated(recipe: PretrainingRecipe, model: VioletForPreTraining, frames: VioletVideoProcessor) -> None:
@@ -250,7 +257,7 @@ def check_correlated(recipe: PretrainingRecipe, model: VioletForPreTraining, fra
     if not makers:
         raise SettingsError("`masks`: 'correlated' needs the objective mvm_mfr, which makes it of features.")
     for dataset in recipe.datasets:
-        size = (dataset.num_frames or frames.num_frames, *recipe.frame_size(frames))
+        size = (dataset.num_frames or frames.num_frames, *recipe.frame_size(frames, dataset))
         patches = math.prod(model.violet.vision_encoder.grid(*size))
         try:
             for maker in makers:
@@ -266,7 +273,8 @@ def check_sizes(recipe: PretrainingRecipe, model: VioletForPreTraining, frames: 
     """
     for dataset in recipe.datasets:
         try:
-            check_clip(model.violet.vision_encoder, dataset.num_frames or frames.num_frames, recipe.frame_size(frames))
+            size = recipe.frame_size(frames, dataset)
+            check_clip(model.violet.vision_encoder, dataset.num_frames or frames.num_frames, size)
         except WeightsError as error:
             raise SettingsError(f"data set {dataset.name!r}: {error}") from error
 
@@ -305,7 +313,18 @@ def build_source(
         for name, path in dataset.targets.items()
     }
     weight = float(len(rows)) if dataset.weight is None else dataset.weight
-    return CaptionedVideos(dataset.name, rows, dataset.num_frames or frames.num_frames, weight, stored)
+    intervals, own = recipe.dataset_settings()
+    number = next(place for place, one in enumerate(recipe.datasets) if one is dataset)
+    return CaptionedVideos(
+        dataset.name,
+        rows,
+        dataset.num_frames or frames.num_frames,
+        weight,
+        stored,
+        recipe.frame_size(frames, dataset),
+        intervals[number],
+        own[number],
+    )
 
 
 def build_batches(
@@ -325,8 +344,12 @@ def build_batches(
         SettingsError: if the processes cannot share the batch in whole groups.
     """
     size = recipe.frame_size(collator.processor.video_processor)
-    sizes = [(source.num_frames, *size) for source in sources]
-    schedule = SCHEDULES.find(recipe.schedule)([source.weight for source in sources], sizes, objectives, recipe.seed)
+    sizes = [(source.num_frames, *(source.size or size)) for source in sources]
+    weights, own = [source.weight for source in sources], [source.objectives for source in sources]
+    further: dict[str, Any] = {}
+    if any(own) or any(source.interval != 1 for source in sources):  # only of schedules that read them, see the recipe
+        further = {"intervals": [source.interval for source in sources], "own": own}
+    schedule = SCHEDULES.find(recipe.schedule)(weights, sizes, objectives, recipe.seed, **further)
     share = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
     try:
         return PretrainingBatches(sources, schedule, collator, recipe.batch_size, recipe.seed, **share)
@@ -366,15 +389,17 @@ def build_data(
     pairs = list(zip(recipe.datasets, tables, strict=True))
     sources = [build_source(recipe, dataset, rows, frames, encoder) for dataset, (rows, _) in pairs]
     training = build_batches(recipe, sources, recipe.objective_sets(), collator, accelerator)
+    run = [objectives for _, _, objectives in recipe.objective_sets()]
     held_out = [
         build_source(recipe, dataset, rows, frames, encoder) for dataset, (_, rows) in pairs if rows is not None
     ]
     validation = {
         source.name: [
-            build_batches(recipe, [source], [(1.0, 0, objectives)], collator, accelerator)
-            for _, _, objectives in recipe.objective_sets()
+            build_batches(recipe, [alone], [(1.0, 0, objectives)], collator, accelerator)
+            for objectives in ([source.objectives] if source.objectives else run)
         ]
         for source in held_out
+        for alone in (replace(source, interval=1, objectives=None),)
     }
     return training, validation
 

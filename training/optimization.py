@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..modeling_violet import VioletModel
@@ -18,7 +19,8 @@ def parameter_groups(
     """
     The trained parameters, by whether they decay and by their learning rate.
 
-    Weights of linear and convolutional layers decay; biases, norms, tables of words and positions do not.
+    Weights of linear and convolutional layers decay, and what a module calls its `matrices()`, such as experts';
+    biases, norms, tables of words and positions do not.
 
     Args:
         learning_rate: of the heads; if it is not given, the optimiser's own goes for all.
@@ -32,6 +34,7 @@ def parameter_groups(
         for module in model.modules()
         if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
     }
+    decayed |= {id(matrix) for module in model.modules() for matrix in getattr(module, "matrices", tuple)()}
     depths = layer_depths(model)
     backbones = [base.video_encoder.vision_model for base in model.modules() if isinstance(base, VioletModel)]
     in_backbone = {id(parameter) for module in backbones for parameter in module.parameters()}
@@ -84,3 +87,13 @@ def layer_depths(model: nn.Module) -> dict[int, int]:
             depths.setdefault(id(parameter), depth if behind else depth + len(blocks))
         put(base, depth)
     return depths
+
+
+def give_zero_gradients(model: nn.Module) -> None:
+    """
+    Gives trained parameters without a gradient the gradient zero: the optimiser then moves them on by their moments,
+    and they decay, as in frameworks whose gradients are always whole. Torch's pass them over.
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)

@@ -70,7 +70,7 @@ def prepare_targets(
 
     tables = [rows for rows in load_dataset(source) if rows is not None]
     videos = videos_by_name(tables)
-    num_frames, size = settings["num_frames"], recipe.frame_size(frames)
+    num_frames, size = settings["num_frames"], recipe.frame_size(frames, source)
     grid = (num_frames, *encoder.grid(num_frames, *size)[1:])
 
     reader = ClipReader(frames, time_limit=recipe.decode_time_limit)

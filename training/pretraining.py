@@ -48,6 +48,7 @@ from .hearing import prepare_hearing
 from .learning_rates import learning_rate_factor
 from .machine import leave_cores_to_workers
 from .masking import mask_attended
+from .optimization import give_zero_gradients
 from .pretraining_data import PretrainingBatches
 from .recipe import DatasetRecipe, PretrainingRecipe
 from .runs import begin_run, end_run, is_hub_name, save_model
@@ -98,10 +99,12 @@ def run_settings(recipe: PretrainingRecipe) -> dict[str, Any]:
     for name in ("objective_options", "log_flow", "grad_cache_chunk_size"):  # runs from before they were may go on
         if not settings[name]:
             del settings[name]
+    if recipe.unused == "skip":
+        del settings["unused"]
     if recipe.from_scratch or not starts_from_parts(recipe.model):  # a VIOLET has its own
         del settings["text"]
     for dataset in settings["datasets"]:
-        for name in ("clips_per_video", "other_texts", "sound"):
+        for name in ("clips_per_video", "other_texts", "sound", "image_size", "interval", "objectives"):
             if dataset[name] == getattr(DatasetRecipe, name):
                 del dataset[name]
     return json.loads(json.dumps(settings))
@@ -303,6 +306,8 @@ class Pretraining:
                 reports = self.recipe.log_flow and writes and number == micro - 1
                 _, values = self.forward(batch, backward=True, log_flow=reports)
                 log.add(values)
+                if accelerator.sync_gradients and self.recipe.unused == "zero":
+                    give_zero_gradients(self.model)
                 if accelerator.sync_gradients:
                     log.add({"gradient_norm": self.clip_gradients(step, names)})
                 self.optimizer.step()

@@ -34,6 +34,9 @@ class CaptionedVideos:
         num_frames: frames taken of each video; an image is one frame.
         weight: its share of the steps, against the other data sets'.
         stored_targets: MVM targets computed in advance, by target.
+        size: (height, width) of its frames; None for the run's.
+        interval: in every how many sweeps over the data sets it takes a step, under a schedule that has such.
+        objectives: its own weights by objective, under such a schedule; None for the run's.
     """
 
     name: str
@@ -41,6 +44,9 @@ class CaptionedVideos:
     num_frames: int
     weight: float
     stored_targets: Mapping[str, StoredTargets] = field(default_factory=dict)
+    size: tuple[int, int] | None = None
+    interval: int = 1
+    objectives: Mapping[str, float] | None = None
 
     def order(self, seed: int, epoch: int) -> np.ndarray:
         """The rows' order in an epoch: a pure function of (seed, epoch)."""

@@ -1,5 +1,6 @@
 """Settings of a pre-training run: one YAML file, read into dataclasses that refuse contradictions."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -25,6 +26,7 @@ SOURCES: Registry[Callable[["DatasetRecipe"], Any]] = Registry(
 )
 """Each is a function: `DatasetRecipe` -> (training rows, validation rows or None), with the columns video, caption."""
 SET_KEYS = ("share", "start")
+UNUSED = ("skip", "zero")
 PRECISIONS = ("auto", "no", "bf16", "fp16")
 
 
@@ -49,7 +51,10 @@ class DatasetRecipe:
         sound: whether drawn shapes make tones.
         video_folder: where a table's relative paths start; by default the table's own folder.
         num_frames: frames taken of each video; 1 for images; by default as many as the processor says.
+        image_size: side of its frames in pixels, or [height, width]; by default the run's.
         weight: its share of the steps; by default its number of rows.
+        interval: under the schedule `alternating`: in every how many sweeps over the data sets it takes a step.
+        objectives: under the schedule `alternating`: its own weights by objective, in place of the run's.
         targets: targets computed in advance, of MVM or of an objective with a teacher: folders of `violet prepare
             targets`, or the original's `.pkl` of tokens.
     """
@@ -69,7 +74,10 @@ class DatasetRecipe:
     sound: bool = False
     video_folder: str | None = None
     num_frames: int | None = None
+    image_size: int | list[int] | None = None
     weight: float | None = None
+    interval: int = 1
+    objectives: dict[str, float] | None = None
     targets: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -86,6 +94,9 @@ class DatasetRecipe:
             )
         if self.weight is not None and self.weight <= 0:
             raise SettingsError(f"data set {self.name!r}: weight must be above 0, got {self.weight}.")
+        if self.interval < 1:
+            raise SettingsError(f"data set {self.name!r}: interval must be 1 or more, got {self.interval}.")
+        check_sides(f"data set {self.name!r}: image_size", self.image_size)
 
 
 @dataclass
@@ -121,7 +132,10 @@ class PretrainingRecipe:
             of the whole: a contrastive batch of any size then takes the memory of a part, and about one more forward
             pass (see `gradient_caching`). Only objectives that compare embeddings can be computed so.
         schedule: what each step does: a name of `training.schedule.SCHEDULES`. `mixture` draws each step's data set by
-            its weight.
+            its weight; `alternating` takes them in turn, each in its own interval and with its own objectives.
+        unused: what a step does with parameters that its objectives do not use: `skip` leaves them and their moments
+            as they are; `zero` gives them the gradient zero, so that their moments fall, and they move on and decay
+            (as JAX's optimisers, and IMP).
         learning_rate, learning_rate_schedule, warmup: the peak, what follows it, and the share of the steps before it.
         weight_decay: not on biases, norms, and tables of positions and words.
         max_grad_norm: gradients are clipped to this norm.
@@ -169,6 +183,7 @@ class PretrainingRecipe:
     grad_cache_chunk_size: int | None = None
     learning_rate: float = 5e-5
     schedule: str = "mixture"
+    unused: str = "skip"
     learning_rate_schedule: str = "linear"
     warmup: float = 0.1
     weight_decay: float = 1e-3
@@ -203,9 +218,9 @@ class PretrainingRecipe:
         if self.grad_cache_chunk_size is not None and self.grad_cache_chunk_size < 1:
             raise SettingsError(f"`grad_cache_chunk_size`: must be 1 or more, got {self.grad_cache_chunk_size}.")
         check_frames(self.fit, self.frame_sampling)
-        sides = self.image_size if isinstance(self.image_size, list) else [self.image_size or 1] * 2
-        if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
-            raise SettingsError(f"`image_size`: must be pixels, or [height, width], got {self.image_size}.")
+        check_sides("`image_size`", self.image_size)
+        if self.unused not in UNUSED:
+            raise SettingsError(f"`unused`: {self.unused!r} is unknown; use {', '.join(UNUSED)}.")
         if self.bad_samples not in BAD_SAMPLES:
             raise SettingsError(f"`bad_samples`: {self.bad_samples!r} is unknown; use {', '.join(BAD_SAMPLES)}.")
         if not self.decode_time_limit > 0:
@@ -222,6 +237,7 @@ class PretrainingRecipe:
                 f"`num_negatives` {self.num_negatives} must be below `group_size` {self.group_size}, out of which "
                 "they are drawn."
             )
+        self._check_schedule()
         if not all(objectives for _, _, objectives in self.objective_sets()):
             raise SettingsError("`objectives`: a set names no objective with a weight.")
         if min(start for _, start, _ in self.objective_sets()) > 0:
@@ -237,11 +253,34 @@ class PretrainingRecipe:
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise SettingsError(f"`ema_decay`: must lie between 0 and 1, got {self.ema_decay}.")
 
-    def frame_size(self, frames: VioletVideoProcessor) -> tuple[int, int]:
-        """(height, width) of the run's frames; by default what the processor makes."""
-        if self.image_size is None:
+    def _check_schedule(self) -> None:
+        schedule = SCHEDULES.find(self.schedule)
+        if "intervals" in inspect.signature(schedule).parameters:
+            intervals, own = self.dataset_settings()
+            try:
+                schedule([1.0] * len(own), [(1, 1, 1)] * len(own), self.objective_sets(), self.seed, intervals, own)
+            except ValueError as error:
+                raise SettingsError(str(error)) from error
+            return
+        for dataset in self.datasets:
+            if dataset.interval != 1 or dataset.objectives is not None:
+                raise SettingsError(
+                    f"data set {dataset.name!r}: `interval` and `objectives` of a data set are read by the schedule "
+                    f"'alternating', and `schedule` is {self.schedule!r}."
+                )
+
+    def dataset_settings(self) -> tuple[list[int], list[dict[str, float] | None]]:
+        """Each data set's interval, and its own weights by objective, or None; a weight of 0 leaves one out."""
+        own = [dataset.objectives for dataset in self.datasets]
+        kept = [one and {name: float(weight) for name, weight in one.items() if weight} for one in own]
+        return [dataset.interval for dataset in self.datasets], kept
+
+    def frame_size(self, frames: VioletVideoProcessor, dataset: DatasetRecipe | None = None) -> tuple[int, int]:
+        """(height, width) of a data set's frames, or of the run's; by default what the processor makes."""
+        size = self.image_size if dataset is None or dataset.image_size is None else dataset.image_size
+        if size is None:
             return frames.size["height"], frames.size["width"]
-        return sides(self.image_size)
+        return sides(size)
 
     @property
     def from_scratch(self) -> bool:
@@ -260,8 +299,20 @@ class PretrainingRecipe:
         ]
 
     def all_objectives(self) -> dict[str, float]:
-        """Every objective that any set names."""
-        return {name: weight for _, _, objectives in self.objective_sets() for name, weight in objectives.items()}
+        """Every objective that any set or data set names."""
+        sets = [objectives for _, _, objectives in self.objective_sets()]
+        sets += [own for own in self.dataset_settings()[1] if own]
+        return {name: weight for objectives in sets for name, weight in objectives.items()}
+
+
+def check_sides(name: str, size: Any) -> None:
+    """
+    Raises:
+        SettingsError: for anything but pixels, [height, width] or None.
+    """
+    given = size if isinstance(size, list) else [1 if size is None else size] * 2
+    if len(given) != 2 or not all(isinstance(side, int) and side > 0 for side in given):
+        raise SettingsError(f"{name}: must be pixels, or [height, width], got {size}.")
 
 
 def read_recipe(settings: Mapping[str, Any]) -> PretrainingRecipe:

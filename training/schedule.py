@@ -46,9 +46,13 @@ class Schedule(Protocol):
 
 
 SCHEDULES: Registry[Callable[..., Schedule]] = Registry(
-    "schedule", __package__, {"mixture": "mixture:MixtureSchedule"}
+    "schedule",
+    __package__,
+    {"mixture": "mixture:MixtureSchedule", "alternating": "alternating:AlternatingSchedule"},
 )
 """
 Each is called with (weights, clip_sizes, objectives, seed): of each data set its weight and its `ClipSize`; the
-sets of objectives, each with its share, the step from which it takes part, and weights by objective.
+sets of objectives, each with its share, the step from which it takes part, and weights by objective. One that also
+takes `intervals` (of each data set) and `own` (each data set's own weights by objective, or None) is given those of
+the recipe; for others the recipe must have none.
 """

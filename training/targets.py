@@ -104,7 +104,7 @@ def target_settings(
             "`frame_sampling` must be even and `fit` not random_crop."
         )
     options, teacher = target_options(recipe, target), find_teacher(target)
-    source, (height, width) = options.get("teacher"), recipe.frame_size(frames)
+    source, (height, width) = options.get("teacher"), recipe.frame_size(frames, dataset)
     return {
         "target": target,
         "teacher": teacher.default_source if source is None else str(source),

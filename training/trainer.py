@@ -50,6 +50,8 @@ class VioletTrainer(Trainer):
     - Several test clips of a row (`test_clips`) are averaged: their logits, before the answer is chosen.
     - A loss or gradient that is NaN or infinite stops the run before it reaches the weights, naming the step and the
       videos (which the collator passes on with `name_videos=True`).
+    - What a model measures of itself in training (`measures` of its output, such as the load of experts) is logged
+      beside the loss.
     - What `push_to_hub` publishes is what `violet push` does: our card, and no pickles.
 
     Args:
@@ -84,6 +86,7 @@ class VioletTrainer(Trainer):
         if grad_cache_chunk_size is not None:
             refuse_sharded("`grad_cache_chunk_size`", self.accelerator.distributed_type)
         self._videos: list[str] = []
+        self._measured: dict[str, list[torch.Tensor]] = {}
         self.data_seed: int = self.args.seed if self.args.data_seed is None else self.args.data_seed
         self.failed_samples = FailedSamples(str(self.args.output_dir))
         rows: Any = self.train_dataset
@@ -167,7 +170,17 @@ class VioletTrainer(Trainer):
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
         if model.training:
             check_finite(f"loss of step {self.state.global_step + 1}", loss, self._videos)
+            for name, value in (getattr(outputs, "measures", None) or {}).items():
+                self._measured.setdefault(name, []).append(value.detach().float())
         return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
+        """As the Trainer's; a line with the loss also has the means of what the model measured since the last one."""
+        if "loss" in logs:
+            found = {name: torch.stack(values).mean() for name, values in self._measured.items()}
+            logs = logs | {name: float(self.accelerator.reduce(mean, "mean")) for name, mean in found.items()}
+            self._measured = {}
+        super().log(logs, *args, **kwargs)
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         if self.grad_cache_chunk_size is None:

@@ -30,6 +30,7 @@ ENCODERS: Registry[Any] = Registry(
         "vjepa2": "whole_clip:WholeClip",
         "uniformerv2": "uniformerv2:UniFormerV2Model",
         "vatt": "vatt_video:VattVisionModel",
+        "imp": "imp_video:ImpVisionModel",
     },
     config_keys=("vision_config.model_type",),
     default="frame_by_frame",

@@ -32,10 +32,14 @@ class VioletBertFusion(Fusion):
     def __init__(self, config):
         super().__init__()
         self.config = config
-        self.layers = nn.ModuleList(VioletFusionLayer(config, layer) for layer in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(self.build_layer(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = (
             nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.fusion_norm == "pre" else None
         )
+
+    def build_layer(self, config, layer: int) -> VioletFusionLayer:
+        """The layer in that place, from 0."""
+        return VioletFusionLayer(config, layer)
 
     def forward(
         self,
@@ -47,15 +51,15 @@ class VioletBertFusion(Fusion):
     ) -> dict[str, torch.Tensor]:
         lengths = {name: group.tokens.shape[1] for name, group in groups.items()}
         states = torch.cat([group.tokens for group in groups.values()], dim=1)
-        key_mask = torch.cat([group.mask for group in groups.values()], dim=1)
-        past = {}
+        real = torch.cat([group.mask for group in groups.values()], dim=1)
+        key_mask, past = real, {}
         if past_mask is not None:
-            key_mask = torch.cat([past_mask, key_mask], dim=1)
+            key_mask = torch.cat([past_mask, real], dim=1)
             past = {"past": past_mask.shape[1]}
         layout = AttentionLayout({**past, **lengths})
         mask = build_attention_mask(self.config, states, key_mask, rule, layout, cache)
         for layer in self.layers:
-            states = layer(states, mask, cache=cache, **kwargs)
+            states = layer(states, mask, real=real, cache=cache, **kwargs)
         if self.norm is not None:
             states = self.norm(states)
         return dict(zip(groups, states.split(list(lengths.values()), dim=1), strict=True))

@@ -1,5 +1,7 @@
 """The table of fusions: networks over named groups of tokens (video, prompt, text)."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -26,7 +28,8 @@ class Fusion(nn.Module):
     Attributes:
         layers: its layers, from the first to the last.
         norm: what stands behind the last layer, or None.
-        rules: the rules of attention that it serves, of `attention.ATTENTION_RULES`.
+        rules: the rules of attention that it serves, of `attention.RULES`.
+        refused: rules that one of its settings stands against, and why, as the end of a sentence.
         hears: whether it takes the group "audio".
         joint_sequence: whether video, prompt and text are one sequence, all of which a cache counts; else only words
             are, and a prompt is the beginning of the text.
@@ -35,6 +38,7 @@ class Fusion(nn.Module):
     layers: nn.ModuleList
     norm: nn.Module | None
     rules: tuple[str, ...] = ("bidirectional",)
+    refused: Mapping[str, str] = MappingProxyType({})
     hears: bool = False
     joint_sequence: bool = True
 
@@ -75,6 +79,7 @@ FUSIONS: Registry[type[Fusion]] = Registry(
     {
         "bert": "bert_fusion:VioletBertFusion",
         "coca": "coca_decoder:CocaFusion",
+        "bert_with_experts": "expert_fusion:VioletExpertFusion",
         "clip_by_clip": "clip_by_clip:VioletClipByClipFusion",
         "language_model": "language_model:VioletLanguageModelFusion",
         "none": "no_fusion:VioletNoFusion",

@@ -203,6 +203,7 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
         "omnisource": "omnisource:Omnisource",
         "temporal_contrast": "temporal_contrast:TemporalContrast",
         "vatt": "vatt:VattContrast",
+        "imp": "imp:ImpContrast",
         "align": "align:Align",
     },
     config_keys=("objectives",),

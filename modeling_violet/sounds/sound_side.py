@@ -15,7 +15,7 @@ from ..tokens import Tokens
 AUDIO_ENCODERS: Registry[type[PreTrainedModel]] = Registry(
     "audio encoder",
     __package__,
-    {"vatt_audio": "waveform:VattAudioModel"},
+    {"vatt_audio": "waveform:VattAudioModel", "imp_audio": "spectrogram:ImpAudioModel"},
     config_keys=("audio_config.model_type",),
 )
 """

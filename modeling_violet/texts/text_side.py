@@ -75,6 +75,7 @@ TEXTS: Registry[type[TextSide]] = Registry(
         "paragraph": "paragraph_text:LfVilaParagraphText",
         "text_encoder": "text_encoder:VioletTextEncoder",
         "vatt_text": "vatt_text:VattText",
+        "imp_text": "imp_text:ImpText",
     },
     config_keys=("text_config.model_type", "fusion_model_config.text_side"),
     default="text_encoder",

@@ -73,6 +73,12 @@ ENCODER_CONFIGS: dict[str, dict[str, Any]] = {
         "patch_size": (2, PATCH, PATCH),
         "position_grid": (FRAMES // 2, SIDE // PATCH, SIDE // PATCH),
     },
+    "imp": {
+        **{"backbone_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64},
+        **{"hidden_size": 32, "qk_norm": True, "experts": {"number": 2, "layers": 1}},
+        "patch_size": (2, PATCH, PATCH),
+        "position_grid": (FRAMES // 2, SIDE // PATCH, SIDE // PATCH),
+    },
 }
 """By `model_type`: cells of 16 x 16 pixels, and of 1 or 2 frames; of HD-VILA a cell is all frames."""
 PICTURES = ("clip_vision_model", "siglip_vision_model", "dinov2", "vit")

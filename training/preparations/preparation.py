@@ -111,6 +111,7 @@ PREPARATIONS: Registry[Preparation] = Registry(
         "omnisource": "prepare_omnisource:prepare_middle_frames",
         "temporal_contrast": "prepare_temporal_contrast:prepare_temporal_draws",
         "vatt": "prepare_vatt:prepare_vatt",
+        "imp": "prepare_imp:prepare_imp",
         "align": "prepare_align:prepare_noise",
     },
 )
