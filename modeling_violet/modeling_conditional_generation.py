@@ -45,7 +45,11 @@ class VioletForConditionalGeneration(VioletPreTrainedModel, GenerationMixin):
     @property
     def language_model(self) -> PreTrainedModel:
         """The language model with its head, as transformers has it."""
-        return self.violet.fusion.language_model
+        return self._fusion.language_model
+
+    @property
+    def _fusion(self) -> Any:
+        return self.violet.fusion
 
     def unread_parameters(self) -> list[nn.Parameter]:
         """Those of the embeddings before the fusion, of prompts, and of special tokens if only cells are pooled."""
@@ -64,7 +68,7 @@ class VioletForConditionalGeneration(VioletPreTrainedModel, GenerationMixin):
 
     def video_places(self, input_ids: torch.Tensor) -> torch.Tensor:
         """(texts, X), True where a token of a video stands."""
-        return input_ids == self.violet.fusion.video_token_id
+        return input_ids.eq(self._fusion.video_token_id)
 
     def embed(
         self,
@@ -94,7 +98,7 @@ class VioletForConditionalGeneration(VioletPreTrainedModel, GenerationMixin):
                     "`pixel_values_videos` or `video_tokens`."
                 )
             return words, mask
-        embeds, seen = self.violet.fusion.place_videos(words, places, video_tokens, video_index)
+        embeds, seen = self._fusion.place_videos(words, places, video_tokens, video_index)
         return embeds, mask * seen
 
     def inside_vocabulary(self, input_ids: torch.Tensor) -> torch.Tensor:
@@ -161,6 +165,7 @@ class VioletForConditionalGeneration(VioletPreTrainedModel, GenerationMixin):
                 labels = labels.masked_fill(self.video_places(input_ids), IGNORE_INDEX)
         elif video is not None:
             raise ValueError("Videos are already in `inputs_embeds`: give `input_ids` with them.")
+        assert inputs_embeds is not None  # one of the two was given
         outputs = self.write(inputs_embeds, attention_mask, position_ids, cache, use_cache, logits_to_keep, **kwargs)
         loss = None
         if labels is not None:
