@@ -133,7 +133,7 @@ def pool_tube(
     states: torch.Tensor, boxes: torch.Tensor | None, frame_mask: torch.Tensor | None, parts: int, num_bases: int
 ) -> torch.Tensor:
     """
-    One vector of a box through the frames: `pool_boxes` in each frame, flattened, and `pool_in_order` over those frames
+    One vector of a box through the frames: `pool_boxes` in each frame, flattened, and `pool_in_order` over the frames
     that show it.
 
     Args:
