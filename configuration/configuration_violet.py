@@ -305,6 +305,11 @@ class VioletConfig(PreTrainedConfig):
         return getattr(self.fusion_model_config, "model_type", None) != VioletNoPartConfig.model_type
 
     @property
+    def matches_in_fusion(self) -> bool:
+        """Whether the fusion tells if a text is true of a video; one that only writes (`written_by`) does not."""
+        return self.has_fusion and getattr(self.fusion_model_config, "written_by", None) is None
+
+    @property
     def num_frames(self) -> None:
         """
         None: how many frames are taken of a video, the processor says. transformers' pipeline `video-classification`

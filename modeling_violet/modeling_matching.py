@@ -153,14 +153,14 @@ class VioletForRetrieval(VioletPreTrainedModel):
     needs_fusion = False
 
     def __init__(self, config: VioletConfig):
-        if not config.has_fusion and config.projection_dim is None:
+        if not config.matches_in_fusion and config.projection_dim is None:
             raise ValueError(
-                "A model without a fusion (`fusion_model_config.model_type` is 'none') compares videos and texts by "
-                "their embeddings, and `projection_dim` is None: set it."
+                "A model without a fusion (`fusion_model_config.model_type` is 'none'), or with one that only writes, "
+                "compares videos and texts by their embeddings, and `projection_dim` is None: set it."
             )
         super().__init__(config)
         self.violet = VioletModel(config)
-        self.match_head = build_match_head(config) if config.has_fusion else None
+        self.match_head = build_match_head(config) if config.matches_in_fusion else None
         self.post_init()
 
     def score_pairs(

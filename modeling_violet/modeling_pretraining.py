@@ -79,9 +79,9 @@ class VioletForPreTraining(VioletPreTrainedModel):
     def __init__(self, config: VioletConfig):
         super().__init__(config)
         self.violet = VioletModel(config)
-        self.match_head = build_match_head(config) if config.has_fusion else None
-        self.mlm_head = VioletMaskedLMHead(config) if config.has_fusion else None
-        self.mvm_heads = build_mvm_heads(config) if config.has_fusion else nn.ModuleDict()
+        self.match_head = build_match_head(config) if config.matches_in_fusion else None
+        self.mlm_head = VioletMaskedLMHead(config) if config.matches_in_fusion else None
+        self.mvm_heads = build_mvm_heads(config) if config.matches_in_fusion else nn.ModuleDict()
         self.objectives = objectives_of(config)
         heads = {name: objective.build_head(config) for name, objective in self.objectives.items()}
         self.objective_heads = nn.ModuleDict({name: head for name, head in heads.items() if head is not None})

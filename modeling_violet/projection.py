@@ -25,6 +25,7 @@ PROJECTIONS: Registry[type["VioletProjection"]] = Registry(
         "paragraph_and_clips": "paragraph_projection:LfVilaClipProjection",
         "fine_and_coarse": "vatt_projection:VattHierarchicalProjection",
         "joint": "vatt_projection:VattJointProjection",
+        "language_model": "mm_gem_projection:MmGemProjection",
     },
     config_keys=("projection_type",),
 )
@@ -68,9 +69,11 @@ class VioletProjection(nn.Module):
 
     Attributes:
         largest_scale: bound of `scale`.
+        reads_boxes: whether a video's vector is that of the part that `Tokens.boxes` says, and not of the whole.
     """
 
     largest_scale = 100.0
+    reads_boxes = False
 
     def __init__(self, config, video, text):
         super().__init__()

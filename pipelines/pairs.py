@@ -87,11 +87,12 @@ class VideoTextPipeline(Pipeline):
 
     def read_video(self, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """
-        The input's video as (1, frames, 3, height, width), by name: what the processor makes of it; and its sound, if
-        the model hears: that of the video's file, or `sound` of the input (see `sound.SOUND_FORMS`).
+        The input's video as (1, frames, 3, height, width), by name: what the processor makes of it; its sound, if the
+        model hears: that of the video's file, or `sound` of the input (see `sound.SOUND_FORMS`); and the part of it
+        that is meant, if the input has `boxes` (see `boxes.Boxes`).
 
         Raises:
-            ValueError: for a `sound` that the model does not hear.
+            ValueError: for a `sound` that the model does not hear; for boxes that are none.
             VideoDecodeError: names the video; one in memory, which has no name, by its number among the inputs.
         """
         video, given = inputs["video"], {}
@@ -99,6 +100,8 @@ class VideoTextPipeline(Pipeline):
             given = {"sound": [inputs["sound"]]}
         elif inputs.get("sound") is not None:
             raise ValueError("The input has a `sound`, and this model does not hear: it has no `audio_config`.")
+        if inputs.get("boxes") is not None:
+            given["boxes"] = [inputs["boxes"]]
         try:
             return take_clip_inputs(self.processor(videos=[video], **given).data)
         except VideoDecodeError as error:

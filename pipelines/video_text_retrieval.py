@@ -158,7 +158,7 @@ class VideoTextRetrievalPipeline(VideoTextPipeline):
                 tokens = model.encode_videos(**pixels)
                 if model.has_embeddings:
                     embeds.append(model.embed_videos(tokens))
-            if model.has_fusion:
+            if model.matches_in_fusion:
                 encoded.append(tokens)
         return MemoryGallery(
             (*gallery.names, *new),

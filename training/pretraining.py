@@ -15,7 +15,7 @@ from datasets import Dataset
 from torch.distributed.tensor import DTensor
 
 from .._version import __version__
-from ..core.clip_inputs import SOUND, take_named
+from ..core.clip_inputs import BOXES, SOUND, take_named
 from ..core.files import write_json
 from ..data.loading import ClipReader, FailedSamples, explained_workers
 from ..evaluation.modality_flow import batch_flow
@@ -178,7 +178,8 @@ class Pretraining:
         batch = self.processor.to_device(batch, self.accelerator.device)
         plain = self.accelerator.unwrap_model(self.model)
         pixels = {name: batch[name] for name in plain.violet.vision_encoder.inputs}
-        inputs = {**pixels, **take_named(batch.copy(), SOUND), "attention_mask": batch["attention_mask"]}
+        inputs = {**pixels, **take_named(batch.copy(), SOUND), **take_named(batch.copy(), BOXES)}
+        inputs["attention_mask"] = batch["attention_mask"]
         changed = {key: batch[key] for key in ("input_ids", "labels", "bool_masked_pos")}
         attends = torch.tensor(float("attended" in batch), device=self.accelerator.device)
         if self.accelerator.reduce(attends, "sum") > 0:  # all processes take the pass, or none

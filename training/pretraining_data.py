@@ -11,6 +11,7 @@ from datasets import Dataset
 from ..data.loading import SAMPLE_ERRORS, Clip, ClipReader, FailedSample, lacking_sound
 from ..modeling_violet.encoders import Encoder
 from ..processing import VideoTextProcessor
+from ..processing.boxes import Boxes, boxes_of_frames
 from .collating import RAW_PIXELS, rows_after, unreadable
 from .masking import Masking, sample_generator
 from .preparations.preparation import BatchSettings, Samples, prepare, read_beside
@@ -30,7 +31,8 @@ class CaptionedVideos:
     Attributes:
         name: stands in logs and metrics.
         rows: with `video`, `caption` and, if they have one, `id` and `wrong_caption`: nearly the caption, but not
-            true of the video. Contrast then tells the video apart from it too.
+            true of the video. Contrast then tells the video apart from it too. With `boxes` (see
+            `processing.boxes.Boxes`) the caption is one of that part of the video.
         num_frames: frames taken of each video; an image is one frame.
         weight: its share of the steps, against the other data sets'.
         stored_targets: MVM targets computed in advance, by target.
@@ -124,8 +126,12 @@ class PretrainingCollator:
         size = {"height": plan.clip.height, "width": plan.clip.width}
         frames, draws = [clip.frames for clip in clips], [draws[number] for number in kept]
         sound = [clip.sound for clip in clips] if self.processor.video_processor.hears else None
+        boxed = {}
+        if any(row.get("boxes") is not None for row in rows):
+            taken = zip(rows, clips, strict=True)
+            boxed["boxes"] = [_taken_boxes(row.get("boxes"), clip.indices, row_id(row)) for row, clip in taken]
         inputs = self.processor(
-            videos=frames, sound=sound, do_sample_frames=False, size=size, draws=draws, **RAW_PIXELS
+            videos=frames, sound=sound, do_sample_frames=False, size=size, draws=draws, **RAW_PIXELS, **boxed
         )
         words = self.processor(text=[row["caption"] for row in rows])
         samples = Samples(
@@ -180,6 +186,12 @@ class PretrainingCollator:
             if read is not None:
                 return [row], [read]
         raise unreadable(lost)
+
+
+def _taken_boxes(boxes: Boxes, indices: Sequence[int], name: str) -> list[list[float] | None]:
+    """A row's boxes of the frames that were taken of its video."""
+    found, shown = boxes_of_frames(boxes, indices, name)
+    return [box if is_shown else None for box, is_shown in zip(found.tolist(), shown.tolist(), strict=True)]
 
 
 class PretrainingBatches(torch.utils.data.Dataset):

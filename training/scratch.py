@@ -29,6 +29,8 @@ FRAMES_FROM_SCRATCH: dict[str, tuple[int | tuple[int, int], int]] = {
     "maskalign-base-16": (224, 8),
     "maskalign-large-16": (224, 8),
     "maskalign-tiny": (64, 4),
+    "mm-gem-large": (224, 4),
+    "mm-gem-tiny": (64, 4),
 }
 """Side in pixels (or height and width) and number of frames that a named configuration is trained with."""
 

@@ -28,12 +28,14 @@ class Fusion(nn.Module):
         norm: what stands behind the last layer, or None.
         rules: the rules of attention that it serves, of `attention.ATTENTION_RULES`.
         hears: whether it takes the group "audio".
+        reads_boxes: whether it reads the part of a video that `Tokens.boxes` says, and not the whole.
     """
 
     layers: nn.ModuleList
     norm: nn.Module | None
     rules: tuple[str, ...] = ("bidirectional",)
     hears: bool = False
+    reads_boxes: bool = False
 
     def forward(
         self,

@@ -91,7 +91,7 @@ class MaskedVision(Objective):
     @classmethod
     def of(cls, name: str, config: VioletConfig) -> Iterator[Any]:
         for target in (
-            sorted(config.mvm_targets or {}) if config.has_fusion else ()
+            sorted(config.mvm_targets or {}) if config.matches_in_fusion else ()
         ):  # as a saved configuration has them
             yield (MVM_TARGETS.find(target).objective or cls)(f"{name}_{target}", config, target)
 

@@ -173,13 +173,16 @@ class EmbeddingObjective(Objective):
 
 
 class FusedObjective(Objective):
-    """An objective that reads the fusion's states: a model without a fusion does not have it."""
+    """
+    An objective that reads the fusion's states: a model without a fusion, or with one that only writes, does not have
+    it.
+    """
 
-    requirement = "a fusion (`fusion_model_config`)"
+    requirement = "a fusion (`fusion_model_config`) whose words see what is behind them"
 
     @classmethod
     def of(cls, name: str, config: VioletConfig) -> Iterator[Self]:
-        if config.has_fusion:
+        if config.matches_in_fusion:
             yield cls(name, config)
 
 
@@ -202,6 +205,7 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
         "temporal_contrast": "temporal_contrast:TemporalContrast",
         "vatt": "vatt:VattContrast",
         "align": "align:Align",
+        "generation": "generation:Generation",
     },
     config_keys=("objectives",),
     always=BUILT_IN,

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from violet.modeling_violet.box_pooling import check_boxes, pool_boxes, pool_tube
+from violet.modeling_violet.area_pooling import check_boxes, pool_boxes, pool_tube
 from violet.modeling_violet.contrastive_losses import symmetric_contrast
 from violet.modeling_violet.losses import IGNORE_INDEX, masked_cross_entropy
 
