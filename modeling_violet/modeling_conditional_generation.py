@@ -35,12 +35,11 @@ class VioletForConditionalGeneration(VioletPreTrainedModel, GenerationMixin):
     """
 
     main_input_name = "input_ids"
-    _is_stateful = False
+    reads_under = "causal"
 
     def __init__(self, config: VioletConfig):
         super().__init__(config)
         self.violet = VioletModel(config)
-        self.violet.check_rule("causal", type(self).__name__)
         self.post_init()
 
     @property

@@ -79,6 +79,17 @@ By the fusion configuration's `model_type`; without a configuration it is BERT's
 """
 
 
+def find_fusion(config: PreTrainedConfig) -> type[Fusion]:
+    """
+    The class of a configuration's fusion.
+
+    Raises:
+        ValueError: for an unknown `fusion_model_config.model_type`.
+    """
+    own: Any = getattr(config, "fusion_model_config", None)
+    return FUSIONS.find("bert" if own is None else own.model_type)
+
+
 def build_fusion(config: PreTrainedConfig) -> Fusion:
     """
     The fusion of a configuration.
@@ -87,8 +98,7 @@ def build_fusion(config: PreTrainedConfig) -> Fusion:
         ValueError: for an unknown `fusion_model_config.model_type`, or a fusion that lists an unknown rule of
             attention.
     """
-    own: Any = getattr(config, "fusion_model_config", None)
-    fusion = FUSIONS.find("bert" if own is None else own.model_type)(config)
+    fusion = find_fusion(config)(config)
     for rule in fusion.rules:
         RULES.find(rule)
     return fusion
