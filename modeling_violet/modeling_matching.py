@@ -151,6 +151,7 @@ class VioletForRetrieval(VioletPreTrainedModel):
     """
 
     needs_fusion = False
+    reads_under = None  # a fusion that only writes is not read
 
     def __init__(self, config: VioletConfig):
         if not config.matches_in_fusion and config.projection_dim is None:

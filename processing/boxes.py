@@ -49,6 +49,17 @@ def boxes_of_frames(boxes: Boxes, indices: Sequence[int], name: str) -> tuple[to
     return check_boxes(filled, shown, name=f"{name}: `boxes`"), shown.long()
 
 
+def check_row_boxes(boxes: Boxes, name: str) -> None:
+    """
+    Refuses boxes of a whole video that `boxes_of_frames` would refuse for one of its frames.
+
+    Raises:
+        ValueError: see there.
+    """
+    one_for_all = len(boxes) == 4 and not any(box is None or hasattr(box, "__len__") for box in boxes)
+    boxes_of_frames(boxes, [0] if one_for_all else range(len(boxes)), name)
+
+
 def fit_boxes(boxes: torch.Tensor, shown: torch.Tensor, fit: Fit, name: str) -> tuple[torch.Tensor, torch.Tensor]:
     """
     Boxes in shares of the frame -> in shares of the model's picture, and which of them it shows. What is cut off with

@@ -24,6 +24,7 @@ from ..modeling_violet.objectives.masked_vision import start_at
 from ..modeling_violet.objectives.objective import BUILT_IN, OBJECTIVES, EmbeddingObjective
 from ..modeling_violet.objectives.teachers import Teacher
 from ..processing import VideoTextProcessor, VioletVideoProcessor, special_tokens
+from ..processing.boxes import check_row_boxes
 from .arguments import SettingsError, set_frames
 from .dataset_sources import Splits
 from .gradient_caching import SHARDED, refuse_live_norms, refuse_sharded
@@ -34,7 +35,7 @@ from .preparations.preparation import ROW_CHECKS
 from .pretraining_data import CaptionedVideos, PretrainingBatches, PretrainingCollator, row_id
 from .recipe import DatasetRecipe, PretrainingRecipe
 from .schedule import SCHEDULES
-from .scratch import processor_from_scratch
+from .scratch import processor_from_scratch, take_video_token
 from .starting import model_from_parts, processor_from_parts, starts_from_parts
 from .targets import has_teacher, load_teacher, open_targets, target_options, target_settings
 
@@ -108,7 +109,8 @@ def build_processor(recipe: PretrainingRecipe, tables: Sequence[Splits]) -> Vide
         tokenizer = None if recipe.tokenizer is None else AutoTokenizer.from_pretrained(recipe.tokenizer)
         texts = (text for train, _ in tables for text in words_with_rows(train))
         processor = processor_from_scratch(recipe.model, tokenizer, texts, recipe.image_size)
-        processor.max_length = recipe.max_text_length
+        if processor.video_places is None:  # else it is the longest text with a video in it
+            processor.max_length = recipe.max_text_length
         configuration = named_configuration(recipe.model)
         text: Any = configuration.text_config
         if getattr(text, "model_type", None) == "paragraph":
@@ -156,9 +158,13 @@ def new_configuration(
         | (dict(teachers[name].head_options) if name in teachers else {})
         for name, options in recipe.mvm_targets.items()
     }
-    configuration.vocab_size = max(configuration.vocab_size, len(processor.tokenizer))
+    if processor.video_places is None:
+        configuration.vocab_size = max(configuration.vocab_size, len(processor.tokenizer))
+    else:
+        take_video_token(configuration, processor.tokenizer)
     for name, token in special_tokens(processor.tokenizer).items():
-        setattr(configuration, name, token)
+        for one in {id(own): own for own in (configuration, configuration.get_text_config())}.values():
+            setattr(one, name, token)
     configuration.mvm_targets = heads
     if "temporal_contrast" in recipe.all_objectives() and configuration.projection_type == "paragraph":
         configuration.projection_type = "paragraph_and_clips"
@@ -200,6 +206,7 @@ def build_model(
             f"`objectives`: the model has no {', '.join(unknown)}; it has {', '.join(model.objective_names())}."
         )
     check_gradient_caching(recipe, model)
+    freeze_parts(recipe, model)
     for name in set(model.objectives).intersection(teachers):
         try:
             model.objectives[name].check_teacher(teachers[name], model)
@@ -209,6 +216,26 @@ def build_model(
     if recipe.gradient_checkpointing:
         checkpoint_activations(model)
     return model
+
+
+def freeze_parts(recipe: PretrainingRecipe, model: VioletForPreTraining) -> None:
+    """
+    Freezes what the recipe's `frozen` names, and says how much that is.
+
+    Raises:
+        SettingsError: for a name that no part of the model has.
+    """
+    for name in recipe.frozen:
+        try:
+            part = model.get_submodule(name)
+        except AttributeError:
+            known = ", ".join(one for one, _ in model.named_modules() if one and one.count(".") < 3)
+            raise SettingsError(f"`frozen`: the model has no part {name!r}; it has {known}, and theirs.") from None
+        part.requires_grad_(False)
+        logger.info("%s is frozen: %d parameters.", name, sum(one.numel() for one in part.parameters()))
+    trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
+    if recipe.frozen:
+        logger.info("%d of %d parameters are trained.", trained, model.num_parameters())
 
 
 def check_gradient_caching(recipe: PretrainingRecipe, model: VioletForPreTraining) -> None:
@@ -305,7 +332,8 @@ def build_source(
         for name, path in dataset.targets.items()
     }
     weight = float(len(rows)) if dataset.weight is None else dataset.weight
-    return CaptionedVideos(dataset.name, rows, dataset.num_frames or frames.num_frames, weight, stored)
+    own = dataset.num_frames or frames.num_frames
+    return CaptionedVideos(dataset.name, rows, own, weight, stored, dataset.regions)
 
 
 def build_batches(
@@ -332,6 +360,23 @@ def build_batches(
         return PretrainingBatches(sources, schedule, collator, recipe.batch_size, recipe.seed, **share)
     except ValueError as error:
         raise SettingsError(str(error)) from error
+
+
+def check_regions(recipe: PretrainingRecipe, tables: Sequence[Splits]) -> None:
+    """
+    Raises:
+        SettingsError: for a data set of `regions` with a row without boxes, or with such as are none.
+    """
+    for dataset, splits in zip(recipe.datasets, tables, strict=True):
+        for rows in splits if dataset.regions else ():
+            for number, row in enumerate(rows or ()):
+                place = f"data set {dataset.name!r}, row {number} ({row_id(row)})"
+                if row.get("boxes") is None:
+                    raise SettingsError(f"{place}: `regions` needs the column `boxes`, and it is missing or empty.")
+                try:
+                    check_row_boxes(row["boxes"], place)
+                except ValueError as error:
+                    raise SettingsError(str(error)) from error
 
 
 def check_rows(recipe: PretrainingRecipe, tables: Sequence[Splits], options: Mapping[str, Any]) -> None:
@@ -363,6 +408,7 @@ def build_data(
     """
     frames, encoder = collator.processor.video_processor, collator.encoder
     check_rows(recipe, tables, collator.options)
+    check_regions(recipe, tables)
     pairs = list(zip(recipe.datasets, tables, strict=True))
     sources = [build_source(recipe, dataset, rows, frames, encoder) for dataset, (rows, _) in pairs]
     training = build_batches(recipe, sources, recipe.objective_sets(), collator, accelerator)

@@ -95,13 +95,18 @@ def run_settings(recipe: PretrainingRecipe) -> dict[str, Any]:
     settings = {"violet": __version__, **dataclasses.asdict(recipe)}
     for name in ("bad_samples", "decode_time_limit"):  # a run that a bad sample stopped may go on
         del settings[name]
-    for name in ("objective_options", "log_flow", "grad_cache_chunk_size"):  # runs from before they were may go on
+    for name in (
+        "objective_options",
+        "log_flow",
+        "grad_cache_chunk_size",
+        "frozen",
+    ):  # runs from before they were may go on
         if not settings[name]:
             del settings[name]
     if recipe.from_scratch or not starts_from_parts(recipe.model):  # a VIOLET has its own
         del settings["text"]
     for dataset in settings["datasets"]:
-        for name in ("clips_per_video", "other_texts", "sound"):
+        for name in ("clips_per_video", "other_texts", "sound", "regions"):
             if dataset[name] == getattr(DatasetRecipe, name):
                 del dataset[name]
     return json.loads(json.dumps(settings))

@@ -31,11 +31,11 @@ class CaptionedVideos:
     Attributes:
         name: stands in logs and metrics.
         rows: with `video`, `caption` and, if they have one, `id` and `wrong_caption`: nearly the caption, but not
-            true of the video. Contrast then tells the video apart from it too. With `boxes` (see
-            `processing.boxes.Boxes`) the caption is one of that part of the video.
+            true of the video. Contrast then tells the video apart from it too.
         num_frames: frames taken of each video; an image is one frame.
         weight: its share of the steps, against the other data sets'.
         stored_targets: MVM targets computed in advance, by target.
+        regions: whether a row's caption is one of its `boxes` (see `processing.boxes.Boxes`), and not of the whole.
     """
 
     name: str
@@ -43,6 +43,7 @@ class CaptionedVideos:
     num_frames: int
     weight: float
     stored_targets: Mapping[str, StoredTargets] = field(default_factory=dict)
+    regions: bool = False
 
     def order(self, seed: int, epoch: int) -> np.ndarray:
         """The rows' order in an epoch: a pure function of (seed, epoch)."""
@@ -127,9 +128,9 @@ class PretrainingCollator:
         frames, draws = [clip.frames for clip in clips], [draws[number] for number in kept]
         sound = [clip.sound for clip in clips] if self.processor.video_processor.hears else None
         boxed = {}
-        if any(row.get("boxes") is not None for row in rows):
+        if source.regions:
             taken = zip(rows, clips, strict=True)
-            boxed["boxes"] = [_taken_boxes(row.get("boxes"), clip.indices, row_id(row)) for row, clip in taken]
+            boxed["boxes"] = [_taken_boxes(row["boxes"], clip.indices, row_id(row)) for row, clip in taken]
         inputs = self.processor(
             videos=frames, sound=sound, do_sample_frames=False, size=size, draws=draws, **RAW_PIXELS, **boxed
         )

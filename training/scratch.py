@@ -6,9 +6,16 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from ..configuration import named_configuration
+from ..hub.language_models import language_processor, video_token_of
 from ..hub.vision_models import sides
 from ..modeling_violet.encoders import find_encoder
-from ..processing import VideoTextProcessor, VioletVideoProcessor, special_tokens, train_wordpiece_tokenizer
+from ..processing import (
+    VideoTextProcessor,
+    VioletVideoProcessor,
+    special_tokens,
+    train_wordpiece_tokenizer,
+    without_end,
+)
 
 FRAMES_FROM_SCRATCH: dict[str, tuple[int | tuple[int, int], int]] = {
     "violet-tiny": (64, 4),
@@ -62,6 +69,14 @@ def frames_from_scratch(
     )
 
 
+def take_video_token(config: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Gives a model that writes as many words as the tokenizer has, and the number that `<video>` has there."""
+    video = video_token_of(tokenizer)
+    config.fusion_model_config.video_token_id = video
+    last = max(number for number in tokenizer.get_vocab().values() if number != video)
+    config.text_config.vocab_size = config.vocab_size = max(config.text_config.vocab_size, last + 1)
+
+
 def processor_from_scratch(
     model: str,
     tokenizer: PreTrainedTokenizerBase | None,
@@ -79,8 +94,14 @@ def processor_from_scratch(
         num_frames: of a clip; by default the configuration's.
     """
     config: Any = named_configuration(model)
+    frames = frames_from_scratch(model, image_size, num_frames)
+    writes = getattr(config.fusion_model_config, "written_by", None) is not None
     if tokenizer is None:
         tokenizer = train_wordpiece_tokenizer(texts, config.vocab_size)
-    processor = VideoTextProcessor(tokenizer, frames_from_scratch(model, image_size, num_frames))
+        tokenizer = without_end(tokenizer) if writes else tokenizer
+    if writes:
+        take_video_token(config, tokenizer)
+        return language_processor(config, tokenizer, frames)
+    processor = VideoTextProcessor(tokenizer, frames)
     processor.max_length = min(processor.max_length, getattr(config.text_config, "max_words", processor.max_length))
     return processor
