@@ -146,6 +146,13 @@ class VioletPreTrainedModel(SavedWhole, PreTrainedModel):
             self._check_fusion(config)
         super().__init__(config, *inputs, **kwargs)
 
+    @classmethod
+    def is_served(cls, config: VioletConfig) -> bool:
+        """Whether the configuration's fusion serves the rule under which this class reads it."""
+        if not config.has_fusion:
+            return not cls.needs_fusion
+        return cls.reads_under is None or cls.reads_under in find_fusion(config).rules
+
     def _check_fusion(self, config: VioletConfig) -> None:
         own: Any = config.fusion_model_config
         rules = find_fusion(config).rules

@@ -35,6 +35,7 @@ class _AutoModelOfTask(_BaseAutoModelClass):
             ValueError: names the checkpoint, what it holds, and what is missing.
         """
         wanted = kwargs.pop("output_loading_info", False)
+        cls._choose(kwargs.get("config"))
         model, report = super().from_pretrained(
             pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
         )
@@ -47,6 +48,17 @@ class _AutoModelOfTask(_BaseAutoModelClass):
                 f"{', '.join(known.__name__ for known in cls._model_mapping[VioletConfig])}."
             )
         return (model, report) if wanted else model
+
+    @classmethod
+    def _choose(cls, config: Any) -> None:
+        """Of a checkpoint of another class, such as one of pre-training: the first class that its fusion serves."""
+        known = cls._model_mapping[VioletConfig]
+        if not isinstance(config, VioletConfig) or (config.architectures or [""])[0] in {
+            one.__name__ for one in known
+        }:
+            return
+        able = [one.__name__ for one in known if one.is_served(config)]
+        config.architectures = able[:1] or config.architectures
 
 
 class AutoModelForVideoQuestionAnswering(_AutoModelOfTask):

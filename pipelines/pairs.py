@@ -194,6 +194,28 @@ def alone(videos: Any) -> Any:
     return [as_input(video) for video in videos]
 
 
+def with_boxes(inputs: Any, boxes: Any) -> Any:
+    """
+    Inputs with the part of each video that is meant.
+
+    Args:
+        inputs: one, or a list of them.
+        boxes: of one input its boxes (see `processing.boxes.Boxes`), of a list a list of them; None for whole videos.
+
+    Raises:
+        ValueError: for another number of boxes than of inputs, or a generator of inputs.
+    """
+    if boxes is None:
+        return inputs
+    if isinstance(inputs, Mapping):
+        return {**inputs, "boxes": boxes}
+    if not isinstance(inputs, list):
+        raise ValueError('A generator\'s inputs have their own boxes: {"video": …, "boxes": …}.')
+    if len(boxes) != len(inputs):
+        raise ValueError(f"{len(boxes)} boxes for {len(inputs)} videos: give one for each, or None for a whole one.")
+    return [{**one, "boxes": box} for one, box in zip(inputs, boxes, strict=True)]
+
+
 def as_input(video: Any) -> Mapping[str, Any]:
     """A video without a text as an input; what is one already stays as it is."""
     return video if isinstance(video, Mapping) and not is_encoded_file(video) else {"video": video}
