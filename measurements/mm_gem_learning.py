@@ -37,7 +37,6 @@ from violet.modeling_violet import ENCODERS, Tokens
 from violet.modeling_violet.modeling_conditional_generation import VioletForConditionalGeneration
 from violet.processing import VioletVideoProcessor, train_wordpiece_tokenizer, without_end
 from violet.training.learning_rates import learning_rate_factor
-from violet.training.scratch import take_video_token
 
 FRAMES, SIDE, WIDTH = 2, 64, 64
 BATCH, LEARNING_RATE, WARM_UP, GALLERY = 32, 2e-3, 0.05, 64
@@ -97,11 +96,11 @@ AutoConfig.register("local_convnet", LocalConvNetConfig, exist_ok=True)
 ENCODERS.add("local_convnet", LocalConvNet)
 
 
-def configuration(parts: int) -> VioletConfig:
-    """Three convolutions, and a Llama 64 wide with two layers."""
+def configuration(parts: int, words: int) -> VioletConfig:
+    """Three convolutions, and a Llama 64 wide with two layers that knows that many words."""
     llama: dict[str, Any] = {
         **{"model_type": "llama", "hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 2},
-        **{"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 128, "max_position_embeddings": 64},
+        **{"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": words, "max_position_embeddings": 64},
         **{"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0, "initializer_range": 0.08},
     }
     return VioletConfig(
@@ -180,11 +179,11 @@ def side_by_side(pair: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(pair[::-1]) if max(steps) <= -APART else []
 
 
-def processor_of(config: VioletConfig, clips: Clips) -> VideoTextProcessor:
-    """The words of the captions, for that model."""
+def parts_of(form: dict[str, Any], clips: Clips) -> tuple[VioletConfig, VideoTextProcessor]:
+    """The configuration and the processor of a form of the model, with the words of the captions."""
     tokenizer = without_end(train_wordpiece_tokenizer([*clips.captions, *clips.region_captions], 128))
-    take_video_token(config, tokenizer)
-    return language_processor(config, tokenizer, clips.frames)
+    config = configuration(form["parts"], len(tokenizer))
+    return config, language_processor(config, tokenizer, clips.frames)
 
 
 def batch_of(clips: Clips, rows: torch.Tensor, boxed: bool, processor: VideoTextProcessor) -> dict[str, Any]:
@@ -200,8 +199,7 @@ def batch_of(clips: Clips, rows: torch.Tensor, boxed: bool, processor: VideoText
 def train(form: dict[str, Any], clips: Clips, seed: int, steps: int) -> tuple[VioletForPreTraining, Any]:
     """A new model after that many steps, in turn of whole clips and of boxes."""
     torch.manual_seed(seed)
-    config = configuration(form["parts"])
-    processor = processor_of(config, clips)
+    config, processor = parts_of(form, clips)
     model = VioletForPreTraining(config).train()
     weights = dict.fromkeys(form["objectives"], 1.0)
     model.freeze_unused(weights)

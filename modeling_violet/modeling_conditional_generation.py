@@ -47,6 +47,15 @@ class VioletForConditionalGeneration(VioletPreTrainedModel, GenerationMixin):
         """The language model with its head, as transformers has it."""
         return self.violet.fusion.language_model
 
+    def unread_parameters(self) -> list[nn.Parameter]:
+        """Those of the embeddings before the fusion, of prompts, and of special tokens if only cells are pooled."""
+        encoder = self.violet.video_encoder
+        unread = [parameter for part in (self.violet.projection, self.violet.task_tokens) for parameter in _of(part)]
+        unread += _of(encoder.hidden_order_embedding)
+        if self.config.fusion_model_config.pooled_grid is not None:
+            unread += [*_of(getattr(encoder, "frame_token", None)), *_of(getattr(encoder, "clip_summary", None))]
+        return unread
+
     def get_output_embeddings(self) -> nn.Module:
         return self.language_model.get_output_embeddings()
 
@@ -237,6 +246,11 @@ class VioletForConditionalGeneration(VioletPreTrainedModel, GenerationMixin):
         prompt = prompt_embeds[:, start : start + ids.shape[1]]
         words = self.violet.text_embeddings(ids[:, prompt.shape[1] :])
         return {**inputs, "inputs_embeds": torch.cat([prompt, words], dim=1)}
+
+
+def _of(part: nn.Module | nn.Parameter | None) -> list[nn.Parameter]:
+    """The parameters of a part, if there is one."""
+    return list(part.parameters()) if isinstance(part, nn.Module) else [] if part is None else [part]
 
 
 def pad_on_the_left(mask: torch.Tensor | None, *rows: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -35,7 +35,7 @@ from .preparations.preparation import ROW_CHECKS
 from .pretraining_data import CaptionedVideos, PretrainingBatches, PretrainingCollator, row_id
 from .recipe import DatasetRecipe, PretrainingRecipe
 from .schedule import SCHEDULES
-from .scratch import processor_from_scratch, take_video_token
+from .scratch import processor_from_scratch, texts_from_scratch
 from .starting import model_from_parts, processor_from_parts, starts_from_parts
 from .targets import has_teacher, load_teacher, open_targets, target_options, target_settings
 
@@ -147,24 +147,25 @@ def new_configuration(
     The named configuration, or a BERT's sizes, with the processor's vocabulary, the recipe's MVM heads and its
     objectives; with a BERT embeddings before the fusion, if an objective reads them.
     """
+    writes = processor.video_places is not None
     if recipe.from_scratch:
-        configuration = named_configuration(recipe.model)
+        words = texts_from_scratch(recipe.model, processor.tokenizer) if writes else {}
+        configuration = named_configuration(recipe.model, **words)
     else:
         compares = ("vtc", "contrast", "mil_nce", "omnisource")
         contrast = recipe.hard_negatives or any(name in compares for name in recipe.all_objectives())
-        configuration = configuration_for(recipe.text, projection_dim=PROJECTION_WIDTH if contrast else None)
+        projection = {"projection_type": "language_model"} if writes and contrast else {}
+        width = PROJECTION_WIDTH if contrast else None
+        configuration = configuration_for(recipe.text, projection_dim=width, **projection)
     heads = {
         name: {key: value for key, value in options.items() if key != "teacher"}
         | (dict(teachers[name].head_options) if name in teachers else {})
         for name, options in recipe.mvm_targets.items()
     }
-    if processor.video_places is None:
+    if not writes:  # else the language model says it
         configuration.vocab_size = max(configuration.vocab_size, len(processor.tokenizer))
-    else:
-        take_video_token(configuration, processor.tokenizer)
-    for name, token in special_tokens(processor.tokenizer).items():
-        for one in {id(own): own for own in (configuration, configuration.get_text_config())}.values():
-            setattr(one, name, token)
+        for name, token in special_tokens(processor.tokenizer).items():
+            setattr(configuration, name, token)
     configuration.mvm_targets = heads
     if "temporal_contrast" in recipe.all_objectives() and configuration.projection_type == "paragraph":
         configuration.projection_type = "paragraph_and_clips"

@@ -6,7 +6,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from ..configuration import named_configuration
-from ..hub.language_models import language_processor, video_token_of
+from ..hub.language_models import language_processor
 from ..hub.vision_models import sides
 from ..modeling_violet.encoders import find_encoder
 from ..processing import (
@@ -16,6 +16,7 @@ from ..processing import (
     train_wordpiece_tokenizer,
     without_end,
 )
+from ..processing.chats import VIDEO_TOKEN
 
 FRAMES_FROM_SCRATCH: dict[str, tuple[int | tuple[int, int], int]] = {
     "violet-tiny": (64, 4),
@@ -38,6 +39,7 @@ FRAMES_FROM_SCRATCH: dict[str, tuple[int | tuple[int, int], int]] = {
     "maskalign-tiny": (64, 4),
     "mm-gem-large": (224, 4),
     "mm-gem-tiny": (64, 4),
+    "language-model-tiny": (64, 4),
 }
 """Side in pixels (or height and width) and number of frames that a named configuration is trained with."""
 
@@ -45,8 +47,10 @@ FRAMES_FROM_SCRATCH: dict[str, tuple[int | tuple[int, int], int]] = {
 def texts_from_scratch(model: str, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """The fields of a named configuration that its vocabulary decides, with those of a text side of transformers."""
     tokens = special_tokens(tokenizer)
-    fields: dict[str, Any] = {"vocab_size": len(tokenizer), **tokens}
-    text: Any = named_configuration(model).text_config
+    config = named_configuration(model)
+    beside = config.get_text_config() is not config and VIDEO_TOKEN in tokenizer.get_vocab()  # no word of the model
+    fields: dict[str, Any] = {"vocab_size": len(tokenizer) - beside, **tokens}
+    text: Any = config.text_config
     if hasattr(text, "vocab_size"):
         own = {name: value for name, value in fields.items() if hasattr(text, name)}
         fields["text_config"] = {**text.to_dict(), **own}
@@ -69,14 +73,6 @@ def frames_from_scratch(
     )
 
 
-def take_video_token(config: Any, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Gives a model that writes as many words as the tokenizer has, and the number that `<video>` has there."""
-    video = video_token_of(tokenizer)
-    config.fusion_model_config.video_token_id = video
-    last = max(number for number in tokenizer.get_vocab().values() if number != video)
-    config.text_config.vocab_size = config.vocab_size = max(config.text_config.vocab_size, last + 1)
-
-
 def processor_from_scratch(
     model: str,
     tokenizer: PreTrainedTokenizerBase | None,
@@ -94,14 +90,12 @@ def processor_from_scratch(
         num_frames: of a clip; by default the configuration's.
     """
     config: Any = named_configuration(model)
-    frames = frames_from_scratch(model, image_size, num_frames)
-    writes = getattr(config.fusion_model_config, "written_by", None) is not None
     if tokenizer is None:
         tokenizer = train_wordpiece_tokenizer(texts, config.vocab_size)
-        tokenizer = without_end(tokenizer) if writes else tokenizer
-    if writes:
-        take_video_token(config, tokenizer)
-        return language_processor(config, tokenizer, frames)
-    processor = VideoTextProcessor(tokenizer, frames)
+        tokenizer = tokenizer if config.get_text_config() is config else without_end(tokenizer)
+    if config.get_text_config() is not config:
+        config = named_configuration(model, **texts_from_scratch(model, tokenizer))
+        return language_processor(config, tokenizer, frames_from_scratch(model, image_size, num_frames))
+    processor = VideoTextProcessor(tokenizer, frames_from_scratch(model, image_size, num_frames))
     processor.max_length = min(processor.max_length, getattr(config.text_config, "max_words", processor.max_length))
     return processor
