@@ -277,7 +277,12 @@ NAMED_CONFIGURATIONS: dict[str, dict[str, Any]] = {
         },
         "fusion_model_config": {"model_type": "language_model", "pooled_grid": 4, "embedding_grid": 2},
         **{"hidden_size": 1024, "num_attention_heads": 16, "num_video_frames": 4, "video_grid_size": 16},
-        **{"hidden_frame_order": False, "projection_dim": 256, "projection_type": "language_model"},
+        **{
+            "max_position_embeddings": 2048,
+            "hidden_frame_order": False,
+            "projection_dim": 256,
+            "projection_type": "language_model",
+        },
     },
     "mm-gem-tiny": {
         "vision_config": {
@@ -293,7 +298,7 @@ NAMED_CONFIGURATIONS: dict[str, dict[str, Any]] = {
         },
         "fusion_model_config": {"model_type": "language_model", "pooled_grid": 4, "embedding_grid": 2},
         **TINY,
-        **{"num_video_frames": 4, "video_grid_size": 8, "hidden_frame_order": False},
+        **{"num_video_frames": 4, "video_grid_size": 8, "hidden_frame_order": False, "max_position_embeddings": 256},
         **{"projection_dim": 128, "projection_type": "language_model"},
     },
     "clip-vip-base-16": {"vision_config": {"model_type": "clip_vip"}, **CLIP_TOWERS, "video_grid_size": 14},

@@ -100,7 +100,7 @@ class VideoTextPipeline(Pipeline):
             given = {"sound": [inputs["sound"]]}
         elif inputs.get("sound") is not None:
             raise ValueError("The input has a `sound`, and this model does not hear: it has no `audio_config`.")
-        if inputs.get("boxes") is not None:
+        if "boxes" in inputs:  # None among those of others is a whole video
             given["boxes"] = [inputs["boxes"]]
         try:
             return take_clip_inputs(self.processor(videos=[video], **given).data)

@@ -230,19 +230,25 @@ def test_boxes_of_an_encoder_with_longer_steps_are_means_of_those_shown():
         boxes_of_steps(boxes, torch.ones(1, 4), 3)
 
 
-REFUSED = {
-    "masked words": (dict(objectives={"mlm": {}}), "'mlm' needs a fusion"),
-    "matching": (dict(objectives={"vtm": {}}), "'vtm' needs a fusion"),
-    "words of patches": (dict(objectives={"smtm": {}}), "'smtm' needs a fusion"),
+BERT: dict = {"fusion_model_config": None, "text_config": None}
+REFUSED: dict[str, tuple[dict, str]] = {
+    "masked words": ({"objectives": {"mlm": {}}}, "'mlm' needs a fusion"),
+    "matching": ({"objectives": {"vtm": {}}}, "'vtm' needs a fusion"),
+    "words of patches": ({"objectives": {"smtm": {}}}, "'smtm' needs a fusion"),
     "captions by BERT": (
-        dict(fusion_model_config=None, text_config=None, projection_type="in_order", objectives={"generation": {}}),
+        {
+            "fusion_model_config": None,
+            "text_config": None,
+            "projection_type": "in_order",
+            "objectives": {"generation": {}},
+        },
         "`fusion_model_config.model_type` None is no language model",
     ),
     "vectors by BERT": (
-        dict(fusion_model_config=None, text_config=None),
+        BERT,
         "'language_model' reads texts by a language",
     ),
-    "no parts": (dict(fusion={"embedding_grid": 0}), "`embedding_grid`: must be 1 or more"),
+    "no parts": ({"fusion": {"embedding_grid": 0}}, "`embedding_grid`: must be 1 or more"),
 }
 
 
