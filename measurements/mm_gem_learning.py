@@ -35,7 +35,7 @@ from violet.data.moving_shapes import COLOURS, SHAPES, SPLITS
 from violet.hub.language_models import language_processor
 from violet.modeling_violet import ENCODERS, Tokens
 from violet.modeling_violet.modeling_conditional_generation import VioletForConditionalGeneration
-from violet.processing import VioletVideoProcessor, train_wordpiece_tokenizer, without_end
+from violet.processing import VioletVideoProcessor, decode_video, train_wordpiece_tokenizer, without_end
 from violet.training.learning_rates import learning_rate_factor
 
 FRAMES, SIDE, WIDTH = 2, 64, 64
@@ -157,13 +157,11 @@ class Clips:
                 self.in_time.append(follows)
                 videos.append(ordered[0]["video"])
                 tubes += [row["boxes"] for row in ordered]
-        read = [frames([video], **raw)["pixel_values_videos"] for video in videos]
-        self.pixels = torch.cat(read)
-        boxed = [
-            frames([video] * 2, boxes=tubes[2 * number : 2 * number + 2], **raw) for number, video in enumerate(videos)
-        ]
-        self.boxes = torch.cat([one["boxes"] for one in boxed])
-        self.box_mask = torch.cat([one["box_mask"] for one in boxed])
+        decoded = [decode_video(video).frames for video in videos]
+        read = [frames([clip] * 2, boxes=tubes[2 * number :][:2], **raw) for number, clip in enumerate(decoded)]
+        self.pixels = torch.cat([one["pixel_values_videos"][:1] for one in read])
+        self.boxes = torch.cat([one["boxes"] for one in read])
+        self.box_mask = torch.cat([one["box_mask"] for one in read])
         self.frames = frames
 
     def __len__(self) -> int:

@@ -19,7 +19,7 @@ def recipe_of(folder, datasets: list[dict], **changes):
     settings = {
         **{"model": "mm-gem-tiny", "output_dir": str(folder / "run"), "datasets": datasets},
         **{"objectives": {"contrast": 1.0, "generation": 1.0}, "max_steps": 3, "batch_size": 4, "num_workers": 0},
-        **{"logging_steps": 1, "save_steps": 3, "eval_steps": 100, "trackers": []},
+        **{"logging_steps": 1, "save_steps": 3, "eval_steps": 100, "eval_batches": 1, "trackers": []},
     }
     return read_recipe({**settings, **changes})
 
@@ -29,6 +29,7 @@ def drawn(folder, name: str = "wholes", **changes) -> dict:
     return {"name": name, "weight": 1.0, **rows, **changes}
 
 
+@pytest.mark.proof
 def test_wholes_and_regions_share_the_steps_and_a_frozen_part_keeps_its_weights(tmp_path):
     datasets = [drawn(tmp_path), drawn(tmp_path, "regions", regions=True)]
     recipe = recipe_of(tmp_path, datasets, frozen=[WORDS], learning_rate=1e-2)
