@@ -115,7 +115,8 @@ def build_model(
     if model_class is None:
         model_class = VioletForPreTraining if language is None else VioletForConditionalGeneration
     if language is not None:
-        config = with_language_model(config, language, sides(config.video_grid_size))
+        known = encoder is not None or image_size is not None  # else the places may be more than the cells of a frame
+        config = with_language_model(config, language, sides(config.video_grid_size) if known else (1, 1))
         tensors, reports["text"] = language_weights(language, config, model_class)
         text = None
     if encoder is not None:

@@ -84,4 +84,6 @@ class MmGemProjection(VioletProjection):
         given = {name: value for name, value in given.items() if accepts(model, name)}
         states: Any = model(inputs_embeds=embeds, attention_mask=mask, **given)
         of_end = states.last_hidden_state.gather(1, behind[:, None, None].expand(batch, 1, width))[:, 0]
-        return nn.functional.normalize(at_least_float32(self.text_projection(of_end)), dim=-1)
+        return nn.functional.normalize(
+            at_least_float32(self.text_projection(of_end.to(self.end_vector.dtype))), dim=-1
+        )

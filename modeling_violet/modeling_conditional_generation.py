@@ -88,7 +88,7 @@ class VioletForConditionalGeneration(VioletPreTrainedModel, GenerationMixin):
         places = self.video_places(input_ids)
         words = self.violet.text_embeddings(self.inside_vocabulary(input_ids))
         if video_tokens is None:
-            if places.any():
+            if not torch.compiler.is_compiling() and places.any():
                 raise ValueError(
                     f"The texts have {int(places.sum())} places of `<video>`, and there is no video: give "
                     "`pixel_values_videos` or `video_tokens`."
@@ -140,13 +140,15 @@ class VioletForConditionalGeneration(VioletPreTrainedModel, GenerationMixin):
             inputs_embeds: (texts, X, width), in place of `input_ids` and videos, see `embed`.
             cache: keys and values of tokens that came before these; those of these are added.
             past_key_values: the older name of `cache`.
-            use_cache: whether a cache is made and given back.
+            use_cache: whether a cache is made and given back; by default as the language model's configuration says,
+                and not with labels.
             logits_to_keep: how many of the last places to give logits for; 0 for all.
 
         `logits` are (texts, X, vocabulary). Without a video and with no `<video>` in the texts they are the language
         model's own.
         """
         cache = one_cache(cache, past_key_values)
+        use_cache = False if use_cache is None and labels is not None else use_cache
         video = self.encode_given(take_clip_inputs(kwargs, pixel_values_videos), video_tokens)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of `input_ids` and `inputs_embeds`.")

@@ -29,9 +29,9 @@ class VideoTextProcessor(SavedWhole, ProcessorMixin):
         max_sentences: for models that read paragraphs: a text is split at its line breaks into at most that many
             sentences, each cut and padded to `max_length`; `input_ids` are (texts, sentences * max_length). Of more,
             the shortest neighbours are joined; a text with fewer has sentences of padding. None for texts as they are.
-        video_places: for models of videos among words, see `with_videos_among_words`: how many places of a text a clip
-            takes, `per_clip` + `per_step` for each `frames_per_step` frames. Each `<video>` of a text becomes as many
-            tokens; no text is cut, and `max_length` is the longest that is taken.
+        video_places: for models of videos among words, see `with_videos_among_words`: how many of a text's places a
+            clip takes, `per_clip` + `per_step` for each `frames_per_step` frames. Each `<video>` of a text becomes as
+            many tokens; no text is cut, and `max_length` is the longest that is taken.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class VideoTextProcessor(SavedWhole, ProcessorMixin):
 
     def places(self, num_frames: int) -> int:
         """
-        How many tokens of a text a clip of that many frames is.
+        How many tokens a clip of that many frames is in a text.
 
         Raises:
             ValueError: for a processor of a model that has no videos among its words.

@@ -52,7 +52,8 @@ def build_language_model(config: PreTrainedConfig) -> PreTrainedModel:
             f"{asked}, and `text_config.model_type` {error}: give one of a language model, such as 'llama' or "
             "'qwen3', or leave `fusion_model_config` out."
         ) from error
-    return AutoModelForCausalLM.from_config(config.text_config)
+    # Of the precision of the model around it: published configurations name one, which is that of their file.
+    return AutoModelForCausalLM.from_config(config.text_config, dtype=torch.get_default_dtype())
 
 
 def check_language_model(config: PreTrainedConfig) -> None:

@@ -1,6 +1,6 @@
 """
-Language models of transformers as the text side: what is written with a cache is what is written without, alone as in
-a batch, padded on either side; the language model's weights are there once, as they were published.
+Language models of transformers as the text side: what is written with a cache is what is written without, by itself
+as in a batch, padded on either side; the language model's weights are there once, as they were published.
 """
 
 import copy
@@ -271,6 +271,18 @@ def test_a_device_map_splits_no_layer(llama, tmp_path):
         llama, {0: 60_000, "cpu": 10**9}, no_split_module_classes=list(llama._no_split_modules)
     )
     assert not [name for name in parts if ".layers.0." in name], "no device boundary inside of a layer"
+
+
+def test_a_vocabulary_that_grows_leaves_the_place_of_videos_as_it_was(llama, tmp_path):
+    grown = copy.deepcopy(llama)
+    grown.resize_token_embeddings(WORDS + 3, mean_resizing=False)
+    given = {**pad([LONG], "left"), "pixel_values_videos": clips(1)}
+    with torch.no_grad():
+        found = grown(**given).logits
+        torch.testing.assert_close(found[..., :WORDS], llama(**given).logits)
+    assert found.shape[-1] == WORDS + 3 and grown.violet.fusion.video_token_id == VIDEO
+    grown.save_pretrained(tmp_path)
+    assert torch.equal(VioletForConditionalGeneration.from_pretrained(tmp_path)(**given).logits, found)
 
 
 def test_configuration_is_the_language_models_where_words_are_written(llama):
