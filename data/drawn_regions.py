@@ -1,4 +1,4 @@
-"""Regions of the drawn videos: a shape's box in each frame, and the words for that shape alone."""
+"""Regions of the drawn videos: a shape's box in each frame, and the words for that shape only."""
 
 import functools
 import json

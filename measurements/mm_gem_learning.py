@@ -1,7 +1,7 @@
 """
 What one language model costs when it embeds and writes at once (MM-GEM), on real mp4 files of the drawn shapes:
 
-- search and captions of whole clips by both losses in one step, at twice the steps of each loss alone;
+- search and captions of whole clips by both losses in one step, at twice the steps of either one;
 - captions of a shape's box, of the same box with the other shape's words, and search for boxes;
 - whether a clip's vector knows which shape is on the left: told by 2 x 2 parts of each frame (`embedding_grid` 2), and
   by the plain mean of a frame (1), which cannot; and which came first, which the order-keeping pooling tells both.
@@ -44,13 +44,13 @@ APART = 0.25
 """How far two shapes side by side are apart from left to right at least, as a share of the width, in every frame."""
 FORMS: dict[str, dict[str, Any]] = {
     "both losses": {"objectives": ("contrast", "generation"), "parts": 2, "times": 2},
-    "contrast alone": {"objectives": ("contrast",), "parts": 2, "times": 1},
-    "generation alone": {"objectives": ("generation",), "parts": 2, "times": 1},
-    "contrast alone, plain mean": {"objectives": ("contrast",), "parts": 1, "times": 1},
+    "only contrast": {"objectives": ("contrast",), "parts": 2, "times": 1},
+    "only generation": {"objectives": ("generation",), "parts": 2, "times": 1},
+    "only contrast, plain mean": {"objectives": ("contrast",), "parts": 1, "times": 1},
 }
 AT_LEAST = {"region captions": 0.95, "right order preferred": 0.95, "right order in time preferred": 0.95}
 AT_MOST = {"region captions, boxes exchanged": 0.1, "caption of another clip": 0.1}
-BEHIND_ALONE, AT_CHANCE = 0.05, (0.4, 0.6)
+MOST_BEHIND, AT_CHANCE = 0.05, (0.4, 0.6)
 
 
 class LocalConvNetConfig(PreTrainedConfig):
@@ -292,12 +292,12 @@ def searching(model: VioletForPreTraining, clips: Clips, processor: VideoTextPro
 
 def bars(medians: dict[str, dict[str, float]]) -> list[str]:
     """What misses."""
-    both, mean = medians["both losses"], medians["contrast alone, plain mean"]
+    both, mean = medians["both losses"], medians["only contrast, plain mean"]
     missed = [f"both losses: {name} < {bar}" for name, bar in AT_LEAST.items() if both[name] < bar]
     missed += [f"both losses: {name} > {bar}" for name, bar in AT_MOST.items() if both[name] > bar]
-    for form, name in (("contrast alone", "search R@1"), ("generation alone", "captions")):
-        if both[name] < medians[form][name] - BEHIND_ALONE:
-            missed.append(f"both losses: {name} more than {BEHIND_ALONE} behind {form}")
+    for form, name in (("only contrast", "search R@1"), ("only generation", "captions")):
+        if both[name] < medians[form][name] - MOST_BEHIND:
+            missed.append(f"both losses: {name} more than {MOST_BEHIND} behind {form}")
     if not AT_CHANCE[0] <= mean["right order preferred"] <= AT_CHANCE[1]:
         missed.append("plain mean: right order preferred is not at chance")
     return missed
@@ -306,7 +306,7 @@ def bars(medians: dict[str, dict[str, float]]) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=600, help="of each loss alone; both together take twice as many")
+    parser.add_argument("--steps", type=int, default=600, help="of either loss; both together take twice as many")
     parser.add_argument("--clips", type=int, default=2000, help="drawn of each kind, for training")
     parser.add_argument("--folder", type=Path, help="where clips are drawn, or were; a temporary one by default")
     parser.add_argument("--json", type=Path, help="where to write the rows")

@@ -39,7 +39,7 @@ def boxes_of_frames(boxes: Boxes, indices: Sequence[int], name: str) -> tuple[to
     if max(indices) >= len(boxes):
         raise ValueError(
             f"{name}: there are {len(boxes)} boxes, and the frame {max(indices)} is taken: give one for each frame of "
-            "the video (None where it is not seen), or four numbers for all."
+            "the video (None if it is not seen), or four numbers for all."
         )
     taken = [boxes[i] for i in indices]
     shown = torch.tensor([box is not None for box in taken])

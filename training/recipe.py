@@ -89,7 +89,7 @@ class DatasetRecipe:
             )
         if self.regions and (self.source == "tsv" or self.clips_per_video > 1 or self.other_texts):
             raise SettingsError(
-                f"data set {self.name!r}: regions are of drawn videos or a table, one video a row and one text: leave "
+                f"data set {self.name!r}: regions are of drawn videos or a table, with one video and one text per row: leave "
                 "`clips_per_video` and `other_texts` out, or `regions`."
             )
         if self.weight is not None and self.weight <= 0:
