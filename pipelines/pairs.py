@@ -200,7 +200,8 @@ def with_boxes(inputs: Any, boxes: Any) -> Any:
 
     Args:
         inputs: one, or a list of them.
-        boxes: of one input its boxes (see `processing.boxes.Boxes`), or those of each in a list; None for whole videos.
+        boxes: of one input its boxes (see `processing.boxes.Boxes`), or those of each in a list; None for whole
+            videos.
 
     Raises:
         ValueError: for another number of boxes than of inputs, or a generator of inputs.

@@ -89,8 +89,8 @@ class DatasetRecipe:
             )
         if self.regions and (self.source == "tsv" or self.clips_per_video > 1 or self.other_texts):
             raise SettingsError(
-                f"data set {self.name!r}: regions are of drawn videos or a table, with one video and one text per row: leave "
-                "`clips_per_video` and `other_texts` out, or `regions`."
+                f"data set {self.name!r}: regions are of drawn videos or a table, with one video and one text per "
+                "row: leave `clips_per_video` and `other_texts` out, or `regions`."
             )
         if self.weight is not None and self.weight <= 0:
             raise SettingsError(f"data set {self.name!r}: weight must be above 0, got {self.weight}.")
