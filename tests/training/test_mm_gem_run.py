@@ -50,6 +50,7 @@ def test_wholes_and_regions_share_the_steps_and_a_frozen_part_keeps_its_weights(
     assert changed and not any(name.startswith(WORDS) for name in changed)
     assert {"violet.projection.end_vector", "violet.fusion.connector.first.weight"} <= changed
     assert {"wholes/loss_contrast", "regions/loss_generation"} <= set(result.metrics)
+    assert 'pipeline("video-captioning"' in (tmp_path / "run" / "README.md").read_text()
     again = VioletForPreTraining.from_pretrained(tmp_path / "run")
     assert torch.equal(again.violet.projection.end_vector, after["violet.projection.end_vector"])
 
