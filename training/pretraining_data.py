@@ -127,7 +127,7 @@ class PretrainingCollator:
         size = {"height": plan.clip.height, "width": plan.clip.width}
         frames, draws = [clip.frames for clip in clips], [draws[number] for number in kept]
         sound = [clip.sound for clip in clips] if self.processor.video_processor.hears else None
-        boxed = {}
+        boxed: dict[str, Any] = {}
         if source.regions:
             taken = zip(rows, clips, strict=True)
             boxed["boxes"] = [_taken_boxes(row["boxes"], clip.indices, row_id(row)) for row, clip in taken]
