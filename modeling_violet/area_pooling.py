@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from .losses import at_least_float32
-from .projection import pool_in_order
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 """The box (x1, y1, x2, y2) of a whole frame, in shares of its width and height."""
@@ -154,23 +153,3 @@ def pool_boxes(states: torch.Tensor, boxes: torch.Tensor | None, parts: int) -> 
     down = area_weights(y1, y2, rows, parts).to(states.dtype)  # (batch, steps, parts, rows)
     across = area_weights(x1, x2, columns, parts).to(states.dtype)
     return torch.einsum("btpr,btrcd,btqc->btpqd", down, states, across)
-
-
-def pool_tube(
-    states: torch.Tensor, boxes: torch.Tensor | None, frame_mask: torch.Tensor | None, parts: int, num_bases: int
-) -> torch.Tensor:
-    """
-    One vector of a box through the frames: `pool_boxes` in each frame, flattened, and `pool_in_order` over the frames
-    that show it.
-
-    Args:
-        states, boxes, parts: see `pool_boxes`.
-        frame_mask: (batch, steps), 1 for a frame that shows the box; None if all do.
-        num_bases: what is kept of the order, see `pool_in_order`.
-
-    Returns:
-        (batch, num_bases * parts * parts * width)
-    """
-    pooled = pool_boxes(states, boxes, parts).flatten(2)  # (batch, steps, parts, parts, width) -> (batch, steps, all)
-    mask = pooled.new_ones(pooled.shape[:2]) if frame_mask is None else frame_mask
-    return pool_in_order(pooled, mask, num_bases)

@@ -6,11 +6,31 @@ import torch
 from torch import nn
 from transformers import initialization as init
 
-from .area_pooling import pool_tube
+from .area_pooling import pool_boxes
 from .encoders.encoder import accepts
 from .losses import at_least_float32
-from .projection import NUM_BASES, VioletProjection
+from .projection import NUM_BASES, VioletProjection, pool_in_order
 from .tokens import Tokens
+
+
+def pool_tube(
+    states: torch.Tensor, boxes: torch.Tensor | None, frame_mask: torch.Tensor | None, parts: int, num_bases: int
+) -> torch.Tensor:
+    """
+    One vector of a box through the frames: `pool_boxes` in each frame, flattened, and `pool_in_order` over the frames
+    that show it.
+
+    Args:
+        states, boxes, parts: see `pool_boxes`.
+        frame_mask: (batch, steps), 1 for a frame that shows the box; None if all do.
+        num_bases: what is kept of the order, see `pool_in_order`.
+
+    Returns:
+        (batch, num_bases * parts * parts * width)
+    """
+    pooled = pool_boxes(states, boxes, parts).flatten(2)  # (batch, steps, parts, parts, width) -> (batch, steps, all)
+    mask = pooled.new_ones(pooled.shape[:2]) if frame_mask is None else frame_mask
+    return pool_in_order(pooled, mask, num_bases)
 
 
 class MmGemProjection(VioletProjection):

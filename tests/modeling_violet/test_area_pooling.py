@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from violet.modeling_violet.area_pooling import check_boxes, pool_boxes, pool_tube
+from violet.modeling_violet.area_pooling import check_boxes, pool_boxes
 from violet.modeling_violet.contrastive_losses import symmetric_contrast
 from violet.modeling_violet.losses import IGNORE_INDEX, masked_cross_entropy
+from violet.modeling_violet.mm_gem_projection import pool_tube
 
 shared = pytest.mark.shared
 
