@@ -346,6 +346,43 @@ NAMED_CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "projection_dim": 64,
         "projection_type": "fine_and_coarse",
     },
+    "mm-gem-large": {
+        "vision_config": {
+            "model_type": "clip_vision_model",
+            **{"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16},
+            **{"patch_size": 14, "projection_dim": 768},
+        },
+        "text_config": {
+            "model_type": "llama",
+            **{"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22, "num_attention_heads": 32},
+            **{"num_key_value_heads": 4, "vocab_size": 32000, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5},
+        },
+        "fusion_model_config": {"model_type": "language_model", "pooled_grid": 4, "embedding_grid": 2},
+        **{"hidden_size": 1024, "num_attention_heads": 16, "num_video_frames": 4, "video_grid_size": 16},
+        **{
+            "max_position_embeddings": 2048,
+            "hidden_frame_order": False,
+            "projection_dim": 256,
+            "projection_type": "language_model",
+        },
+    },
+    "mm-gem-tiny": {
+        "vision_config": {
+            **{"embed_dim": 64, "depths": (1, 2), "num_heads": (2, 4), "window_size": (4, 4, 4)},
+            **{"drop_path_rate": 0.0, "initializer_range": 0.08},
+        },
+        "text_config": {
+            "model_type": "llama",
+            **{"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 2, "num_attention_heads": 4},
+            **{"num_key_value_heads": 2, "vocab_size": 512, "max_position_embeddings": 256},
+            **{"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0},  # of `processing.train_wordpiece_tokenizer`
+            "initializer_range": 0.08,
+        },
+        "fusion_model_config": {"model_type": "language_model", "pooled_grid": 4, "embedding_grid": 2},
+        **TINY,
+        **{"num_video_frames": 4, "video_grid_size": 8, "hidden_frame_order": False, "max_position_embeddings": 256},
+        **{"projection_dim": 128, "projection_type": "language_model"},
+    },
     "clip-vip-base-16": {"vision_config": {"model_type": "clip_vip"}, **CLIP_TOWERS, "video_grid_size": 14},
     "clip-vip-base-32": {
         "vision_config": {"model_type": "clip_vip", "patch_size": 32},
@@ -415,7 +452,7 @@ def named_configuration(name: str, **overrides) -> VioletConfig:
     The configuration of that name, with `overrides` in place of its fields.
 
     A name that ends in `-tiny` or `-tiny-experts` is a small model that trains on two CPU cores in minutes; the others
-    have the published models' shapes. `imp-small`, `imp-base` and `imp-large` have the paper's: no weights of them are
+    have the published models' shapes, `mm-gem-large` those of the models that MM-GEM is made of. `imp-small`, `imp-base` and `imp-large` have the paper's: no weights of them are
     published.
 
     Raises:

@@ -85,7 +85,7 @@ MODEL_CLASSES: Mapping[str, ModelClass] = {
         "modeling_violet.modeling_conditional_generation",
         "AutoModelForImageTextToText",
         "video-text-to-text",
-        ("video-text-to-text", "video-question-answering"),
+        ("video-text-to-text", "video-captioning", "video-question-answering"),
         answers="ByChat",
         also=("AutoModelForMultimodalLM",),
     ),

@@ -3,6 +3,7 @@
 from .annotations import read_annotations, read_original
 from .benchmarks import BENCHMARKS, check_benchmark
 from .composite import read_composite
+from .drawn_regions import regions
 from .extracting import prepare_frames
 from .moving_shapes import (
     captioned,
@@ -49,5 +50,6 @@ __all__ = [
     "read_original",
     "read_pickle",
     "read_rows",
+    "regions",
     "rows_digest",
 ]

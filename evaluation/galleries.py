@@ -234,7 +234,7 @@ def _encode_part(
         pixels = {name: torch.cat([clip[name] for _, clip in read]).to(model.device) for name in read[0][1]}
         tokens = model.violet.encode_videos(**pixels)
         made = {}
-        if model.violet.has_fusion:
+        if model.violet.matches_in_fusion:
             facts["shape"] = json.dumps({name: getattr(tokens, name) for name in SHAPE})
             made = {"tokens": tokens.tokens, "mask": tokens.mask}
             if tokens.audio is not None:

@@ -159,7 +159,7 @@ def score_pairs(
     Returns:
         (texts, n) float32 on the CPU, as `score_gallery` gives them.
     """
-    if not model.violet.has_fusion:
+    if not model.violet.matches_in_fusion:
         return _compare(model, gallery, input_ids, attention_mask).gather(1, candidates.cpu())
     encoded = model.violet.encode_texts(input_ids, attention_mask)
     videos = candidates.cpu().flatten()
@@ -194,7 +194,7 @@ def score_all(
     Returns:
         (texts, videos) float32 on the CPU, as `score_gallery` gives them.
     """
-    if not model.violet.has_fusion:
+    if not model.violet.matches_in_fusion:
         return _compare(model, gallery, input_ids, attention_mask)
     parts = gallery.parts()
     scores = [

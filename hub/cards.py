@@ -24,6 +24,7 @@ from ..core.weights import FOLDER
 from ..evaluation.provenance import METRICS_FILE
 from ..modeling_violet import ENCODERS
 from ..modeling_violet.encoders.frame_by_frame import FrameByFrame
+from ..modeling_violet.fusions.language_model import VioletLanguageModelConfig
 from .weight_files import WeightsError, num_parameters, weight_files
 
 CARD_FILE = "README.md"
@@ -146,6 +147,17 @@ CARDS: Mapping[str, CardText] = {
 """What a model says of itself, by its class: one for each of `MODEL_CLASSES`."""
 
 
+LANGUAGE_SIZES = {"num_hidden_layers": "layers", "hidden_size": "wide", "num_attention_heads": "heads"}
+PRE_TRAINED_TO_WRITE = CardText(
+    what="A [VIOLET](https://arxiv.org/abs/2111.12681) model ({size}), pre-trained on videos and captions: {encoder}, "
+    "whose tokens a language model reads in front of its words. It writes captions, and compares videos with texts if "
+    "it was trained to.",
+    usage='describe = {load}\nprint(describe("clip.mp4"))',
+    limits="It describes every video in the words of its training data, also one that shows something else.",
+)
+"""Of a `VioletForPreTraining` whose fusion is a language model."""
+
+
 @dataclass(frozen=True)
 class Facts:
     """
@@ -177,11 +189,13 @@ class Facts:
     @property
     def tag(self) -> str:
         """The nearest of the Hub's own tasks."""
-        return MODEL_CLASSES[self.name].tag
+        return MODEL_CLASSES["VioletForCaptioning" if self.kind is PRE_TRAINED_TO_WRITE else self.name].tag
 
     @property
     def task(self) -> str | None:
         """Of its first pipeline; None if it has none."""
+        if self.kind is PRE_TRAINED_TO_WRITE:
+            return "video-captioning"
         return next(iter(tasks_of(self.name)), None)
 
     @property
@@ -205,12 +219,13 @@ def read_facts(folder: Path) -> Facts:
     name = (config.get("architectures") or ["none"])[0]
     if name not in CARDS:
         raise CardError(f"{folder}/config.json: `architectures` is {name}; cards are made of {', '.join(CARDS)}.")
+    kind = PRE_TRAINED_TO_WRITE if _writes(config) and name == "VioletForPreTraining" else CARDS[name]
     metrics = _read_json(folder / METRICS_FILE)
     settings, provenance = metrics.pop("settings", {}), metrics.pop("provenance", {})
     return Facts(
         folder,
         name,
-        CARDS[name],
+        kind,
         config,
         _read_json(folder / "processor_config.json") or _read_json(folder / "video_preprocessor_config.json"),
         {name: value for name, value in metrics.items() if name not in NOT_RESULTS},
@@ -220,6 +235,11 @@ def read_facts(folder: Path) -> Facts:
         _read_json(folder / REPORT_FILE),
         _read_json(folder / CONVERSION_FILE),
     )
+
+
+def _writes(config: Mapping[str, Any]) -> bool:
+    """Whether the fusion is a language model."""
+    return (config.get("fusion_model_config") or {}).get("model_type") == VioletLanguageModelConfig.model_type
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -505,7 +525,14 @@ def _architecture(facts: Facts, model: str | None) -> str:
             _encoder_sizes(_vision(facts)),
         ),
     ]
-    if "vision_config" in config:
+    if _writes(config):
+        words = config["text_config"]
+        sizes = [f"{words[name]} {what}" for name, what in LANGUAGE_SIZES.items() if name in words]
+        rows += [
+            ("language model", f"{words['model_type']}: {', '.join(sizes)}"),
+            ("vocabulary", f"{config['vocab_size']} words and pieces"),
+        ]
+    elif "vision_config" in config:
         rows += [
             (
                 "fusion encoder",

@@ -48,7 +48,7 @@ class VioletForVideoClassification(VioletPreTrainedModel):
         """A head with an output for each of the configuration's labels."""
         if self.reads_embedding:
             return nn.Linear(self.config.projection_dim, self.config.num_labels)
-        if self.violet.has_fusion:
+        if self.violet.matches_in_fusion:
             return build_head(self.config, self.config.num_labels)
         pooled = self.violet.video_encoder.pooled_size or self.violet.video_encoder.width
         return VioletPooledHead(self.config, self.config.num_labels, pooled)
@@ -57,7 +57,7 @@ class VioletForVideoClassification(VioletPreTrainedModel):
         """Those of texts, prompts and the embeddings before the fusion, see `VioletPreTrainedModel`."""
         projection = "projection.text_projection." if self.reads_embedding else "projection."
         of_texts: tuple[str, ...] = ("text_embeddings.", projection, "task_tokens")
-        if self.reads_embedding or not self.violet.has_fusion:
+        if self.reads_embedding or not self.violet.matches_in_fusion:
             of_texts += ("fusion.",)
         return [parameter for name, parameter in self.violet.named_parameters() if name.startswith(of_texts)]
 
@@ -94,7 +94,7 @@ class VioletForVideoClassification(VioletPreTrainedModel):
             raise ValueError("Give exactly one of `pixel_values_videos` and `video_tokens`.")
         if self.reads_embedding:
             pooled: Any = self.violet.embed_videos(video)
-        elif self.violet.has_fusion:
+        elif self.violet.matches_in_fusion:
             video, pooled = video.with_tokens(self.violet.fuse(video.groups(), **kwargs)["video"]), None
         else:
             pooled = video.pooled

@@ -102,8 +102,8 @@ class VioletForConditionalGeneration(VioletPreTrainedModel, GenerationMixin):
         return embeds, mask * seen
 
     def inside_vocabulary(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """The ids with one of the vocabulary in the places of videos."""
-        return input_ids.masked_fill(self.video_places(input_ids), 0)
+        """The ids with one of the vocabulary, which is not padding's, in the places of videos."""
+        return input_ids.masked_fill(self.video_places(input_ids), 1 if self.config.pad_token_id == 0 else 0)
 
     def encode_given(self, pixels: dict[str, torch.Tensor], video_tokens: Tokens | None) -> Tokens | None:
         """The videos that a call gives in either form, encoded; None if it gives none."""

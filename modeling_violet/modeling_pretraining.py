@@ -14,7 +14,7 @@ from ..core.clip_inputs import take_clip_inputs
 from ..core.upstream import can_return_tuple
 from .embedding_gradients import EmbeddingGradients
 from .experts import with_expert_losses
-from .fusions import fuses_pairs, record_received_attention
+from .fusions import fuses_pairs, record_received_attention, writes_by_head
 from .heads import build_match_head, build_word_head
 from .losses import combine
 from .modeling_violet import VioletModel, VioletPreTrainedModel
@@ -82,13 +82,13 @@ class VioletForPreTraining(VioletPreTrainedModel):
         super().__init__(config)
         self.violet = VioletModel(config)
         self.match_head = build_match_head(config) if fuses_pairs(config) else None
-        self.mlm_head = build_word_head(config) if config.has_fusion else None
+        self.mlm_head = build_word_head(config) if writes_by_head(config) else None
         if config.mvm_targets and not self.violet.video_encoder.on_grid:
             raise ValueError(
                 "`mvm_targets` predicts what the cells of a grid show, and the tokens of the `vision_positions` "
                 f"{config.vision_positions!r} stand on none: leave `mvm_targets` out."
             )
-        self.mvm_heads = build_mvm_heads(config) if config.has_fusion else nn.ModuleDict()
+        self.mvm_heads = build_mvm_heads(config) if fuses_pairs(config) else nn.ModuleDict()
         self.objectives = objectives_of(config)
         heads = {name: objective.build_head(config) for name, objective in self.objectives.items()}
         self.objective_heads = nn.ModuleDict({name: head for name, head in heads.items() if head is not None})

@@ -14,9 +14,10 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
 
 from ..configuration.configuration_violet import VioletConfig
-from ..core.clip_inputs import SOUND, take_clip_inputs, take_named
+from ..core.clip_inputs import BOXES, SOUND, take_clip_inputs, take_named
 from ..core.upstream import can_return_tuple, capture_outputs, one_cache
 from ..core.whole_folders import SavedWhole
+from .area_pooling import boxes_of_steps, check_boxes
 from .attention import RULES
 from .embeddings import VISION_POSITIONS, VioletVideoEncoder, VioletVideoStates
 from .encoders import Encoder
@@ -149,6 +150,11 @@ class VioletPreTrainedModel(SavedWhole, PreTrainedModel):
             self._check_fusion(config)
         super().__init__(config, *inputs, **kwargs)
 
+    @classmethod
+    def is_served(cls, config: VioletConfig) -> bool:
+        """Whether the configuration's fusion serves the rule under which this class reads it."""
+        return not cls.needs_fusion or (config.has_fusion and cls.reads_under in find_fusion(config).rules)
+
     def _check_fusion(self, config: VioletConfig) -> None:
         own: Any = config.fusion_model_config
         rules = find_fusion(config).rules
@@ -262,7 +268,12 @@ class VioletModel(VioletPreTrainedModel):
 
     @property
     def has_fusion(self) -> bool:
-        """Whether the fusion joins a video with a whole text; else they are compared by their embeddings."""
+        """Whether `fuse` works; without a fusion videos and texts are compared by their embeddings."""
+        return self.config.has_fusion
+
+    @property
+    def matches_in_fusion(self) -> bool:
+        """Whether the fusion tells if a text is true of a video; else the two are compared by their embeddings."""
         return fuses_pairs(self.config)
 
     @property
@@ -279,12 +290,43 @@ class VioletModel(VioletPreTrainedModel):
     ) -> Tokens:
         """
         Videos (batch, frames, channels, height, width) as the tokens that enter the fusion; `others` are those of the
-        same videos that the encoder's `inputs` names, and their sound, see `encode_sounds`, which becomes the tokens'
-        `audio`.
+        same videos that the encoder's `inputs` names; their sound, see `encode_sounds`, which becomes the tokens'
+        `audio`; and `boxes` and `box_mask`, see `with_boxes`.
         """
         inputs = take_clip_inputs(others, pixel_values_videos)
-        sound = take_named(inputs, SOUND)
-        return self.with_sound(self.video_encoder(inputs, bool_masked_pos, hidden_frame_order), sound)
+        sound, boxes = take_named(inputs, SOUND), take_named(inputs, BOXES)
+        video = self.with_sound(self.video_encoder(inputs, bool_masked_pos, hidden_frame_order), sound)
+        return self.with_boxes(video, **boxes) if boxes else video
+
+    def with_boxes(self, video: Tokens, boxes: torch.Tensor, box_mask: torch.Tensor | None = None) -> Tokens:
+        """
+        Tokens of videos of which a part is meant: their embeddings, and what is written about them, are those of the
+        part. Boxes that are moved cost no new pass of the vision encoder.
+
+        Args:
+            boxes: (batch, frames, 4), or (batch, 4) for all frames: (x1, y1, x2, y2) in shares of the frame.
+            box_mask: (batch, frames), 1 for a frame that shows its box; all 1 if it is not given.
+
+        Raises:
+            ValueError: for a model that reads no boxes; for boxes of other videos, or such as `check_boxes` refuses.
+        """
+        if not (self.fusion.reads_boxes or (self.projection is not None and self.projection.reads_boxes)):
+            raise ValueError(
+                "This model reads no boxes: a language model as the fusion (`fusion_model_config.model_type` "
+                "'language_model', with a `pooled_grid`) or the `projection_type` 'language_model' does."
+            )
+        assert video.grid is not None  # tokens of videos
+        if boxes.dim() == 2:
+            boxes = boxes[:, None].expand(-1, video.grid[0] if box_mask is None else box_mask.shape[1], -1)
+        if boxes.dim() != 3 or len(boxes) != len(video):
+            raise ValueError(
+                f"`boxes` have the shape {tuple(boxes.shape)} for {len(video)} videos: (videos, frames, 4) is needed."
+            )
+        if not torch.compiler.is_compiling() and boxes.is_cpu:  # no synchronisation; the processor has checked them
+            boxes = check_boxes(boxes, box_mask)
+        shown = boxes.new_ones(boxes.shape[:2]) if box_mask is None else box_mask
+        boxes, shown = boxes_of_steps(boxes, shown, video.grid[0])
+        return replace(video, boxes=boxes, box_mask=shown)
 
     def with_sound(self, video: Tokens, sound: Mapping[str, torch.Tensor]) -> Tokens:
         """Tokens of videos with those of their sounds (the arguments of `encode_sounds`, if any) as `audio`."""
@@ -320,9 +362,16 @@ class VioletModel(VioletPreTrainedModel):
         with `embed_texts` says how near a video and a text are.
 
         Raises:
-            ValueError: for a model without embeddings, see `has_embeddings`.
+            ValueError: for a model without embeddings, see `has_embeddings`; for boxes that its projection does not
+                read.
         """
-        return self._need_projection().video(tokens)
+        projection = self._need_projection()
+        if tokens.boxes is not None and not projection.reads_boxes:
+            raise ValueError(
+                f"The `projection_type` {self.config.projection_type!r} reads no boxes: leave them out, or use "
+                "'language_model'."
+            )
+        return projection.video(tokens)
 
     def embed_texts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """

@@ -28,6 +28,7 @@ PROJECTIONS: Registry[type["VioletProjection"]] = Registry(
         "fine_and_coarse": "vatt_projection:VattHierarchicalProjection",
         "joint": "vatt_projection:VattJointProjection",
         "disjoint": "imp_projection:ImpDisjointProjection",
+        "language_model": "mm_gem_projection:MmGemProjection",
     },
     config_keys=("projection_type",),
 )
@@ -71,9 +72,11 @@ class VioletProjection(nn.Module):
 
     Attributes:
         largest_scale: bound of `scale`.
+        reads_boxes: whether a video's vector is that of the part that `Tokens.boxes` says, and not of the whole.
     """
 
     largest_scale = 100.0
+    reads_boxes = False
 
     def __init__(self, config, video, text):
         super().__init__()

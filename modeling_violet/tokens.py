@@ -65,6 +65,9 @@ class Tokens:
         pooled: (batch, any width), one vector a row that its encoder gave beside the tokens; None if it gives none.
         audio: the tokens of the same clips' sound, a row each; None if it was not heard. It goes with a video wherever
             that goes, and is a group of its own in the fusion.
+        boxes: (batch, steps, 4), the part of each step in time that is meant, (x1, y1, x2, y2) in shares of the frame;
+            None for whole frames. The tokens are those of whole frames all the same: what reads them pools the boxes.
+        box_mask: (batch, steps), 1 for a step that shows its box, with `boxes`.
     """
 
     tokens: torch.Tensor
@@ -74,6 +77,8 @@ class Tokens:
     num_special_per_clip: int = 0
     pooled: torch.Tensor | None = None
     audio: "Tokens | None" = None
+    boxes: torch.Tensor | None = None
+    box_mask: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -94,7 +99,9 @@ class Tokens:
         """The same places with each tensor changed, for example moved or gathered."""
         pooled = None if self.pooled is None else change(self.pooled)
         audio = None if self.audio is None else self.audio.map(change)
-        return replace(self, tokens=change(self.tokens), mask=change(self.mask), pooled=pooled, audio=audio)
+        boxes, shown = (None if one is None else change(one) for one in (self.boxes, self.box_mask))
+        tokens, mask = change(self.tokens), change(self.mask)
+        return replace(self, tokens=tokens, mask=mask, pooled=pooled, audio=audio, boxes=boxes, box_mask=shown)
 
     def select(self, index: torch.Tensor) -> "Tokens":
         """The rows of that index (n,), in its order: one may be taken several times, or not at all."""
@@ -132,12 +139,22 @@ class Tokens:
         audio = [part.audio for part in parts if part.audio is not None]
         if audio and len(audio) < len(parts):
             raise ValueError("Videos that were heard and videos that were not make no one gallery: hear all, or none.")
+        boxed = [(part.boxes, part.box_mask) for part in parts if part.boxes is not None]
+        if boxed and len(boxed) < len(parts):
+            raise ValueError("Boxes and whole videos make no one batch of tokens: give all a box, or none.")
+        boxes, shown = (
+            (torch.cat([one for one in of if one is not None]) for of in zip(*boxed, strict=True))
+            if boxed
+            else (None, None)
+        )
         return replace(
             parts[0],
             tokens=torch.cat([part.tokens for part in parts]),
             mask=torch.cat([part.mask for part in parts]),
             pooled=torch.cat(pooled) if pooled else None,
             audio=Tokens.join(audio) if audio else None,
+            boxes=boxes,
+            box_mask=shown,
         )
 
 

@@ -4,17 +4,30 @@ makes pipelines known to transformers: the package's, and one of your own.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
 import transformers
+from transformers import AutoConfig
 from transformers.pipelines import PIPELINE_REGISTRY, Pipeline
+from transformers.utils import CONFIG_NAME, cached_file
 
 from ..configuration import VioletConfig
 from ..core.catalogue import AUTO_CLASSES, MODELS, MODELS_OF_ADDED, PIPELINE_CLASSES, PIPELINES, models_of
 from ..core.registry import TRAVELLING
 from ..core.upstream import _BaseAutoModelClass, _LazyAutoMapping
+
+HUB_SETTINGS = (
+    "cache_dir",
+    "force_download",
+    "local_files_only",
+    "revision",
+    "subfolder",
+    "token",
+    "trust_remote_code",
+)
+"""Those of `from_pretrained` that say where a file lies."""
 
 
 def _models(task: str) -> _LazyAutoMapping:
@@ -35,6 +48,7 @@ class _AutoModelOfTask(_BaseAutoModelClass):
             ValueError: names the checkpoint, what it holds, and what is missing.
         """
         wanted = kwargs.pop("output_loading_info", False)
+        kwargs |= cls._choice(pretrained_model_name_or_path, kwargs)
         model, report = super().from_pretrained(
             pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
         )
@@ -47,6 +61,27 @@ class _AutoModelOfTask(_BaseAutoModelClass):
                 f"{', '.join(known.__name__ for known in cls._model_mapping[VioletConfig])}."
             )
         return (model, report) if wanted else model
+
+    @classmethod
+    def _choice(cls, source: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """
+        Of a checkpoint of another class, such as one of pre-training, transformers takes the first class: if its
+        fusion does not serve that one, the `config` that names the first that it serves.
+        """
+        known, config = cls._model_mapping[VioletConfig], settings.get("config")
+        if config is None:
+            where = {name: settings[name] for name in HUB_SETTINGS if name in settings}
+            if cached_file(source, CONFIG_NAME, _raise_exceptions_for_missing_entries=False, **where) is None:
+                return {}  # an adapter
+            config = AutoConfig.from_pretrained(source, **where)
+        classes = known if isinstance(known, tuple) else (known,)
+        if not isinstance(config, VioletConfig) or classes[0].is_served(config):
+            return {}
+        able = [one.__name__ for one in classes if one.is_served(config)]
+        if not able or (config.architectures or [""])[0] in able:
+            return {}
+        config.architectures = able[:1]
+        return {"config": config}
 
 
 class AutoModelForVideoQuestionAnswering(_AutoModelOfTask):

@@ -87,11 +87,12 @@ class VideoTextPipeline(Pipeline):
 
     def read_video(self, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """
-        The input's video as (1, frames, 3, height, width), by name: what the processor makes of it; and its sound, if
-        the model hears: that of the video's file, or `sound` of the input (see `sound.SOUND_FORMS`).
+        The input's video as (1, frames, 3, height, width), by name: what the processor makes of it; its sound, if the
+        model hears: that of the video's file, or `sound` of the input (see `sound.SOUND_FORMS`); and the part of it
+        that is meant, if the input has `boxes` (see `boxes.Boxes`).
 
         Raises:
-            ValueError: for a `sound` that the model does not hear.
+            ValueError: for a `sound` that the model does not hear; for boxes that are none.
             VideoDecodeError: names the video; one in memory, which has no name, by its number among the inputs.
         """
         video, given = inputs["video"], {}
@@ -99,6 +100,8 @@ class VideoTextPipeline(Pipeline):
             given = {"sound": [inputs["sound"]]}
         elif inputs.get("sound") is not None:
             raise ValueError("The input has a `sound`, and this model does not hear: it has no `audio_config`.")
+        if "boxes" in inputs:  # None among those of others is a whole video
+            given["boxes"] = [inputs["boxes"]]
         try:
             return take_clip_inputs(self.processor(videos=[video], **given).data)
         except VideoDecodeError as error:
@@ -189,6 +192,29 @@ def alone(videos: Any) -> Any:
     if isinstance(videos, Mapping) or not is_many(videos):
         return as_input(videos)
     return [as_input(video) for video in videos]
+
+
+def with_boxes(inputs: Any, boxes: Any) -> Any:
+    """
+    Inputs with the part of each video that is meant.
+
+    Args:
+        inputs: one, or a list of them.
+        boxes: of one input its boxes (see `processing.boxes.Boxes`), or those of each in a list; None for whole
+            videos.
+
+    Raises:
+        ValueError: for another number of boxes than of inputs, or a generator of inputs.
+    """
+    if boxes is None:
+        return inputs
+    if isinstance(inputs, Mapping):
+        return {**inputs, "boxes": boxes}
+    if not isinstance(inputs, list):
+        raise ValueError('A generator\'s inputs have their own boxes: {"video": …, "boxes": …}.')
+    if len(boxes) != len(inputs):
+        raise ValueError(f"{len(boxes)} boxes for {len(inputs)} videos: give one for each, or None for a whole one.")
+    return [{**one, "boxes": box} for one, box in zip(inputs, boxes, strict=True)]
 
 
 def as_input(video: Any) -> Mapping[str, Any]:

@@ -7,7 +7,7 @@ import torch
 
 from ..core.clip_inputs import take_clip_inputs
 from ..processing.questions import pad_texts
-from .pairs import Asked, VideoTextPipeline, alone, in_batch, need, pair_up
+from .pairs import Asked, VideoTextPipeline, alone, in_batch, need, pair_up, with_boxes
 
 
 class VideoFeatureExtractionPipeline(VideoTextPipeline):
@@ -31,18 +31,20 @@ class VideoFeatureExtractionPipeline(VideoTextPipeline):
     which names it.
     """
 
-    def __call__(self, videos: Any, text: str | list[str] | None = None, **kwargs: Any) -> Any:
+    def __call__(self, videos: Any, text: str | list[str] | None = None, boxes: Any = None, **kwargs: Any) -> Any:
         """
         Args:
             videos: a video or a list of them; or inputs of a `video` and maybe a `text`, if `text` is not given.
             text: a text or a list of them, paired with the videos.
+            boxes: for a model that reads them: the part of the video that is meant, see `processing.boxes.Boxes`. Of a
+                list of videos a list of these.
             pool: whether to give one vector, (width,), or all tokens, (tokens, width).
             batch_size: how many inputs go through the model together.
 
         Returns:
             A float tensor on the CPU; a list of them for several videos; an iterator for a generator.
         """
-        return self.run(alone(videos) if text is None else pair_up(videos, text, "text"), **kwargs)
+        return self.run(with_boxes(alone(videos) if text is None else pair_up(videos, text, "text"), boxes), **kwargs)
 
     def _sanitize_parameters(self, pool: bool | None = None):
         return {}, {} if pool is None else {"pool": pool}, {}

@@ -1,9 +1,11 @@
 """The pipeline `video-text-retrieval`."""
 
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..evaluation.searching import (
@@ -16,7 +18,7 @@ from ..evaluation.searching import (
 from ..modeling_violet import Tokens
 from ..processing.decoding import describe_source, encoded_file
 from ..processing.questions import pad_texts
-from .pairs import NUMBER, Asked, VideoTextPipeline, as_input, check_top_k, in_batch, is_many
+from .pairs import NUMBER, Asked, VideoTextPipeline, as_input, check_top_k, in_batch, is_many, with_boxes
 
 
 class VideoTextRetrievalPipeline(VideoTextPipeline):
@@ -79,7 +81,13 @@ class VideoTextRetrievalPipeline(VideoTextPipeline):
                 self.model, self.processor, videos, folder, names, batch_size=size, num_workers=num_workers
             )
 
-    def add(self, videos: Any, names: Sequence[str] | None = None, batch_size: int | None = None) -> None:
+    def add(
+        self,
+        videos: Any,
+        names: Sequence[str] | None = None,
+        batch_size: int | None = None,
+        boxes: Sequence[Any] | None = None,
+    ) -> None:
         """
         Encodes videos and puts them behind those of the gallery: all of them, or, if one cannot be read, none. A
         gallery on disk stays as it is, and takes none.
@@ -89,10 +97,12 @@ class VideoTextRetrievalPipeline(VideoTextPipeline):
             names: what results call them, if that is not their path or URL. A name that the gallery has already is
                 passed over: it is not encoded again.
             batch_size: how many are encoded together, by default the pipeline's own, or 1.
+            boxes: for a model that reads them: of each video the part that is searched, see `processing.boxes.Boxes`.
+                A video may be given several times, each with another box.
         """
         if not isinstance(self._gallery, MemoryGallery):
             raise ValueError("The gallery on disk cannot grow: `clear` it first, or `open` one with all videos.")
-        self._gallery = self._grown(self._gallery, videos, names, batch_size)
+        self._gallery = self._grown(self._gallery, videos, names, batch_size, boxes)
 
     def clear(self) -> None:
         """Empties the gallery."""
@@ -132,7 +142,12 @@ class VideoTextRetrievalPipeline(VideoTextPipeline):
         return self.run(inputs, batch_size=batch_size, gallery=gallery, **kwargs)
 
     def _grown(
-        self, gallery: MemoryGallery, videos: Any, names: Sequence[str] | None, batch_size: int | None
+        self,
+        gallery: MemoryGallery,
+        videos: Any,
+        names: Sequence[str] | None,
+        batch_size: int | None,
+        boxes: Sequence[Any] | None = None,
     ) -> MemoryGallery:
         """The gallery with these videos behind it."""
         clips = list(videos) if is_many(videos) else [videos]
@@ -141,10 +156,9 @@ class VideoTextRetrievalPipeline(VideoTextPipeline):
         if names is not None and len(names) != len(clips):
             raise ValueError(f"{len(names)} names for {len(clips)} videos.")
         new: dict[str, Any] = {}
-        for number, clip in enumerate(clips):
+        for number, one in enumerate(with_boxes([as_input(clip) for clip in clips], boxes)):
             place = len(gallery.names) + number
-            one = as_input(clip)
-            name = _name(one["video"], place) if names is None else names[number]
+            name = _name(one, place) if names is None else names[number]
             if name not in gallery.names:
                 new.setdefault(name, {**one, NUMBER: number})
         inputs, size = list(new.values()), self.check_batch_size(batch_size)
@@ -158,7 +172,7 @@ class VideoTextRetrievalPipeline(VideoTextPipeline):
                 tokens = model.encode_videos(**pixels)
                 if model.has_embeddings:
                     embeds.append(model.embed_videos(tokens))
-            if model.has_fusion:
+            if model.matches_in_fusion:
                 encoded.append(tokens)
         return MemoryGallery(
             (*gallery.names, *new),
@@ -210,7 +224,9 @@ class VideoTextRetrievalPipeline(VideoTextPipeline):
         ]
 
 
-def _name(video: Any, place: int) -> str:
-    """A path or URL as it is; what has no name by its place in the gallery."""
+def _name(one: Mapping[str, Any], place: int) -> str:
+    """A path or URL as it is, with its box if it has one; what has no name by its place in the gallery."""
+    video, boxes = one["video"], one.get("boxes")
     has_name = isinstance(encoded_file(video), str | os.PathLike)
-    return describe_source(video) if has_name else f"{place}: {describe_source(video)}"
+    name = describe_source(video) if has_name else f"{place}: {describe_source(video)}"
+    return name if boxes is None else f"{name} {json.dumps(np.array(boxes, dtype=object).tolist(), default=float)}"

@@ -24,6 +24,7 @@ from transformers.video_utils import VideoMetadata
 from ..core.carried_code import without_code
 from ..core.upstream import group_videos_by_shape, reorder_videos
 from ..core.whole_folders import SavedWhole
+from .boxes import boxes_of_frames, fit_boxes
 from .decoding import (
     BACKENDS,
     TIME_TOLERANCE,
@@ -35,6 +36,7 @@ from .decoding import (
     describe_source,
     encoded_file,
 )
+from .fitting import covering_size, drawn_place, fit_of, padding
 from .joined_clips import clips_of, decode_clips
 from .sound import decode_with_sound, given_sound, may_have_sound, no_sound
 
@@ -73,6 +75,8 @@ class VioletVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[cal
     sound (`bool` or `list`):
         Of one call: True for the sound of the clips' own files, as without a word if there is a `sampling_rate`; or
         the sound of each clip, see `sound.SOUND_FORMS`; False for none.
+    boxes (`list`):
+        Of one call: the part of each clip that is meant, see `boxes.Boxes`; None for a whole clip.
     """
 
     do_pad_to_square: bool | None
@@ -87,6 +91,7 @@ class VioletVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[cal
     sampling_rate: int | None
     num_samples: int | None
     sound: bool | list | None
+    boxes: list | None
 
 
 def evenly_spaced_indices(total_frames: int, num_frames: int) -> np.ndarray:
@@ -257,6 +262,9 @@ class VioletVideoProcessor(SavedWhole, BaseVideoProcessor):
     each clip, number T // 2 of its T frames, in a higher resolution: (clips, num_clips, 3, detail_scale * height,
     detail_scale * width), cut out of the same frame at the same place. Both are made smaller with antialiasing.
 
+    With `boxes`, one for each clip in shares of *its* frames, the result has `boxes` (clips, frames, 4) float32 in
+    shares of the pictures that are made of them, and `box_mask` (clips, frames), 1 for a frame that shows its box.
+
     The text of a video of several clips (`joined_clips.join_clips`) is read as one: equally many frames of each.
 
     Errors: `VideoDecodeError` (a `ValueError`) for a clip that cannot be read, naming it, or that has no time stamps
@@ -409,6 +417,9 @@ class VioletVideoProcessor(SavedWhole, BaseVideoProcessor):
             draw = None if draws is None else draws[number]
             return self.sample_frames(length, count, draw, frame_sampling=setting("frame_sampling"))
 
+        boxes = kwargs.pop("boxes", None)
+        if boxes is not None and len(boxes) != len(clips):
+            raise ValueError(f"`boxes`: {len(boxes)} for {len(clips)} clips; one for each is needed, or None for it.")
         sound, rate, length = kwargs.pop("sound", None), setting("sampling_rate"), setting("num_samples")
         sound = rate is not None if sound is None else sound
         hear = _wanted_sounds(sound, clips, rate, length)
@@ -438,6 +449,18 @@ class VioletVideoProcessor(SavedWhole, BaseVideoProcessor):
         for name in ("sampling_rate", "num_samples"):
             kwargs.pop(name, None)
         batch = super().preprocess([clip.frames for clip in decoded], **kwargs)
+        if boxes is not None:
+            own = {name: setting(name) for name in ("do_pad_to_square", "do_stretch", "do_resize")}
+            size = SizeDict(**kwargs["size"]) if kwargs.get("size") is not None else SizeDict(**dict(self.size))
+            fitted = []
+            for number, clip in enumerate(decoded):
+                name = name_of(clips[number], number, len(clips))
+                draw = draws[number] if draws is not None and setting("do_random_crop") else None
+                fit = fit_of(clip.frames.shape[1:3], size, draw=draw, **own)
+                fitted.append(fit_boxes(*boxes_of_frames(boxes[number], clip.indices.tolist(), name), fit, name))
+            kind = kwargs.get("return_tensors")
+            for key, values in zip(("boxes", "box_mask"), zip(*fitted, strict=True), strict=True):
+                batch[key] = torch.stack(values) if kind == "pt" else [value.numpy() for value in values]
         heard = [clip.sound for clip in decoded if clip.sound is not None]
         return batch if not heard else BatchFeature({**batch, **stack_sounds(heard, kwargs.get("return_tensors"))})
 
@@ -511,12 +534,10 @@ class VioletVideoProcessor(SavedWhole, BaseVideoProcessor):
         at a drawn place; with a `scale` the same cut, that many times as high and wide.
         """
         height, width = videos.shape[-2:]
-        factor = max(size.height / height, size.width / width)
-        covering = SizeDict(height=round(height * factor), width=round(width * factor))
+        covering, spare = covering_size(height, width, size)
         videos = self.resize(videos, _times(covering, scale), resample)
-        spare = [covering.height - size.height, covering.width - size.width]
         middle = (spare[0] // 2, spare[1] // 2)
-        places = [middle] * len(videos) if draws is None else [_drawn_place(spare, draw) for draw in draws]
+        places = [middle] * len(videos) if draws is None else [drawn_place(spare, draw) for draw in draws]
         cut = [
             tvF.crop(clip, scale * top, scale * left, scale * size.height, scale * size.width)
             for clip, (top, left) in zip(videos, places, strict=True)
@@ -659,16 +680,8 @@ def _pad_to_shape(videos: torch.Tensor, size: SizeDict) -> torch.Tensor:
     the right or bottom.
     """
     height, width = videos.shape[-2:]
-    tall = max(height, round(width * size.height / size.width))
-    wide = max(width, round(height * size.width / size.height))
-    left, top = (wide - width) // 2, (tall - height) // 2
+    left, top, wide, tall = padding(height, width, size)
     return torch.nn.functional.pad(videos, [left, wide - width - left, top, tall - height - top])
-
-
-def _drawn_place(spare: Sequence[int], draw: int) -> tuple[int, int]:
-    """(top, left) of a crop, with `spare` rows and columns left over: what `draw` decides, the same in all frames."""
-    top, left = np.random.default_rng([draw, 1]).integers(0, spare, endpoint=True).tolist()
-    return top, left
 
 
 def _metadata_of(decoded: DecodedVideo) -> VideoMetadata:

@@ -26,6 +26,7 @@ from ..modeling_violet.objectives.masked_vision import start_at
 from ..modeling_violet.objectives.objective import BUILT_IN, OBJECTIVES, EmbeddingObjective
 from ..modeling_violet.objectives.teachers import Teacher
 from ..processing import VideoTextProcessor, VioletVideoProcessor, special_tokens
+from ..processing.boxes import check_row_boxes
 from .arguments import SettingsError, set_frames
 from .dataset_sources import Splits
 from .gradient_caching import SHARDED, refuse_live_norms, refuse_sharded
@@ -36,7 +37,7 @@ from .preparations.preparation import ROW_CHECKS
 from .pretraining_data import CaptionedVideos, PretrainingBatches, PretrainingCollator, row_id
 from .recipe import DatasetRecipe, PretrainingRecipe
 from .schedule import SCHEDULES
-from .scratch import processor_from_scratch
+from .scratch import processor_from_scratch, texts_from_scratch
 from .starting import model_from_parts, processor_from_parts, starts_from_parts
 from .targets import has_teacher, load_teacher, open_targets, target_options, target_settings
 
@@ -110,7 +111,8 @@ def build_processor(recipe: PretrainingRecipe, tables: Sequence[Splits]) -> Vide
         tokenizer = None if recipe.tokenizer is None else AutoTokenizer.from_pretrained(recipe.tokenizer)
         texts = (text for train, _ in tables for text in words_with_rows(train))
         processor = processor_from_scratch(recipe.model, tokenizer, texts, recipe.image_size)
-        processor.max_length = recipe.max_text_length
+        if processor.video_places is None:  # else it is the longest text with a video in it
+            processor.max_length = recipe.max_text_length
         configuration = named_configuration(recipe.model)
         text: Any = configuration.text_config
         if getattr(text, "model_type", None) == "paragraph":
@@ -147,20 +149,25 @@ def new_configuration(
     The named configuration, or a BERT's sizes, with the processor's vocabulary, the recipe's MVM heads and its
     objectives; with a BERT embeddings before the fusion, if an objective reads them.
     """
+    writes = processor.video_places is not None
     if recipe.from_scratch:
-        configuration = named_configuration(recipe.model)
+        words = texts_from_scratch(recipe.model, processor.tokenizer) if writes else {}
+        configuration = named_configuration(recipe.model, **words)
     else:
         compares = ("vtc", "contrast", "mil_nce", "omnisource")
         contrast = recipe.hard_negatives or any(name in compares for name in recipe.all_objectives())
-        configuration = configuration_for(recipe.text, projection_dim=PROJECTION_WIDTH if contrast else None)
+        projection = {"projection_type": "language_model"} if writes and contrast else {}
+        width = PROJECTION_WIDTH if contrast else None
+        configuration = configuration_for(recipe.text, projection_dim=width, **projection)
     heads = {
         name: {key: value for key, value in options.items() if key != "teacher"}
         | (dict(teachers[name].head_options) if name in teachers else {})
         for name, options in recipe.mvm_targets.items()
     }
-    configuration.vocab_size = max(configuration.vocab_size, len(processor.tokenizer))
-    for name, token in special_tokens(processor.tokenizer).items():
-        setattr(configuration, name, token)
+    if not writes:  # else the language model says it
+        configuration.vocab_size = max(configuration.vocab_size, len(processor.tokenizer))
+        for name, token in special_tokens(processor.tokenizer).items():
+            setattr(configuration, name, token)
     configuration.mvm_targets = heads
     if "temporal_contrast" in recipe.all_objectives() and configuration.projection_type == "paragraph":
         configuration.projection_type = "paragraph_and_clips"
@@ -202,6 +209,7 @@ def build_model(
             f"`objectives`: the model has no {', '.join(unknown)}; it has {', '.join(model.objective_names())}."
         )
     check_gradient_caching(recipe, model)
+    freeze_parts(recipe, model)
     for name in set(model.objectives).intersection(teachers):
         try:
             model.objectives[name].check_teacher(teachers[name], model)
@@ -211,6 +219,26 @@ def build_model(
     if recipe.gradient_checkpointing:
         checkpoint_activations(model)
     return model
+
+
+def freeze_parts(recipe: PretrainingRecipe, model: VioletForPreTraining) -> None:
+    """
+    Freezes what the recipe's `frozen` names, and says how much that is.
+
+    Raises:
+        SettingsError: for a name that no part of the model has.
+    """
+    for name in recipe.frozen:
+        try:
+            part = model.get_submodule(name)
+        except AttributeError:
+            known = ", ".join(one for one, _ in model.named_modules() if one and one.count(".") < 3)
+            raise SettingsError(f"`frozen`: the model has no part {name!r}; it has {known}, and theirs.") from None
+        part.requires_grad_(False)
+        logger.info("%s is frozen: %d parameters.", name, sum(one.numel() for one in part.parameters()))
+    trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
+    if recipe.frozen:
+        logger.info("%d of %d parameters are trained.", trained, model.num_parameters())
 
 
 def check_gradient_caching(recipe: PretrainingRecipe, model: VioletForPreTraining) -> None:
@@ -324,6 +352,7 @@ def build_source(
         recipe.frame_size(frames, dataset),
         intervals[number],
         own[number],
+        dataset.regions,
     )
 
 
@@ -357,6 +386,23 @@ def build_batches(
         raise SettingsError(str(error)) from error
 
 
+def check_regions(recipe: PretrainingRecipe, tables: Sequence[Splits]) -> None:
+    """
+    Raises:
+        SettingsError: for a data set of `regions` with a row without boxes, or with such as are none.
+    """
+    for dataset, splits in zip(recipe.datasets, tables, strict=True):
+        for rows in splits if dataset.regions else ():
+            for number, row in enumerate(rows or ()):
+                place = f"data set {dataset.name!r}, row {number} ({row_id(row)})"
+                if row.get("boxes") is None:
+                    raise SettingsError(f"{place}: `regions` needs the column `boxes`, and it is missing or empty.")
+                try:
+                    check_row_boxes(row["boxes"], place)
+                except ValueError as error:
+                    raise SettingsError(str(error)) from error
+
+
 def check_rows(recipe: PretrainingRecipe, tables: Sequence[Splits], options: Mapping[str, Any]) -> None:
     """
     Raises:
@@ -386,6 +432,7 @@ def build_data(
     """
     frames, encoder = collator.processor.video_processor, collator.encoder
     check_rows(recipe, tables, collator.options)
+    check_regions(recipe, tables)
     pairs = list(zip(recipe.datasets, tables, strict=True))
     sources = [build_source(recipe, dataset, rows, frames, encoder) for dataset, (rows, _) in pairs]
     training = build_batches(recipe, sources, recipe.objective_sets(), collator, accelerator)

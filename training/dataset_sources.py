@@ -1,8 +1,11 @@
 """Where the rows of a recipe's data set come from: one function for each entry of `recipe.SOURCES`."""
 
+import json
+from typing import Any
+
 from datasets import Dataset
 
-from ..data import moving_shapes, read_original, read_rows
+from ..data import moving_shapes, read_original, read_rows, regions
 from ..data.moving_shapes import SPLITS as SHAPES_SPLITS
 from ..processing.joined_clips import join_clips
 from .recipe import SOURCES, DatasetRecipe
@@ -31,6 +34,8 @@ def drawn_videos(recipe: DatasetRecipe) -> Splits:
             return None
         if recipe.clips_per_video > 1:
             return joined_clips(rows, recipe.clips_per_video)
+        if recipe.regions:
+            return regions(rows)
         return with_other_texts(rows) if recipe.other_texts else rows
 
     train = rows_of(split)
@@ -72,8 +77,22 @@ def _shown(kind: str, shapes: list[dict[str, str]]) -> str:
 def tables_of_rows(recipe: DatasetRecipe) -> Splits:
     """`table`: whatever `data.read_rows` takes."""
     files = [file for file in (recipe.path, recipe.validation_path) if file is not None]
-    tables = [read_rows(file, ("video", "caption"), video_folder=recipe.video_folder) for file in files]
+    columns = ("video", "caption", "boxes") if recipe.regions else ("video", "caption")
+    read = json_boxes if recipe.regions else None
+    tables = [read_rows(file, columns, video_folder=recipe.video_folder, check=read) for file in files]
     return tables[0], tables[1] if len(tables) > 1 else None
+
+
+def json_boxes(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with its `boxes` as numbers, if a table has them as text."""
+    if isinstance(row["boxes"], str):
+        try:
+            row["boxes"] = json.loads(row["boxes"])
+        except ValueError as error:
+            raise ValueError(
+                f"column 'boxes' is {row['boxes']!r}, and no JSON: [x1, y1, x2, y2] is needed."
+            ) from error
+    return row
 
 
 def original_files(recipe: DatasetRecipe) -> Splits:

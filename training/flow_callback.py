@@ -25,7 +25,7 @@ class ModalityFlowCallback(TrainerCallback):
     def __init__(self, trainer: VioletTrainer):
         if trainer.eval_dataset is None:
             raise SettingsError("--log_flow: there are no validation rows whose flow could be logged.")
-        if not trainer.model.violet.has_fusion:
+        if not trainer.model.violet.matches_in_fusion:
             raise SettingsError("--log_flow: the model has no fusion, in which video and text could meet.")
         self.trainer = trainer
         self.batch: dict[str, Any] | None = None

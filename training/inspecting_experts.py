@@ -90,7 +90,7 @@ def inspect_experts(
             for video, caption in pairs:
                 sound = {"sound": True} if processor.video_processor.hears else {}
                 inputs = processor.to_device(processor(videos=[video], text=[caption], **sound), network.device)
-                if network.has_fusion:
+                if network.matches_in_fusion:
                     network(**inputs)
                 else:
                     words = {name: inputs.pop(name) for name in ("input_ids", "attention_mask")}

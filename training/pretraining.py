@@ -15,7 +15,7 @@ from datasets import Dataset
 from torch.distributed.tensor import DTensor
 
 from .._version import __version__
-from ..core.clip_inputs import SOUND, take_named
+from ..core.clip_inputs import BOXES, SOUND, take_named
 from ..core.files import write_json
 from ..data.loading import ClipReader, FailedSamples, explained_workers
 from ..evaluation.modality_flow import batch_flow
@@ -96,7 +96,12 @@ def run_settings(recipe: PretrainingRecipe) -> dict[str, Any]:
     settings = {"violet": __version__, **dataclasses.asdict(recipe)}
     for name in ("bad_samples", "decode_time_limit"):  # a run that a bad sample stopped may go on
         del settings[name]
-    for name in ("objective_options", "log_flow", "grad_cache_chunk_size"):  # runs from before they were may go on
+    for name in (
+        "objective_options",
+        "log_flow",
+        "grad_cache_chunk_size",
+        "frozen",
+    ):  # runs from before they were may go on
         if not settings[name]:
             del settings[name]
     if recipe.unused == "skip":
@@ -104,7 +109,7 @@ def run_settings(recipe: PretrainingRecipe) -> dict[str, Any]:
     if recipe.from_scratch or not starts_from_parts(recipe.model):  # a VIOLET has its own
         del settings["text"]
     for dataset in settings["datasets"]:
-        for name in ("clips_per_video", "other_texts", "sound", "image_size", "interval", "objectives"):
+        for name in ("clips_per_video", "other_texts", "sound", "image_size", "interval", "objectives", "regions"):
             if dataset[name] == getattr(DatasetRecipe, name):
                 del dataset[name]
     return json.loads(json.dumps(settings))
@@ -181,7 +186,8 @@ class Pretraining:
         batch = self.processor.to_device(batch, self.accelerator.device)
         plain = self.accelerator.unwrap_model(self.model)
         pixels = {name: batch[name] for name in plain.violet.vision_encoder.inputs}
-        inputs = {**pixels, **take_named(batch.copy(), SOUND), "attention_mask": batch["attention_mask"]}
+        inputs = {**pixels, **take_named(batch.copy(), SOUND), **take_named(batch.copy(), BOXES)}
+        inputs["attention_mask"] = batch["attention_mask"]
         changed = {key: batch[key] for key in ("input_ids", "labels", "bool_masked_pos")}
         attends = torch.tensor(float("attended" in batch), device=self.accelerator.device)
         if self.accelerator.reduce(attends, "sum") > 0:  # all processes take the pass, or none

@@ -11,6 +11,7 @@ from datasets import Dataset
 from ..data.loading import SAMPLE_ERRORS, Clip, ClipReader, FailedSample, lacking_sound
 from ..modeling_violet.encoders import Encoder
 from ..processing import VideoTextProcessor
+from ..processing.boxes import Boxes, boxes_of_frames
 from .collating import RAW_PIXELS, rows_after, unreadable
 from .masking import Masking, sample_generator
 from .preparations.preparation import BatchSettings, Samples, prepare, read_beside
@@ -37,6 +38,7 @@ class CaptionedVideos:
         size: (height, width) of its frames; None for the run's.
         interval: in every how many sweeps over the data sets it takes a step, under a schedule that has such.
         objectives: its own weights by objective, under such a schedule; None for the run's.
+        regions: whether a row's caption is one of its `boxes` (see `processing.boxes.Boxes`), and not of the whole.
     """
 
     name: str
@@ -47,6 +49,7 @@ class CaptionedVideos:
     size: tuple[int, int] | None = None
     interval: int = 1
     objectives: Mapping[str, float] | None = None
+    regions: bool = False
 
     def order(self, seed: int, epoch: int) -> np.ndarray:
         """The rows' order in an epoch: a pure function of (seed, epoch)."""
@@ -130,8 +133,12 @@ class PretrainingCollator:
         size = {"height": plan.clip.height, "width": plan.clip.width}
         frames, draws = [clip.frames for clip in clips], [draws[number] for number in kept]
         sound = [clip.sound for clip in clips] if self.processor.video_processor.hears else None
+        boxed: dict[str, Any] = {}
+        if source.regions:
+            taken = zip(rows, clips, strict=True)
+            boxed["boxes"] = [_taken_boxes(row["boxes"], clip.indices, row_id(row)) for row, clip in taken]
         inputs = self.processor(
-            videos=frames, sound=sound, do_sample_frames=False, size=size, draws=draws, **RAW_PIXELS
+            videos=frames, sound=sound, do_sample_frames=False, size=size, draws=draws, **RAW_PIXELS, **boxed
         )
         words = self.processor(text=[row["caption"] for row in rows])
         samples = Samples(
@@ -186,6 +193,12 @@ class PretrainingCollator:
             if read is not None:
                 return [row], [read]
         raise unreadable(lost)
+
+
+def _taken_boxes(boxes: Boxes, indices: Sequence[int], name: str) -> list[list[float] | None]:
+    """A row's boxes of the frames that were taken of its video."""
+    found, shown = boxes_of_frames(boxes, indices, name)
+    return [box if is_shown else None for box, is_shown in zip(found.tolist(), shown.tolist(), strict=True)]
 
 
 class PretrainingBatches(torch.utils.data.Dataset):

@@ -49,6 +49,8 @@ class DatasetRecipe:
         other_texts: of drawn videos: rows also have `frame_caption`, what the middle frame shows, and `captions`, the
             row's own and the next three rows', of which one is true.
         sound: whether drawn shapes make tones.
+        regions: a row's caption is one of a part of its video, its column `boxes` (see `processing.boxes.Boxes`; in a
+            table as JSON), and not of the whole. Of drawn videos there is a row for each shape.
         video_folder: where a table's relative paths start; by default the table's own folder.
         num_frames: frames taken of each video; 1 for images; by default as many as the processor says.
         image_size: side of its frames in pixels, or [height, width]; by default the run's.
@@ -72,6 +74,7 @@ class DatasetRecipe:
     clips_per_video: int = 1
     other_texts: bool = False
     sound: bool = False
+    regions: bool = False
     video_folder: str | None = None
     num_frames: int | None = None
     image_size: int | list[int] | None = None
@@ -91,6 +94,11 @@ class DatasetRecipe:
             raise SettingsError(
                 f"data set {self.name!r}: clips_per_video must be 1 or more, and 1 with other_texts; got "
                 f"{self.clips_per_video}."
+            )
+        if self.regions and (self.source == "tsv" or self.clips_per_video > 1 or self.other_texts):
+            raise SettingsError(
+                f"data set {self.name!r}: regions are of drawn videos or a table, with one video and one text per "
+                "row: leave `clips_per_video` and `other_texts` out, or `regions`."
             )
         if self.weight is not None and self.weight <= 0:
             raise SettingsError(f"data set {self.name!r}: weight must be above 0, got {self.weight}.")
@@ -141,6 +149,8 @@ class PretrainingRecipe:
         max_grad_norm: gradients are clipped to this norm.
         mixed_precision: `auto` is bf16 if the machine computes it fast.
         gradient_checkpointing: compute activations again in the backward pass instead of keeping them.
+        frozen: parts of the model that keep their weights, by name: `violet.video_encoder`,
+            `violet.text_embeddings.language_model`, …
         ema_decay: keep a moving average of the weights, evaluate it and save it as the model.
         seed: decides weights, order, masks and negatives.
         num_workers: processes that decode videos, for each training process.
@@ -190,6 +200,7 @@ class PretrainingRecipe:
     max_grad_norm: float = 1.0
     mixed_precision: str = "auto"
     gradient_checkpointing: bool = False
+    frozen: list[str] = field(default_factory=list)
     ema_decay: float | None = None
     seed: int = 0
     num_workers: int = 1

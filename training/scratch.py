@@ -42,6 +42,8 @@ FRAMES_FROM_SCRATCH: dict[str, tuple[int | tuple[int, int], int]] = {
     "maskalign-base-16": (224, 8),
     "maskalign-large-16": (224, 8),
     "maskalign-tiny": (64, 4),
+    "mm-gem-large": (224, 4),
+    "mm-gem-tiny": (64, 4),
     "language-model-tiny": (64, 4),
     "coca-vit-base-32": (224, 8),
     "coca-vit-large-14": (224, 8),

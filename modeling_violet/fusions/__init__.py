@@ -1,6 +1,14 @@
 """Fusions: what joins video and text. A new one is a file here and a line of `FUSIONS`."""
 
 from .bert_fusion import record_received_attention
-from .fusion import FUSIONS, Fusion, build_fusion, find_fusion, fuses_pairs
+from .fusion import FUSIONS, Fusion, build_fusion, find_fusion, fuses_pairs, writes_by_head
 
-__all__ = ["FUSIONS", "Fusion", "build_fusion", "find_fusion", "fuses_pairs", "record_received_attention"]
+__all__ = [
+    "FUSIONS",
+    "Fusion",
+    "build_fusion",
+    "find_fusion",
+    "fuses_pairs",
+    "record_received_attention",
+    "writes_by_head",
+]

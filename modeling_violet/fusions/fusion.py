@@ -33,6 +33,7 @@ class Fusion(nn.Module):
         hears: whether it takes the group "audio".
         joint_sequence: whether video, prompt and text are one sequence, all of which a cache counts; else only words
             are, and a prompt is the beginning of the text.
+        reads_boxes: whether it reads the part of a video that `Tokens.boxes` says, and not the whole.
     """
 
     layers: nn.ModuleList
@@ -41,6 +42,7 @@ class Fusion(nn.Module):
     refused: Mapping[str, str] = MappingProxyType({})
     hears: bool = False
     joint_sequence: bool = True
+    reads_boxes: bool = False
 
     @property
     def cached_layers(self) -> int:
@@ -105,6 +107,12 @@ def find_fusion(config: PreTrainedConfig) -> type[Fusion]:
 def fuses_pairs(config: PreTrainedConfig) -> bool:
     """Whether a configuration's fusion joins a video with a whole text, so that it can tell whether they match."""
     return "bidirectional" in find_fusion(config).rules
+
+
+def writes_by_head(config: PreTrainedConfig) -> bool:
+    """Whether words are predicted by a head on the fusion's states, and not by a part that `written_by` names."""
+    own: Any = config
+    return own.has_fusion and getattr(own.fusion_model_config, "written_by", None) is None
 
 
 def build_fusion(config: PreTrainedConfig) -> Fusion:

@@ -11,7 +11,7 @@ from transformers import AutoConfig, Cache, PreTrainedConfig, PreTrainedModel
 from ...configuration.configuration_violet import _refuse, _refuse_unknown
 from ...core.carried_code import without_code
 from ...core.upstream import CACHE_NAME
-from ..area_pooling import pool_areas
+from ..area_pooling import pool_boxes
 from ..tokens import Grid, Tokens
 from .fusion import Fusion
 
@@ -23,8 +23,12 @@ class VioletLanguageModelConfig(PreTrainedConfig):
     configuration that AutoModelForCausalLM knows.
 
     Args:
-        pooled_grid (`int`, *optional*): each step in time of a video becomes that many by that many tokens, means over
-            equal parts of its grid; special tokens of frames and clip are left out. `None` for all tokens as they are.
+        pooled_grid (`int`, *optional*): each step in time of a video becomes that many by that many tokens, means
+            over equal parts of its grid, or of its box; special tokens of frames and clip are left out. `None` for all
+            tokens as they are.
+        embedding_grid (`int`): of the `projection_type` `"language_model"`: a video's embedding tells that many by
+            that many equal parts of each frame, or of its box, apart. With 1, the mean, it does not know which of two
+            things is on the left.
         video_token_id (`int`, *optional*): the id of `<video>` among a text's tokens. It need not be in the language
             model's vocabulary: nothing is looked up for it. `None` for the first number behind the vocabulary.
         text_side (`str`): the name of the text side in `TEXTS`, whatever the language model's type is.
@@ -35,6 +39,7 @@ class VioletLanguageModelConfig(PreTrainedConfig):
     written_by = "text_config"  # of which part of the whole model words and caches are, see `get_text_config`
 
     pooled_grid: int | None = None
+    embedding_grid: int = 2
     video_token_id: int | None = None
     text_side: str = "language_model"
 
@@ -47,6 +52,8 @@ class VioletLanguageModelConfig(PreTrainedConfig):
         super().validate_architecture()
         if self.pooled_grid is not None and self.pooled_grid < 1:
             _refuse("pooled_grid", f"must be 1 or more, or None for all tokens, got {self.pooled_grid}.")
+        if self.embedding_grid < 1:
+            _refuse("embedding_grid", f"must be 1 or more, got {self.embedding_grid}.")
 
 
 class VioletVideoConnector(nn.Module):
@@ -63,24 +70,31 @@ class VioletVideoConnector(nn.Module):
         """Video tokens (videos, L, hidden_size) -> (videos, places, the language model's width)."""
         if self.pooled_grid is not None:
             video = self.pool(video)
+        elif video.boxes is not None:
+            raise ValueError("`boxes` are pooled, and `fusion_model_config.pooled_grid` is None: set it.")
         tokens = video.tokens.to(self.first.weight.dtype)
         return video.with_tokens(self.second(nn.functional.gelu(self.first(tokens))))
 
     def pool(self, video: Tokens) -> Tokens:
-        """Means over `pooled_grid` x `pooled_grid` equal parts of each step, step by step and row by row."""
+        """
+        Means over `pooled_grid` x `pooled_grid` equal parts of each step, or of its box, step by step and row by row;
+        the parts of a step that does not show its box are padding.
+        """
         side = self.pooled_grid
         assert side is not None and video.grid is not None
         steps, rows, columns = video.grid
-        if side > min(rows, columns):
+        if side > min(rows, columns) and video.boxes is None:
             raise ValueError(
                 f"`fusion_model_config.pooled_grid` {side} is more than the {rows} x {columns} cells of a frame: "
                 "there is no more to tell. Take a smaller one, larger frames, or None for all cells."
             )
-        pooled = pool_areas(video.patches(), side)
+        pooled = pool_boxes(video.patches(), video.boxes, side)
         # (videos, steps, side, side, width) -> (videos, steps * side * side, width)
         tokens = pooled.flatten(1, 3)
         # a step is padding in all of its tokens or in none
         of_step = video.mask[:, video.num_special_per_clip :].unflatten(1, (steps, -1))[:, :, -1]
+        if video.box_mask is not None:
+            of_step = of_step * video.box_mask
         mask = of_step.repeat_interleave(side * side, dim=1)
         return replace(
             video, tokens=tokens, mask=mask, grid=(steps, side, side), num_special_per_frame=0, num_special_per_clip=0
@@ -101,6 +115,7 @@ class VioletLanguageModelFusion(Fusion):
     """
 
     rules = ("causal",)
+    reads_boxes = True
 
     def __init__(self, config):
         super().__init__()

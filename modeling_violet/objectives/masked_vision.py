@@ -90,9 +90,8 @@ class MaskedVision(Objective):
 
     @classmethod
     def of(cls, name: str, config: VioletConfig) -> Iterator[Any]:
-        for target in (
-            sorted(config.mvm_targets or {}) if config.has_fusion else ()
-        ):  # as a saved configuration has them
+        targets = sorted(config.mvm_targets or {})  # as a saved configuration has them
+        for target in targets if fuses_pairs(config) else ():
             yield (MVM_TARGETS.find(target).objective or cls)(f"{name}_{target}", config, target)
 
     def trained(self, model: Any) -> Iterator[nn.Parameter]:

@@ -205,6 +205,7 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
         "vatt": "vatt:VattContrast",
         "imp": "imp:ImpContrast",
         "align": "align:Align",
+        "generation": "generation:Generation",
     },
     config_keys=("objectives",),
     always=BUILT_IN,

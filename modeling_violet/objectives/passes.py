@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ...core.clip_inputs import PIXELS, SOUND, take_named
+from ...core.clip_inputs import BOXES, PIXELS, SOUND, take_named
 from ..losses import IGNORE_INDEX
 from ..tokens import Tokens
 
@@ -69,7 +69,15 @@ class Passes:
     @property
     def sound(self) -> dict[str, torch.Tensor]:
         """The videos' sound by name, if they have any."""
-        return {name: value for name, value in take_named(dict(self.inputs), SOUND).items() if value is not None}
+        return self._given(SOUND)
+
+    @property
+    def boxes(self) -> dict[str, torch.Tensor]:
+        """Which parts of the videos are meant, by name, if not the whole."""
+        return self._given(BOXES)
+
+    def _given(self, start: str) -> dict[str, torch.Tensor]:
+        return {name: value for name, value in take_named(dict(self.inputs), start).items() if value is not None}
 
     @once
     def masked_video(self) -> tuple[Tokens, torch.Tensor | None]:
@@ -82,7 +90,7 @@ class Passes:
             if made is not None:
                 return made
         masked = self.inputs["bool_masked_pos"]
-        return self.violet.encode_videos(**self.pixels, **self.sound, bool_masked_pos=masked), masked
+        return self.violet.encode_videos(**self.pixels, **self.sound, **self.boxes, bool_masked_pos=masked), masked
 
     @property
     def video(self) -> Tokens:

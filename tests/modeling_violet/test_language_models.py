@@ -20,7 +20,6 @@ from violet.modeling_violet import (
     VioletForConditionalGeneration,
     VioletForMaskedLM,
     VioletForRetrieval,
-    VioletForVideoClassification,
     VioletModel,
 )
 
@@ -344,7 +343,11 @@ def test_a_text_side_that_does_not_write_is_refused_by_both_keys(changes, messag
 
 def test_other_classes_and_fusions_are_refused_by_name():
     config = violet_config("llama", projection_dim=8)
-    for other in (VioletForMaskedLM, VioletForCaptioning, VioletForRetrieval, VioletForVideoClassification):
+    with pytest.raises(
+        ValueError, match="compares videos and texts by their embeddings, and `projection_dim` is None"
+    ):
+        VioletForRetrieval(violet_config("llama"))
+    for other in (VioletForMaskedLM, VioletForCaptioning):
         with pytest.raises(ValueError, match=f"{other.__name__} needs .* 'language_model' serves 'causal'"):
             other(config)
     bert = {**config.to_dict(), "fusion_model_config": None, "text_config": None}

@@ -127,7 +127,7 @@ def _compare(mine: list[tuple[str, str]], rows: Dataset, references: dict[str, l
 
 def warn_if_search_is_forgotten(model: VioletForCaptioning) -> None:
     """Warns if captions are learned by a model whose search reads weights that this changes, without contrast."""
-    reads_embeddings_only = model.violet.has_embeddings and not model.violet.has_fusion
+    reads_embeddings_only = model.violet.has_embeddings and not model.violet.matches_in_fusion
     if reads_embeddings_only and not model.config.caption_contrast_weight:
         logger.warning(
             "Captions are learned without contrast (`caption_contrast_weight` is 0): this model finds videos by "
