@@ -294,6 +294,10 @@ class VioletConfig(PreTrainedConfig):
             # Not through AutoConfig's table: another copy of this code may have put its class there.
             self.vision_config = VioletVisionConfig(**vision)
         super().__post_init__(**without_code(kwargs))
+        written = self.get_text_config()
+        if written is not self:  # whose vocabulary it is
+            for field in ("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id"):
+                setattr(self, field, getattr(written, field, None))
 
     @property
     def has_fusion(self) -> bool:
@@ -308,12 +312,14 @@ class VioletConfig(PreTrainedConfig):
         """
         return None
 
-    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> "VioletConfig":
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
         """
-        Itself: the vocabulary and the layers that write are among its own fields. `text_config` is a text side's, from
-        which transformers would take the size of the vocabulary and of a cache.
+        Whose the vocabulary and the layers are that write: its own fields, but for a fusion whose configuration names
+        another part in `written_by`. Else `text_config` is a text side's, from which transformers would take the size
+        of the vocabulary and of a cache.
         """
-        return self
+        part = getattr(self.fusion_model_config, "written_by", None)
+        return self if part is None or getattr(self, part) is None else getattr(self, part)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields, without those of other parts that have their defaults: VIOLETs are saved as they always were."""

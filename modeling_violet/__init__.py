@@ -3,6 +3,7 @@
 from .encoders import ENCODERS, VioletVisionModel
 from .modeling_captioning import VioletCaptioningOutput, VioletForCaptioning
 from .modeling_classification import VioletForVideoClassification
+from .modeling_conditional_generation import VioletConditionalGenerationOutput, VioletForConditionalGeneration
 from .modeling_matching import VioletForMultipleChoice, VioletForRetrieval
 from .modeling_pretraining import VioletForPreTraining, VioletPreTrainingOutput
 from .modeling_violet import (
@@ -19,7 +20,9 @@ __all__ = [
     "ENCODERS",
     "Tokens",
     "VioletCaptioningOutput",
+    "VioletConditionalGenerationOutput",
     "VioletForCaptioning",
+    "VioletForConditionalGeneration",
     "VioletForMaskedLM",
     "VioletForMultipleChoice",
     "VioletForPreTraining",

@@ -102,13 +102,23 @@ def sees_context_and_earlier_words(query: torch.Tensor, key: torch.Tensor, layou
     return (key < text) | ((query >= text) & (key <= query))
 
 
+def sees_itself_and_what_came_before(query: torch.Tensor, key: torch.Tensor, layout: AttentionLayout) -> torch.Tensor:
+    """Every token sees itself and those in front of it, of whatever group."""
+    return key <= query
+
+
 BIDIRECTIONAL = AttentionRule()
 SEQUENCE_TO_SEQUENCE = AttentionRule(sees_context_and_earlier_words, causal=True)
+CAUSAL = AttentionRule(sees_itself_and_what_came_before, causal=True)
 
 RULES: Registry[AttentionRule] = Registry(
     "rule of attention",
     __package__,
-    {"bidirectional": "attention:BIDIRECTIONAL", "sequence_to_sequence": "attention:SEQUENCE_TO_SEQUENCE"},
+    {
+        "bidirectional": "attention:BIDIRECTIONAL",
+        "sequence_to_sequence": "attention:SEQUENCE_TO_SEQUENCE",
+        "causal": "attention:CAUSAL",
+    },
 )
 """
 By the name that a pass gives as `attention_rule`. A fusion says in its `rules` which of them it serves. No checkpoint

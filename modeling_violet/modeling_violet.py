@@ -222,6 +222,7 @@ class VioletModel(VioletPreTrainedModel):
         )
         self.projection = build_projection(config, self.video_encoder, self.text_embeddings)
         self.fusion = build_fusion(config)
+        self.fusion.share(self.text_embeddings)
         if self.audio_encoder is not None and config.has_fusion and not self.fusion.hears:
             own: Any = config
             fusion, audio = own.fusion_model_config.model_type, own.audio_config.model_type

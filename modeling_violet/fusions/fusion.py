@@ -8,6 +8,7 @@ from transformers import Cache, PreTrainedConfig
 
 from ...core.registry import Registry
 from ..attention import RULES
+from ..texts.text_side import TextSide
 from ..tokens import Tokens
 
 CLIP_STATES = "clip_states"
@@ -56,6 +57,9 @@ class Fusion(nn.Module):
         """
         raise NotImplementedError
 
+    def share(self, text_side: TextSide) -> None:
+        """Takes what it has in common with the text side: nothing here."""
+
 
 FUSIONS: Registry[type[Fusion]] = Registry(
     "fusion",
@@ -63,6 +67,7 @@ FUSIONS: Registry[type[Fusion]] = Registry(
     {
         "bert": "bert_fusion:VioletBertFusion",
         "clip_by_clip": "clip_by_clip:VioletClipByClipFusion",
+        "language_model": "language_model:VioletLanguageModelFusion",
         "none": "no_fusion:VioletNoFusion",
     },
     config_keys=("fusion_model_config.model_type",),

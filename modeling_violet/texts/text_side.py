@@ -67,16 +67,18 @@ TEXTS: Registry[type[TextSide]] = Registry(
     {
         "none": "no_text:VioletNoText",
         "hd_vila_text": "mean_text:HdVilaText",
+        "language_model": "language_model_text:VioletLanguageModelText",
         "paragraph": "paragraph_text:LfVilaParagraphText",
         "text_encoder": "text_encoder:VioletTextEncoder",
         "vatt_text": "vatt_text:VattText",
     },
-    config_keys=("text_config.model_type",),
+    config_keys=("text_config.model_type", "fusion_model_config.text_side"),
     default="text_encoder",
 )
 """
 By the text configuration's `model_type`; without a configuration it is BERT's embedding layer, from VIOLET's own
-fields. A text encoder of transformers needs no line: it is a `VioletTextEncoder`.
+fields. A text encoder of transformers needs no line: it is a `VioletTextEncoder`. A fusion that works with one text
+side only names it in its configuration, `text_side`; the text configuration's `model_type` is then that side's matter.
 """
 
 
@@ -85,4 +87,7 @@ def build_text_side(config: PreTrainedConfig) -> TextSide:
     from .bert_embeddings import VioletTextEmbeddings
 
     own: Any = config.text_config
+    of_fusion = getattr(config.fusion_model_config, "text_side", None)
+    if of_fusion is not None:
+        return TEXTS.find(of_fusion)(config)
     return VioletTextEmbeddings(config) if own is None else TEXTS.find(own.model_type)(config)

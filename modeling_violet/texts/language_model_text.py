@@ -1,0 +1,53 @@
+"""A language model of transformers, of which the text side gives the words' embeddings and the fusion the rest."""
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from .text_side import TextSide
+
+
+class VioletLanguageModelText(TextSide):
+    """
+    Holds the whole model, with its head: a checkpoint has its weights once, below `language_model.`, and
+    `language_model.save_pretrained` gives them by the names of the published ones.
+    """
+
+    def __init__(self, config: PreTrainedConfig):
+        super().__init__()
+        self.language_model: PreTrainedModel = build_language_model(config)
+        self._no_split_modules = self.language_model._no_split_modules  # transformers collects from direct children
+        self.width = config.text_config.hidden_size
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        return self.get_input_embeddings()(input_ids)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, table: nn.Module) -> None:
+        self.language_model.set_input_embeddings(table)
+
+
+def build_language_model(config: PreTrainedConfig) -> PreTrainedModel:
+    """
+    The language model of a whole configuration, freshly initialised.
+
+    Raises:
+        ValueError: for a `text_config` that is none of a language model.
+    """
+    text = config.text_config
+    asked = f"`fusion_model_config.model_type` is {config.fusion_model_config.model_type!r}"
+    if text is None:
+        raise ValueError(f"{asked}, and `text_config` is missing: give the configuration of a language model.")
+    if type(text) not in AutoModelForCausalLM._model_mapping.keys():
+        raise ValueError(
+            f"{asked}, and `text_config.model_type` {text.model_type!r} is none that AutoModelForCausalLM knows: give "
+            "one of a language model, such as 'llama', 'qwen3' or 'smollm3', or leave `fusion_model_config` out."
+        )
+    return AutoModelForCausalLM.from_config(text)
