@@ -8,7 +8,7 @@ letters below: rows of the batch, X tokens, d the text model's width, r the rank
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -55,33 +55,45 @@ class LowRankWeights:
         types: a letter of `KINDS` for each kind.
         a: (rows, kinds, k, d, r).
         b: (kinds, k, d, r), with its factor alpha / r.
+        measured: whether a pass notes how large they are beside the model's own.
         taken: the layers that took theirs in a pass.
+        sizes: (rows,) of each matrix of a measured pass, ||B A^T|| / ||W||.
     """
 
     types: str
     a: torch.Tensor
     b: torch.Tensor
+    measured: bool = False
     taken: set[int] = field(default_factory=set)
+    sizes: list[torch.Tensor] = field(default_factory=list)
 
     def only(self, types: str) -> "LowRankWeights":
         """Those of some kinds."""
         kinds = [self.types.index(kind) for kind in types]
-        return replace(self, types=types, a=self.a[:, kinds], b=self.b[kinds], taken=set())
+        return LowRankWeights(types, self.a[:, kinds], self.b[kinds])
 
     def select(self, index: torch.Tensor) -> "LowRankWeights":
         """The rows of that index, in its order."""
-        return replace(self, a=self.a[index], taken=set())
+        return LowRankWeights(self.types, self.a[index], self.b)
 
     def matrices(self) -> torch.Tensor:
         """(rows, kinds, k, d, d), B A^T."""
         return self.b @ self.a.transpose(-1, -2)
 
-    def norms(self) -> torch.Tensor:
-        """(rows, kinds, k), the Frobenius norms of `matrices`, without making them."""
-        a, b = self.a.float(), self.b.float()
-        # |B A^T|^2 = tr((A^T A) (B^T B))
-        inner = (a.transpose(-1, -2) @ a) * (b.transpose(-1, -2) @ b)
-        return inner.sum((-1, -2)).clamp(min=0).sqrt()
+    def measures(self) -> dict[str, torch.Tensor]:
+        """
+        After a measured pass: `low_rank_size` (), the mean of ||B A^T|| / ||W|| over rows, layers and q, k, v, o ("m"
+        stands beside an MLP, which is no matrix).
+        """
+        return {"low_rank_size": torch.cat(self.sizes).mean()} if self.sizes else {}
+
+
+@torch.no_grad()
+def product_norms(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """(rows,), the Frobenius norms of B A^T, without making it: |B A^T|^2 = tr((A^T A) (B^T B))."""
+    a, b = a.float(), b.float()
+    inner = (a.transpose(-1, -2) @ a) * (b.t() @ b)
+    return inner.sum((-1, -2)).clamp(min=0).sqrt()
 
 
 class _LayerHooks:
@@ -130,7 +142,11 @@ class _Writer:
         if weights is None or place is None or self.kind not in weights.types:
             return output
         kind = weights.types.index(self.kind)
-        return output + add_product(self.layer.read.pop(self.kind), weights.a[:, kind, place], weights.b[kind, place])
+        a, b = weights.a[:, kind, place], weights.b[kind, place]
+        if weights.measured and self.kind != "m":
+            own: Any = module.weight
+            weights.sizes.append(product_norms(a, b) / own.detach().float().norm())
+        return output + add_product(self.layer.read.pop(self.kind), a, b)
 
 
 def weighted_layers(num_layers: int, skip: int) -> range:
@@ -191,19 +207,6 @@ class LowRankLayers:
         """The linear layer of a kind (not "m") in a layer."""
         module: Any = self.layers[number].get_submodule(self.places[kind][1])
         return getattr(module, "base_layer", module)  # LoRA of the model itself keeps it there
-
-    @torch.no_grad()
-    def relative_size(self, weights: LowRankWeights) -> torch.Tensor | None:
-        """
-        (), the mean of ||B A^T|| / ||W|| over rows, layers and the kinds that are matrices; None if there is none but
-        "m", which stands beside an MLP.
-        """
-        kinds = [kind for kind in weights.types if kind != "m"]
-        if not kinds:
-            return None
-        norms = weights.only("".join(kinds)).norms()
-        own = [[self.linear(number, kind).weight.float().norm() for number in self.numbers] for kind in kinds]
-        return (norms / torch.stack([torch.stack(row) for row in own]).to(norms.device)).mean()
 
     @contextmanager
     def merged(self, weights: LowRankWeights) -> Iterator[LowRankWeights]:

@@ -190,7 +190,8 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
             attention_mask = torch.ones_like(input_ids)
         look_ahead = not self.config.next_word_prediction
         if cache is not None and cache.get_seq_length():
-            context = sum(group.tokens.shape[1] for group in kwargs["video_tokens"].groups().values())
+            groups, outside = kwargs["video_tokens"].groups(), self.violet.fusion.outside
+            context = sum(group.tokens.shape[1] for name, group in groups.items() if name not in outside)
             context += 0 if kwargs.get("prompt_ids") is None else kwargs["prompt_ids"].shape[1]
             context += 0 if kwargs.get("task_ids") is None else 1
             new = input_ids[:, cache.get_seq_length() - context :]

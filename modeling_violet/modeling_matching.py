@@ -14,6 +14,7 @@ from ..configuration.configuration_violet import VioletConfig
 from ..core.clip_inputs import take_clip_inputs
 from ..core.upstream import can_return_tuple
 from .embedding_gradients import EmbeddingGradients
+from .fusions.fusion import require_states_of
 from .heads import build_match_head
 from .losses import check_labels, first_of_each, gather_rows, masked_cross_entropy, retrieval_loss
 from .modeling_violet import (
@@ -54,6 +55,8 @@ class VioletForMultipleChoice(VioletPreTrainedModel):
     def __init__(self, config: VioletConfig):
         super().__init__(config)
         self.violet = VioletModel(config)
+        if config.span_head:
+            require_states_of("video", config, "`span_head`")
         self.match_head = build_match_head(config)
         self.span_head = nn.Linear(config.hidden_size, 2) if config.span_head else None
         self.post_init()

@@ -37,7 +37,7 @@ class VioletModelOutput(ModelOutput):
     Attributes:
         last_hidden_state: (texts, L_v + L_a + P + X, width), the fusion's states of `[video; sound; prompt; text]`, or
             only of the text if a filled cache was given.
-        video_hidden_state: (texts, L_v, width).
+        video_hidden_state: (texts, L_v, width); None if the fusion's sequence has no video tokens.
         audio_hidden_state: (texts, L_a, width), if the videos were heard.
         prompt_hidden_state: (texts, P, width), if there is a task token or a prompt.
         text_hidden_state: (texts, X, width).
@@ -266,7 +266,8 @@ class VioletModel(VioletPreTrainedModel):
         """
         inputs = take_clip_inputs(others, pixel_values_videos)
         sound = take_named(inputs, SOUND)
-        return self.with_sound(self.video_encoder(inputs, bool_masked_pos, hidden_frame_order), sound)
+        video = self.with_sound(self.video_encoder(inputs, bool_masked_pos, hidden_frame_order), sound)
+        return self.fusion.prepare(video)
 
     def with_sound(self, video: Tokens, sound: Mapping[str, torch.Tensor]) -> Tokens:
         """Tokens of videos with those of their sounds (the arguments of `encode_sounds`, if any) as `audio`."""
@@ -566,14 +567,18 @@ class VioletModel(VioletPreTrainedModel):
         elif input_ids is not None:
             words = self.text_embeddings(input_ids, attention_mask, position_ids)
         texts = words.shape[0]
+        if video_tokens.prepared is None:
+            video_tokens = self.fusion.prepare(video_tokens)
         groups = _videos_of_texts(video_tokens, texts, video_index).groups()
         prompt = self._prompt(task_ids, prompt_ids, prompt_attention_mask, batch=texts)
         if prompt is not None:
             groups["prompt"] = prompt
         past_mask = None
         if cache is not None and cache.get_seq_length():  # video, prompt and the first words are in the cache
-            past_mask, attention_mask = _past_masks(groups, words, attention_mask, cache)
-            groups = {}
+            outside = {name: group for name, group in groups.items() if name in self.fusion.outside}
+            inside = {name: group for name, group in groups.items() if name not in outside}
+            past_mask, attention_mask = _past_masks(inside, words, attention_mask, cache)
+            groups = outside
         groups["text"] = Tokens(words, _all_ones(words) if attention_mask is None else attention_mask)
         states = self.fuse(groups, attention_rule, cache, past_mask, **kwargs)
         clip_states = states.pop(CLIP_STATES, None)

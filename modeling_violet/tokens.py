@@ -65,6 +65,7 @@ class Tokens:
         pooled: (batch, any width), one vector a row that its encoder gave beside the tokens; None if it gives none.
         audio: the tokens of the same clips' sound, a row each; None if it was not heard. It goes with a video wherever
             that goes, and is a group of its own in the fusion.
+        prepared: (batch, ...), what the fusion makes of a video before it meets a text, see `Fusion.prepare`.
     """
 
     tokens: torch.Tensor
@@ -74,6 +75,7 @@ class Tokens:
     num_special_per_clip: int = 0
     pooled: torch.Tensor | None = None
     audio: "Tokens | None" = None
+    prepared: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -91,7 +93,9 @@ class Tokens:
         """The same places with each tensor changed, for example moved or gathered."""
         pooled = None if self.pooled is None else change(self.pooled)
         audio = None if self.audio is None else self.audio.map(change)
-        return replace(self, tokens=change(self.tokens), mask=change(self.mask), pooled=pooled, audio=audio)
+        prepared = None if self.prepared is None else change(self.prepared)
+        tokens, mask = change(self.tokens), change(self.mask)
+        return replace(self, tokens=tokens, mask=mask, pooled=pooled, audio=audio, prepared=prepared)
 
     def select(self, index: torch.Tensor) -> "Tokens":
         """The rows of that index (n,), in its order: one may be taken several times, or not at all."""
@@ -126,6 +130,7 @@ class Tokens:
                 f"frame, of the clip) are {shapes}."
             )
         pooled = [part.pooled for part in parts if part.pooled is not None]
+        prepared = [part.prepared for part in parts if part.prepared is not None]
         audio = [part.audio for part in parts if part.audio is not None]
         if audio and len(audio) < len(parts):
             raise ValueError("Videos that were heard and videos that were not make no one gallery: hear all, or none.")
@@ -135,6 +140,7 @@ class Tokens:
             mask=torch.cat([part.mask for part in parts]),
             pooled=torch.cat(pooled) if pooled else None,
             audio=Tokens.join(audio) if audio else None,
+            prepared=torch.cat(prepared) if len(prepared) == len(parts) else None,
         )
 
 

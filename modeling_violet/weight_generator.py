@@ -16,7 +16,6 @@ from ..core.carried_code import without_code
 from .low_rank import KINDS, LowRankWeights, weighted_layers
 
 
-
 @strict
 class VloraConfig(PreTrainedConfig):
     r"""
@@ -64,7 +63,9 @@ class VloraConfig(PreTrainedConfig):
         if self.num_positions is not None:
             _require_positive(self, "num_positions")
         if self.generator_size % HEADS:
-            _refuse("generator_size", f"must be a multiple of the generator's {HEADS} heads, got {self.generator_size}.")
+            _refuse(
+                "generator_size", f"must be a multiple of the generator's {HEADS} heads, got {self.generator_size}."
+            )
         if not self.types:
             _refuse("types", f"names no matrix that gets weights: give letters of {KINDS!r}.")
         unknown = sorted(set(self.types) - set(KINDS))

@@ -28,12 +28,25 @@ class Fusion(nn.Module):
         norm: what stands behind the last layer, or None.
         rules: the rules of attention that it serves, of `attention.ATTENTION_RULES`.
         hears: whether it takes the group "audio".
+        outside: groups that it reads but that have no place in its sequence: it gives no states of them, and no keys
+            of theirs are in a cache.
+        measures: numbers () of its last pass in training, for the log, by name.
     """
 
     layers: nn.ModuleList
     norm: nn.Module | None
     rules: tuple[str, ...] = ("bidirectional",)
     hears: bool = False
+    outside: tuple[str, ...] = ()
+    measures: dict[str, torch.Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.measures = {}
+
+    def prepare(self, video: Tokens) -> Tokens:
+        """Encoded videos with what is computed once of each, however many texts it meets (`Tokens.prepared`)."""
+        return video
 
     def forward(
         self,
@@ -68,6 +81,7 @@ FUSIONS: Registry[type[Fusion]] = Registry(
         "bert": "bert_fusion:VioletBertFusion",
         "clip_by_clip": "clip_by_clip:VioletClipByClipFusion",
         "language_model": "language_model:VioletLanguageModelFusion",
+        "low_rank": "low_rank_fusion:VloraFusion",
         "none": "no_fusion:VioletNoFusion",
     },
     config_keys=("fusion_model_config.model_type",),
@@ -75,6 +89,31 @@ FUSIONS: Registry[type[Fusion]] = Registry(
 """
 By the fusion configuration's `model_type`; without a configuration it is BERT's encoder, from VIOLET's own fields.
 """
+
+
+def groups_outside(config: PreTrainedConfig) -> tuple[str, ...]:
+    """The groups of which the fusion of a configuration gives no states, see `Fusion`."""
+    own: Any = getattr(config, "fusion_model_config", None)
+    return FUSIONS.find("bert" if own is None else own.model_type).outside
+
+
+def require_states_of(group: str, config: PreTrainedConfig, reader: str) -> None:
+    """
+    Refuses a fusion that gives no states of a group which something else reads.
+
+    Args:
+        reader: what reads them, for the message.
+
+    Raises:
+        ValueError: naming the reader and the fusion.
+    """
+    if group in groups_outside(config):
+        own: Any = getattr(config, "fusion_model_config", None)
+        raise ValueError(
+            f"{reader} needs the fusion's states of the group {group!r}, and the fusion "
+            f"`fusion_model_config.model_type` {own.model_type!r} has none: {group!r} is not in its sequence. Use "
+            "another fusion, or leave that out."
+        )
 
 
 def build_fusion(config: PreTrainedConfig) -> Fusion:

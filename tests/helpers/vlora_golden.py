@@ -73,7 +73,9 @@ class VloraReference:
         spec = importlib.util.spec_from_file_location("golden_inputs", self.goldens / "inputs.py")
         self.inputs = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(self.inputs)
-        self.archive = {name: torch.from_numpy(value) for name, value in np.load(self.goldens / "vlora_public.npz").items()}
+        self.archive = {
+            name: torch.from_numpy(value) for name, value in np.load(self.goldens / "vlora_public.npz").items()
+        }
         self.shapes = self.read_keys("vlora_keys.json")
 
     def read_keys(self, file: str) -> dict[str, list[int]]:
@@ -101,7 +103,11 @@ class VloraReference:
         model = CLIPVisionModel(CLIPVisionConfig(**VISION))
         start = "model.vision_tower.vision_tower."
         own = {name.removeprefix(start): value for name, value in self.weights.items() if name.startswith(start)}
-        own = own if "vision_model.post_layernorm.bias" in model.state_dict() else {k.removeprefix("vision_model."): v for k, v in own.items()}
+        own = (
+            own
+            if "vision_model.post_layernorm.bias" in model.state_dict()
+            else {k.removeprefix("vision_model."): v for k, v in own.items()}
+        )
         model.load_state_dict(own)
         return model.eval()
 
