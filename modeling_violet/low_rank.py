@@ -17,17 +17,36 @@ from torch import nn
 KINDS = "qkvom"
 """query, key, value, output of the attention, and a branch around the whole MLP."""
 NAME = "low_rank"
-"""The argument by which a layer is given its `LowRankWeights`."""
-BERT_PLACES = {
-    **{"q": ("attention.query", "attention.query"), "k": ("attention.key", "attention.key")},
-    **{"v": ("attention.value", "attention.value"), "o": ("attention.output", "attention.output")},
-    "m": ("intermediate", "output"),
-}
-"""Of a layer of ours by kind: the module whose input is read, and that to whose output the product is added."""
-DECODER_PLACES = {
-    **{kind: (f"self_attn.{kind}_proj", f"self_attn.{kind}_proj") for kind in "qkvo"},
-    "m": ("mlp", "mlp"),
-}
+"""The argument by which a layer, and within it its attention, is given its `LowRankWeights`."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """
+    Where the weights of a layer belong, by the names of its modules.
+
+    Attributes:
+        attention: the attention, to which the layer passes its named arguments on, before it calls its MLP.
+        modules: by kind the module whose input is read, and that to whose output the product is added.
+    """
+
+    attention: str
+    modules: Mapping[str, tuple[str, str]]
+
+
+BERT_PLACES = Places(
+    "attention",
+    {
+        **{"q": ("attention.query", "attention.query"), "k": ("attention.key", "attention.key")},
+        **{"v": ("attention.value", "attention.value"), "o": ("attention.output", "attention.output")},
+        "m": ("intermediate", "output"),
+    },
+)
+"""Of a layer of ours."""
+DECODER_PLACES = Places(
+    "self_attn",
+    {**{kind: (f"self_attn.{kind}_proj", f"self_attn.{kind}_proj") for kind in "qkvo"}, "m": ("mlp", "mlp")},
+)
 """Of a layer of transformers' Llama and of those that are named like it."""
 
 
@@ -98,8 +117,9 @@ def product_norms(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 class _LayerHooks:
     """
-    A layer's side: it takes its weights from the argument `NAME`, and its modules' hooks read them. An argument and not
-    a field, so that a layer that is computed again for its gradients (gradient checkpointing) gets the same.
+    A layer's side: it takes its weights from its attention's argument `NAME`, and its modules' hooks read them. An
+    argument of what the layer calls, so that a layer that is computed again for its gradients (gradient checkpointing)
+    gets the same.
     """
 
     def __init__(self, number: int, place: int | None):
@@ -108,8 +128,9 @@ class _LayerHooks:
         self.weights: LowRankWeights | None = None
         self.read: dict[str, torch.Tensor] = {}
 
-    def begin(self, layer: nn.Module, inputs: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    def begin(self, attention: nn.Module, inputs: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         kwargs = dict(kwargs)
+        self.read.clear()
         self.weights = kwargs.pop(NAME, None)
         if self.weights is not None and self.place is not None:
             self.weights.taken.add(self.number)
@@ -160,11 +181,11 @@ class LowRankLayers:
     classes, weights and names: all is done by hooks.
 
     Args:
-        layers: all of them, the first one first; each passes its named arguments on to nothing that refuses `NAME`.
+        layers: all of them, the first one first; each passes its named arguments on to its attention.
         skip: every `skip`-th layer gets weights.
         types: the kinds of weights, of `KINDS`.
         width: d, of all matrices that get weights.
-        places: by kind the names of the modules in a layer, as `BERT_PLACES`.
+        places: the names of the modules in a layer.
         field: how the configuration calls `types`, for messages.
     """
 
@@ -174,7 +195,7 @@ class LowRankLayers:
         skip: int,
         types: str,
         width: int,
-        places: Mapping[str, tuple[str, str]],
+        places: Places,
         field: str = "fusion_model_config.types",
     ):
         self.layers, self.types, self.places = layers, types, places
@@ -182,12 +203,13 @@ class LowRankLayers:
         for number, layer in enumerate(layers):
             place = self.numbers.index(number) if number in self.numbers else None
             hooks = _LayerHooks(number, place)
-            layer.register_forward_pre_hook(hooks.begin, with_kwargs=True)
+            attention = self._module(layer, number, places.attention, types[0], field)
+            attention.register_forward_pre_hook(hooks.begin, with_kwargs=True)
             layer.register_forward_hook(hooks.end, always_call=True)
             if place is None:
                 continue
             for kind in types:
-                read, written = (self._module(layer, number, name, kind, field) for name in places[kind])
+                read, written = (self._module(layer, number, name, kind, field) for name in places.modules[kind])
                 if kind != "m":
                     _require_square(written, width, number, kind, field)
                 read.register_forward_pre_hook(_Reader(hooks, kind))
@@ -205,7 +227,7 @@ class LowRankLayers:
 
     def linear(self, number: int, kind: str) -> nn.Linear:
         """The linear layer of a kind (not "m") in a layer."""
-        module: Any = self.layers[number].get_submodule(self.places[kind][1])
+        module: Any = self.layers[number].get_submodule(self.places.modules[kind][1])
         return getattr(module, "base_layer", module)  # LoRA of the model itself keeps it there
 
     @contextmanager
