@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ._version import __version__
-from .core.catalogue import CONFIGURATIONS, MODEL_CLASSES, MODELS, PROCESSORS, PUBLIC
+from .core.catalogue import CONFIGURATIONS, MODELS, PROCESSORS, PUBLIC, classes_by_auto_class
 
 __all__ = ["__version__", "register", *PUBLIC]
 
@@ -44,10 +44,13 @@ def register() -> None:
 
     for model_type, configuration in CONFIGURATIONS.items():
         transformers.AutoConfig.register(model_type, configuration, exist_ok=True)
-    for name, known in MODEL_CLASSES.items():
-        if not known.in_checkpoints_only:
-            auto_class = getattr(transformers, known.auto_class)
-            auto_class.register(CONFIGURATIONS[known.model_type], MODELS[name], exist_ok=True)
+    for model_type, configuration in CONFIGURATIONS.items():
+        for auto_class, names in classes_by_auto_class(model_type).items():
+            classes = tuple(
+                MODELS[name] for name in names
+            )  # of several, the one that a checkpoint's config.json names
+            known = classes if len(classes) > 1 else classes[0]
+            getattr(transformers, auto_class).register(configuration, known, exist_ok=True)
     for auto_class_name, processor in PROCESSORS.items():
         getattr(transformers, auto_class_name).register(CONFIGURATIONS["violet"], processor, exist_ok=True)
     register_pipelines()

@@ -73,11 +73,11 @@ def _name_model(config: dict[str, Any], file: Path) -> set[str]:
         )
     holds = (config.get("architectures") or [""])[0]
     # The heads and teachers of pre-training are carried by a checkpoint of it only: they are a fifth of the code.
-    carried = {"AutoConfig": class_name(CONFIGURATIONS, model_type)} | {
-        known.auto_class: name
-        for name, known in MODEL_CLASSES.items()
-        if known.model_type == model_type and (name == holds or not known.holds)
-    }
+    carried = {"AutoConfig": class_name(CONFIGURATIONS, model_type)}
+    for name, known in sorted(MODEL_CLASSES.items(), key=lambda entry: entry[0] != holds):  # what it holds first
+        if known.model_type == model_type and (name == holds or not known.holds):
+            for auto_class in (known.auto_class, *(known.also if name == holds else ())):
+                carried.setdefault(auto_class, name)
     tasks = tasks_of(holds)
     config["auto_map"] = {auto: f"{ENTRY}.{name}" for auto, name in sorted(carried.items())}
     config["custom_pipelines"] = {

@@ -33,6 +33,7 @@ class ModelClass:
         model_type: of its configuration.
         in_checkpoints_only: the Auto class is another task's. It is used in checkpoints that carry their code, whose
             pipelines can name no other, and not registered.
+        also: other Auto classes that load it.
     """
 
     module: str
@@ -44,6 +45,7 @@ class ModelClass:
     chooses: str | None = None
     model_type: str = "violet"
     in_checkpoints_only: bool = False
+    also: tuple[str, ...] = ()
 
 
 MODEL_CLASSES: Mapping[str, ModelClass] = {
@@ -79,6 +81,14 @@ MODEL_CLASSES: Mapping[str, ModelClass] = {
         ("video-captioning", "video-question-answering"),
         answers="ByWriting",
     ),
+    "VioletForConditionalGeneration": ModelClass(
+        "modeling_violet.modeling_conditional_generation",
+        "AutoModelForImageTextToText",
+        "video-text-to-text",
+        ("video-text-to-text", "video-question-answering"),
+        answers="ByChat",
+        also=("AutoModelForMultimodalLM",),
+    ),
     "VioletForRetrieval": ModelClass(
         "modeling_violet.modeling_matching",
         "AutoModelForZeroShotImageClassification",
@@ -103,8 +113,8 @@ MODEL_CLASSES: Mapping[str, ModelClass] = {
     ),
 }
 """
-By name. Of several classes for a task, the first is what a checkpoint of another class is loaded as. transformers has
-no Auto class for retrieval; the one that stands here is for models that score any texts against a picture.
+By name. Of several classes for a task, or for an Auto class, the first is what a checkpoint of another class is loaded
+as. transformers has no Auto class for retrieval; the one that stands here is for models that score any texts against a picture.
 """
 
 
@@ -141,6 +151,7 @@ PIPELINE_CLASSES: Mapping[str, PipelineClass] = {
         "pipelines.video_text_retrieval:VideoTextRetrievalPipeline",
         "pipelines.auto_classes:AutoModelForVideoTextRetrieval",
     ),
+    "video-text-to-text": PipelineClass("pipelines.video_text_to_text:VideoTextToTextPipeline"),
 }
 """By task."""
 
@@ -190,6 +201,16 @@ def models_of(task: str) -> list[str]:
     """The names of the model classes that have a head for a task, or none and need none."""
     added = MODELS_OF_ADDED.get(task, ())
     return [name for name, known in MODEL_CLASSES.items() if task in known.pipelines or name in added]
+
+
+def classes_by_auto_class(model_type: str) -> dict[str, list[str]]:
+    """Of models of that type: the names of the classes that each Auto class of transformers loads, in order."""
+    found: dict[str, list[str]] = {}
+    for name, known in MODEL_CLASSES.items():
+        if known.model_type == model_type and not known.in_checkpoints_only:
+            for auto_class in (known.auto_class, *known.also):
+                found.setdefault(auto_class, []).append(name)
+    return found
 
 
 def tasks_of(model: str) -> dict[str, str]:

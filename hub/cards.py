@@ -105,6 +105,14 @@ CARDS: Mapping[str, CardText] = {
         usage='write = {load}\nprint(write("clip.mp4"))',
         limits="It describes every video in the words of its training data, also one that shows something else.",
     ),
+    "VioletForConditionalGeneration": CardText(
+        what="A [VIOLET](https://arxiv.org/abs/2111.12681) model ({size}) that answers in writing what is asked about "
+        "short videos: {encoder}, whose tokens a language model reads among its words.",
+        usage='chat = {load}\nprint(chat("clip.mp4", {text}))',
+        limits="It answers every question, also one that the video does not tell the answer of.",
+        text="Describe the video.",
+        columns=("question",),
+    ),
     "VioletForVideoClassification": CardText(
         what="A [VIOLET](https://arxiv.org/abs/2111.12681) model ({size}) that tells which of {answers} classes a "
         "short video has: {encoder} and a BERT encoder over its tokens, without a text.",

@@ -8,7 +8,12 @@ import torch
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
 from ..configuration import VioletConfig, named_configuration
-from ..modeling_violet import VioletForPreTraining, VioletModel, VioletPreTrainedModel
+from ..modeling_violet import (
+    VioletForConditionalGeneration,
+    VioletForPreTraining,
+    VioletModel,
+    VioletPreTrainedModel,
+)
 from ..modeling_violet.encoders import find_encoder
 from ..modeling_violet.encoders.whole_clip import WholeClip
 from ..processing import VideoTextProcessor, VioletVideoProcessor
@@ -28,6 +33,13 @@ from .conversion import (
     shapes_of,
 )
 from .kinds import FUSION, MLM, TEXT
+from .language_models import (
+    language_configuration,
+    language_processor,
+    language_weights,
+    take_generation_config,
+    with_language_model,
+)
 from .planning import ConversionError, ConversionPlan, plan_conversion
 from .vision_models import (
     FRAMES_OF_PICTURE_MODELS,
@@ -62,7 +74,7 @@ def build_model(
     configuration: str | VioletConfig,
     vision: Source | None = None,
     text: Source | None = None,
-    model_class: type[VioletPreTrainedModel] = VioletForPreTraining,
+    model_class: type[VioletPreTrainedModel] | None = None,
     num_frames: int | None = None,
     image_size: int | Sequence[int] | None = None,
     attn_implementation: str | None = None,
@@ -77,8 +89,11 @@ def build_model(
             folder or name of another model of pictures or videos of transformers (CLIP, SigLIP, DINOv2, ViT,
             VideoMAE, V-JEPA 2, TimeSformer, …), which then is the encoder in place of the configuration's.
         text: weights of a BERT, for the text embeddings, the fusion (its first layers, as many as there are) and the
-            masked-language head, of any kind that `from_original` reads.
-        model_class: what to build.
+            masked-language head, of any kind that `from_original` reads; or the folder or name of a language model of
+            transformers (Llama, Qwen, SmolLM, …), which then reads videos among its words in place of the
+            configuration's words and fusion.
+        model_class: what to build; by default `VioletForPreTraining`, and with a language model
+            `VioletForConditionalGeneration`.
         num_frames, image_size: of the clips, which the model then has learned places for; by default those that a
             model of transformers was made for (six frames for one of pictures), else the configuration's places.
         attn_implementation: `eager` or `sdpa`; by default transformers' choice.
@@ -96,8 +111,16 @@ def build_model(
     reports: dict[str, ConversionReport] = {}
     encoder = vision_configuration(vision, config.vision_config)
     config = with_places(config, vision, encoder, num_frames, image_size)
+    language = text if language_configuration(text) is not None else None
+    if model_class is None:
+        model_class = VioletForPreTraining if language is None else VioletForConditionalGeneration
+    if language is not None:
+        config = with_language_model(config, language, sides(config.video_grid_size))
+        tensors, reports["text"] = language_weights(language, config, model_class)
+        text = None
     if encoder is not None:
-        tensors, reports["vision"] = _encoder_weights(vision, config, model_class)
+        found, reports["vision"] = _encoder_weights(vision, config, model_class)
+        tensors |= found
     for role, source in (("vision", None if encoder is not None else vision), ("text", text)):
         if source is None:
             continue
@@ -114,7 +137,9 @@ def build_model(
         if not found:
             raise ConversionError(f"`{role}` ({weights.origin}): {plan.kind.name} holds nothing for it.")
         tensors |= found
-    model = build(model_class, config, tensors, attn_implementation)
+    model: Any = build(model_class, config, tensors, attn_implementation)
+    if language is not None:
+        take_generation_config(model, language)
     model.conversion_report = reports
     return model
 
@@ -195,7 +220,8 @@ def _plan_system(source: str | os.PathLike, system: str) -> tuple[Weights, Conve
 
 def configuration_for(text: str | os.PathLike, **changes: Any) -> VioletConfig:
     """
-    The configuration of a model that starts from a BERT: words and fusion have its sizes.
+    The configuration of a model that starts from a BERT: words and fusion have its sizes. Of a language model, VIOLET's
+    own, which `build_model` gives that language model.
 
     Args:
         text: a folder or a name on the Hub.
@@ -204,12 +230,16 @@ def configuration_for(text: str | os.PathLike, **changes: Any) -> VioletConfig:
     Raises:
         WeightsError: if there is no BERT.
     """
+    if language_configuration(text) is not None:  # `build_model` takes all that it says
+        return VioletConfig(**changes)
     try:
         config = AutoConfig.from_pretrained(text)
     except (OSError, ValueError) as error:
         raise WeightsError(f"`text` ({text}): no model ({first_line(error)}); a BERT is needed.") from error
     if config.model_type != "bert":
-        raise WeightsError(f"`text` ({text}): a model of type {config.model_type!r}, and a BERT is needed.")
+        raise WeightsError(
+            f"`text` ({text}): a model of type {config.model_type!r}, and a BERT or a language model is needed."
+        )
     return VioletConfig(**{**{name: getattr(config, name) for name in BERT_FIELDS}, **changes})
 
 
@@ -278,6 +308,7 @@ def build_processor(
     text: str | os.PathLike,
     num_frames: int | None = None,
     image_size: int | Sequence[int] | None = None,
+    config: VioletConfig | None = None,
 ) -> VideoTextProcessor:
     """
     The processor of a model that `build_model` starts from these two: the text model's tokenizer, and frames as the
@@ -287,15 +318,17 @@ def build_processor(
         vision, text: folders or names on the Hub.
         num_frames: frames of a clip; by default a video model's own number, and 8 for a model of pictures.
         image_size: side of a frame in pixels, or (height, width); by default the model's own.
+        config: of the model that `build_model` gave, if the text model is a language model: how many of its words a
+            video takes the place of.
 
     Raises:
-        WeightsError: for a model that is no vision encoder, a source without the settings of its pictures or without
+        WeightsError: for a language model without `config`, a model that is no vision encoder, a source without the settings of its pictures or without
             a tokenizer, or clips that the model cannot take.
     """
-    config = vision_configuration(vision)
-    if config is None:
+    own = vision_configuration(vision)
+    if own is None:
         raise WeightsError(f"`vision` ({vision}) is no model of transformers that says how it takes its pictures.")
-    encoder = encoder_of(vision, config)
+    encoder = encoder_of(vision, own)
     frames, side = own_clip(encoder, FRAMES_OF_PICTURE_MODELS)
     settings, of_pictures = picture_settings(vision)
     if not isinstance(encoder, WholeClip):  # its positions are interpolated: DINOv2 has 518 pixels and is asked at 224
@@ -303,4 +336,12 @@ def build_processor(
     frames, (height, width) = num_frames or frames, sides(image_size or side)
     check_clip(encoder, frames, (height, width))
     frames_of_clip = VioletVideoProcessor(num_frames=frames, size={"height": height, "width": width}, **settings)
-    return VideoTextProcessor(load_tokenizer(str(text)), frames_of_clip)
+    tokenizer = load_tokenizer(str(text))
+    if language_configuration(text) is None:
+        return VideoTextProcessor(tokenizer, frames_of_clip)
+    if config is None:
+        raise WeightsError(
+            f"`text` ({text}) is a language model: give `config`, that of the model that `build_model` made of it, from "
+            "which the tokens of a video are counted."
+        )
+    return language_processor(config, tokenizer, frames_of_clip)

@@ -163,7 +163,7 @@ class _Writer:
         if weights is None or place is None or self.kind not in weights.types:
             return output
         kind = weights.types.index(self.kind)
-        a, b = weights.a[:, kind, place], weights.b[kind, place]
+        a, b = weights.a[:, kind, place].to(output), weights.b[kind, place].to(output)
         if weights.measured and self.kind != "m":
             own: Any = module.weight
             weights.sizes.append(product_norms(a, b) / own.detach().float().norm())

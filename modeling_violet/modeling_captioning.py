@@ -48,6 +48,7 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
     """
 
     main_input_name = "input_ids"
+    reads_under = "sequence_to_sequence"
 
     def __init__(self, config: VioletConfig):
         super().__init__(config)

@@ -76,6 +76,7 @@ class VioletForPreTraining(VioletPreTrainedModel):
     """
 
     needs_fusion = False
+    reads_under = None  # each objective says its own
 
     def __init__(self, config: VioletConfig):
         super().__init__(config)

@@ -20,7 +20,7 @@ from ..core.whole_folders import SavedWhole
 from .attention import RULES
 from .embeddings import VISION_POSITIONS, VioletVideoEncoder, VioletVideoStates
 from .encoders import Encoder
-from .fusions import build_fusion
+from .fusions import build_fusion, find_fusion
 from .fusions.bert_fusion import VioletFusionAttention, VioletFusionLayer
 from .fusions.fusion import CLIP_STATES
 from .heads import VioletMaskedLMHead, build_head
@@ -130,6 +130,8 @@ class VioletPreTrainedModel(SavedWhole, PreTrainedModel):
     _supports_sdpa = True
     needs_fusion = True
     """Whether the class reads the fusion's states, so that a configuration without one is refused."""
+    reads_under: str | None = "bidirectional"
+    """The rule of attention under which it does, so that a fusion that does not serve it is refused; None for any."""
     _no_split_modules = ["VioletFusionLayer", "VioletTextEmbeddings"]  # and the encoder's own
     _can_record_outputs = {"hidden_states": VioletFusionLayer, "attentions": VioletFusionAttention}
 
@@ -139,7 +141,19 @@ class VioletPreTrainedModel(SavedWhole, PreTrainedModel):
                 f"{type(self).__name__} reads the states of a fusion, and `fusion_model_config.model_type` is 'none': "
                 "leave `fusion_model_config` out."
             )
+        if self.reads_under is not None and config.has_fusion:
+            self._check_fusion(config)
         super().__init__(config, *inputs, **kwargs)
+
+    def _check_fusion(self, config: VioletConfig) -> None:
+        own: Any = config.fusion_model_config
+        rules = find_fusion(config).rules
+        if self.reads_under not in rules:
+            raise ValueError(
+                f"{type(self).__name__} reads the fusion under the rule of attention {self.reads_under!r}, and that of "
+                f"`fusion_model_config.model_type` {own.model_type if own else 'bert'!r} serves "
+                f"{', '.join(map(repr, rules))}: take another fusion, or another class."
+            )
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -210,6 +224,7 @@ class VioletModel(VioletPreTrainedModel):
     """
 
     needs_fusion = False
+    reads_under = None
 
     def __init__(self, config: VioletConfig):
         super().__init__(config)

@@ -11,6 +11,7 @@ from .video_feature_extraction import VideoFeatureExtractionPipeline
 from .video_fill_mask import VideoFillMaskPipeline
 from .video_question_answering import VideoQuestionAnsweringPipeline
 from .video_text_retrieval import VideoTextRetrievalPipeline
+from .video_text_to_text import VideoTextToTextPipeline
 
 __all__ = [
     "AutoModelForVideoCaptioning",
@@ -22,4 +23,5 @@ __all__ = [
     "VideoFillMaskPipeline",
     "VideoQuestionAnsweringPipeline",
     "VideoTextRetrievalPipeline",
+    "VideoTextToTextPipeline",
 ]

@@ -20,7 +20,7 @@ from ..processing.questions import (
     question_with_option,
 )
 from .pairs import Asked, VideoTextPipeline
-from .writing import write
+from .writing import join_prompts, write, write_behind
 
 
 class Way:
@@ -33,6 +33,8 @@ class Way:
 
     scores_given = False
     """Whether it scores answers that come with an open question."""
+    writes = False
+    """Whether it takes settings of `generate`."""
 
     def __init__(self, pipe: VideoTextPipeline):
         self.pipe = pipe
@@ -155,6 +157,8 @@ class ByWriting(Way):
     its tokens' probabilities, [SEP] included.
     """
 
+    writes = True
+
     def ask(self, question, names, mask_place):
         return Asked([self.pipe.tokenize(question)])
 
@@ -167,7 +171,31 @@ class ByWriting(Way):
         return self.tokenizer.decode(outputs["sequences"][0, number], skip_special_tokens=True)
 
 
-_WAYS = {way.__name__: way for way in (ByClassifier, ByMatch, ByMask, ByNumber, ByWriting)}
+class ByChat(Way):
+    """
+    `VioletForConditionalGeneration`: the language model writes its answer behind the question, as in a chat; with the
+    geometric mean of its tokens' probabilities, the end included.
+    """
+
+    writes = True
+
+    def ask(self, question, names, mask_place):
+        processor = self.pipe.processor
+        found = processor.texts_with_videos(processor.ask(question), 1, processor.video_processor.num_frames)
+        return Asked([found["input_ids"][0].tolist()])
+
+    def answer(self, pixels, asked, **generate_kwargs):
+        prompts = [torch.tensor(one.texts[0]) for one in asked]
+        texts = join_prompts(prompts, self.tokenizer.pad_token_id)
+        moved = {name: ids.to(self.model.device) for name, ids in texts.items()}
+        ids, scores = write_behind(self.model, {**moved, **pixels}, **generate_kwargs)
+        return {"scores": scores, "sequences": ids}
+
+    def name(self, asked, number, outputs):
+        return self.tokenizer.decode(outputs["sequences"][0, number], skip_special_tokens=True).strip()
+
+
+_WAYS = {way.__name__: way for way in (ByClassifier, ByMatch, ByMask, ByNumber, ByWriting, ByChat)}
 OPEN_ENDED: Mapping[str, type[Way]] = {
     name: _WAYS[known.answers] for name, known in MODEL_CLASSES.items() if known.answers
 }

@@ -24,7 +24,8 @@ class VideoQuestionAnsweringPipeline(VideoTextPipeline):
     | … with `answers=[...]` | these, of one or several words | geometric mean of its tokens' probabilities |
     | … with `options=[...]` | these, by their number in one text | probability among them |
     | `VioletForMultipleChoice` | `options=[...]` | probability among them |
-    | `VioletForCaptioning` | writes its answer | geometric mean of its tokens' probabilities |
+    | `VioletForCaptioning`, `VioletForConditionalGeneration` | writes its answer | geometric mean of its tokens' \
+probabilities |
 
     Several at once: lists of videos and of questions of one length, one of either for all of the other, a list or
     a generator of `{"video": ..., "question": ...}`, with `"options"` if there are some; with `batch_size`. Each
@@ -39,13 +40,13 @@ class VideoQuestionAnsweringPipeline(VideoTextPipeline):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        if self.writes:
+        if self.writes and OPEN_ENDED[model_name(self.model)] is ByWriting:
             check_special_tokens(self.model, self.processor.tokenizer)
             self._generation_defaults["max_new_tokens"] = default_length(self.model, self.processor)
 
     @property
     def writes(self) -> bool:
-        return OPEN_ENDED.get(model_name(self.model)) is ByWriting
+        return OPEN_ENDED.get(model_name(self.model), Way).writes
 
     def __call__(
         self, videos: Any, question: str | list[str] | None = None, options: Sequence | None = None, **kwargs: Any
@@ -103,7 +104,7 @@ class VideoQuestionAnsweringPipeline(VideoTextPipeline):
         asked, ways = in_batch(model_inputs["asked"]), in_batch(model_inputs["way"])
         if len(set(ways)) > 1:
             raise ValueError("Questions with options and questions without cannot be in one batch.")
-        if ways[0] is ByWriting:
+        if ways[0].writes:
             generate_kwargs = self._prepare_generate_kwargs(generate_kwargs)
             if top_k > 1:
                 beams = max(top_k, generate_kwargs.get("num_beams") or 1)

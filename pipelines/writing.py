@@ -1,4 +1,4 @@
-"""What pipelines share that write texts with `VioletForCaptioning`."""
+"""What pipelines share that write texts: with `VioletForCaptioning`, or with a language model behind a prompt."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -54,15 +54,57 @@ def write(
         prompt["prompt_ids"], prompt["prompt_attention_mask"] = pad_texts(
             prompts, tokenizer.pad_token_id, model.device
         )
-    generate_kwargs = {**generate_kwargs, "return_dict_in_generate": True, "output_scores": True}
-    written = model.generate(**pixels, **prompt, **generate_kwargs)
-    ids = written.sequences[:, 1:]
+    written = model.generate(**pixels, **prompt, **{**generate_kwargs, **SCORED})
+    return _rows(model, written, 1, [tokenizer.sep_token_id], written.sequences, len(next(iter(pixels.values()))))
+
+
+def join_prompts(prompts: Sequence[torch.Tensor], padding: int | None) -> dict[str, torch.Tensor]:
+    """Prompts (X,) each -> `input_ids` and `attention_mask` (prompts, X of the longest), padded on the left."""
+    longest = max(map(len, prompts))
+    ids = torch.full((len(prompts), longest), padding or 0)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, longest - len(prompt) :] = prompt
+        mask[row, longest - len(prompt) :] = 1
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def write_behind(
+    model: Any, inputs: Mapping[str, torch.Tensor], **generate_kwargs: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    What `VioletForConditionalGeneration` writes behind prompts.
+
+    Args:
+        inputs: `input_ids` and `attention_mask` (prompts, X), the videos, and what else `generate` takes.
+        generate_kwargs: of `generate`; `num_return_sequences` asks for several texts per prompt.
+
+    Returns:
+        The token ids (prompts, texts, new tokens), and (prompts, texts), the geometric mean of their probabilities,
+        the end included.
+    """
+    written = model.generate(**inputs, **{**generate_kwargs, **SCORED})
+    length = inputs["input_ids"].shape[1]
+    config = generate_kwargs.get("generation_config") or model.generation_config
+    ends = generate_kwargs.get("eos_token_id", config.eos_token_id)
+    ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    return _rows(model, written, length, ends, written.sequences[:, length:], len(inputs["input_ids"]))
+
+
+SCORED = {"return_dict_in_generate": True, "output_scores": True}
+"""Settings of `generate` under which `_rows` knows the probabilities."""
+
+
+def _rows(
+    model: Any, written: Any, start: int, ends: Sequence[int], given: torch.Tensor, rows: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The tokens `given` by row, and the mean probability of those from `start` on, up to an end."""
+    ids = written.sequences[:, start:]
     steps = model.compute_transition_scores(
         written.sequences, written.scores, written.get("beam_indices"), normalize_logits=True
     )
-    ended = (ids == tokenizer.sep_token_id).long()
+    ended = torch.isin(ids, torch.tensor(ends, dtype=ids.dtype, device=ids.device)).long()
     before_end = (ended.cumsum(1) - ended == 0)[:, : steps.shape[1]]
     means = steps.masked_fill(~before_end, 0).sum(1) / before_end.sum(1).clamp(min=1)
-    videos = len(next(iter(pixels.values())))
-    # (videos * texts, ...) -> (videos, texts, ...)
-    return written.sequences.unflatten(0, (videos, -1)), means.exp().unflatten(0, (videos, -1))
+    # (rows * texts, ...) -> (rows, texts, ...)
+    return given.unflatten(0, (rows, -1)), means.exp().unflatten(0, (rows, -1))

@@ -1,7 +1,13 @@
 """Files and words -> tensors."""
 
 from .decoding import DecodedVideo, VideoDecodeError, decode_video
-from .processing_violet import VideoTextProcessor, special_tokens, train_wordpiece_tokenizer
+from .processing_violet import (
+    VideoTextProcessor,
+    special_tokens,
+    train_wordpiece_tokenizer,
+    with_videos_among_words,
+    without_end,
+)
 from .video_processing_violet import VioletVideoProcessor
 
 __all__ = [
@@ -12,4 +18,6 @@ __all__ = [
     "decode_video",
     "special_tokens",
     "train_wordpiece_tokenizer",
+    "with_videos_among_words",
+    "without_end",
 ]

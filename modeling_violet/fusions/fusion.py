@@ -82,6 +82,7 @@ FUSIONS: Registry[type[Fusion]] = Registry(
         "clip_by_clip": "clip_by_clip:VioletClipByClipFusion",
         "language_model": "language_model:VioletLanguageModelFusion",
         "low_rank": "low_rank_fusion:VloraFusion",
+        "low_rank_language_model": "low_rank_language_model:VloraLanguageModelFusion",
         "none": "no_fusion:VioletNoFusion",
     },
     config_keys=("fusion_model_config.model_type",),
@@ -91,10 +92,15 @@ By the fusion configuration's `model_type`; without a configuration it is BERT's
 """
 
 
-def groups_outside(config: PreTrainedConfig) -> tuple[str, ...]:
-    """The groups of which the fusion of a configuration gives no states, see `Fusion`."""
+def find_fusion(config: PreTrainedConfig) -> type[Fusion]:
+    """
+    The class of a configuration's fusion.
+
+    Raises:
+        ValueError: for an unknown `fusion_model_config.model_type`.
+    """
     own: Any = getattr(config, "fusion_model_config", None)
-    return FUSIONS.find("bert" if own is None else own.model_type).outside
+    return FUSIONS.find("bert" if own is None else own.model_type)
 
 
 def require_states_of(group: str, config: PreTrainedConfig, reader: str) -> None:
@@ -107,7 +113,7 @@ def require_states_of(group: str, config: PreTrainedConfig, reader: str) -> None
     Raises:
         ValueError: naming the reader and the fusion.
     """
-    if group in groups_outside(config):
+    if group in find_fusion(config).outside:
         own: Any = getattr(config, "fusion_model_config", None)
         raise ValueError(
             f"{reader} needs the fusion's states of the group {group!r}, and the fusion "
@@ -124,8 +130,7 @@ def build_fusion(config: PreTrainedConfig) -> Fusion:
         ValueError: for an unknown `fusion_model_config.model_type`, or a fusion that lists an unknown rule of
             attention.
     """
-    own: Any = getattr(config, "fusion_model_config", None)
-    fusion = FUSIONS.find("bert" if own is None else own.model_type)(config)
+    fusion = find_fusion(config)(config)
     for rule in fusion.rules:
         RULES.find(rule)
     return fusion

@@ -72,8 +72,8 @@ class VioletVideoConnector(nn.Module):
         steps, rows, columns = video.grid
         if side > min(rows, columns):
             raise ValueError(
-                f"`fusion_model_config.pooled_grid` {side} is more than the {rows} x {columns} cells of a frame: there "
-                "is no more to tell. Take a smaller one, larger frames, or None for all cells."
+                f"`fusion_model_config.pooled_grid` {side} is more than the {rows} x {columns} cells of a frame: "
+                "there is no more to tell. Take a smaller one, larger frames, or None for all cells."
             )
         pooled = pool_areas(video.patches(), side)
         # (videos, steps, side, side, width) -> (videos, steps * side * side, width)
@@ -166,6 +166,25 @@ class VioletLanguageModelFusion(Fusion):
         merged = words.masked_scatter(places.unsqueeze(-1), tokens.to(words.dtype))
         seen = torch.ones_like(places).masked_scatter(places, projected.mask.bool())
         return merged, seen
+
+    def beside(
+        self, places: torch.Tensor, video: Tokens | None, video_index: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
+        """
+        What the videos of texts do beyond standing in their places, see `place_videos`: tensors of a row for each text,
+        which `arguments` takes by name. Nothing here.
+        """
+        return {}
+
+    def arguments(self, attention_mask: torch.Tensor | None, length: int, **beside: torch.Tensor) -> dict[str, Any]:
+        """
+        The language model's arguments for texts with what is `beside` them: of the mask (texts, length), over what is
+        in a cache too; without one nothing is padding.
+        """
+        return {"attention_mask": attention_mask}
+
+    def passed(self, arguments: dict[str, Any]) -> None:
+        """Is told after a pass of the language model with these `arguments`. Nothing here."""
 
     def forward(
         self,

@@ -41,13 +41,25 @@ def build_language_model(config: PreTrainedConfig) -> PreTrainedModel:
     Raises:
         ValueError: for a `text_config` that is none of a language model.
     """
-    text = config.text_config
     asked = f"`fusion_model_config.model_type` is {config.fusion_model_config.model_type!r}"
-    if text is None:
+    if config.text_config is None:
         raise ValueError(f"{asked}, and `text_config` is missing: give the configuration of a language model.")
-    if type(text) not in AutoModelForCausalLM._model_mapping.keys():
+    try:
+        check_language_model(config.text_config)
+    except ValueError as error:
         raise ValueError(
-            f"{asked}, and `text_config.model_type` {text.model_type!r} is none that AutoModelForCausalLM knows: give "
-            "one of a language model, such as 'llama', 'qwen3' or 'smollm3', or leave `fusion_model_config` out."
-        )
-    return AutoModelForCausalLM.from_config(text)
+            f"{asked}, and `text_config.model_type` {error}: give one of a language model, such as 'llama', 'qwen3' or "
+            "'smollm3', or leave `fusion_model_config` out."
+        ) from error
+    return AutoModelForCausalLM.from_config(config.text_config)
+
+
+def check_language_model(config: PreTrainedConfig) -> None:
+    """
+    Raises:
+        ValueError: for a configuration of no language model that writes word by word.
+    """
+    if type(config) not in AutoModelForCausalLM._model_mapping or not hasattr(config, "hidden_size"):
+        raise ValueError(f"{config.model_type!r} is none of which AutoModelForCausalLM makes a model of texts")
+    if getattr(config, "is_decoder", None) is False or getattr(config, "is_encoder_decoder", False):
+        raise ValueError(f"{config.model_type!r} lets each word see those behind it")

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
+from violet.configuration import VioletConfig
+from violet.modeling_violet import VioletForConditionalGeneration
 from violet.modeling_violet.low_rank import DECODER_PLACES, LowRankLayers, LowRankWeights
 from violet.modeling_violet.weight_generator import VloraConfig, VloraGenerator
 
@@ -111,6 +113,12 @@ class VloraReference:
         model.load_state_dict(own)
         return model.eval()
 
+    def whole(self, **changes) -> VioletForConditionalGeneration:
+        """Our model class, filled."""
+        model = VioletForConditionalGeneration(whole_config(attn_implementation="eager", **changes))
+        model.load_state_dict({name: self.weights[whole_name(name)] for name in model.state_dict()})
+        return model.eval()
+
     def llama(self) -> LlamaForCausalLM:
         model = LlamaForCausalLM(LlamaConfig(**LLAMA, attn_implementation="eager"))
         model.load_state_dict({name: self.weights[name] for name in model.state_dict()})
@@ -134,6 +142,29 @@ class VloraReference:
     @staticmethod
     def drawer() -> np.random.Generator:
         return np.random.default_rng(SEED + 20)
+
+
+def whole_config(**changes) -> VioletConfig:
+    """The instance as a whole model of ours: CLIP's last block is not there, since nothing reads it."""
+    fields = {
+        "vision_config": {"model_type": "clip_vision_model", **VISION, "num_hidden_layers": 3},
+        "text_config": {"model_type": "llama", **LLAMA},
+        "fusion_model_config": {"model_type": "low_rank_language_model", **GENERATOR, "video_token_id": PICTURE},
+        **{"vision_positions": "none", "hidden_size": 96, "num_attention_heads": 4, "hidden_frame_order": False},
+    }
+    return VioletConfig(**{**fields, **changes})
+
+
+def whole_name(name: str) -> str | None:
+    """Our name in `VioletForConditionalGeneration` -> the original's."""
+    language = name.removeprefix("violet.text_embeddings.language_model.")
+    if language != name:
+        return language
+    own = name.removeprefix("violet.fusion.generator.")
+    if own != name:
+        return original_name(own)
+    vision = name.removeprefix("violet.video_encoder.backbone.").removeprefix("vision_model.")
+    return "model.vision_tower.vision_tower.vision_model." + vision
 
 
 class VloraLlama:
