@@ -20,6 +20,7 @@ from .layout_lf_vila import lf_vila_sizes
 from .layout_maskalign import maskalign_sizes
 from .layout_uniformerv2 import UNIFORMERV2_TOWER
 from .layout_vatt import vatt_sizes
+from .layout_vlora import vlora_sizes
 from .layouts import BERT, VIOLET
 
 CODEBOOK = 8192
@@ -344,6 +345,10 @@ def _maskalign_sizes(sizes: Sizes, strict: bool, settings: Mapping[str, Any]) ->
     return "maskalign-base-16", *maskalign_sizes(sizes.shapes)
 
 
+def _vlora_sizes(sizes: Sizes, strict: bool, settings: Mapping[str, Any]) -> tuple[str, dict, dict]:
+    return "vlora-vicuna-7b", *vlora_sizes(sizes.shapes, settings)
+
+
 SYSTEMS: Mapping[str, Callable[[Sizes, bool, Mapping[str, Any]], tuple[str, dict, dict]]] = {
     "violet_vision": _violet_sizes,
     "clip_vip": _clip_vip_sizes,
@@ -352,6 +357,7 @@ SYSTEMS: Mapping[str, Callable[[Sizes, bool, Mapping[str, Any]], tuple[str, dict
     "hd_vila": _hd_vila_sizes,
     "vatt": _vatt_sizes,
     "maskalign_vit": _maskalign_sizes,
+    "clip_vision_model": _vlora_sizes,
 }
 """
 By `Kind.system`: (sizes, see `Sizes.original`, the config.json beside the weights) -> the named configuration, the
