@@ -503,4 +503,5 @@ def example_command(model: str, task: str, row: Mapping[str, Any]) -> str:
     """The arguments of a `violet` command that asks a model what a row of its fine-tuning task is about."""
     from ..training import tasks  # asking loads nothing of training
 
-    return shlex.join(["predict", "--model", str(model), *tasks.TASKS[task].ask(row)])
+    asked = tasks.TASKS[task].of(read_configuration(model)).ask(row)
+    return shlex.join(["predict", "--model", str(model), *asked])

@@ -202,6 +202,26 @@ NAMED_CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "clip_summary": True,
         "projection_dim": 128,
     },
+    "language-model-tiny": {
+        "vision_config": {
+            "embed_dim": 32,
+            "depths": (1, 1, 2, 1),
+            "num_heads": (1, 2, 4, 8),
+            "window_size": (4, 4, 4),
+            "drop_path_rate": 0.0,
+            "initializer_range": 0.08,
+        },
+        "text_config": {
+            "model_type": "llama",
+            **{"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4},
+            **{"num_key_value_heads": 2, "max_position_embeddings": 256, "vocab_size": 512, "initializer_range": 0.08},
+            **{"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0},  # of `processing.train_wordpiece_tokenizer`
+        },
+        "fusion_model_config": {"model_type": "language_model"},
+        **TINY,
+        "hidden_frame_order": False,
+        "clip_summary": True,
+    },
     "vatt-medium": {
         "vision_config": {"model_type": "vatt"},
         "audio_config": {"model_type": "vatt_audio"},
@@ -311,12 +331,12 @@ def named_configuration(name: str, **overrides) -> VioletConfig:
     The configuration of that name, with `overrides` in place of its fields.
 
     `"violet-v1-base"`, `"violet-v2-base"`, `"clip-vip-base-16"`, `"clip-vip-base-32"`, `"uniformerv2-base-16-scene"`,
-    `"uniformerv2-base-16-temporal"`, `"lf-vila-base"`, `"hd-vila-base"`, `"maskalign-base-16"`, `"maskalign-large-16"`
+    `"uniformerv2-base-16-temporal"`, `"lf-vila-base"`, `"hd-vila-base"`, `"maskalign-base-16"`, `"maskalign-large-16"`,
     `"vlora-vicuna-7b"` and `"vatt-medium"` (which hears) have the published models' shapes; `"violet-tiny"`,
-    `"vlora-tiny"`, `"clip-vip-tiny"` and `"maskalign-tiny"` (64-pixel clips of four frames), `"uniformerv2-tiny"` (of eight, without texts),
-    `"lf-vila-tiny"`
-    (of eight, with a sentence for every two), `"hd-vila-tiny"` (32-pixel clips of seven, the middle one also of 128
-    pixels) and `"vatt-tiny"` (64-pixel clips of eight, with a second of sound) train on two CPU cores in minutes.
+    `"vlora-tiny"`, `"clip-vip-tiny"`, `"maskalign-tiny"` and `"language-model-tiny"` (64-pixel clips of four frames),
+    `"uniformerv2-tiny"` (of eight, without texts), `"lf-vila-tiny"` (of eight, with a sentence for every two),
+    `"hd-vila-tiny"` (32-pixel clips of seven, the middle one also of 128 pixels) and `"vatt-tiny"` (64-pixel clips of
+    eight, with a second of sound) train on two CPU cores in minutes.
 
     Raises:
         ValueError: for an unknown name or field.

@@ -114,7 +114,8 @@ MODEL_CLASSES: Mapping[str, ModelClass] = {
 }
 """
 By name. Of several classes for a task, or for an Auto class, the first is what a checkpoint of another class is loaded
-as. transformers has no Auto class for retrieval; the one that stands here is for models that score any texts against a picture.
+as. transformers has no Auto class for retrieval; the one that stands here is for models that score any texts against a
+picture.
 """
 
 

@@ -143,7 +143,7 @@ def language_processor(
 def video_places(config: VioletConfig, frames: VioletVideoProcessor) -> Mapping[str, int]:
     """
     `VideoTextProcessor.video_places` for that model and such clips: what a clip of black frames becomes on the "meta"
-    device, which computes shapes alone.
+    device, which computes nothing but shapes.
     """
     black = torch.zeros(frames.num_frames, frames.size["height"], frames.size["width"], 3, dtype=torch.uint8)
     sound = {"sound": [None]} if frames.hears else {}

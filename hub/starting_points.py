@@ -115,7 +115,8 @@ def build_model(
     if model_class is None:
         model_class = VioletForPreTraining if language is None else VioletForConditionalGeneration
     if language is not None:
-        config = with_language_model(config, language, sides(config.video_grid_size))
+        known = encoder is not None or image_size is not None  # else the places may be more than the cells of a frame
+        config = with_language_model(config, language, sides(config.video_grid_size) if known else (1, 1))
         tensors, reports["text"] = language_weights(language, config, model_class)
         text = None
     if encoder is not None:
@@ -220,8 +221,8 @@ def _plan_system(source: str | os.PathLike, system: str) -> tuple[Weights, Conve
 
 def configuration_for(text: str | os.PathLike, **changes: Any) -> VioletConfig:
     """
-    The configuration of a model that starts from a BERT: words and fusion have its sizes. Of a language model, VIOLET's
-    own, which `build_model` gives that language model.
+    The configuration of a model that starts from a BERT: words and fusion have its sizes. Of a language model,
+    VIOLET's own, which `build_model` gives that language model.
 
     Args:
         text: a folder or a name on the Hub.
@@ -303,6 +304,29 @@ def _encoder_weights(
     return {prefix + name: value for name, value in weights.items()}, report
 
 
+def build_frames(
+    vision: str | os.PathLike, num_frames: int | None = None, image_size: int | Sequence[int] | None = None
+) -> VioletVideoProcessor:
+    """
+    Frames as a vision model of transformers takes them; see `build_processor`.
+
+    Raises:
+        WeightsError: for a model that is no vision encoder, a source without the settings of its pictures, or clips
+            that the model cannot take.
+    """
+    own = vision_configuration(vision)
+    if own is None:
+        raise WeightsError(f"`vision` ({vision}) is no model of transformers that says how it takes its pictures.")
+    encoder = encoder_of(vision, own)
+    frames, side = own_clip(encoder, FRAMES_OF_PICTURE_MODELS)
+    settings, of_pictures = picture_settings(vision)
+    if not isinstance(encoder, WholeClip):  # its positions are interpolated: DINOv2 has 518 pixels and is asked at 224
+        side = of_pictures or side
+    frames, (height, width) = num_frames or frames, sides(image_size or side)
+    check_clip(encoder, frames, (height, width))
+    return VioletVideoProcessor(num_frames=frames, size={"height": height, "width": width}, **settings)
+
+
 def build_processor(
     vision: str | os.PathLike,
     text: str | os.PathLike,
@@ -322,26 +346,16 @@ def build_processor(
             video takes the place of.
 
     Raises:
-        WeightsError: for a language model without `config`, a model that is no vision encoder, a source without the settings of its pictures or without
-            a tokenizer, or clips that the model cannot take.
+        WeightsError: for a language model without `config`, a model that is no vision encoder, a source without the
+            settings of its pictures or without a tokenizer, or clips that the model cannot take.
     """
-    own = vision_configuration(vision)
-    if own is None:
-        raise WeightsError(f"`vision` ({vision}) is no model of transformers that says how it takes its pictures.")
-    encoder = encoder_of(vision, own)
-    frames, side = own_clip(encoder, FRAMES_OF_PICTURE_MODELS)
-    settings, of_pictures = picture_settings(vision)
-    if not isinstance(encoder, WholeClip):  # its positions are interpolated: DINOv2 has 518 pixels and is asked at 224
-        side = of_pictures or side
-    frames, (height, width) = num_frames or frames, sides(image_size or side)
-    check_clip(encoder, frames, (height, width))
-    frames_of_clip = VioletVideoProcessor(num_frames=frames, size={"height": height, "width": width}, **settings)
+    frames_of_clip = build_frames(vision, num_frames, image_size)
     tokenizer = load_tokenizer(str(text))
     if language_configuration(text) is None:
         return VideoTextProcessor(tokenizer, frames_of_clip)
     if config is None:
         raise WeightsError(
-            f"`text` ({text}) is a language model: give `config`, that of the model that `build_model` made of it, from "
-            "which the tokens of a video are counted."
+            f"`text` ({text}) is a language model: give `config`, that of the model that `build_model` made of it, "
+            "from which the tokens of a video are counted."
         )
     return language_processor(config, tokenizer, frames_of_clip)

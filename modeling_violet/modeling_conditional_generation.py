@@ -47,6 +47,15 @@ class VioletForConditionalGeneration(VioletPreTrainedModel, GenerationMixin):
         """The language model with its head, as transformers has it."""
         return self.violet.fusion.language_model
 
+    def unread_parameters(self) -> list[nn.Parameter]:
+        """Those of the embeddings before the fusion, of prompts, and of special tokens if only cells are pooled."""
+        encoder = self.violet.video_encoder
+        unread = [parameter for part in (self.violet.projection, self.violet.task_tokens) for parameter in _of(part)]
+        unread += _of(encoder.hidden_order_embedding)
+        if self.config.fusion_model_config.pooled_grid is not None:
+            unread += [*_of(getattr(encoder, "frame_token", None)), *_of(getattr(encoder, "clip_summary", None))]
+        return unread
+
     def get_output_embeddings(self) -> nn.Module:
         return self.language_model.get_output_embeddings()
 
@@ -79,7 +88,7 @@ class VioletForConditionalGeneration(VioletPreTrainedModel, GenerationMixin):
         places = self.video_places(input_ids)
         words = self.violet.text_embeddings(self.inside_vocabulary(input_ids))
         if video_tokens is None:
-            if places.any():
+            if not torch.compiler.is_compiling() and places.any():
                 raise ValueError(
                     f"The texts have {int(places.sum())} places of `<video>`, and there is no video: give "
                     "`pixel_values_videos` or `video_tokens`."
@@ -133,7 +142,8 @@ class VioletForConditionalGeneration(VioletPreTrainedModel, GenerationMixin):
             inputs_embeds: (texts, X, width), in place of `input_ids` and videos, see `embed`.
             cache: keys and values of tokens that came before these; those of these are added.
             past_key_values: the older name of `cache`.
-            use_cache: whether a cache is made and given back.
+            use_cache: whether a cache is made and given back; by default as the language model's configuration says,
+                and not with labels.
             logits_to_keep: how many of the last places to give logits for; 0 for all.
             low_rank, hidden_places: what the fusion's `beside` gave of the texts and their videos, if a filled cache
                 holds them.
@@ -142,6 +152,7 @@ class VioletForConditionalGeneration(VioletPreTrainedModel, GenerationMixin):
         model's own.
         """
         cache = one_cache(cache, past_key_values)
+        use_cache = False if use_cache is None and labels is not None else use_cache
         video = self.encode_given(take_clip_inputs(kwargs, pixel_values_videos), video_tokens)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of `input_ids` and `inputs_embeds`.")
@@ -249,6 +260,11 @@ class VioletForConditionalGeneration(VioletPreTrainedModel, GenerationMixin):
         prompt = prompt_embeds[:, start : start + ids.shape[1]]
         words = self.violet.text_embeddings(ids[:, prompt.shape[1] :])
         return {**inputs, "inputs_embeds": torch.cat([prompt, words], dim=1)}
+
+
+def _of(part: nn.Module | nn.Parameter | None) -> list[nn.Parameter]:
+    """The parameters of a part, if there is one."""
+    return list(part.parameters()) if isinstance(part, nn.Module) else [] if part is None else [part]
 
 
 def pad_on_the_left(mask: torch.Tensor | None, *rows: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -24,3 +24,22 @@ def build_part(config: PreTrainedConfig, unused: Collection[str] = ()) -> PreTra
     for name in [name for name, _ in model.named_modules() if name.rpartition(".")[2] in unused]:
         model.set_submodule(name, nn.Identity())
     return model
+
+
+OF_CHILDREN = (
+    *("_no_split_modules", "_skip_keys_device_placement", "_keep_in_fp32_modules", "_keep_in_fp32_modules_strict"),
+    *("_keys_to_ignore_on_load_unexpected", "_keys_to_ignore_on_load_missing"),
+)
+"""What a model of transformers collects from its direct children."""
+
+
+def pass_on(holder: nn.Module, name: str) -> None:
+    """
+    Lets a module say of itself what the model says that it holds by that name, so that the model around both knows it:
+    what no device may split, which weights are one, ….
+    """
+    model = holder.get_submodule(name)
+    for attribute in OF_CHILDREN:
+        setattr(holder, attribute, getattr(model, attribute, None))
+    tied = {f"{name}.{target}": f"{name}.{source}" for target, source in model.all_tied_weights_keys.items()}
+    holder.all_tied_weights_keys = tied  # type: ignore[assignment]

@@ -6,7 +6,7 @@ from typing import Any
 from ..core.clip_inputs import take_clip_inputs
 from .answering import OPEN_ENDED, ByWriting, Way, find_way, model_name
 from .pairs import VideoTextPipeline, check_top_k, in_batch, need, pair_up
-from .writing import check_special_tokens, default_length
+from .writing import MOST_WRITTEN, check_special_tokens, default_length
 
 
 class VideoQuestionAnsweringPipeline(VideoTextPipeline):
@@ -40,9 +40,11 @@ probabilities |
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        if self.writes and OPEN_ENDED[model_name(self.model)] is ByWriting:
+        if OPEN_ENDED.get(model_name(self.model)) is ByWriting:
             check_special_tokens(self.model, self.processor.tokenizer)
             self._generation_defaults["max_new_tokens"] = default_length(self.model, self.processor)
+        elif self.writes:
+            self._generation_defaults["max_new_tokens"] = MOST_WRITTEN
 
     @property
     def writes(self) -> bool:

@@ -9,7 +9,7 @@ import torch
 from ..core.clip_inputs import take_clip_inputs
 from ..processing.chats import is_chat
 from .pairs import VideoTextPipeline, in_batch, need, pair_up
-from .writing import join_prompts, write_behind
+from .writing import MOST_WRITTEN, join_prompts, write_behind
 
 CHAT = "chat"
 """The key of an input that is a whole chat."""
@@ -51,10 +51,10 @@ class VideoTextToTextPipeline(VideoTextPipeline):
         super().__init__(*args, **kwargs)
         if self.processor.video_places is None:
             raise ValueError(
-                f"The pipeline video-text-to-text needs a model of videos among words, and {type(self.model).__name__} "
-                "has a processor without `video_places`."
+                "The pipeline video-text-to-text needs a model of videos among words, and the processor of this "
+                f"{type(self.model).__name__} has no `video_places`."
             )
-        self._generation_defaults["max_new_tokens"] = 64
+        self._generation_defaults["max_new_tokens"] = MOST_WRITTEN
 
     def __call__(self, videos: Any = None, text: Any = None, **kwargs: Any) -> Any:
         """

@@ -91,6 +91,8 @@ def write_behind(
     return _rows(model, written, length, ends, written.sequences[:, length:], len(inputs["input_ids"]))
 
 
+MOST_WRITTEN = 64
+"""Tokens that a language model writes at most, if nothing else is asked for."""
 SCORED = {"return_dict_in_generate": True, "output_scores": True}
 """Settings of `generate` under which `_rows` knows the probabilities."""
 

@@ -29,9 +29,9 @@ class VideoTextProcessor(SavedWhole, ProcessorMixin):
         max_sentences: for models that read paragraphs: a text is split at its line breaks into at most that many
             sentences, each cut and padded to `max_length`; `input_ids` are (texts, sentences * max_length). Of more,
             the shortest neighbours are joined; a text with fewer has sentences of padding. None for texts as they are.
-        video_places: for models of videos among words, see `with_videos_among_words`: how many places of a text a clip
-            takes, `per_clip` + `per_step` for each `frames_per_step` frames. Each `<video>` of a text becomes as many
-            tokens; no text is cut, and `max_length` is the longest that is taken.
+        video_places: for models of videos among words, see `with_videos_among_words`: how many of a text's places a
+            clip takes, `per_clip` + `per_step` for each `frames_per_step` frames. Each `<video>` of a text becomes as
+            many tokens; no text is cut, and `max_length` is the longest that is taken.
     """
 
     def __init__(
@@ -83,6 +83,8 @@ class VideoTextProcessor(SavedWhole, ProcessorMixin):
             raise ValueError("Pass text=..., and videos=... or images=..., or one of them.")
         if videos is not None and images is not None:
             raise ValueError("Pass videos=... or images=..., not both: their clips have other numbers of frames.")
+        if "audio" in kwargs and kwargs["audio"] is None:  # as transformers' pipeline `any-to-any` gives it
+            del kwargs["audio"]
         text_settings = {"padding": self.padding, "truncation": True, "max_length": self.max_length}
         text_settings |= kwargs.pop("text_kwargs", {})
         video_settings = dict(kwargs.pop("videos_kwargs", {}))
@@ -121,7 +123,7 @@ class VideoTextProcessor(SavedWhole, ProcessorMixin):
 
     def places(self, num_frames: int) -> int:
         """
-        How many tokens of a text a clip of that many frames is.
+        How many tokens a clip of that many frames is in a text.
 
         Raises:
             ValueError: for a processor of a model that has no videos among its words.
@@ -131,13 +133,16 @@ class VideoTextProcessor(SavedWhole, ProcessorMixin):
         per_clip, per_step, frames = (self.video_places[name] for name in ("per_clip", "per_step", "frames_per_step"))
         return per_clip + per_step * -(-num_frames // frames)
 
-    def ask(self, question: str) -> str:
+    def ask(self, question: str, answer: str | None = None) -> str:
         """
         The text of a user's turn about a video, as it is for the language model to answer: with `<video>` in front of
-        the question, if it has none of its own.
+        the question, if it has none of its own. With an answer, the text of both turns.
         """
         asked = question if VIDEO_TOKEN in question else f"{VIDEO_TOKEN}\n{question}"
-        return self.apply_chat_template([{"role": "user", "content": asked}], add_generation_prompt=True)
+        chat = [{"role": "user", "content": asked}]
+        if answer is not None:
+            return self.apply_chat_template([*chat, {"role": "assistant", "content": answer}])
+        return self.apply_chat_template(chat, add_generation_prompt=True)
 
     def texts_with_videos(self, text: str | list[str], clips: int, num_frames: int, **settings: Any) -> dict[str, Any]:
         """
@@ -333,7 +338,7 @@ def train_wordpiece_tokenizer(texts: Iterable[str], vocab_size: int = 2000) -> B
 
 
 def without_end(tokenizer: BertTokenizer) -> PreTrainedTokenizerFast:
-    """The same vocabulary for a language model: a text begins with [CLS] and does not end with [SEP], until it does."""
+    """The same vocabulary for a language model: a text begins with [CLS], and [SEP] ends it only if it is written."""
     words = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     first = (tokenizer.cls_token, tokenizer.cls_token_id)
     words.post_processor = processors.TemplateProcessing(

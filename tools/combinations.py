@@ -39,6 +39,7 @@ from encoder_configs import (  # noqa: E402
     model_config,
     shown,
 )
+from language_models import language_config  # noqa: E402
 from public_models import OUR_ENCODERS, PUBLIC_ENCODERS, save_bert, save_vision_model  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from transformers import AutoTokenizer, pipeline  # noqa: E402
@@ -47,12 +48,15 @@ import violet  # noqa: E402
 from violet.core.catalogue import MODEL_CLASSES, PIPELINE_CLASSES  # noqa: E402
 from violet.core.files import write_text  # noqa: E402
 from violet.data import moving_shapes  # noqa: E402
+from violet.hub.language_models import language_processor  # noqa: E402
 from violet.modeling_violet.objectives.masked_vision import MVM_TARGETS, predict_mvm  # noqa: E402
+from violet.processing import without_end  # noqa: E402
 from violet.training import TASKS, DataArguments, FinetuningArguments, ModelArguments, finetune  # noqa: E402
 
 ASKING = ROOT / "tests" / "pipelines" / "asking.py"
 LAUNCHER = ROOT / "examples" / "accelerate_ddp.yaml"
 CLASSES = tuple(name for name in MODEL_CLASSES if name != "VioletVisionModel")
+WRITING = "VioletForConditionalGeneration"
 OBJECTIVES = ("vtc", "vtm", "mlm", "smtm", *(f"mvm_{name}" for name in MVM_TARGETS))
 SIZES = (
     (FRAMES, SIDE),
@@ -107,10 +111,20 @@ class Bench:
         """The same by the names that the encoder takes."""
         return shown(self.encoder, self.pixels)
 
-    def processor(self) -> Any:
+    def save(self, name: str, folder: Path, **settings: Any) -> None:
+        """A random model of that class, and its processor."""
+        model = self.model(name).eval()
+        model.save_pretrained(folder, **settings)
+        self.processor(model.config if name == WRITING else None).save_pretrained(folder, **settings)
+
+    def processor(self, writing: Any = None) -> Any:
+        """The processor of all models, or of the language model with that configuration."""
         settings = {"size": {"height": SIDE, "width": SIDE}, "num_frames": FRAMES, **frame_settings(self.encoder)}
         frames = violet.VioletVideoProcessor(**settings)
-        return violet.VideoTextProcessor(AutoTokenizer.from_pretrained(self.parts / "bert"), frames)
+        tokenizer = AutoTokenizer.from_pretrained(self.parts / "bert")
+        if writing is not None:
+            return language_processor(writing, without_end(tokenizer), frames)
+        return violet.VideoTextProcessor(tokenizer, frames)
 
     def model(self, name: str, **changes: Any) -> Any:
         """A random model of that class, without dropout, for the vocabulary of `bert`."""
@@ -123,6 +137,10 @@ class Bench:
         settings.setdefault("num_labels", len(LABELS))
         if name == "VioletForPreTraining":
             settings.setdefault("mvm_targets", {"pixel": {}})
+        if name == WRITING:
+            text = {**language_config("llama").to_dict(), "vocab_size": len(tokenizer), "max_position_embeddings": 512}
+            fusion = {"model_type": "language_model", "video_token_id": len(tokenizer)}
+            settings |= {"text_config": {**text, **special}, "fusion_model_config": fusion, "projection_dim": None}
         return getattr(violet, name)(model_config(self.encoder, **settings))
 
     def inputs(self, name: str, model: Any) -> dict[str, Any]:
@@ -131,6 +149,11 @@ class Bench:
         given: dict[str, Any] = {**self.shown, "input_ids": ids}
         if name in ("VioletForMaskedLM", "VioletForCaptioning"):
             given["labels"] = ids
+        elif name == WRITING:
+            with torch.no_grad():
+                places = model.violet.encode_videos(**self.shown).tokens.shape[1]
+            ids = torch.cat([ids.new_full((2, places), model.violet.fusion.video_token_id), ids], dim=1)
+            given |= {"input_ids": ids, "labels": ids}
         elif name == "VioletForMultipleChoice":
             given |= {"input_ids": torch.stack([ids, ids.flip(0), ids.flip(1)], dim=1), "labels": torch.tensor([0, 2])}
         elif name == "VioletForVideoClassification":
@@ -240,8 +263,7 @@ def check_pipeline(task: str, bench: Bench) -> str | None:
     for name, questions in ASKED.items():
         if task in questions:
             folder = bench.folder / f"{task}-{name}"
-            bench.model(name).eval().save_pretrained(folder)
-            bench.processor().save_pretrained(folder)
+            bench.save(name, folder)
             pipe = pipeline(task, model=str(folder))
             said = [json.dumps(questions[task](pipe, bench.videos)) for _ in range(2)]
             require(said[0] == said[1] and len(said[0]) > 2, f"{name} says {said}")
@@ -253,8 +275,7 @@ def check_pipeline(task: str, bench: Bench) -> str | None:
 def check_gallery(bench: Bench) -> str | None:
     """A gallery of clips is encoded, stored, opened and searched."""
     folder, stored = bench.folder / "search", bench.folder / "gallery"
-    bench.model("VioletForRetrieval").eval().save_pretrained(folder)
-    bench.processor().save_pretrained(folder)
+    bench.save("VioletForRetrieval", folder)
     pipe = pipeline("video-text-retrieval", model=str(folder))
     pipe.open(stored, videos=bench.videos)
     found = pipe("a red disc", top_k=3)
@@ -397,8 +418,7 @@ def check_carried_code(bench: Bench) -> str | None:
     """A fresh process without the package loads every class by the code it carries, and answers as here."""
     folder = bench.folder / "carried"
     for name in ASKED:
-        bench.model(name).eval().save_pretrained(folder / name, with_code=True)
-        bench.processor().save_pretrained(folder / name, with_code=True)
+        bench.save(name, folder / name, with_code=True)
     clips = bench.folder / "three"
     clips.mkdir()
     for video in bench.videos:

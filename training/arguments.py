@@ -161,7 +161,8 @@ class ModelArguments:
         default="bert-base-uncased",
         metadata={
             "help": "A folder or Hub name of a BERT: the words and the fusion of a new VIOLET, where --model is a "
-            "model of pictures or videos. A VIOLET has its own."
+            "model of pictures or videos. Or of a language model (Llama, Qwen, SmolLM, …), which then reads videos "
+            "among its words and writes (captioning, open-ended). A VIOLET has its own."
         },
     )
     system: str | None = field(
@@ -209,6 +210,13 @@ class ModelArguments:
         metadata={
             "help": "Keep the vision encoder's weights as they are: several times faster, and as good on clips like "
             "those it was pre-trained on."
+        },
+    )
+    freeze: str | None = field(
+        default=None,
+        metadata={
+            "help": "Modules whose weights stay as they are, by name, with spaces between them, such as "
+            "violet.text_embeddings.language_model (with a language model: only the encoder and the connector learn)."
         },
     )
     max_text_length: int | None = field(

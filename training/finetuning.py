@@ -27,6 +27,7 @@ from ..data import moving_shapes, read_rows, rows_digest
 from ..data.hub_rows import HUB
 from ..data.loading import ClipReader
 from ..hub.conversion import load_tokenizer
+from ..hub.language_models import language_configuration, with_language_model
 from ..hub.starting_points import build_system, configuration_for, processor_of_system
 from ..hub.vision_models import check_clip
 from ..modeling_violet import VioletForRetrieval, VioletPreTrainedModel
@@ -92,6 +93,24 @@ def load_tables(data: DataArguments) -> DatasetDict:
     )
 
 
+def find_task(arguments: ModelArguments, data: DataArguments) -> Task:
+    """The task as the model does it that the run starts from, see `Task.of`."""
+    task = TASKS[data.task]
+    return task if task.written is None else task.of(_configuration(arguments))
+
+
+def _configuration(arguments: ModelArguments) -> VioletConfig:
+    if arguments.from_scratch:
+        return named_configuration(arguments.model)
+    if arguments.system is not None:
+        return VioletConfig()
+    if not from_parts(arguments):
+        return VioletConfig.from_pretrained(source_of(arguments))
+    if language_configuration(arguments.text) is None:
+        return VioletConfig()
+    return with_language_model(VioletConfig(), arguments.text, (1, 1))
+
+
 def source_of(arguments: ModelArguments) -> str:
     """Where `from_pretrained` finds the weights to start from."""
     return pretrained(arguments.model) if arguments.model in NAMED_CONFIGURATIONS else arguments.model
@@ -107,7 +126,7 @@ def build_processor(arguments: ModelArguments, rows: Dataset, data: DataArgument
         WeightsError, SettingsError: for a tokenizer that cannot be had, or lacks a special token; for clips that the
             model's vision encoder cannot take.
     """
-    task = TASKS[data.task]
+    task = find_task(arguments, data)
     tokenizer = None if arguments.tokenizer is None else load_tokenizer(arguments.tokenizer)
     if tokenizer is not None:
         check_tokenizer(tokenizer, str(arguments.tokenizer))
@@ -178,7 +197,7 @@ def build_model(
     `hub.starting_points.build_system` says. A VIOLET's weights keep their head of labels if it has the very same ones,
     and start a new one otherwise. If another tokenizer is asked for, see `exchange_vocabulary`.
     """
-    task, source = TASKS[data.task], "" if arguments.from_scratch else source_of(arguments)
+    task, source = find_task(arguments, data), "" if arguments.from_scratch else source_of(arguments)
     new_model, before = arguments.system is not None or from_parts(arguments), None
     if task.label_head and not arguments.from_scratch and not new_model:
         before = list(VioletConfig.from_pretrained(source).id2label.values())
@@ -236,6 +255,8 @@ def run_settings(
         del settings["system"]
     if not data.shapes_sound:  # runs from before there was any may go on
         del settings["shapes_sound"]
+    if model.freeze is None:
+        del settings["freeze"]
     # A run that was stopped by a bad sample, or refused for its words, may go on.
     for name in ("frame_cache_mb", "decode_time_limit", "bad_samples", "allow_unknown_words"):
         del settings[name]
@@ -279,7 +300,7 @@ def finetune(
         SettingsError: if the folder holds a run with other settings, a table or video cannot be used, or the
             tokenizer does not know its words (see `vocabulary`).
     """
-    output_dir, task = Path(str(training.output_dir)), TASKS[data.task]
+    output_dir, task = Path(str(training.output_dir)), find_task(model_arguments, data)
     with training.main_process_first(local=False):  # one process draws the clips
         tables, processor, settings = prepare_run(model_arguments, data, training, tables)
     set_seed(training.seed)
@@ -294,6 +315,7 @@ def finetune(
         parameter.requires_grad_(False)
     if model_arguments.freeze_backbone:
         model.violet.vision_model.requires_grad_(False)
+    freeze(model, model_arguments.freeze)
     trainer = build_trainer(model, processor, tables, data, training, callbacks)
     trainer.train(resume_from_checkpoint=checkpoint_to_resume(output_dir, trainer.accelerator, trainer.failed_samples))
 
@@ -316,6 +338,26 @@ def finetune(
     return FinetuningResult(task, model, processor, tables, metrics, settings)
 
 
+def freeze(model: VioletPreTrainedModel, names: str | None) -> None:
+    """
+    Keeps the weights of modules, by their names (one text, with spaces between them).
+
+    Raises:
+        SettingsError: for a name that no module has.
+    """
+    known = dict(model.named_modules())
+    for name in (names or "").split():
+        if not name or name not in known:
+            near = sorted(one for one in known if one and one.count(".") <= 1)
+            raise SettingsError(
+                f"--freeze: no module is named {name!r}; there are {', '.join(near)} and those inside."
+            )
+        known[name].requires_grad_(False)
+    if names:
+        trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
+        logger.info("%d of %d parameters are trained.", trained, sum(one.numel() for one in model.parameters()))
+
+
 def prepare_run(
     model_arguments: ModelArguments,
     data: DataArguments,
@@ -331,7 +373,7 @@ def prepare_run(
     Raises:
         SettingsError: see `finetune`.
     """
-    task, first = TASKS[data.task], training.process_index == 0
+    task, first = find_task(model_arguments, data), training.process_index == 0
     if not model_arguments.from_scratch:
         processor_of_weights(model_arguments)  # what cannot be used is refused before clips are drawn
     tables = load_tables(data) if given is None else given
@@ -388,7 +430,7 @@ def build_trainer(
     callbacks: Sequence[TrainerCallback] = (),
 ) -> VioletTrainer:
     """The Trainer of a run with the task's collator and metrics; further callbacks silence the Trainer's own log."""
-    task, validation = TASKS[data.task], tables.get("validation")
+    task, validation = TASKS[data.task].of(model.config), tables.get("validation")
     # The heads smooth their own targets: the Trainer's way knows only one form of labels.
     model.config.label_smoothing, training.label_smoothing_factor = training.label_smoothing_factor, 0.0
     reader = ClipReader(processor.video_processor, data.frame_cache_mb * 2**20, data.decode_time_limit)

@@ -6,9 +6,17 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from ..configuration import named_configuration
+from ..hub.language_models import language_processor
 from ..hub.vision_models import sides
 from ..modeling_violet.encoders import find_encoder
-from ..processing import VideoTextProcessor, VioletVideoProcessor, special_tokens, train_wordpiece_tokenizer
+from ..processing import (
+    VideoTextProcessor,
+    VioletVideoProcessor,
+    special_tokens,
+    train_wordpiece_tokenizer,
+    without_end,
+)
+from ..processing.chats import VIDEO_TOKEN
 
 FRAMES_FROM_SCRATCH: dict[str, tuple[int | tuple[int, int], int]] = {
     "violet-tiny": (64, 4),
@@ -29,6 +37,7 @@ FRAMES_FROM_SCRATCH: dict[str, tuple[int | tuple[int, int], int]] = {
     "maskalign-base-16": (224, 8),
     "maskalign-large-16": (224, 8),
     "maskalign-tiny": (64, 4),
+    "language-model-tiny": (64, 4),
 }
 """Side in pixels (or height and width) and number of frames that a named configuration is trained with."""
 
@@ -36,8 +45,10 @@ FRAMES_FROM_SCRATCH: dict[str, tuple[int | tuple[int, int], int]] = {
 def texts_from_scratch(model: str, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """The fields of a named configuration that its vocabulary decides, with those of a text side of transformers."""
     tokens = special_tokens(tokenizer)
-    fields: dict[str, Any] = {"vocab_size": len(tokenizer), **tokens}
-    text: Any = named_configuration(model).text_config
+    config = named_configuration(model)
+    beside = config.get_text_config() is not config and VIDEO_TOKEN in tokenizer.get_vocab()  # no word of the model
+    fields: dict[str, Any] = {"vocab_size": len(tokenizer) - beside, **tokens}
+    text: Any = config.text_config
     if hasattr(text, "vocab_size"):
         own = {name: value for name, value in fields.items() if hasattr(text, name)}
         fields["text_config"] = {**text.to_dict(), **own}
@@ -79,6 +90,10 @@ def processor_from_scratch(
     config: Any = named_configuration(model)
     if tokenizer is None:
         tokenizer = train_wordpiece_tokenizer(texts, config.vocab_size)
+        tokenizer = tokenizer if config.get_text_config() is config else without_end(tokenizer)
+    if config.get_text_config() is not config:
+        config = named_configuration(model, **texts_from_scratch(model, tokenizer))
+        return language_processor(config, tokenizer, frames_from_scratch(model, image_size, num_frames))
     processor = VideoTextProcessor(tokenizer, frames_from_scratch(model, image_size, num_frames))
     processor.max_length = min(processor.max_length, getattr(config.text_config, "max_words", processor.max_length))
     return processor

@@ -1,12 +1,16 @@
-"""Runs that start from public parts: a model of pictures or videos of transformers, and a BERT for the words."""
+"""
+Runs that start from public parts: a model of pictures or videos of transformers, and a BERT or a language model for
+the words.
+"""
 
 from collections.abc import Sequence
 from typing import Any
 
 from ..configuration import NAMED_CONFIGURATIONS, VioletConfig
 from ..hub import WeightsError, build_model, build_processor
-from ..hub.starting_points import configuration_for
-from ..hub.vision_models import CONVERTED, STARTS, model_type
+from ..hub.language_models import language_configuration, with_language_model
+from ..hub.starting_points import build_frames, configuration_for, with_places
+from ..hub.vision_models import CONVERTED, STARTS, model_type, sides, vision_configuration
 from ..modeling_violet import VioletPreTrainedModel
 from ..processing import VideoTextProcessor
 from .arguments import SettingsError
@@ -69,8 +73,14 @@ def processor_from_parts(
     Raises:
         WeightsError: if a part is missing or of another kind, or the encoder cannot take such clips.
     """
-    configuration_for(text)
-    return build_processor(model, text, num_frames, image_size)
+    config = configuration_for(text)
+    if language_configuration(text) is not None:
+        frames = build_frames(model, num_frames, image_size)
+        size = frames.size["height"], frames.size["width"]
+        encoder = vision_configuration(model)
+        config = with_places(config, model, encoder, frames.num_frames, size)
+        config = with_language_model(config, text, sides(config.video_grid_size))
+    return build_processor(model, text, num_frames, image_size, config)
 
 
 def model_from_parts(

@@ -63,7 +63,8 @@ class VioletVideoConnector(nn.Module):
         """Video tokens (videos, L, hidden_size) -> (videos, places, the language model's width)."""
         if self.pooled_grid is not None:
             video = self.pool(video)
-        return video.with_tokens(self.second(nn.functional.gelu(self.first(video.tokens))))
+        tokens = video.tokens.to(self.first.weight.dtype)
+        return video.with_tokens(self.second(nn.functional.gelu(self.first(tokens))))
 
     def pool(self, video: Tokens) -> Tokens:
         """Means over `pooled_grid` x `pooled_grid` equal parts of each step, step by step and row by row."""
@@ -104,6 +105,9 @@ class VioletLanguageModelFusion(Fusion):
     def __init__(self, config):
         super().__init__()
         self.config = config
+        own = config.fusion_model_config
+        if own.video_token_id is None:  # said once: the vocabulary may grow afterwards
+            own.video_token_id = config.text_config.vocab_size
         self._text_side: tuple[Any, ...] = ()  # no submodule: it is the text side's
         self.connector = VioletVideoConnector(config)
         self.norm = None
@@ -126,8 +130,7 @@ class VioletLanguageModelFusion(Fusion):
     @property
     def video_token_id(self) -> int:
         """The id of `<video>`."""
-        own = self.config.fusion_model_config.video_token_id
-        return self.config.text_config.vocab_size if own is None else own
+        return self.config.fusion_model_config.video_token_id
 
     def place_videos(
         self,
@@ -155,8 +158,8 @@ class VioletLanguageModelFusion(Fusion):
         projected = self.connector(video)
         if video_index is not None:
             projected = projected.select(video_index)
-        tokens, found = projected.tokens, int(places.sum())
-        if found != tokens.shape[0] * tokens.shape[1]:
+        tokens = projected.tokens
+        if not torch.compiler.is_compiling() and (found := int(places.sum())) != tokens.shape[0] * tokens.shape[1]:
             raise ValueError(
                 f"The texts have {found} places of `<video>` (id {self.video_token_id}), and {tokens.shape[0]} videos "
                 f"of {tokens.shape[1]} tokens each need {tokens.shape[0] * tokens.shape[1]}: process texts and videos "

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
+from ..parts import pass_on
 from .text_side import TextSide
 
 
@@ -16,7 +17,7 @@ class VioletLanguageModelText(TextSide):
     def __init__(self, config: PreTrainedConfig):
         super().__init__()
         self.language_model: PreTrainedModel = build_language_model(config)
-        self._no_split_modules = self.language_model._no_split_modules  # transformers collects from direct children
+        pass_on(self, "language_model")
         self.width = config.text_config.hidden_size
 
     def forward(
@@ -48,10 +49,11 @@ def build_language_model(config: PreTrainedConfig) -> PreTrainedModel:
         check_language_model(config.text_config)
     except ValueError as error:
         raise ValueError(
-            f"{asked}, and `text_config.model_type` {error}: give one of a language model, such as 'llama', 'qwen3' or "
-            "'smollm3', or leave `fusion_model_config` out."
+            f"{asked}, and `text_config.model_type` {error}: give one of a language model, such as 'llama' or "
+            "'qwen3', or leave `fusion_model_config` out."
         ) from error
-    return AutoModelForCausalLM.from_config(config.text_config)
+    # Of the precision of the model around it: published configurations name one, which is that of their file.
+    return AutoModelForCausalLM.from_config(config.text_config, dtype=torch.get_default_dtype())
 
 
 def check_language_model(config: PreTrainedConfig) -> None:

@@ -28,8 +28,8 @@ LANGUAGE_CONFIGS: dict[str, dict[str, Any]] = {
 }
 """By name: the `model_type` unless the fields say another. SmolLM2 is a Llama whose two tables of words are one."""
 CHAT = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' }}"
+    "{{ '\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 TEXTS = (
     "User: what moves left? Assistant: the red disc moves left and up, the blue square moves right and down.",
@@ -42,12 +42,13 @@ def language_tokenizer(chat: bool = True, texts: Any = TEXTS) -> PreTrainedToken
     words = Tokenizer(models.BPE())
     words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     words.decoder = decoders.ByteLevel()
-    special = ["<pad>", "<s>", "<|im_end|>", "<|im_start|>"]
+    special = ["<pad>", "<s>", "<|im_end|>", "<|im_start|>", "<|endoftext|>"]  # the last is Qwen's class's own
     letters = sorted({letter for text in texts for letter in text.replace(" ", "Ġ")} | {"Ċ"})
     trainer = trainers.BpeTrainer(
         vocab_size=WORDS, special_tokens=special, initial_alphabet=letters, show_progress=False
     )
     words.train_from_iterator(texts, trainer)
+    words.add_tokens([f"<word {number}>" for number in range(words.get_vocab_size(), WORDS)])
     words.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", START)])
     return PreTrainedTokenizerFast(
         tokenizer_object=words,

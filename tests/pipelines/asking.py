@@ -44,12 +44,23 @@ ASKED: dict[str, dict[str, Callable[[Any, list[str]], Any]]] = {
         "video-captioning": lambda pipe, clips: pipe(clips[:2], num_beams=2, max_new_tokens=6),
         "video-question-answering": lambda pipe, clips: pipe(clips[0], QUESTION, max_new_tokens=4),
     },
+    "VioletForConditionalGeneration": {
+        "video-text-to-text": lambda pipe, clips: pipe(clips[:2], QUESTION, max_new_tokens=6),
+        "video-question-answering": lambda pipe, clips: pipe(clips[0], QUESTION, max_new_tokens=4),
+        "image-text-to-text": lambda pipe, clips: pipe(
+            text=[{"role": "user", "content": [{"type": "video", "path": clips[0]}, {"type": "text", "text": "?"}]}],
+            return_full_text=False,
+            generate_kwargs={"max_new_tokens": 6, "num_beams": 2},
+        )[0]["generated_text"],
+    },
     "VioletForRetrieval": {
         "video-text-retrieval": lambda pipe, clips: pipe(["a red disc", "a blue square grows"], videos=clips),
     },
     "VioletForVideoClassification": {"video-classification": lambda pipe, clips: pipe(clips)},
 }
-"""By the class that a checkpoint holds: its tasks, and something to ask for each."""
+"""
+By the class that a checkpoint holds, the name of its folder up to a "-": its tasks, and something to ask for each.
+"""
 
 
 def ask(folder: Path, clips: list[str]) -> dict[str, dict[str, Any]]:
@@ -59,7 +70,7 @@ def ask(folder: Path, clips: list[str]) -> dict[str, dict[str, Any]]:
     return {
         path.name: {
             task: question(pipeline(task, model=str(path), trust_remote_code=True), clips)
-            for task, question in ASKED[path.name].items()
+            for task, question in ASKED[path.name.partition("-")[0]].items()
         }
         for path in sorted(folder.glob("Violet*"))
     }

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
-from transformers import TrainingArguments
+from transformers import PreTrainedConfig, TrainingArguments
 
 from ...core.registry import Registry
 from ...data.loading import ClipReader, explained_workers
@@ -72,6 +72,7 @@ class Task:
         apart: whether a batch should hold many videos, rather than all rows of a few: what is learned is to tell the
             videos of a batch apart.
         words: what else the texts have that the model reads, for a vocabulary from scratch.
+        written: the same task for a language model that sees videos among its words; None if there is none.
     """
 
     model_class: type[VioletPreTrainedModel]
@@ -94,6 +95,11 @@ class Task:
     unsayable: str = ""
     apart: bool = False
     words: str = ""
+    written: "Task | None" = None
+
+    def of(self, config: PreTrainedConfig) -> "Task":
+        """The task as a model of that configuration does it."""
+        return self.written if self.written is not None and config.get_text_config() is not config else self
 
     @property
     def chooses(self) -> bool:

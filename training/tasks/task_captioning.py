@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,15 +13,19 @@ from ...data import COLUMNS, described
 from ...evaluation.captions import caption_scores
 from ...evaluation.measures import Evaluation
 from ...evaluation.sharing import gather, on_first
-from ...modeling_violet import VioletForCaptioning
+from ...modeling_violet import VioletForCaptioning, VioletForConditionalGeneration
 from ...modeling_violet.losses import IGNORE_INDEX
 from ...processing import VideoTextProcessor
 from ..collating import VideoTextCollator
+from .chat_answers import CHAT_WORDS, ChatCollator, written_answers
 from .evaluation_batches import encoded_videos, first_of_each, need_some, precision
 from .task import Task
 
 if TYPE_CHECKING:
     from ..arguments import DataArguments, ModelArguments
+
+ASKED = "Describe the video."
+"""What a language model is asked for a caption."""
 
 
 class CaptionCollator(VideoTextCollator):
@@ -66,15 +71,34 @@ def measure_captions(
     model, collator: VideoTextCollator, rows: Dataset, data: "DataArguments", training: TrainingArguments
 ) -> Evaluation:
     """What `caption_scores` says of a caption written for each video, against all captions that the rows have."""
-    references: dict[str, list[str]] = {}
-    for video, caption in zip(rows["video"], rows["caption"], strict=True):
-        references.setdefault(video, []).append(caption)
+    references = _references(rows)
     mine: list[tuple[str, str]] = []
     for of_batch, tokens in encoded_videos(model, collator, first_of_each(rows), training):
         with precision(model, training):
             ids = model.generate(video_tokens=tokens, max_length=collator.processor.max_length, do_sample=False)
         said = collator.processor.tokenizer.batch_decode(ids, skip_special_tokens=True)
         mine += zip((row["video"] for row in of_batch), said, strict=True)
+    return _compare(mine, rows, references)
+
+
+def measure_chat_captions(
+    model, collator: ChatCollator, rows: Dataset, data: "DataArguments", training: TrainingArguments
+) -> Evaluation:
+    """The same of captions that a language model writes when it is asked for them."""
+    answers = written_answers(model, collator, first_of_each(rows), training)
+    return _compare([(row["video"], text) for row, text in answers], rows, _references(rows))
+
+
+def _references(rows: Dataset) -> dict[str, list[str]]:
+    """All captions that the rows have, by video."""
+    references: dict[str, list[str]] = {}
+    for video, caption in zip(rows["video"], rows["caption"], strict=True):
+        references.setdefault(video, []).append(caption)
+    return references
+
+
+def _compare(mine: list[tuple[str, str]], rows: Dataset, references: dict[str, list[str]]) -> Evaluation:
+    """Captions of this process's videos, by video, against those of the rows."""
     written = dict(gather(mine))
     need_some(written, rows)
     given = [references[video] for video in written]
@@ -111,6 +135,23 @@ def _ask(row: Mapping[str, Any]) -> list[str]:
     return ["--video", str(row["video"])]
 
 
+def _collate_chat(processor, model, data, training: bool, **settings) -> VideoTextCollator:
+    return ChatCollator(processor, lambda row: ASKED, itemgetter("caption"), **settings)
+
+
+WRITTEN = Task(
+    model_class=VioletForConditionalGeneration,
+    columns=COLUMNS["captioning"],
+    texts=("caption",),
+    reads=("caption",),
+    rows=described,
+    test_rows=described,
+    collate=_collate_chat,
+    measure=measure_chat_captions,
+    metrics=None,
+    ask=lambda row: ["--video", str(row["video"]), "--question", ASKED],
+    words=f"{CHAT_WORDS} {ASKED}",
+)
 TASK = Task(
     model_class=VioletForCaptioning,
     columns=COLUMNS["captioning"],
@@ -123,4 +164,5 @@ TASK = Task(
     configure=_configure,
     metrics=None,
     ask=_ask,
+    written=WRITTEN,
 )

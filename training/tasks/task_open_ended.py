@@ -4,16 +4,18 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
 from datasets import Dataset
 
 from ...data import COLUMNS, open_ended
-from ...modeling_violet import VioletForQuestionAnswering
+from ...modeling_violet import VioletForConditionalGeneration, VioletForQuestionAnswering
 from ...modeling_violet.losses import IGNORE_INDEX
 from ...processing import VideoTextProcessor
 from ..collating import VideoTextCollator, video_ids
+from .chat_answers import CHAT_WORDS, ChatCollator, measure_written_answers
 from .choosing import measure_answers, normalize_answer
 from .task import Row, Task
 
@@ -92,6 +94,22 @@ def _collate(processor, model, data, training: bool, **settings) -> VideoTextCol
     return QuestionCollator(processor, model.config.label2id, captions=captions, **settings)
 
 
+def _collate_chat(processor, model, data, training: bool, **settings) -> VideoTextCollator:
+    return ChatCollator(processor, itemgetter("question"), lambda row: str(row["answer"]), **settings)
+
+
+WRITTEN = Task(
+    model_class=VioletForConditionalGeneration,
+    columns=COLUMNS["open-ended"],
+    texts=("question", "answer"),
+    reads=("question", "answer"),
+    rows=open_ended,
+    test_rows=open_ended,
+    collate=_collate_chat,
+    measure=measure_written_answers,
+    metrics=None,
+    words=CHAT_WORDS,
+)
 TASK = Task(
     model_class=VioletForQuestionAnswering,
     columns=COLUMNS["open-ended"],
@@ -104,4 +122,5 @@ TASK = Task(
     configure=_configure,
     label_head="answer_head",
     masked_columns={},
+    written=WRITTEN,
 )
