@@ -61,8 +61,8 @@ VLORA = Kind(
     },
     assumed=(
         "CLIP's heads are 64 wide (`vision_config.num_attention_heads`)",
-        "without a config.json: `fusion_model_config.alpha` is the rank, `types` are the first letters of 'qkvom', and "
-        "heads of the language model are 128 wide",
+        "without a config.json: `fusion_model_config.alpha` is the rank, `types` are the first letters of 'qkvom', "
+        "and heads of the language model are 128 wide",
     ),
 )
 

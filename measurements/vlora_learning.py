@@ -8,8 +8,8 @@ Clips are mp4 files of the drawn shapes (8 frames of 32 pixels), read back. A sm
 (width 64, 4 layers, every second one gets weights of rank 8) learn from nothing to answer two questions about each
 clip; A is computed once a clip for both. Measured on 1,000 other clips: as they are; with the clip of another row,
 which must leave chance (a sixth for colours, a quarter for directions); and with their frames in mixed order, which
-must leave direction at chance and keep colour. Prints the medians over the seeds, and the least and most. The status is 1
-if a median misses its bar. Some minutes a seed on one core.
+must leave direction at chance and keep colour. Prints the medians over the seeds, and the least and most. The
+status is 1 if a median misses its bar. Some minutes a seed on one core.
 """
 
 import argparse

@@ -245,8 +245,8 @@ class LowRankLayers:
         """
         if len(weights.a) != 1:
             raise ValueError(
-                f"Weights of one video can be merged into those of the model, and these are of {len(weights.a)}: merge "
-                "one video at a time, or leave the weights apart."
+                f"Weights of one video can be merged into those of the model, and these are of {len(weights.a)}: "
+                "merge one video at a time, or leave the weights apart."
             )
         kinds = "".join(kind for kind in weights.types if kind != "m")
         kept: list[tuple[nn.Linear, nn.Parameter]] = []
@@ -271,7 +271,7 @@ def _require_square(module: nn.Module, width: int, number: int, kind: str, field
         return
     shape = "no linear layer" if weight is None else f"{type(module).__name__} {tuple(weight.shape)}"
     raise ValueError(
-        f"`{field}` has the kind {kind!r}, whose weights are {width} x {width} (`hidden_size`), and layer {number} has "
-        f"{shape} there. Grouped keys and values (`num_key_value_heads` below `num_attention_heads`) and heads wider "
-        "than their share take none: leave the letter out, or use another model."
+        f"`{field}` has the kind {kind!r}, whose weights are {width} x {width} (`hidden_size`), and layer {number} "
+        f"has {shape} there. Grouped keys and values (`num_key_value_heads` below `num_attention_heads`) and heads "
+        "wider than their share take none: leave the letter out, or use another model."
     )

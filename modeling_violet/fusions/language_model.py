@@ -174,8 +174,8 @@ class VioletLanguageModelFusion(Fusion):
         self, places: torch.Tensor, video: Tokens | None, video_index: torch.Tensor | None = None
     ) -> dict[str, torch.Tensor]:
         """
-        What the videos of texts do beyond standing in their places, see `place_videos`: tensors of a row for each text,
-        which `arguments` takes by name. Nothing here.
+        What the videos of texts do beyond standing in their places, see `place_videos`: tensors of a row for each
+        text, which `arguments` takes by name. Nothing here.
         """
         return {}
 
