@@ -332,11 +332,11 @@ def named_configuration(name: str, **overrides) -> VioletConfig:
 
     `"violet-v1-base"`, `"violet-v2-base"`, `"clip-vip-base-16"`, `"clip-vip-base-32"`, `"uniformerv2-base-16-scene"`,
     `"uniformerv2-base-16-temporal"`, `"lf-vila-base"`, `"hd-vila-base"`, `"maskalign-base-16"`,
-    `"maskalign-large-16"`, `"vlora-vicuna-7b"` and `"vatt-medium"` (which hears) have the published models' shapes; `"violet-tiny"`,
-    `"vlora-tiny"`, `"clip-vip-tiny"`, `"maskalign-tiny"` and `"language-model-tiny"` (64-pixel clips of four frames),
-    `"uniformerv2-tiny"` (of eight, without texts), `"lf-vila-tiny"` (of eight, with a sentence for every two),
-    `"hd-vila-tiny"` (32-pixel clips of seven, the middle one also of 128 pixels) and `"vatt-tiny"` (64-pixel clips of
-    eight, with a second of sound) train on two CPU cores in minutes.
+    `"maskalign-large-16"`, `"vlora-vicuna-7b"` and `"vatt-medium"` (which hears) have the published models' shapes;
+    `"violet-tiny"`, `"vlora-tiny"`, `"clip-vip-tiny"`, `"maskalign-tiny"` and `"language-model-tiny"` (64-pixel clips
+    of four frames), `"uniformerv2-tiny"` (of eight, without texts), `"lf-vila-tiny"` (of eight, with a sentence for
+    every two), `"hd-vila-tiny"` (32-pixel clips of seven, the middle one also of 128 pixels) and `"vatt-tiny"`
+    (64-pixel clips of eight, with a second of sound) train on two CPU cores in minutes.
 
     Raises:
         ValueError: for an unknown name or field.

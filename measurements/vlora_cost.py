@@ -7,7 +7,7 @@ parameters, FLOPs, time and bytes of a cache, forward only, of BERT-base's fusio
 
 One thread; the ways take turns, and each has its median over the rounds. Weights are random: time does not depend on
 them. The status is 1 if fusion and generator together take more than a quarter of the plain way's time at 4 frames, or
-the fusion alone more than 1.15 times as long at 16 frames as at 4.
+the fusion by itself more than 1.15 times as long at 16 frames as at 4.
 """
 
 import argparse
@@ -52,16 +52,16 @@ def main() -> int:
     own = VioletConfig(attn_implementation="sdpa", fusion_model_config={"model_type": "low_rank"})
     weighted: Any = build_fusion(own).eval().requires_grad_(False)
     text, ways, found = tokens(options.rows, WORDS), {}, {}
-    parts = {"plain": plain, "generator": weighted.generator, "fusion alone": weighted.layers}
+    parts = {"plain": plain, "generator": weighted.generator, "only the fusion": weighted.layers}
     with torch.no_grad():
         for frames in (4, 16):
             video = tokens(options.rows, frames * (1 + CELLS))
             ready = weighted.prepare(video)
             ways[f"plain, {frames} frames"] = lambda video=video: plain({"video": video, "text": text})
             ways[f"generator, {frames} frames"] = lambda video=video: weighted.prepare(video)
-            ways[f"fusion alone, {frames} frames"] = lambda ready=ready: weighted({"video": ready, "text": text})
+            ways[f"only the fusion, {frames} frames"] = lambda ready=ready: weighted({"video": ready, "text": text})
             kept = {"plain": 2 * LAYERS * video.tokens[0].numel(), "generator": 0}
-            kept["fusion alone"] = ready.prepared[0].numel()
+            kept["only the fusion"] = ready.prepared[0].numel()
             for part, module in parts.items():
                 count = sum(one.numel() for one in module.parameters())
                 found[f"{part}, {frames} frames"] = {"parameters": count, "bytes a clip": 4 * kept[part]}
@@ -87,10 +87,10 @@ def main() -> int:
     def took(name: str) -> float:
         return found[name]["seconds"]
 
-    share = (took("fusion alone, 4 frames") + took("generator, 4 frames")) / took("plain, 4 frames")
-    growth = took("fusion alone, 16 frames") / took("fusion alone, 4 frames")
+    share = (took("only the fusion, 4 frames") + took("generator, 4 frames")) / took("plain, 4 frames")
+    growth = took("only the fusion, 16 frames") / took("only the fusion, 4 frames")
     print(f"fusion and generator / plain at 4 frames: {share:.3f} (at most {AT_MOST})")
-    print(f"fusion alone at 16 frames / at 4: {growth:.3f} (at most {SAME})")
+    print(f"only the fusion at 16 frames / at 4: {growth:.3f} (at most {SAME})")
     if options.json is not None:
         write_json(options.json, {"rows": found, "share": share, "growth": growth})
     return int(share > AT_MOST or growth > SAME)

@@ -82,7 +82,7 @@ def draw(folder: Path, split: str, number: int) -> tuple[torch.Tensor, torch.Ten
 
 
 def asked(clips: int) -> dict[str, torch.Tensor]:
-    """Both questions about each of so many clips."""
+    """Both questions about each of that many clips."""
     ids = torch.tensor(list(QUESTIONS.values())).repeat(clips, 1)
     return {"input_ids": ids, "video_index": torch.arange(clips).repeat_interleave(len(QUESTIONS))}
 

@@ -29,7 +29,7 @@ class VloraConfig(PreTrainedConfig):
         alpha (`float`, *optional*): the weights are multiplied by alpha / rank; `None` for `rank`.
         types (`str`): which matrices of a layer get weights: the letters q, k, v, o, and m for a branch around the
             whole MLP.
-        skip_layers (`int`): every so many-th layer gets weights; it divides the number of layers.
+        skip_layers (`int`): every `skip_layers`-th layer gets weights; it divides the number of layers.
         separate (`bool`): whether each kind has a generator of its own.
         num_positions (`int`, *optional*): learned places of the visual tokens, as many as there are of them; `None`
             for tokens that know their places.

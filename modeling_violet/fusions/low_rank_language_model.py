@@ -1,5 +1,5 @@
 """
-A language model of transformers of which every so many-th layer gets low-rank weights of the text's video, and whose
+A language model of transformers of which every `skip_layers`-th layer gets low-rank weights of the text's video, and whose
 sequence has no token of it (Ma et al., 2024, "Visual Perception by Large Language Model's Weights", VLoRA).
 """
 
