@@ -197,6 +197,13 @@ class VioletTrainer(Trainer):
         parts = split_pairs(inputs, self.grad_cache_chunk_size)
         return backward_in_parts(parts, embed, compare, backward, plain.shared()) / steps
 
+    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
+        """As transformers', with what the model's fusion tells of its last step in training."""
+        fusion = getattr(getattr(self.accelerator.unwrap_model(self.model), "violet", None), "fusion", None)
+        if "loss" in logs and fusion is not None:
+            logs |= {name: float(value) for name, value in fusion.measures.items()}
+        super().log(logs, *args, **kwargs)
+
     def _get_grad_norm(self, model, grad_norm=None):
         norm = super()._get_grad_norm(model, grad_norm)
         if self.accelerator.scaler is None:  # a scaler skips steps whose gradients overflow, by itself

@@ -1,6 +1,6 @@
 """
-A language model of transformers of which every `skip_layers`-th layer gets low-rank weights of the text's video, and whose
-sequence has no token of it (Ma et al., 2024, "Visual Perception by Large Language Model's Weights", VLoRA).
+A language model of transformers of which every `skip_layers`-th layer gets low-rank weights of the text's video, and
+whose sequence has no token of it (Ma et al., 2024, "Visual Perception by Large Language Model's Weights", VLoRA).
 """
 
 from dataclasses import replace
@@ -63,6 +63,8 @@ class VloraLanguageModelFusion(VioletLanguageModelFusion):
         own.require_fit(
             text.num_hidden_layers, text.hidden_size, "text_config.num_hidden_layers", "text_config.hidden_size"
         )
+        if own.video_token_id is None:  # said once: the vocabulary may grow afterwards
+            own.video_token_id = text.vocab_size
         self.config = config
         self._text_side: tuple[Any, ...] = ()
         self.connector = VloraPlace()

@@ -343,3 +343,31 @@ def test_lora_of_the_language_model_and_a_saved_model_keep_the_weights(reference
     assert torch.equal(loaded(given(reference), **asked).logits, wanted)
     tuned = get_peft_model(loaded, LoraConfig(target_modules=["q_proj", "o_proj"], r=2))
     assert_near(tuned(given(reference), **asked).logits, wanted, 1e-5)  # LoRA begins at 0
+
+
+# --- with a processor, as other language models ---
+
+
+@torch.no_grad()
+def test_a_processor_writes_one_place_for_a_clip_whatever_its_frames():
+    from language_models import FRAMES, SIDE, language_tokenizer, violet_config
+
+    from violet.hub.language_models import language_processor
+    from violet.processing import VioletVideoProcessor
+
+    fields = {"model_type": "low_rank_language_model", "generator_size": 16, "generator_blocks": 1, "rank": 2}
+    config = violet_config("smollm2", fusion_model_config={**fields, "types": "qom", "skip_layers": 2})
+    torch.manual_seed(0)
+    model = VioletForConditionalGeneration(config).eval()
+    torch.nn.init.normal_(model.violet.fusion.generator.b, std=0.5)
+    frames = VioletVideoProcessor(size={"height": SIDE, "width": SIDE}, num_frames=FRAMES)
+    processor = language_processor(config, language_tokenizer(), frames)
+    clip = torch.randint(0, 256, (FRAMES, SIDE, SIDE, 3), generator=torch.Generator().manual_seed(1)).byte().numpy()
+    given = dict(processor(text=["<video> what moves left?", "nothing"], videos=[clip], padding=True))
+    assert (given["input_ids"] == model.violet.fusion.video_token_id).sum(1).tolist() == [1, 0]
+    options = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False}
+    written = model.generate(**given, **options, output_logits=True, return_dict_in_generate=True)
+    other = {**given, "pixel_values_videos": given["pixel_values_videos"].flip(1)}
+    flipped = model.generate(**other, **options, output_logits=True, return_dict_in_generate=True)
+    assert not torch.equal(written.logits[0][0], flipped.logits[0][0])
+    assert torch.equal(written.logits[0][1], flipped.logits[0][1])  # the text without a clip
