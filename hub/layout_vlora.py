@@ -110,7 +110,7 @@ def vlora_sizes(shapes: Mapping[str, Shape], settings: Mapping[str, Any]) -> tup
     def count(pattern: str) -> int:
         return len({found[1] for name in shapes if (found := re.match(pattern, name))})
 
-    language = {
+    language: dict[str, Any] = {
         "vocab_size": shape("model.embed_tokens.weight", 2)[0],
         "hidden_size": shape("model.embed_tokens.weight", 2)[1],
         "intermediate_size": shape("model.layers.0.mlp.gate_proj.weight", 2)[0],

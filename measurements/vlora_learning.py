@@ -17,6 +17,7 @@ import json
 import statistics
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -64,17 +65,18 @@ def draw(folder: Path, split: str, number: int) -> tuple[torch.Tensor, torch.Ten
     if file.exists():
         return tuple(torch.load(file, weights_only=True))
     (folder / split).mkdir(parents=True, exist_ok=True)
-    clips, answers, index = [], [], 0
-    while len(clips) < number:
+    paths, answers, index = [], [], 0
+    while len(paths) < number:
         subjects = plan_clip(0, split, index, FRAMES)
         if len(subjects) == 1 and subjects[0].action == "moves" and subjects[0].colour:
-            path = folder / split / f"{index}.mp4"
-            if not path.exists():
-                _encode(draw_clip(0, split, index, SIDE, FRAMES)[0], path)
-            clips.append(torch.as_tensor(decode_video(path).frames))
+            paths.append(folder / split / f"{index}.mp4")
+            if not paths[-1].exists():
+                _encode(draw_clip(0, split, index, SIDE, FRAMES)[0], paths[-1])
             colour = ANSWERS["colour"].index(subjects[0].colour)
             answers.append([colour, len(COLOURS) + ANSWERS["direction"].index(subjects[0].direction)])
         index += 1
+    with ThreadPoolExecutor(8) as readers:
+        clips = list(readers.map(lambda path: torch.as_tensor(decode_video(path).frames), paths))
     # (clips, frames, side, side, 3) -> (clips, frames, 3, side, side)
     pixels = torch.stack(clips).permute(0, 1, 4, 2, 3)
     torch.save([pixels, torch.tensor(answers)], file)

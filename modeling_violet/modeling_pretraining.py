@@ -219,7 +219,7 @@ class VioletForPreTraining(VioletPreTrainedModel):
             return VioletPreTrainingOutput(loss=embedding_gradients.of(self._embed(named, passes), self.shared(named)))
         outcomes = {objective.name: objective.loss(passes) for objective in named}
         summed = _summed(outcomes, objectives)
-        summed["measures"] |= self.violet.fusion.measures
+        summed["measures"] |= dict(self.violet.fusion.measures)
         return VioletPreTrainingOutput(**summed, **passes.recorded())
 
     def _embed(self, named: Iterable[Objective], passes: Passes) -> dict[str, torch.Tensor]:

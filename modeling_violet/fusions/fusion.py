@@ -1,5 +1,6 @@
 """The table of fusions: networks over named groups of tokens (video, prompt, text)."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -38,11 +39,7 @@ class Fusion(nn.Module):
     rules: tuple[str, ...] = ("bidirectional",)
     hears: bool = False
     outside: tuple[str, ...] = ()
-    measures: dict[str, torch.Tensor]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.measures = {}
+    measures: Mapping[str, torch.Tensor] = {}
 
     def prepare(self, video: Tokens) -> Tokens:
         """Encoded videos with what is computed once of each, however many texts it meets (`Tokens.prepared`)."""

@@ -123,14 +123,9 @@ class VloraLanguageModelFusion(VioletLanguageModelFusion):
         rows = a.new_zeros((len(places), *a.shape[1:])).index_put((has.nonzero()[:, 0],), a[index])
         return {"low_rank": rows, "hidden_places": places}
 
-    def arguments(
-        self,
-        attention_mask: torch.Tensor | None,
-        length: int,
-        low_rank: torch.Tensor | None = None,
-        hidden_places: torch.Tensor | None = None,
-    ) -> dict[str, Any]:
+    def arguments(self, attention_mask: torch.Tensor | None, length: int, **beside: torch.Tensor) -> dict[str, Any]:
         """`attention_mask` without the hidden places, and the weights."""
+        low_rank, hidden_places = beside.get("low_rank"), beside.get("hidden_places")
         if low_rank is None:
             return {"attention_mask": attention_mask}
         weights = self.generator.weights(low_rank)
