@@ -50,6 +50,7 @@ CONFIG: dict[str, Any] = {
     },
     **{"max_position_embeddings": 8, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
     **{"classifier_dropout": 0.0, "initializer_range": 0.08, "fusion_norm": "pre", "hidden_frame_order": False},
+    **{"bos_token_id": 2, "eos_token_id": 3, "mask_token_id": 4},
     **{"num_video_frames": FRAMES, "video_grid_size": 4, "num_labels": sum(map(len, ANSWERS.values()))},
 }
 AT_LEAST = {"colour": 0.90, "direction": 0.90, "mixed colour": 0.90}
