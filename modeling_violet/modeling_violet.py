@@ -150,9 +150,9 @@ class VioletPreTrainedModel(SavedWhole, PreTrainedModel):
         rules = find_fusion(config).rules
         if self.reads_under not in rules:
             raise ValueError(
-                f"{type(self).__name__} reads the fusion under the rule of attention {self.reads_under!r}, and that "
-                f"of `fusion_model_config.model_type` {own.model_type if own else 'bert'!r} serves "
-                f"{', '.join(map(repr, rules))}: take another fusion, or another class."
+                f"{type(self).__name__} needs the rule of attention {self.reads_under!r} (`attention_rule`), and the "
+                f"fusion `fusion_model_config.model_type` {own.model_type if own else 'bert'!r} serves "
+                f"{', '.join(map(repr, rules))}."
             )
 
     @torch.no_grad()

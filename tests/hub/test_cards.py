@@ -18,7 +18,8 @@ from violet.cli import main
 from violet.core.files import sha256
 from violet.hub import CARDS, CardError, write_model_card
 from violet.hub.cards import SECTIONS
-from violet.processing import train_wordpiece_tokenizer
+from violet.hub.language_models import language_processor
+from violet.processing import train_wordpiece_tokenizer, without_end
 
 METRICS = {
     "steps": 7,
@@ -216,8 +217,14 @@ def of_every_kind(tmp_path_factory) -> list[Path]:
             continue
         labels = {"id2label": {0: "left", 1: "right"}} if name == "VioletForQuestionAnswering" else {}
         config = named_configuration("violet-tiny", vocab_size=len(tokenizer), num_hidden_layers=1, **labels)
+        reading = processor
+        if name == "VioletForConditionalGeneration":
+            config, words_only = named_configuration("language-model-tiny"), without_end(tokenizer)
+            text = {**config.text_config.to_dict(), "vocab_size": len(words_only)}
+            config = named_configuration("language-model-tiny", text_config=text)
+            reading = language_processor(config, words_only, processor.video_processor)
         getattr(violet, name)(config).save_pretrained(folder)
-        processor.save_pretrained(folder)
+        reading.save_pretrained(folder)
         facts = {"settings": {"seed": 1}, "provenance": {"example": EXAMPLES.get(name, {})}}
         (folder / "metrics.json").write_text(json.dumps(facts))
         write_model_card(folder)

@@ -11,6 +11,7 @@ import torch
 from violet import NAMED_CONFIGURATIONS, named_configuration
 from violet.modeling_violet import (
     VioletForCaptioning,
+    VioletForConditionalGeneration,
     VioletForMaskedLM,
     VioletForMultipleChoice,
     VioletForPreTraining,
@@ -21,6 +22,7 @@ from violet.modeling_violet import (
 FROZEN = Path(__file__).with_name("frozen_keys.json")
 MODELS = (
     VioletForCaptioning,
+    VioletForConditionalGeneration,
     VioletForMaskedLM,
     VioletForMultipleChoice,
     VioletForPreTraining,
@@ -46,7 +48,7 @@ def keys_and_shapes(name: str) -> dict[str, str]:
             with torch.device("meta"):
                 model = model_class(config)
         except ValueError as error:
-            assert "needs the rule of attention" in str(error)  # such a model writes no captions
+            assert "needs the rule of attention" in str(error)  # such a model writes no captions, or nothing else
             continue
         found |= {key: list(value.shape) for key, value in model.state_dict().items()}
     folded: dict[str, set[tuple[str, ...]]] = defaultdict(set)

@@ -345,10 +345,10 @@ def test_a_text_side_that_does_not_write_is_refused_by_both_keys(changes, messag
 def test_other_classes_and_fusions_are_refused_by_name():
     config = violet_config("llama", projection_dim=8)
     for other in (VioletForMaskedLM, VioletForCaptioning, VioletForRetrieval, VioletForVideoClassification):
-        with pytest.raises(ValueError, match=f"{other.__name__} reads .* 'language_model' serves 'causal'"):
+        with pytest.raises(ValueError, match=f"{other.__name__} needs .* 'language_model' serves 'causal'"):
             other(config)
     bert = {**config.to_dict(), "fusion_model_config": None, "text_config": None}
-    with pytest.raises(ValueError, match="VioletForConditionalGeneration reads .* of .*'bert' serves 'bidirectional'"):
+    with pytest.raises(ValueError, match="VioletForConditionalGeneration needs .*'bert' serves 'bidirectional'"):
         VioletForConditionalGeneration(VioletConfig(**bert))
     with pytest.raises((ValueError, StrictDataclassError), match="`pooled_grid`: must be 1 or more"):
         violet_config("llama", pooled=0)
