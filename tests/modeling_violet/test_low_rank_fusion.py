@@ -1,6 +1,7 @@
 """The fusion `low_rank`: a clip as weights of a text model. What it promises, and what it refuses."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,6 +23,8 @@ from violet.modeling_violet.attention import AttentionLayout
 from violet.modeling_violet.fusions import record_received_attention
 from violet.modeling_violet.low_rank import BERT_PLACES, KINDS, LowRankLayers, LowRankWeights, product_norms
 from violet.modeling_violet.weight_generator import VloraConfig
+from violet.training.arguments import SettingsError
+from violet.training.building import check_attended
 
 WIDTH, RANK, LAYERS, WORDS, VIDEOS = 32, 4, 4, 6, 3
 OWN = {"model_type": "low_rank", "generator_size": 32, "generator_blocks": 2, "rank": RANK, "skip_layers": 2}
@@ -358,3 +361,16 @@ def test_attention_that_a_text_receives_can_still_be_read():
     with record_received_attention(model.fusion) as received:
         model(clips(), words())
     assert received.total.shape == (VIDEOS, WORDS)
+
+
+def test_masks_by_attention_are_refused_before_a_run_begins():
+    with pytest.raises(SettingsError, match="`masks`: 'attended'.*'low_rank'"):
+        check_attended(SimpleNamespace(masks={"attended": 0.5}), build(VioletForPreTraining))
+    check_attended(SimpleNamespace(masks={"random": 1.0, "attended": 0.0}), build(VioletForPreTraining))
+
+
+def test_a_checkpoint_carries_the_code_that_adds_the_weights(tmp_path):
+    build(VioletForMaskedLM).save_pretrained(tmp_path, with_code=True)
+    carried = {path.name for path in tmp_path.glob("*.py")}
+    assert {"low_rank.py", "low_rank_fusion.py", "weight_generator.py"} <= carried
+    assert "low_rank_language_model.py" not in carried
