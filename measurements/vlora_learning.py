@@ -2,7 +2,7 @@
 What a text model sees of a clip that it is given as weights only: colour and direction of one moving shape, through
 the fusion `low_rank` (VLoRA).
 
-    nice -n 19 python measurements/vlora_learning.py [--seeds 0 1 2] [--steps 600] [--clips 8000] [--json rows.json]
+    nice -n 19 python measurements/vlora_learning.py [--seeds 0 1 2] [--steps 1500] [--clips 8000] [--json rows.json]
 
 Clips are mp4 files of the drawn shapes (8 frames of 32 pixels), read back. A small UniFormerV2 and a text-only fusion
 (width 64, 4 layers, every second one gets weights of rank 8) learn from nothing to answer two questions about each
@@ -135,7 +135,7 @@ def run(seed: int, steps: int, clips: int, folder: Path) -> dict[str, float]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--clips", type=int, default=8000)
     parser.add_argument("--folder", type=Path, default=Path("outputs/vlora_learning"), help="of the drawn clips")
     parser.add_argument("--json", type=Path, help="where to write the rows")

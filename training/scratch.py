@@ -38,6 +38,8 @@ FRAMES_FROM_SCRATCH: dict[str, tuple[int | tuple[int, int], int]] = {
     "maskalign-large-16": (224, 8),
     "maskalign-tiny": (64, 4),
     "language-model-tiny": (64, 4),
+    "vlora-tiny": (64, 4),
+    "vlora-vicuna-7b": (336, 1),
 }
 """Side in pixels (or height and width) and number of frames that a named configuration is trained with."""
 
