@@ -249,7 +249,7 @@ class LowRankLayers:
                 "merge one video at a time, or leave the weights apart."
             )
         kinds = "".join(kind for kind in weights.types if kind != "m")
-        kept: list[tuple[nn.Linear, nn.Parameter]] = []
+        kept: list[tuple[nn.Linear, Any]] = []
         with torch.no_grad():
             changes = weights.only(kinds).matrices()[0]
             for i, kind in enumerate(kinds):
