@@ -383,6 +383,43 @@ NAMED_CONFIGURATIONS: dict[str, dict[str, Any]] = {
         **{"num_video_frames": 4, "video_grid_size": 8, "hidden_frame_order": False, "max_position_embeddings": 256},
         **{"projection_dim": 128, "projection_type": "language_model"},
     },
+    "vlora-vicuna-7b": {
+        "vision_config": {
+            "model_type": "clip_vision_model",
+            # of 24: the last state but one is read
+            **{"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 23, "num_attention_heads": 16},
+            **{"image_size": 336, "patch_size": 14},
+        },
+        "text_config": {
+            "model_type": "llama",
+            **{"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32},
+            **{"num_attention_heads": 32, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5},
+            **{"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0},
+        },
+        "fusion_model_config": {
+            "model_type": "low_rank_language_model",
+            **{"generator_size": 1024, "generator_blocks": 8, "rank": 64, "alpha": 64, "types": "qkvom"},
+            **{"skip_layers": 4, "separate": True, "num_positions": 576},
+        },
+        "vision_positions": "none",
+        **{"hidden_size": 1024, "num_attention_heads": 16, "hidden_frame_order": False},
+    },
+    "vlora-tiny": {
+        "vision_config": {
+            **{"embed_dim": 32, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 4, 8), "window_size": (4, 4, 4)},
+            **{"drop_path_rate": 0.0, "initializer_range": 0.08},
+        },
+        "fusion_model_config": {
+            "model_type": "low_rank",
+            **{"generator_size": 128, "generator_blocks": 2, "rank": 8, "skip_layers": 2},
+        },
+        **TINY,
+        "num_hidden_layers": 4,
+        "fusion_norm": "pre",
+        "hidden_frame_order": False,
+        "clip_summary": True,
+        "projection_dim": 128,
+    },
     "clip-vip-base-16": {"vision_config": {"model_type": "clip_vip"}, **CLIP_TOWERS, "video_grid_size": 14},
     "clip-vip-base-32": {
         "vision_config": {"model_type": "clip_vip", "patch_size": 32},
@@ -452,8 +489,9 @@ def named_configuration(name: str, **overrides) -> VioletConfig:
     The configuration of that name, with `overrides` in place of its fields.
 
     A name that ends in `-tiny` or `-tiny-experts` is a small model that trains on two CPU cores in minutes; the others
-    have the published models' shapes, `mm-gem-large` those of the models that MM-GEM is made of. `imp-small`, `imp-base` and `imp-large` have the paper's: no weights of them are
-    published.
+    have the published models' shapes, `mm-gem-large` those of the models that MM-GEM is made of. `imp-small`,
+    `imp-base` and `imp-large` have the paper's: no weights of them are published.
+
 
     Raises:
         ValueError: for an unknown name or field.

@@ -399,6 +399,11 @@ def convert(
     """
     if Path(output).exists():
         raise FileExistsError(f"{output} exists already: name another folder.")
+    from .shards import convert_by_shards, convertible_by_shards
+
+    if model_class is None and convertible_by_shards(source):
+        wanted = None if config is None else read_configuration(config)
+        return convert_by_shards(source, output, wanted, tokenizer, with_tokenizer)
     weights = read_weights(source)
     plan = plan_for(
         weights,

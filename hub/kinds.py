@@ -97,6 +97,7 @@ class Numbering:
         merges: the stages with a merging behind them.
         text_layers: layers of the text side that read sentences, and those that read paragraphs; () for others.
         positions: rows and columns of the square grid whose positions the vision encoder computes; 0 for others.
+        vision_layers: blocks of a vision encoder of transformers; 0 for others.
     """
 
     model_class: str = ""
@@ -105,6 +106,7 @@ class Numbering:
     merges: tuple[int, ...] = ()
     text_layers: tuple[int, ...] = ()
     positions: int = 0
+    vision_layers: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,6 +148,8 @@ class Kind:
         left_out: pattern of our names of what it does not hold and what is 0 in a model of its weights: where it still
             is 0, a model is written without it.
         assumed: what its shapes do not tell, and is taken for granted without a configuration, for the report.
+        by_shards: whether its files are too large for memory: a folder is converted file by file, in the numbers that
+            it has, see `shards`. Each of our tensors is one of theirs.
     """
 
     name: str
@@ -172,6 +176,7 @@ class Kind:
     computed: Mapping[str, tuple[str, Callable[[int, int, int], torch.Tensor]]] = field(default_factory=dict)
     left_out: str | None = None
     assumed: tuple[str, ...] = ()
+    by_shards: bool = False
 
     def fitted(self, model: "Numbering", source: "Numbering") -> "Kind":
         """The kind for a model of that numbering."""

@@ -53,6 +53,7 @@ from .layout_lf_vila import LF_VILA
 from .layout_maskalign import ALIGNED, MASKALIGN, MASKALIGN_TUNED
 from .layout_uniformerv2 import CLIP_START, OPENAI_CLIP, UNIFORMERV2, UNIFORMERV2_OPENMMLAB
 from .layout_vatt import VATT, VATT_BASE
+from .layout_vlora import VLORA, VLORA_JOINT
 
 SWIN_TORCHVISION: Rules = (
     (r"^stages\.(\d+)\.blocks\.", lambda found: f"features.{2 * int(found[1])}."),
@@ -303,7 +304,7 @@ KINDS = {
         *(VIOLET, LF_VILA, HD_VILA, SWINBERT, TORCHVISION, VIDEO_SWIN, SWIN_2D, SWIN_TRANSFORMERS, BERT),
         *(CLIP_VIP, CLIP, CLIP_VISION, CLIP_VISION_PROJECTED, CLIP_TEXTS, CLIP_TEXTS_PROJECTED),
         *(UNIFORMERV2, UNIFORMERV2_OPENMMLAB, OPENAI_CLIP, CLIP_START, VATT),
-        *(MASKALIGN, MASKALIGN_TUNED, COCA, IMP),
+        *(MASKALIGN, MASKALIGN_TUNED, COCA, IMP, VLORA, VLORA_JOINT),
     )
 }
 
@@ -337,6 +338,8 @@ def _kind_by_names(shapes: Mapping[str, Shape]) -> Kind | None:
             return MASKALIGN if aligned else MASKALIGN_TUNED
     for kind, pattern in (
         (VIOLET, r"(enc_img|enc_txt|trsfr)\."),
+        (VLORA, r"model\.mm_projector\.gen\.\d"),
+        (VLORA_JOINT, r"model\.mm_projector\.gen\.[a-z]"),
         (VATT, rf".*{VATT_BASE}"),
         (IMP, rf"(params/)?{IMP_ENCODER}"),
         (UNIFORMERV2, r"backbone\.transformer\."),

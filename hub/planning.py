@@ -244,6 +244,7 @@ def numbering(model_class: type[PreTrainedModel], config_json: str) -> Numbering
         tuple(i for i, stage in enumerate(stages) if stage.merges),
         layers if any(layers) else (),
         _computed_positions(config.vision_config if is_whole else config),
+        getattr(config.vision_config if is_whole else config, "num_hidden_layers", 0),
     )
 
 

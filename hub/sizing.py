@@ -22,6 +22,7 @@ from .layout_lf_vila import lf_vila_sizes
 from .layout_maskalign import maskalign_sizes
 from .layout_uniformerv2 import UNIFORMERV2_TOWER
 from .layout_vatt import vatt_sizes
+from .layout_vlora import vlora_sizes
 from .layouts import BERT, VIOLET
 
 CODEBOOK = 8192
@@ -354,6 +355,10 @@ def _coca_sizes(sizes: Sizes, strict: bool, settings: Mapping[str, Any]) -> tupl
     return "coca-vit-base-32", *coca_sizes(sizes.shapes)
 
 
+def _vlora_sizes(sizes: Sizes, strict: bool, settings: Mapping[str, Any]) -> tuple[str, dict, dict]:
+    return "vlora-vicuna-7b", *vlora_sizes(sizes.shapes, settings)
+
+
 SYSTEMS: Mapping[str, Callable[[Sizes, bool, Mapping[str, Any]], tuple[str, dict, dict]]] = {
     "violet_vision": _violet_sizes,
     "clip_vip": _clip_vip_sizes,
@@ -364,6 +369,7 @@ SYSTEMS: Mapping[str, Callable[[Sizes, bool, Mapping[str, Any]], tuple[str, dict
     "imp": _imp_sizes,
     "maskalign_vit": _maskalign_sizes,
     "coca_vit": _coca_sizes,
+    "clip_vision_model": _vlora_sizes,
 }
 """
 By `Kind.system`: (sizes, see `Sizes.original`, the config.json beside the weights) -> the named configuration, the

@@ -64,12 +64,24 @@ class AttentionLayout:
     Attributes:
         lengths: the number of tokens of each group ("video", "prompt", "text"), by name and in order. Those whose keys
             and values are in a cache stand in front, as one group "past".
+        outside: groups that have no place in this fusion's sequence.
     """
 
     lengths: Mapping[str, int]
+    outside: tuple[str, ...] = ()
 
     def start(self, group: str) -> int:
-        """The place of a group's first token; where the group would begin if it is absent: behind all others."""
+        """
+        The place of a group's first token; where the group would begin if it is absent: behind all others.
+
+        Raises:
+            ValueError: for a group that has no place in this sequence.
+        """
+        if group in self.outside:
+            raise ValueError(
+                f"This rule of attention asks for the places of the group {group!r}, and this fusion has none: "
+                f"{group!r} is not in its sequence. Use a rule over the other groups, or another fusion."
+            )
         place = 0
         for name, length in self.lengths.items():
             if name == group:

@@ -250,9 +250,10 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
             attention_mask = torch.ones_like(input_ids)
         look_ahead = not self.config.next_word_prediction
         if cache is not None and cache.get_seq_length():
-            context = 0
-            if self.violet.fusion.joint_sequence:
-                context = sum(group.tokens.shape[1] for group in kwargs["video_tokens"].groups().values())
+            context, fusion = 0, self.violet.fusion
+            if fusion.joint_sequence:
+                groups = kwargs["video_tokens"].groups()
+                context = sum(group.tokens.shape[1] for name, group in groups.items() if name not in fusion.outside)
                 context += 0 if kwargs.get("prompt_ids") is None else kwargs["prompt_ids"].shape[1]
                 context += 0 if kwargs.get("task_ids") is None else 1
             new = input_ids[:, cache.get_seq_length() - context :]

@@ -126,6 +126,8 @@ class VioletForConditionalGeneration(VioletPreTrainedModel, GenerationMixin):
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        low_rank: torch.Tensor | None = None,
+        hidden_places: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> VioletConditionalGenerationOutput:
         r"""
@@ -147,6 +149,8 @@ class VioletForConditionalGeneration(VioletPreTrainedModel, GenerationMixin):
             use_cache: whether a cache is made and given back; by default as the language model's configuration says,
                 and not with labels.
             logits_to_keep: how many of the last places to give logits for; 0 for all.
+            low_rank, hidden_places: what the fusion's `beside` gave of the texts and their videos, if a filled cache
+                holds them.
 
         `logits` are (texts, X, vocabulary). Without a video and with no `<video>` in the texts they are the language
         model's own.
@@ -156,16 +160,20 @@ class VioletForConditionalGeneration(VioletPreTrainedModel, GenerationMixin):
         video = self.encode_given(take_clip_inputs(kwargs, pixel_values_videos), video_tokens)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of `input_ids` and `inputs_embeds`.")
+        beside = {"low_rank": low_rank, "hidden_places": hidden_places}
         if input_ids is not None:
             past = 0 if cache is None else int(cache.get_seq_length())
             mask = attention_mask if attention_mask is None or not past else None
             inputs_embeds, seen = self.embed(input_ids, mask, video, video_index)
             attention_mask = attention_mask if past else seen
+            if not past:
+                beside |= self.violet.fusion.beside(self.video_places(input_ids), video, video_index)
             if labels is not None:
                 labels = labels.masked_fill(self.video_places(input_ids), IGNORE_INDEX)
         elif video is not None:
             raise ValueError("Videos are already in `inputs_embeds`: give `input_ids` with them.")
         assert inputs_embeds is not None  # one of the two was given
+        kwargs |= {name: value for name, value in beside.items() if value is not None}  # type: ignore[assignment]
         outputs = self.write(inputs_embeds, attention_mask, position_ids, cache, use_cache, logits_to_keep, **kwargs)
         loss = None
         if labels is not None:
@@ -194,9 +202,12 @@ class VioletForConditionalGeneration(VioletPreTrainedModel, GenerationMixin):
             position_ids = (attention_mask.cumsum(1) - 1).clamp(min=0)[:, -inputs_embeds.shape[1] :]
         given = {"position_ids": position_ids, "logits_to_keep": logits_to_keep, CACHE_NAME: cache}
         given = {name: value for name, value in given.items() if accepts(model, name)}
-        return model(
-            inputs_embeds=inputs_embeds, attention_mask=attention_mask, use_cache=use_cache, **given, **kwargs
-        )
+        beside = {name: kwargs.pop(name) for name in ("low_rank", "hidden_places") if name in kwargs}
+        length = inputs_embeds.shape[1] + (0 if cache is None else int(cache.get_seq_length()))
+        given |= self.violet.fusion.arguments(attention_mask, length, **beside)
+        output = model(inputs_embeds=inputs_embeds, use_cache=use_cache, **given, **kwargs)
+        self.violet.fusion.passed(given)
+        return output
 
     @torch.no_grad()
     def generate(
@@ -229,7 +240,8 @@ class VioletForConditionalGeneration(VioletPreTrainedModel, GenerationMixin):
         embeds, mask = self.embed(input_ids, mask, video, video_index)
         input_ids, mask, embeds = pad_on_the_left(attention_mask, input_ids, mask, embeds)
         words = self.inside_vocabulary(input_ids)
-        output = super().generate(words, attention_mask=mask, prompt_embeds=embeds, **kwargs)
+        beside = self.violet.fusion.beside(self.video_places(input_ids), video, video_index)
+        output = super().generate(words, attention_mask=mask, prompt_embeds=embeds, **beside, **kwargs)
         sequences = output if isinstance(output, torch.Tensor) else output.sequences
         prompt = input_ids.repeat_interleave(len(sequences) // len(input_ids), dim=0)
         sequences[:, : prompt.shape[1]] = prompt  # `<video>` again where an id of the vocabulary stood in

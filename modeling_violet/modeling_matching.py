@@ -16,6 +16,7 @@ from ..core.upstream import can_return_tuple
 from .embedding_gradients import EmbeddingGradients
 from .experts import as_one_pass, with_expert_losses
 from .fusions import fuses_pairs
+from .fusions.fusion import require_states_of
 from .heads import build_match_head
 from .losses import check_labels, first_of_each, gather_rows, masked_cross_entropy, retrieval_loss
 from .modeling_violet import (
@@ -56,6 +57,8 @@ class VioletForMultipleChoice(VioletPreTrainedModel):
     def __init__(self, config: VioletConfig):
         super().__init__(config)
         self.violet = VioletModel(config)
+        if config.span_head:
+            require_states_of("video", config, "`span_head`")
         self.match_head = build_match_head(config)
         self.span_head = nn.Linear(config.hidden_size, 2) if config.span_head else None
         self.post_init()

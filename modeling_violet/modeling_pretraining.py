@@ -15,6 +15,7 @@ from ..core.upstream import can_return_tuple
 from .embedding_gradients import EmbeddingGradients
 from .experts import with_expert_losses
 from .fusions import fuses_pairs, record_received_attention, writes_by_head
+from .fusions.fusion import require_states_of
 from .heads import build_match_head, build_word_head
 from .losses import combine
 from .modeling_violet import VioletModel, VioletPreTrainedModel
@@ -190,6 +191,7 @@ class VioletForPreTraining(VioletPreTrainedModel):
         if pixel_values_videos is None or input_ids is None:
             raise ValueError("Pre-training needs `pixel_values_videos` and `input_ids`.")
         if only_received_attention:
+            require_states_of("video", self.config, "Masking by received attention (`masks`: 'attended')")
             with record_received_attention(self.violet.fusion) as received:
                 fused = self.violet(pixel_values_videos, input_ids, attention_mask, **kwargs)
             total, video, text = received.total, fused.video_hidden_state, fused.text_hidden_state
@@ -217,12 +219,15 @@ class VioletForPreTraining(VioletPreTrainedModel):
         for objective in named:
             objective.require(inputs)
         passes = Passes(self, inputs, named, kwargs)
+        self.violet.fusion.measures = {}
         if only_embeddings:
             return VioletPreTrainingOutput(embeddings=self._embed(named, passes))
         if embedding_gradients is not None:
             return VioletPreTrainingOutput(loss=embedding_gradients.of(self._embed(named, passes), self.shared(named)))
         outcomes = {objective.name: objective.loss(passes) for objective in named}
-        return VioletPreTrainingOutput(**_summed(outcomes, objectives), **passes.recorded())
+        summed = _summed(outcomes, objectives)
+        summed["measures"] |= dict(self.violet.fusion.measures)
+        return VioletPreTrainingOutput(**summed, **passes.recorded())
 
     def _embed(self, named: Iterable[Objective], passes: Passes) -> dict[str, torch.Tensor]:
         sets: dict[str, torch.Tensor] = {}

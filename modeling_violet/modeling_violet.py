@@ -40,7 +40,7 @@ class VioletModelOutput(ModelOutput):
     Attributes:
         last_hidden_state: (texts, L_v + L_a + P + X, width), the fusion's states of `[video; sound; prompt; text]`, or
             only of the text if a filled cache was given.
-        video_hidden_state: (texts, L_v, width).
+        video_hidden_state: (texts, L_v, width); None if the fusion's sequence has no video tokens.
         audio_hidden_state: (texts, L_a, width), if the videos were heard.
         prompt_hidden_state: (texts, P, width), if there is a task token or a prompt.
         text_hidden_state: (texts, X, width).
@@ -296,7 +296,7 @@ class VioletModel(VioletPreTrainedModel):
         inputs = take_clip_inputs(others, pixel_values_videos)
         sound, boxes = take_named(inputs, SOUND), take_named(inputs, BOXES)
         video = self.with_sound(self.video_encoder(inputs, bool_masked_pos, hidden_frame_order), sound)
-        return self.with_boxes(video, **boxes) if boxes else video
+        return self.fusion.prepare(self.with_boxes(video, **boxes) if boxes else video)
 
     def with_boxes(self, video: Tokens, boxes: torch.Tensor, box_mask: torch.Tensor | None = None) -> Tokens:
         """
@@ -646,15 +646,19 @@ class VioletModel(VioletPreTrainedModel):
                 of_cache = {"cache": cache, "first_layer": self.fusion.cached_layers}
             words = self.text_embeddings(input_ids, attention_mask, position_ids, **of_cache)
         texts = words.shape[0]
+        if video_tokens.prepared is None:
+            video_tokens = self.fusion.prepare(video_tokens)
         groups = _videos_of_texts(video_tokens, texts, video_index).groups()
         prompt = self._prompt(task_ids, prompt_ids, prompt_attention_mask, batch=texts)
         if prompt is not None:
             groups["prompt"] = prompt
         past_mask = None
         if filled:  # video, prompt and the first words are in the cache
-            past_words = self.past_words(filled, groups)
-            past_mask, attention_mask = _past_masks(groups, words, attention_mask, past_words)
-            groups = {}
+            outside = {name: group for name, group in groups.items() if name in self.fusion.outside}
+            inside = {name: group for name, group in groups.items() if name not in outside}
+            past_words = self.past_words(filled, inside)
+            past_mask, attention_mask = _past_masks(inside, words, attention_mask, past_words)
+            groups = outside
         groups["text"] = Tokens(words, _all_ones(words) if attention_mask is None else attention_mask)
         states = self.fuse(groups, attention_rule, cache, past_mask, **kwargs)
         clip_states = states.pop(CLIP_STATES, None)

@@ -68,6 +68,7 @@ class Tokens:
         boxes: (batch, steps, 4), the part of each step in time that is meant, (x1, y1, x2, y2) in shares of the frame;
             None for whole frames. The tokens are those of whole frames all the same: what reads them pools the boxes.
         box_mask: (batch, steps), 1 for a step that shows its box, with `boxes`.
+        prepared: (batch, ...), what the fusion makes of a video before it meets a text, see `Fusion.prepare`.
     """
 
     tokens: torch.Tensor
@@ -79,6 +80,7 @@ class Tokens:
     audio: "Tokens | None" = None
     boxes: torch.Tensor | None = None
     box_mask: torch.Tensor | None = None
+    prepared: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -97,11 +99,10 @@ class Tokens:
 
     def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Tokens":
         """The same places with each tensor changed, for example moved or gathered."""
-        pooled = None if self.pooled is None else change(self.pooled)
         audio = None if self.audio is None else self.audio.map(change)
-        boxes, shown = (None if one is None else change(one) for one in (self.boxes, self.box_mask))
-        tokens, mask = change(self.tokens), change(self.mask)
-        return replace(self, tokens=tokens, mask=mask, pooled=pooled, audio=audio, boxes=boxes, box_mask=shown)
+        given = {name: getattr(self, name) for name in ("pooled", "boxes", "box_mask", "prepared")}
+        changed = {name: change(value) for name, value in given.items() if value is not None}
+        return replace(self, tokens=change(self.tokens), mask=change(self.mask), audio=audio, **changed)
 
     def select(self, index: torch.Tensor) -> "Tokens":
         """The rows of that index (n,), in its order: one may be taken several times, or not at all."""
@@ -136,6 +137,7 @@ class Tokens:
                 f"frame, of the clip) are {shapes}."
             )
         pooled = [part.pooled for part in parts if part.pooled is not None]
+        prepared = [part.prepared for part in parts if part.prepared is not None]
         audio = [part.audio for part in parts if part.audio is not None]
         if audio and len(audio) < len(parts):
             raise ValueError("Videos that were heard and videos that were not make no one gallery: hear all, or none.")
@@ -155,6 +157,7 @@ class Tokens:
             audio=Tokens.join(audio) if audio else None,
             boxes=boxes,
             box_mask=shown,
+            prepared=torch.cat(prepared) if len(prepared) == len(parts) else None,
         )
 
 

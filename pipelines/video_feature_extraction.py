@@ -71,7 +71,8 @@ class VideoFeatureExtractionPipeline(VideoTextPipeline):
         outputs = self.model(**pixels, input_ids=input_ids, attention_mask=attention_mask)
         if pool:
             return {"features": outputs.first_text_state()}
-        mask = torch.cat([outputs.video_tokens.mask, attention_mask], dim=1)
+        video = [] if outputs.video_hidden_state is None else [outputs.video_tokens.mask]
+        mask = torch.cat([*video, attention_mask], dim=1)
         return {"features": outputs.last_hidden_state, "mask": mask}
 
     def postprocess(self, model_outputs: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -21,6 +21,7 @@ from ..hub.vision_models import check_clip
 from ..modeling_violet import VioletForPreTraining
 from ..modeling_violet.encoders import Encoder
 from ..modeling_violet.experts import expert_layers
+from ..modeling_violet.fusions.fusion import require_states_of
 from ..modeling_violet.objectives.masked_features import check_group, masked_count
 from ..modeling_violet.objectives.masked_vision import start_at
 from ..modeling_violet.objectives.objective import BUILT_IN, OBJECTIVES, EmbeddingObjective
@@ -261,6 +262,18 @@ def check_gradient_caching(recipe: PretrainingRecipe, model: VioletForPreTrainin
             "`grad_cache_chunk_size`: the losses of the model's `experts` are means over a batch, which is not "
             "computed in parts: leave it out."
         )
+
+
+def check_attended(recipe: PretrainingRecipe, model: VioletForPreTraining) -> None:
+    """
+    Raises:
+        SettingsError: for the mask `attended` with a fusion in which no video token receives attention.
+    """
+    if recipe.masks.get("attended"):
+        try:
+            require_states_of("video", model.config, "`masks`: 'attended'")
+        except ValueError as error:
+            raise SettingsError(str(error)) from error
 
 
 def check_correlated(recipe: PretrainingRecipe, model: VioletForPreTraining, frames: VioletVideoProcessor) -> None:

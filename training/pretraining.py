@@ -34,6 +34,7 @@ from .building import (
     build_optimizer,
     build_processor,
     build_teachers,
+    check_attended,
     check_correlated,
     check_sizes,
     start_heads,
@@ -145,6 +146,7 @@ class Pretraining:
         self.model = build_model(recipe, self.processor, self.teachers, device)
         check_sizes(recipe, self.model, frames)
         prepare_hearing(self.processor, self.model, [train for train, _ in self.tables])
+        check_attended(recipe, self.model)
         check_correlated(recipe, self.model, frames)
         self.optimizer = build_optimizer(recipe, self.model)
         self.reader = ClipReader(frames, recipe.frame_cache_mb * 2**20, recipe.decode_time_limit)

@@ -48,6 +48,8 @@ FRAMES_FROM_SCRATCH: dict[str, tuple[int | tuple[int, int], int]] = {
     "coca-vit-base-32": (224, 8),
     "coca-vit-large-14": (224, 8),
     "coca-tiny": (64, 4),
+    "vlora-tiny": (64, 4),
+    "vlora-vicuna-7b": (336, 1),
 }
 """Side in pixels (or height and width) and number of frames that a named configuration is trained with."""
 

@@ -56,7 +56,7 @@ class VioletBertFusion(Fusion):
         if past_mask is not None:
             key_mask = torch.cat([past_mask, real], dim=1)
             past = {"past": past_mask.shape[1]}
-        layout = AttentionLayout({**past, **lengths})
+        layout = AttentionLayout({**past, **lengths}, self.outside)
         mask = build_attention_mask(self.config, states, key_mask, rule, layout, cache)
         for layer in self.layers:
             states = layer(states, mask, real=real, cache=cache, **kwargs)

@@ -34,6 +34,9 @@ class Fusion(nn.Module):
         joint_sequence: whether video, prompt and text are one sequence, all of which a cache counts; else only words
             are, and a prompt is the beginning of the text.
         reads_boxes: whether it reads the part of a video that `Tokens.boxes` says, and not the whole.
+        outside: groups that it reads but that have no place in its sequence: it gives no states of them, and no keys
+            of theirs are in a cache.
+        measures: numbers () of its last pass in training, for the log, by name.
     """
 
     layers: nn.ModuleList
@@ -44,10 +47,17 @@ class Fusion(nn.Module):
     joint_sequence: bool = True
     reads_boxes: bool = False
 
+    outside: tuple[str, ...] = ()
+    measures: Mapping[str, torch.Tensor] = MappingProxyType({})
+
     @property
     def cached_layers(self) -> int:
         """How many places it takes in a cache, from the first on."""
         return len(self.layers)
+
+    def prepare(self, video: Tokens) -> Tokens:
+        """Encoded videos with what is computed once of each, however many texts it meets (`Tokens.prepared`)."""
+        return video
 
     def forward(
         self,
@@ -84,6 +94,8 @@ FUSIONS: Registry[type[Fusion]] = Registry(
         "bert_with_experts": "expert_fusion:VioletExpertFusion",
         "clip_by_clip": "clip_by_clip:VioletClipByClipFusion",
         "language_model": "language_model:VioletLanguageModelFusion",
+        "low_rank": "low_rank_fusion:VloraFusion",
+        "low_rank_language_model": "low_rank_language_model:VloraLanguageModelFusion",
         "none": "no_fusion:VioletNoFusion",
     },
     config_keys=("fusion_model_config.model_type",),
@@ -113,6 +125,25 @@ def writes_by_head(config: PreTrainedConfig) -> bool:
     """Whether words are predicted by a head on the fusion's states, and not by a part that `written_by` names."""
     own: Any = config
     return own.has_fusion and getattr(own.fusion_model_config, "written_by", None) is None
+
+
+def require_states_of(group: str, config: PreTrainedConfig, reader: str) -> None:
+    """
+    Refuses a fusion that gives no states of a group which something else reads.
+
+    Args:
+        reader: what reads them, for the message.
+
+    Raises:
+        ValueError: naming the reader and the fusion.
+    """
+    if group in find_fusion(config).outside:
+        own: Any = getattr(config, "fusion_model_config", None)
+        raise ValueError(
+            f"{reader} needs the fusion's states of the group {group!r}, and the fusion "
+            f"`fusion_model_config.model_type` {own.model_type!r} has none: {group!r} is not in its sequence. Use "
+            "another fusion, or leave that out."
+        )
 
 
 def build_fusion(config: PreTrainedConfig) -> Fusion:

@@ -185,6 +185,25 @@ class VioletLanguageModelFusion(Fusion):
         seen = torch.ones_like(places).masked_scatter(places, projected.mask.bool())
         return merged, seen
 
+    def beside(
+        self, places: torch.Tensor, video: Tokens | None, video_index: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
+        """
+        What the videos of texts do beyond standing in their places, see `place_videos`: tensors of a row for each
+        text, which `arguments` takes by name. Nothing here.
+        """
+        return {}
+
+    def arguments(self, attention_mask: torch.Tensor | None, length: int, **beside: torch.Tensor) -> dict[str, Any]:
+        """
+        The language model's arguments for texts with what is `beside` them: of the mask (texts, length), over what is
+        in a cache too; without one nothing is padding.
+        """
+        return {"attention_mask": attention_mask}
+
+    def passed(self, arguments: dict[str, Any]) -> None:
+        """Is told after a pass of the language model with these `arguments`. Nothing here."""
+
     def forward(
         self,
         groups: dict[str, Tokens],

@@ -15,6 +15,8 @@ from torch import nn
 from ...configuration.configuration_violet import VioletConfig
 from ...core.registry import Registry
 from ..encoders import find_encoder
+from ..fusions import fuses_pairs
+from ..fusions.fusion import require_states_of
 from .objective import Objective, Outcome
 from .passes import Passes
 from .teachers import Teacher
@@ -93,6 +95,9 @@ class MaskedVision(Objective):
         targets = sorted(config.mvm_targets or {})  # as a saved configuration has them
         for target in targets if fuses_pairs(config) else ():
             yield (MVM_TARGETS.find(target).objective or cls)(f"{name}_{target}", config, target)
+
+    def check(self, config: VioletConfig) -> None:
+        require_states_of("video", config, f"{self.target!r} among `mvm_targets`")
 
     def trained(self, model: Any) -> Iterator[nn.Parameter]:
         return model.mvm_heads[self.target].parameters()

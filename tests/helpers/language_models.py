@@ -76,8 +76,8 @@ def violet_config(name: str, encoder: str = "clip_vision_model", pooled: int | N
     return VioletConfig(
         vision_config={"model_type": encoder, **ENCODER_CONFIGS[encoder]},
         text_config=language_config(name).to_dict(),
-        fusion_model_config={"model_type": "language_model", "pooled_grid": pooled},
         **{
+            "fusion_model_config": {"model_type": "language_model", "pooled_grid": pooled},
             **{"hidden_size": 24, "num_attention_heads": 4, "num_video_frames": FRAMES, "video_grid_size": 2},
             **{"hidden_frame_order": False, "initializer_range": 0.3, **changes},
         },

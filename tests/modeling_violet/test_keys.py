@@ -18,7 +18,7 @@ from violet.modeling_violet import (
     VioletForQuestionAnswering,
     VioletForRetrieval,
 )
-from violet.modeling_violet.fusions import fuses_pairs
+from violet.modeling_violet.fusions import find_fusion, fuses_pairs
 
 FROZEN = Path(__file__).with_name("frozen_keys.json")
 MODELS = (
@@ -40,7 +40,7 @@ def keys_and_shapes(name: str) -> dict[str, str]:
     """
     config = named_configuration(name, num_labels=10, num_task_tokens=10, projection_dim=64)
     in_time = getattr(config.vision_config, "num_clips", 2) > 1  # one step in time: no flow from one to the next
-    if fuses_pairs(config) or not config.has_fusion:
+    if "video" not in find_fusion(config).outside and (fuses_pairs(config) or not config.has_fusion):
         config.mvm_targets = {target: {} for target in TARGETS if in_time or target != "optical_flow"}
     found: dict[str, list[int]] = {}
     for model_class in MODELS:
