@@ -138,6 +138,9 @@ class VioletAttentionalPooler(VioletVideoStates):
     def pooled_size(self) -> int:
         return self.width
 
+    def vector_parameters(self) -> list[nn.Parameter]:
+        return [] if self.vector_pooler is None else list(self.vector_pooler.parameters())
+
     def arrange(self, states: VisionStates, hidden_frame_order: torch.Tensor | None = None) -> Tokens:
         """See `VioletVideoStates.arrange`; the tokens stand on no grid, and the clip has a vector, `pooled`."""
         features = states.last_hidden_state

@@ -79,6 +79,10 @@ class VioletVideoStates(nn.Module):
         """Width of the clip's own vector, `Tokens.pooled`; None if there is none."""
         return self.encoder.pooled_size
 
+    def vector_parameters(self) -> list[nn.Parameter]:
+        """Its parameters that only the clip's own vector reads."""
+        return []
+
     @property
     def vision_model(self) -> PreTrainedModel:
         """The vision encoder's model."""

@@ -123,6 +123,14 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
             **{CACHE_NAME: cache},
         )
 
+    def unread_parameters(self) -> list[nn.Parameter]:
+        """Those of the embeddings, if a fusion that only writes learns without contrast."""
+        if self.violet.has_fusion or self.config.caption_contrast_weight:
+            return []
+        projection = [] if self.violet.projection is None else list(self.violet.projection.parameters())
+        vectors = [*self.violet.video_encoder.vector_parameters(), *self.violet.text_embeddings.vector_parameters()]
+        return [*projection, *vectors]
+
     def _contrast(
         self, videos: Tokens, texts: Tokens, input_ids: torch.Tensor, video_index: torch.Tensor | None
     ) -> torch.Tensor:

@@ -33,7 +33,9 @@ class Captions(Objective):
             )
 
     def trained(self, model: Any) -> Iterator[nn.Parameter]:
-        return model.mlm_head.parameters()
+        yield from model.mlm_head.parameters()
+        if not model.violet.has_fusion:  # nothing else passes a fusion that only writes
+            yield from model.violet.fusion.parameters()
 
     def loss(self, passes: Passes) -> Outcome:
         text = passes.text

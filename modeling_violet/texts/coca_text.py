@@ -88,6 +88,9 @@ class CocaText(TextSide):
         init.normal_(self.position_embeddings.weight, std=0.01)
         init.normal_(self.cls_embedding, std=0.01)
 
+    def vector_parameters(self) -> list[nn.Parameter]:
+        return [self.cls_embedding, *self.norm.parameters()]
+
     def embed(self, input_ids: torch.Tensor, position_ids: torch.Tensor | None) -> torch.Tensor:
         """(B, X) -> (B, X, W), without CLS"""
         most = self.position_embeddings.num_embeddings - 1

@@ -55,6 +55,10 @@ class TextSide(nn.Module):
     def share(self, vision_model: PreTrainedModel) -> None:
         """Takes what it has in common with the vision encoder's model, if its configuration says so: nothing here."""
 
+    def vector_parameters(self) -> list[nn.Parameter]:
+        """Its parameters that only the text's own vector reads."""
+        return []
+
     def get_input_embeddings(self) -> nn.Module:
         """The table of words."""
         return self.word_embeddings

@@ -8,6 +8,7 @@ import torch
 from coca_golden import CONTEXT, WORDS, CocaGoldens, caption, clip, coca_model, thinned
 
 from violet.configuration import VioletConfig, named_configuration
+from violet.core.upstream import checkpoint_activations
 from violet.modeling_violet import (
     VioletForCaptioning,
     VioletForMaskedLM,
@@ -416,12 +417,27 @@ def test_any_encoder_with_a_pooler_learns_every_parameter(encoder):
     torch.manual_seed(0)
     model = VioletForPreTraining(small(vision_config={"model_type": encoder, **ENCODER_CONFIGS[encoder]}))
     model.freeze_unused(["contrast", "caption"])
+    assert all(parameter.requires_grad for parameter in model.violet.fusion.parameters())
     with torch.enable_grad():
         loss = model(**batch(), objectives={"contrast": 1.0, "caption": 2.0}).loss
         loss.backward()
     without = [name for name, one in model.named_parameters() if one.requires_grad and one.grad is None]
     assert not without
     assert loss.isfinite()
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+@pytest.mark.parametrize("kind", ["single", "cascade"])
+def test_captioning_reads_every_parameter_that_it_does_not_freeze(kind, weight):
+    pooler = {"kind": kind, "num_queries": 5, "num_heads": 4}
+    model = VioletForCaptioning(small(pooler=pooler, caption_contrast_weight=weight))
+    for parameter in model.unread_parameters():
+        parameter.requires_grad_(False)
+    inputs = batch()
+    with torch.enable_grad():
+        model(**inputs, labels=inputs["input_ids"]).loss.backward()
+    assert not [name for name, one in model.named_parameters() if one.requires_grad and one.grad is None]
+    assert bool(model.unread_parameters()) is (weight == 0)
 
 
 def test_one_pass_of_each_half_serves_both_losses():
@@ -483,7 +499,7 @@ def test_kernels_and_checkpointing_agree(kernel):
     losses = []
     for checkpointed in (False, True):
         if checkpointed:
-            model.gradient_checkpointing_enable()
+            checkpoint_activations(model)
             model.train()
         with torch.enable_grad():
             loss = model(**batch(), objectives={"contrast": 1.0, "caption": 1.0}).loss
