@@ -19,8 +19,8 @@ LEARNING_RATES: Registry[Callable[[float], float]] = Registry(
     },
 )
 """
-Each is a function of the progress since the warm-up, from 0 to 1, and gives the share of the peak. One that begins below
-the peak rises by itself: a recipe with it has the `warmup` 0.
+Each is a function of the progress since the warm-up, from 0 to 1, and gives the share of the peak. One that begins
+below the peak rises by itself: a recipe with it has the `warmup` 0.
 """
 
 
