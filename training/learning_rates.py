@@ -18,7 +18,10 @@ LEARNING_RATES: Registry[Callable[[float], float]] = Registry(
         "imp_large": "learning_rates:imp_large",
     },
 )
-"""Each is a function of the progress since the warm-up, from 0 to 1, and gives the share of the peak."""
+"""
+Each is a function of the progress since the warm-up, from 0 to 1, and gives the share of the peak. One that begins
+below the peak rises by itself: a recipe with it has the `warmup` 0.
+"""
 
 
 def learning_rate_factor(schedule: str, step: int, max_steps: int, warmup: float) -> float:

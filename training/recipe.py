@@ -240,6 +240,11 @@ class PretrainingRecipe:
             if getattr(self, name) not in table:
                 known = ", ".join(table)
                 raise SettingsError(f"`{name}`: {getattr(self, name)!r} is unknown; use {known}.")
+        if self.warmup and LEARNING_RATES.find(self.learning_rate_schedule)(0.0) < 1:
+            raise SettingsError(
+                f"`warmup` {self.warmup}: `learning_rate_schedule` {self.learning_rate_schedule!r} rises by itself; "
+                "set `warmup` to 0."
+            )
         if self.mixed_precision not in PRECISIONS:
             known = ", ".join(PRECISIONS)
             raise SettingsError(f"`mixed_precision`: {self.mixed_precision!r} is unknown; use {known}.")

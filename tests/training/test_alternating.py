@@ -94,6 +94,7 @@ def test_a_recipe_names_intervals_objectives_and_sizes_of_its_data_sets():
         ("`unused`: 'keep' is unknown; use skip, zero", {"unused": "keep"}),
         ("data set 'one': image_size: must be pixels", {"first": {"image_size": [1, 2, 3]}}),
         ("the names .* must differ", {"second": {"name": "one"}}),
+        ("`warmup` 0.1: `learning_rate_schedule` 'imp_base' rises by itself", {"learning_rate_schedule": "imp_base"}),
     ],
 )
 def test_what_a_recipe_cannot_mean_is_refused(says, given):
