@@ -167,7 +167,7 @@ class VioletForConditionalGeneration(VioletPreTrainedModel, GenerationMixin):
             inputs_embeds, seen = self.embed(input_ids, mask, video, video_index)
             attention_mask = attention_mask if past else seen
             if not past:
-                beside |= self.violet.fusion.beside(self.video_places(input_ids), video, video_index)
+                beside |= self.writer.beside(self.video_places(input_ids), video, video_index)
             if labels is not None:
                 labels = labels.masked_fill(self.video_places(input_ids), IGNORE_INDEX)
         elif video is not None:
@@ -204,9 +204,9 @@ class VioletForConditionalGeneration(VioletPreTrainedModel, GenerationMixin):
         given = {name: value for name, value in given.items() if accepts(model, name)}
         beside = {name: kwargs.pop(name) for name in ("low_rank", "hidden_places") if name in kwargs}
         length = inputs_embeds.shape[1] + (0 if cache is None else int(cache.get_seq_length()))
-        given |= self.violet.fusion.arguments(attention_mask, length, **beside)
+        given |= self.writer.arguments(attention_mask, length, **beside)
         output = model(inputs_embeds=inputs_embeds, use_cache=use_cache, **given, **kwargs)
-        self.violet.fusion.passed(given)
+        self.writer.passed(given)
         return output
 
     @torch.no_grad()
@@ -240,7 +240,7 @@ class VioletForConditionalGeneration(VioletPreTrainedModel, GenerationMixin):
         embeds, mask = self.embed(input_ids, mask, video, video_index)
         input_ids, mask, embeds = pad_on_the_left(attention_mask, input_ids, mask, embeds)
         words = self.inside_vocabulary(input_ids)
-        beside = self.violet.fusion.beside(self.video_places(input_ids), video, video_index)
+        beside = self.writer.beside(self.video_places(input_ids), video, video_index)
         output = super().generate(words, attention_mask=mask, prompt_embeds=embeds, **beside, **kwargs)
         sequences = output if isinstance(output, torch.Tensor) else output.sequences
         prompt = input_ids.repeat_interleave(len(sequences) // len(input_ids), dim=0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from transformers.utils import ModelOutput
@@ -101,7 +102,7 @@ class Tokens:
         """The same places with each tensor changed, for example moved or gathered."""
         audio = None if self.audio is None else self.audio.map(change)
         given = {name: getattr(self, name) for name in ("pooled", "boxes", "box_mask", "prepared")}
-        changed = {name: change(value) for name, value in given.items() if value is not None}
+        changed: dict[str, Any] = {name: change(value) for name, value in given.items() if value is not None}
         return replace(self, tokens=change(self.tokens), mask=change(self.mask), audio=audio, **changed)
 
     def select(self, index: torch.Tensor) -> "Tokens":
