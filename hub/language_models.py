@@ -151,7 +151,8 @@ def video_places(config: VioletConfig, frames: VioletVideoProcessor) -> Mapping[
     with torch.device("meta"):
         states = VISION_POSITIONS.find(config.vision_positions)(config)
         tokens = states({name: clip[name].to("meta") for name in frames.inputs})
-        tokens = find_fusion(config)(config).connector(tokens)
+        fusion: Any = find_fusion(config)(config)
+        tokens = fusion.connector(tokens)
     assert tokens.grid is not None
     steps, rows, columns = tokens.grid
     per_step = tokens.num_special_per_frame + rows * columns

@@ -111,7 +111,7 @@ def build_model(
     reports: dict[str, ConversionReport] = {}
     encoder = vision_configuration(vision, config.vision_config)
     config = with_places(config, vision, encoder, num_frames, image_size)
-    language = text if language_configuration(text) is not None else None
+    language: Any = text if language_configuration(text) is not None else None
     if model_class is None:
         model_class = VioletForPreTraining if language is None else VioletForConditionalGeneration
     if language is not None:

@@ -45,7 +45,11 @@ class VioletForConditionalGeneration(VioletPreTrainedModel, GenerationMixin):
     @property
     def language_model(self) -> PreTrainedModel:
         """The language model with its head, as transformers has it."""
-        return self.violet.fusion.language_model
+        return self._fusion.language_model
+
+    @property
+    def _fusion(self) -> Any:
+        return self.violet.fusion
 
     def unread_parameters(self) -> list[nn.Parameter]:
         """Those of the embeddings before the fusion, of prompts, and of special tokens if only cells are pooled."""
@@ -64,7 +68,7 @@ class VioletForConditionalGeneration(VioletPreTrainedModel, GenerationMixin):
 
     def video_places(self, input_ids: torch.Tensor) -> torch.Tensor:
         """(texts, X), True where a token of a video stands."""
-        return input_ids == self.violet.fusion.video_token_id
+        return input_ids.eq(self._fusion.video_token_id)
 
     def embed(
         self,
@@ -94,7 +98,7 @@ class VioletForConditionalGeneration(VioletPreTrainedModel, GenerationMixin):
                     "`pixel_values_videos` or `video_tokens`."
                 )
             return words, mask
-        embeds, seen = self.violet.fusion.place_videos(words, places, video_tokens, video_index)
+        embeds, seen = self._fusion.place_videos(words, places, video_tokens, video_index)
         return embeds, mask * seen
 
     def inside_vocabulary(self, input_ids: torch.Tensor) -> torch.Tensor:
@@ -163,12 +167,13 @@ class VioletForConditionalGeneration(VioletPreTrainedModel, GenerationMixin):
             inputs_embeds, seen = self.embed(input_ids, mask, video, video_index)
             attention_mask = attention_mask if past else seen
             if not past:
-                beside |= self.violet.fusion.beside(self.video_places(input_ids), video, video_index)
+                beside |= self._fusion.beside(self.video_places(input_ids), video, video_index)
             if labels is not None:
                 labels = labels.masked_fill(self.video_places(input_ids), IGNORE_INDEX)
         elif video is not None:
             raise ValueError("Videos are already in `inputs_embeds`: give `input_ids` with them.")
         kwargs |= {name: value for name, value in beside.items() if value is not None}  # type: ignore[assignment]
+        assert inputs_embeds is not None  # one of the two was given
         outputs = self.write(inputs_embeds, attention_mask, position_ids, cache, use_cache, logits_to_keep, **kwargs)
         loss = None
         if labels is not None:
@@ -199,9 +204,9 @@ class VioletForConditionalGeneration(VioletPreTrainedModel, GenerationMixin):
         given = {name: value for name, value in given.items() if accepts(model, name)}
         beside = {name: kwargs.pop(name) for name in ("low_rank", "hidden_places") if name in kwargs}
         length = inputs_embeds.shape[1] + (0 if cache is None else int(cache.get_seq_length()))
-        given |= self.violet.fusion.arguments(attention_mask, length, **beside)
+        given |= self._fusion.arguments(attention_mask, length, **beside)
         output = model(inputs_embeds=inputs_embeds, use_cache=use_cache, **given, **kwargs)
-        self.violet.fusion.passed(given)
+        self._fusion.passed(given)
         return output
 
     @torch.no_grad()
@@ -235,7 +240,7 @@ class VioletForConditionalGeneration(VioletPreTrainedModel, GenerationMixin):
         embeds, mask = self.embed(input_ids, mask, video, video_index)
         input_ids, mask, embeds = pad_on_the_left(attention_mask, input_ids, mask, embeds)
         words = self.inside_vocabulary(input_ids)
-        beside = self.violet.fusion.beside(self.video_places(input_ids), video, video_index)
+        beside = self._fusion.beside(self.video_places(input_ids), video, video_index)
         output = super().generate(words, attention_mask=mask, prompt_embeds=embeds, **beside, **kwargs)
         sequences = output if isinstance(output, torch.Tensor) else output.sequences
         prompt = input_ids.repeat_interleave(len(sequences) // len(input_ids), dim=0)

@@ -1,6 +1,7 @@
 """Models of transformers as parts of ours."""
 
 from collections.abc import Collection
+from typing import Any
 
 from torch import nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
@@ -38,7 +39,7 @@ def pass_on(holder: nn.Module, name: str) -> None:
     Lets a module say of itself what the model says that it holds by that name, so that the model around both knows it:
     what no device may split, which weights are one, ….
     """
-    model = holder.get_submodule(name)
+    model: Any = holder.get_submodule(name)
     for attribute in OF_CHILDREN:
         setattr(holder, attribute, getattr(model, attribute, None))
     tied = {f"{name}.{target}": f"{name}.{source}" for target, source in model.all_tied_weights_keys.items()}

@@ -115,7 +115,7 @@ class VideoTextProcessor(SavedWhole, ProcessorMixin):
         if videos is not None:
             data |= self.video_processor(videos, **{"return_tensors": return_tensors} | video_settings)
         if text is not None and self.video_places is not None:
-            settings = {"return_token_type_ids": False, "return_tensors": return_tensors} | text_settings
+            settings = {"return_token_type_ids": False, "return_tensors": return_tensors, **text_settings}
             pixels = data.get(self.video_processor.inputs[0], ())
             frames = len(pixels[0]) if len(pixels) else 0
             data = self.texts_with_videos(text, len(pixels), frames, **settings) | data
@@ -219,7 +219,7 @@ class VideoTextProcessor(SavedWhole, ProcessorMixin):
             return prompts if batched else prompts[0]
         clips = [clip for chat in chats for clip in chat.clips]
         pictures = [picture for chat in chats for picture in chat.pictures]
-        given = {"videos": clips or None, "images": pictures or None}
+        given: dict[str, Any] = {"videos": clips or None, "images": pictures or None}
         output = self(text=prompts, **given, **{"return_tensors": return_tensors} | settings)
         return output if return_dict else output["input_ids"]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from encoder_configs import ENCODER_CONFIGS, frame_settings, shown
 from language_models import WORDS, language_tokenizer, save_language_model, violet_config
 from public_models import save_vision_model
 from transformers import AutoModelForCausalLM, AutoProcessor, pipeline
@@ -110,14 +111,27 @@ def test_a_tokenizer_that_does_not_belong_to_the_model_is_refused(parts, made):
         language_processor(config, known, frames)
 
 
-@pytest.mark.parametrize("encoder", ["violet_vision", "videomae", "uniformerv2"])
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        *("violet_vision", "videomae", "uniformerv2"),
+        *(
+            pytest.param(name, marks=pytest.mark.proof)
+            for name in sorted({*ENCODER_CONFIGS} - {"violet_vision", "videomae", "uniformerv2"})
+        ),
+    ],
+)
 def test_places_are_counted_for_other_encoders(encoder):
     config = violet_config("llama", encoder)
-    frames = VioletVideoProcessor(num_frames=FRAMES, size={"height": SIDE, "width": SIDE})
+    size = {"height": SIDE, "width": SIDE}
+    frames = VioletVideoProcessor(num_frames=FRAMES, size=size, **frame_settings(encoder))
     processor = language_processor(config, language_tokenizer(), frames)
     torch.manual_seed(0)
-    tokens = VioletForConditionalGeneration(config).violet.encode_videos(torch.zeros(1, FRAMES, 3, SIDE, SIDE))
+    model = VioletForConditionalGeneration(config).eval()
+    tokens = model.violet.encode_videos(**shown(encoder, torch.zeros(1, FRAMES, 3, SIDE, SIDE)))
     assert processor.places(FRAMES) == tokens.tokens.shape[1]
+    found = processor(text=f"{VIDEO_TOKEN}what?", videos=CLIP)
+    assert model(**found, labels=found["input_ids"]).loss > 0
 
 
 # --- the processor ---

@@ -157,7 +157,10 @@ def test_a_vocabulary_may_replace_the_berts(parts, clips, tmp_path):
         (["--model={parts}/nowhere"], "nowhere: no model"),
         (["--model={parts}/bert"], "The vision encoder 'bert' cannot be used: its configuration has no `patch_size`"),
         (["--model={parts}/vit", "--text={parts}/nowhere"], "nowhere): no model"),
-        (["--model={parts}/vit", "--text={parts}/clip_vision_model"], "a model of type 'clip', and a BERT is needed"),
+        (
+            ["--model={parts}/vit", "--text={parts}/clip_vision_model"],
+            "a model of type 'clip', and a BERT or a language model is needed",
+        ),
         (["--model={parts}/videomae", "--num_frames=5"], "'videomae' takes clips of 4 frames, got 5"),
         (["--model={parts}/videomae", "--image_size=48"], "'videomae' takes frames of 32 x 32 pixels, got 48 x 48"),
         (["--model={parts}/vjepa2", "--num_frames=5"], "number of frames is a multiple of 2, got 5"),

@@ -106,7 +106,7 @@ def written_answers(
 
 
 def measure_written_answers(
-    model, collator: ChatCollator, rows: Dataset, data: "DataArguments", training: TrainingArguments
+    model, collator: Any, rows: Dataset, data: "DataArguments", training: TrainingArguments
 ) -> Evaluation:
     """What `answer_measures` says of written answers: right are those that are the row's, word by word."""
     found = gather(

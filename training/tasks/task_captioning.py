@@ -82,7 +82,7 @@ def measure_captions(
 
 
 def measure_chat_captions(
-    model, collator: ChatCollator, rows: Dataset, data: "DataArguments", training: TrainingArguments
+    model, collator: Any, rows: Dataset, data: "DataArguments", training: TrainingArguments
 ) -> Evaluation:
     """The same of captions that a language model writes when it is asked for them."""
     answers = written_answers(model, collator, first_of_each(rows), training)
