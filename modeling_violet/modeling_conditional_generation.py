@@ -102,8 +102,8 @@ class VioletForConditionalGeneration(VioletPreTrainedModel, GenerationMixin):
         return embeds, mask * seen
 
     def inside_vocabulary(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """The ids with one of the vocabulary, which is not padding's, in the places of videos."""
-        return input_ids.masked_fill(self.video_places(input_ids), 1 if self.config.pad_token_id == 0 else 0)
+        """The ids with one of the vocabulary in the places of videos."""
+        return input_ids.masked_fill(self.video_places(input_ids), 0)
 
     def encode_given(self, pixels: dict[str, torch.Tensor], video_tokens: Tokens | None) -> Tokens | None:
         """The videos that a call gives in either form, encoded; None if it gives none."""
@@ -167,13 +167,13 @@ class VioletForConditionalGeneration(VioletPreTrainedModel, GenerationMixin):
             inputs_embeds, seen = self.embed(input_ids, mask, video, video_index)
             attention_mask = attention_mask if past else seen
             if not past:
-                beside |= self.writer.beside(self.video_places(input_ids), video, video_index)
+                beside |= self._fusion.beside(self.video_places(input_ids), video, video_index)
             if labels is not None:
                 labels = labels.masked_fill(self.video_places(input_ids), IGNORE_INDEX)
         elif video is not None:
             raise ValueError("Videos are already in `inputs_embeds`: give `input_ids` with them.")
-        assert inputs_embeds is not None  # one of the two was given
         kwargs |= {name: value for name, value in beside.items() if value is not None}  # type: ignore[assignment]
+        assert inputs_embeds is not None  # one of the two was given
         outputs = self.write(inputs_embeds, attention_mask, position_ids, cache, use_cache, logits_to_keep, **kwargs)
         loss = None
         if labels is not None:
@@ -204,9 +204,9 @@ class VioletForConditionalGeneration(VioletPreTrainedModel, GenerationMixin):
         given = {name: value for name, value in given.items() if accepts(model, name)}
         beside = {name: kwargs.pop(name) for name in ("low_rank", "hidden_places") if name in kwargs}
         length = inputs_embeds.shape[1] + (0 if cache is None else int(cache.get_seq_length()))
-        given |= self.writer.arguments(attention_mask, length, **beside)
+        given |= self._fusion.arguments(attention_mask, length, **beside)
         output = model(inputs_embeds=inputs_embeds, use_cache=use_cache, **given, **kwargs)
-        self.writer.passed(given)
+        self._fusion.passed(given)
         return output
 
     @torch.no_grad()
@@ -240,7 +240,7 @@ class VioletForConditionalGeneration(VioletPreTrainedModel, GenerationMixin):
         embeds, mask = self.embed(input_ids, mask, video, video_index)
         input_ids, mask, embeds = pad_on_the_left(attention_mask, input_ids, mask, embeds)
         words = self.inside_vocabulary(input_ids)
-        beside = self.writer.beside(self.video_places(input_ids), video, video_index)
+        beside = self._fusion.beside(self.video_places(input_ids), video, video_index)
         output = super().generate(words, attention_mask=mask, prompt_embeds=embeds, **beside, **kwargs)
         sequences = output if isinstance(output, torch.Tensor) else output.sequences
         prompt = input_ids.repeat_interleave(len(sequences) // len(input_ids), dim=0)
