@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 from transformers import initialization as init
 
 from ..configuration.configuration_violet import _refuse, _refuse_unknown, _require_positive
@@ -18,6 +18,7 @@ from ..core.upstream import ALL_ATTENTION_FUNCTIONS, GradientCheckpointingLayer
 from ..core.whole_folders import SavedWhole
 from .attention import eager_attention_forward
 from .experts import ExpertOptions, VioletExperts
+from .shared_layers import SharedLayersModel
 
 IMP_SIZES = ("backbone_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "qk_norm", "experts")
 """Fields of a configuration that say which shape the encoder has."""
@@ -223,19 +224,15 @@ class ImpStream(nn.Module):
         return features, features.sum(1) / (real.sum(1) + 1e-6)
 
 
-class ImpPreTrainedModel(SavedWhole, PreTrainedModel):
-    """
-    A modality's model. Its encoder is its own, or another model's, see `share`.
-
-    Attributes:
-        backbone: None if it is another's.
-    """
+class ImpPreTrainedModel(SavedWhole, SharedLayersModel):
+    """A modality's model; its layers are its own, or the vision encoder's."""
 
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _no_split_modules = ["ImpLayer"]
     _can_record_outputs = {"hidden_states": ImpLayer}
-    backbone: ImpBackbone | None
+    backbone_class = ImpBackbone
+    backbone_fields = (*IMP_SIZES, "layer_norm_eps")
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -255,31 +252,3 @@ class ImpPreTrainedModel(SavedWhole, PreTrainedModel):
             init.trunc_normal_(module.weight, std=0.02)
         elif hasattr(module, "start_weights"):
             module.start_weights()  # type: ignore[operator]
-
-    def share(self, other: PreTrainedModel) -> None:
-        """
-        Takes the encoder of another model. It stays that model's: its weights are counted and saved there, once.
-
-        Raises:
-            ValueError: for a model without such an encoder, or one of other sizes.
-        """
-        backbone = getattr(other, "backbone", None)
-        key = self.config.base_config_key
-        if not isinstance(backbone, ImpBackbone):
-            raise ValueError(
-                f"`{key}.shared` takes the layers of the vision encoder, and `vision_config.model_type` "
-                f"{other.config.model_type!r} has none such: use 'imp', or set `shared` to false."
-            )
-        for name in (*IMP_SIZES, "layer_norm_eps"):
-            own, theirs = getattr(self.config, name), getattr(other.config, name)
-            if own != theirs:
-                raise ValueError(
-                    f"`{key}.{name}` is {own}, and that of the shared layers, `vision_config.{name}`, {theirs}: they "
-                    "must be equal."
-                )
-        self.backbone = None
-        self.shared_backbone = (backbone,)  # in a tuple: no module of this one
-
-    def find_backbone(self) -> ImpBackbone:
-        """Its own encoder, or the shared one."""
-        return self.shared_backbone[0] if self.backbone is None else self.backbone

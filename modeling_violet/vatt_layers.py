@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 from transformers import initialization as init
 
 from ..configuration.configuration_violet import _refuse, _refuse_unknown, _require_positive
@@ -19,6 +19,7 @@ from ..core.upstream import ALL_ATTENTION_FUNCTIONS, GradientCheckpointingLayer,
 from ..core.whole_folders import SavedWhole
 from .attention import eager_attention_forward
 from .natural_spline import natural_spline
+from .shared_layers import SharedLayersModel
 
 BACKBONE = ("backbone_size", "num_hidden_layers", "num_attention_heads", "head_dim", "intermediate_size")
 """Fields of a configuration that say which shape the backbone has."""
@@ -190,19 +191,15 @@ class VattStream(nn.Module):
         return features[:, 1:], features[:, 0]
 
 
-class VattPreTrainedModel(SavedWhole, PreTrainedModel):
-    """
-    A modality's model. Its backbone is its own, or another model's, see `share`.
-
-    Attributes:
-        backbone: None if it is another's.
-    """
+class VattPreTrainedModel(SavedWhole, SharedLayersModel):
+    """A modality's model; its layers are its own, or the vision encoder's."""
 
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _no_split_modules = ["VattLayer"]
     _can_record_outputs = {"hidden_states": VattLayer}
-    backbone: VattBackbone | None
+    backbone_class = VattBackbone
+    backbone_fields = (*BACKBONE, "layer_norm_eps", "dropout")
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -221,31 +218,3 @@ class VattPreTrainedModel(SavedWhole, PreTrainedModel):
             init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
             init.uniform_(module.weight, -0.05, 0.05)
-
-    def share(self, other: PreTrainedModel) -> None:
-        """
-        Takes the backbone of another model. It stays that model's: its weights are counted and saved there, once.
-
-        Raises:
-            ValueError: for a model without such a backbone, or one of other sizes.
-        """
-        backbone = getattr(other, "backbone", None)
-        if not isinstance(backbone, VattBackbone):
-            raise ValueError(
-                f"`{self.config.base_config_key}.shared` takes the backbone of the vision encoder, and "
-                f"`vision_config.model_type` {other.config.model_type!r} has none such: use 'vatt', or set "
-                "`shared` to false."
-            )
-        for name in (*BACKBONE, "layer_norm_eps", "dropout"):
-            own, theirs = getattr(self.config, name), getattr(other.config, name)
-            if own != theirs:
-                raise ValueError(
-                    f"`{self.config.base_config_key}.{name}` is {own}, and that of the shared backbone, "
-                    f"`vision_config.{name}`, {theirs}: they must be equal."
-                )
-        self.backbone = None
-        self.shared_backbone = (backbone,)  # in a tuple: no module of this one
-
-    def find_backbone(self) -> VattBackbone:
-        """Its own backbone, or the shared one."""
-        return self.shared_backbone[0] if self.backbone is None else self.backbone

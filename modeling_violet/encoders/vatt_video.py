@@ -9,14 +9,15 @@ from transformers import AutoConfig, AutoModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
-from ...configuration.configuration_violet import _refuse, _require_positive
+from ...configuration.configuration_violet import _refuse
 from ...core.upstream import capture_outputs
+from ..shared_layers import CubePatches
 from ..tokens import Grid, VisionStates
 from ..vatt_layers import VattBackbone, VattLayersConfig, VattPreTrainedModel, VattStream
 
 
 @strict
-class VattVisionConfig(VattLayersConfig):
+class VattVisionConfig(CubePatches, VattLayersConfig):
     r"""
     Configuration of VATT's video encoder. The defaults are those of the published modality-agnostic Medium.
 
@@ -50,17 +51,6 @@ class VattVisionConfig(VattLayersConfig):
     dropout: float | int = 0.1
     layer_norm_eps: float = 1e-6
 
-    @property
-    def normalization(self) -> dict[str, list[float]]:
-        """Settings of the video processor: pixels from -1 to 1."""
-        return {"image_mean": [0.5] * self.num_channels, "image_std": [0.5] * self.num_channels}
-
-    @property
-    def cell(self) -> Grid:
-        """(frames, rows, columns) of pixels that one state stands for."""
-        frames, rows, columns = self.patch_size
-        return frames, rows, columns
-
     def grid(self, frames: int, height: int, width: int) -> Grid:
         """
         The (steps, rows, columns) of states of clips of that size.
@@ -79,11 +69,7 @@ class VattVisionConfig(VattLayersConfig):
 
     def validate_architecture(self):
         super().validate_architecture()
-        _require_positive(self, "num_channels")
-        for name in ("patch_size", "position_grid"):
-            value = getattr(self, name)
-            if len(value) != 3 or min(value) < 1:
-                _refuse(name, f"must be three positive numbers (frames, rows, columns), got {list(value)}.")
+        self.check_patches()
 
 
 @dataclass

@@ -5,12 +5,11 @@ from typing import Any
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import nn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig
 
 from ...configuration.configuration_violet import _refuse, _require_positive
 from ..imp_layers import ImpBackbone, ImpLayersConfig, ImpPreTrainedModel, ImpStream
-from ..tokens import Tokens
-from .text_side import TextSide
+from ..shared_layers import SharedLayersText
 
 
 @strict
@@ -85,45 +84,10 @@ class ImpTextModel(ImpPreTrainedModel):
         return self.stream(self.find_backbone(), self.words(input_ids), grid, attention_mask)
 
 
-class ImpText(TextSide):
-    """IMP's words as VIOLET's text side; a linear layer to the fusion's width if that is another."""
+class ImpText(SharedLayersText):
+    """IMP's words as VIOLET's text side."""
 
-    contextual = True
-
-    def __init__(self, config):
-        super().__init__()
-        text = config.text_config
-        self.model = ImpTextModel._from_config(text, vocab_size=config.vocab_size)
-        self._no_split_modules = self.model._no_split_modules  # transformers collects them from direct children
-        self.width = config.hidden_size if config.has_fusion else text.hidden_size
-        self.pooled_size = text.hidden_size
-        same = text.hidden_size == self.width
-        self.projection = nn.Identity() if same else nn.Linear(text.hidden_size, self.width)
-
-    def share(self, vision_model: PreTrainedModel) -> None:
-        if self.model.config.shared:
-            self.model.share(vision_model)
-
-    def forward(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        if position_ids is not None:
-            raise ValueError("IMP's text side takes no `position_ids`: words stand in their order.")
-        return self.encode(input_ids, attention_mask).tokens
-
-    def encode(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> Tokens:
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        states, pooled = self.model(input_ids, mask)
-        return Tokens(self.projection(states), mask, pooled=pooled)
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.model.get_input_embeddings()
-
-    def set_input_embeddings(self, table: nn.Module) -> None:
-        self.model.set_input_embeddings(table)
+    model_class = ImpTextModel
 
 
 AutoConfig.register(ImpTextConfig.model_type, ImpTextConfig, exist_ok=True)
