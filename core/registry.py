@@ -3,6 +3,7 @@
 import importlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -113,6 +114,10 @@ class Registry(Mapping[str, Part], Generic[Part]):
         self._entries[name] = part
         self._sources[name] = source
         return part
+
+    def is_here(self, name: str) -> bool:
+        """Whether the part of that name can be imported: a checkpoint's code holds those that it needs, not all."""
+        return not isinstance(self._entries[name], str) or find_spec(self._sources[name].module) is not None
 
     def used(self, config: Mapping[str, Any]) -> list[str]:
         """The entries that a checkpoint with this config.json needs, see `config_keys` and `always`."""

@@ -106,7 +106,6 @@ def record_expert_load(model: Any) -> Iterator[ExpertLoad]:
             "encoder."
         )
     load = ExpertLoad(model)
-    sides = {"video": model.video_encoder, "audio": model.audio_encoder, "text": model.text_embeddings}
     with record_experts(detailed=True) as reports:
 
         def of_side(source: str) -> Any:
@@ -120,7 +119,7 @@ def record_expert_load(model: Any) -> Iterator[ExpertLoad]:
             groups = named["groups"] if "groups" in named else inputs[0]
             load.add(reports, {name: group.tokens.shape[1] for name, group in groups.items()})
 
-        hooks = [_side(side).register_forward_hook(of_side(name)) for name, side in sides.items() if side is not None]
+        hooks = [_side(side).register_forward_hook(of_side(name)) for name, side in model.sides().items()]
         hooks += [
             module.register_forward_hook(of_fusion, with_kwargs=True)
             for module in model.modules()

@@ -483,10 +483,11 @@ def measures_of(reports: Sequence[ExpertReport]) -> dict[str, torch.Tensor]:
     return {f"{MEASURES}{name}": value.detach() for name, value in found.items()}
 
 
-def with_expert_losses(forward: Any) -> Any:
+def with_measures(forward: Any) -> Any:
     """
     Decorates the `forward` of a model's head, whose output has `loss` and `measures`: the losses of all experts that
-    it passed are added to its loss, and what is measured of them to its measures.
+    it passed are added to its loss, and what is measured of them, and in training what its fusion measures, to its
+    measures.
 
     Raises:
         ValueError: if the loss is computed in parts of a batch (`embedding_gradients`): those of experts are means
@@ -494,22 +495,34 @@ def with_expert_losses(forward: Any) -> Any:
     """
 
     @wraps(forward)
-    def counted(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        with record_experts() as reports:
+    def measured(self: Any, *args: Any, **kwargs: Any) -> Any:
+        fusion = self.base_model.fusion
+        if self.training and fusion.measures:
+            fusion.measures = {}  # of the pass before
+        if not has_experts(self.config):
             output = forward(self, *args, **kwargs)
-        if not reports:
-            return output
-        if kwargs.get("embedding_gradients") is not None:
-            raise ValueError(
-                "`grad_cache_chunk_size`: the losses of `experts` are means over a batch, which is not computed in "
-                "parts: leave it out."
-            )
-        if output.loss is not None:
-            output.loss = output.loss + torch.stack([one.loss() for one in reports]).sum()
-        output.measures = {**(output.measures or {}), **measures_of(reports)}
+        else:
+            with record_experts() as reports:
+                output = forward(self, *args, **kwargs)
+            if reports and kwargs.get("embedding_gradients") is not None:
+                raise ValueError(
+                    "`grad_cache_chunk_size`: the losses of `experts` are means over a batch, which is not computed "
+                    "in parts: leave it out."
+                )
+            if reports and output.loss is not None:
+                output.loss = output.loss + torch.stack([one.loss() for one in reports]).sum()
+            output.measures = {**(output.measures or {}), **measures_of(reports)}
+        if self.training and fusion.measures:
+            output.measures = {**(output.measures or {}), **fusion.measures}
         return output
 
-    return counted
+    return measured
+
+
+def has_experts(config: Any) -> bool:
+    """Whether a part of a model has experts: its configuration says so in `experts`."""
+    parts = (getattr(config, f"{name}_config", None) for name in ("vision", "audio", "text", "fusion_model"))
+    return any(getattr(part, "experts", None) is not None for part in parts)
 
 
 def expert_layers(model: nn.Module) -> dict[str, VioletExperts]:

@@ -12,7 +12,7 @@ from transformers.processing_utils import Unpack
 from ..configuration.configuration_violet import VioletConfig
 from ..core.clip_inputs import take_clip_inputs
 from ..core.upstream import CACHE_NAME, can_return_tuple, one_cache
-from .experts import with_expert_losses
+from .experts import with_measures
 from .heads import build_word_head
 from .losses import masked_cross_entropy
 from .modeling_violet import VioletInputs, VioletModel, VioletPreTrainedModel, VioletTaskOutput, names_inputs
@@ -66,7 +66,7 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
 
     @names_inputs
     @can_return_tuple
-    @with_expert_losses
+    @with_measures
     def forward(
         self,
         pixel_values_videos: torch.Tensor | None = None,
@@ -125,7 +125,7 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
 
     def unread_parameters(self) -> list[nn.Parameter]:
         """Those of the embeddings, if a fusion that only writes learns without contrast."""
-        if self.violet.has_fusion or self.config.caption_contrast_weight:
+        if self.violet.matches_in_fusion or self.config.caption_contrast_weight:
             return []
         projection = [] if self.violet.projection is None else list(self.violet.projection.parameters())
         vectors = [*self.violet.video_encoder.vector_parameters(), *self.violet.text_embeddings.vector_parameters()]
@@ -202,6 +202,11 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
             if given is not None and len(given) == 1:  # one for all must be repeated for beams like the others
                 kwargs[name] = given.repeat_interleave(len(input_ids), dim=0)
         return super().generate(input_ids, video_tokens=video_tokens, video_index=video_index, **kwargs)
+
+    @property
+    def begins_with_prompt(self) -> bool:
+        """Whether a prompt is the beginning of the text, and not a group in front of it."""
+        return not self.violet.fusion.joint_sequence
 
     def begin(self, input_ids: torch.Tensor | None, texts: int, kwargs: dict[str, Any]) -> torch.Tensor | None:
         """

@@ -10,7 +10,7 @@ from transformers.utils import TransformersKwargs
 from ..configuration.configuration_violet import VioletConfig
 from ..core.clip_inputs import take_clip_inputs
 from ..core.upstream import capture_outputs, name_video_classifier
-from .experts import with_expert_losses
+from .experts import with_measures
 from .heads import VioletPooledHead, build_head
 from .losses import masked_binary_cross_entropy, masked_cross_entropy
 from .modeling_violet import VioletModel, VioletPreTrainedModel, VioletTaskOutput
@@ -62,7 +62,7 @@ class VioletForVideoClassification(VioletPreTrainedModel):
         return [parameter for name, parameter in self.violet.named_parameters() if name.startswith(of_texts)]
 
     @capture_outputs(tie_last_hidden_states=False)
-    @with_expert_losses
+    @with_measures
     def forward(
         self,
         pixel_values_videos: torch.Tensor | None = None,

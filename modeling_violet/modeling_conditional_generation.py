@@ -13,6 +13,7 @@ from ..configuration.configuration_violet import VioletConfig
 from ..core.clip_inputs import take_clip_inputs
 from ..core.upstream import CACHE_NAME, can_return_tuple, one_cache
 from .encoders.encoder import accepts
+from .experts import with_measures
 from .losses import IGNORE_INDEX, masked_cross_entropy
 from .modeling_captioning import VioletCaptioningOutput
 from .modeling_violet import VioletModel, VioletPreTrainedModel
@@ -112,6 +113,7 @@ class VioletForConditionalGeneration(VioletPreTrainedModel, GenerationMixin):
         return self.violet.encode_videos(**pixels) if pixels else video_tokens
 
     @can_return_tuple
+    @with_measures
     def forward(
         self,
         pixel_values_videos: torch.Tensor | None = None,

@@ -14,7 +14,7 @@ from ..configuration.configuration_violet import VioletConfig
 from ..core.clip_inputs import take_clip_inputs
 from ..core.upstream import can_return_tuple
 from .embedding_gradients import EmbeddingGradients
-from .experts import as_one_pass, with_expert_losses
+from .experts import as_one_pass, with_measures
 from .fusions import fuses_pairs
 from .fusions.fusion import require_states_of
 from .heads import build_match_head
@@ -64,7 +64,7 @@ class VioletForMultipleChoice(VioletPreTrainedModel):
         self.post_init()
 
     @can_return_tuple
-    @with_expert_losses
+    @with_measures
     def forward(
         self,
         pixel_values_videos: torch.Tensor | None = None,
@@ -203,7 +203,7 @@ class VioletForRetrieval(VioletPreTrainedModel):
 
     @names_inputs
     @can_return_tuple
-    @with_expert_losses
+    @with_measures
     def forward(
         self,
         pixel_values_videos: torch.Tensor | None = None,

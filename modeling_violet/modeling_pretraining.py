@@ -13,7 +13,7 @@ from ..configuration.configuration_violet import VioletConfig
 from ..core.clip_inputs import take_clip_inputs
 from ..core.upstream import can_return_tuple
 from .embedding_gradients import EmbeddingGradients
-from .experts import with_expert_losses
+from .experts import with_measures
 from .fusions import fuses_pairs, record_received_attention, writes_by_head
 from .fusions.fusion import require_states_of
 from .heads import build_match_head, build_word_head
@@ -142,7 +142,7 @@ class VioletForPreTraining(VioletPreTrainedModel):
             parameter.requires_grad_(False)
 
     @can_return_tuple
-    @with_expert_losses
+    @with_measures
     def forward(
         self,
         pixel_values_videos: torch.Tensor | None = None,
@@ -219,15 +219,12 @@ class VioletForPreTraining(VioletPreTrainedModel):
         for objective in named:
             objective.require(inputs)
         passes = Passes(self, inputs, named, kwargs)
-        self.violet.fusion.measures = {}
         if only_embeddings:
             return VioletPreTrainingOutput(embeddings=self._embed(named, passes))
         if embedding_gradients is not None:
             return VioletPreTrainingOutput(loss=embedding_gradients.of(self._embed(named, passes), self.shared(named)))
         outcomes = {objective.name: objective.loss(passes) for objective in named}
-        summed = _summed(outcomes, objectives)
-        summed["measures"] |= dict(self.violet.fusion.measures)
-        return VioletPreTrainingOutput(**summed, **passes.recorded())
+        return VioletPreTrainingOutput(**_summed(outcomes, objectives), **passes.recorded())
 
     def _embed(self, named: Iterable[Objective], passes: Passes) -> dict[str, torch.Tensor]:
         sets: dict[str, torch.Tensor] = {}

@@ -21,7 +21,7 @@ from .area_pooling import boxes_of_steps, check_boxes
 from .attention import RULES
 from .embeddings import VISION_POSITIONS, VioletVideoEncoder, VioletVideoStates
 from .encoders import Encoder
-from .experts import with_expert_losses
+from .experts import with_measures
 from .fusions import build_fusion, find_fusion, fuses_pairs
 from .fusions.bert_fusion import VioletFusionAttention, VioletFusionLayer
 from .fusions.fusion import CLIP_STATES
@@ -265,6 +265,11 @@ class VioletModel(VioletPreTrainedModel):
     def vision_encoder(self) -> Encoder:
         """How that model is asked: its cells, and the grid of a clip."""
         return self.video_encoder.encoder
+
+    def sides(self) -> dict[str, nn.Module]:
+        """What encodes each group of the fusion, by its name there: video, and audio and text if there are any."""
+        sides = {"video": self.video_encoder, "audio": self.audio_encoder, "text": self.text_embeddings}
+        return {name: side for name, side in sides.items() if side is not None}
 
     @property
     def has_fusion(self) -> bool:
@@ -716,7 +721,7 @@ class VioletForMaskedLM(VioletPreTrainedModel):
 
     @names_inputs
     @can_return_tuple
-    @with_expert_losses
+    @with_measures
     def forward(
         self,
         pixel_values_videos: torch.Tensor | None = None,
@@ -768,7 +773,7 @@ class VioletForQuestionAnswering(VioletPreTrainedModel):
 
     @names_inputs
     @can_return_tuple
-    @with_expert_losses
+    @with_measures
     def forward(
         self,
         pixel_values_videos: torch.Tensor | None = None,

@@ -33,7 +33,7 @@ HUB_SETTINGS = (
 def _models(task: str) -> _LazyAutoMapping:
     """The class that a checkpoint's `architectures` names, else the first that has the task."""
     mapping = _LazyAutoMapping(OrderedDict(), OrderedDict())
-    mapping.register(VioletConfig, tuple(MODELS[name] for name in models_of(task)))
+    mapping.register(VioletConfig, tuple(MODELS[name] for name in models_of(task) if MODELS.is_here(name)))
     return mapping
 
 

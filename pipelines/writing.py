@@ -53,7 +53,7 @@ def write(
         prompt["prompt_ids"], prompt["prompt_attention_mask"] = pad_texts(
             prompts, tokenizer.pad_token_id, model.device
         )
-        if not model.violet.fusion.joint_sequence:  # the text begins with the prompt
+        if model.begins_with_prompt:
             prompt["input_ids"] = model.begin(None, videos, prompt)
             begun = prompt["input_ids"].shape[1]
             if "max_new_tokens" in generate_kwargs:

@@ -170,9 +170,7 @@ class VioletTrainer(Trainer):
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
         if model.training:
             check_finite(f"loss of step {self.state.global_step + 1}", loss, self._videos)
-            fusion = getattr(getattr(self.accelerator.unwrap_model(model), "violet", None), "fusion", None)
-            measures = {**(getattr(outputs, "measures", None) or {}), **getattr(fusion, "measures", {})}
-            for name, value in measures.items():
+            for name, value in (getattr(outputs, "measures", None) or {}).items():
                 self._measured.setdefault(name, []).append(value.detach().float())
         return (loss, outputs) if return_outputs else loss
 

@@ -197,7 +197,7 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
         "smtm": "masked_words:WrittenWords",
         "rolled_vtm": "rolled_matching:RolledMatching",
         "rolled_mlm": "rolled_matching:RolledWords",
-        "caption": "captions:Captions",
+        "caption": "written_captions:Captions",
         "contrast": "pair_contrast:PairContrast",
         "mil_nce": "several_texts:SeveralTexts",
         "omnisource": "omnisource:Omnisource",

@@ -236,7 +236,7 @@ def test_the_losses_of_experts_are_in_the_loss_and_what_is_measured_beside_it():
 
 @pytest.mark.parametrize("name", [name for name, one in MODEL_CLASSES.items() if "For" in name])
 def test_every_head_adds_the_losses_of_experts(name):
-    assert "with_expert_losses" in _decorators(getattr(violet, name).forward)
+    assert "with_measures" in _decorators(getattr(violet, name).forward)
 
 
 def _decorators(forward) -> list[str]:

@@ -81,7 +81,7 @@ def test_products_are_those_of_merged_matrices_row_by_row_and_of_low_rank():
                 layer = merged.layers[number]
                 if kind == "m":  # a matrix of its own beside the MLP
                     branch = changes[i, place]
-                    layer.feed_forward = lambda x, layer=layer, branch=branch: (
+                    layer.feed_forward = lambda x, real=None, layer=layer, branch=branch: (
                         layer.output(layer.activation(layer.intermediate(x))) + x @ branch.t()
                     )
                 else:

@@ -120,6 +120,7 @@ def test_modules_are_frozen_by_name(rows):
 
 
 def test_tasks_that_do_not_write_are_refused(rows, tmp_path):
-    for task in ("multiple-choice", "retrieval"):
-        with pytest.raises(ValueError, match="'language_model' serves 'causal'"):
+    said = {"multiple-choice": "'language_model' serves 'causal'", "retrieval": "`projection_dim` is None: set it"}
+    for task, message in said.items():
+        with pytest.raises(ValueError, match=message):
             finetune(TINY, DataArguments(task=task), settings(tmp_path / task), tables(task, rows, 4))
