@@ -1,7 +1,7 @@
 """The models: `VioletModel` and one class for each task."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
@@ -146,24 +146,14 @@ class VioletPreTrainedModel(SavedWhole, PreTrainedModel):
                 f"{type(self).__name__} reads the states of a fusion, and `fusion_model_config.model_type` is 'none': "
                 "leave `fusion_model_config` out."
             )
-        if self.needs_fusion:
-            self._check_fusion(config)
+        if not self.is_served(config):
+            raise _unserved(type(self).__name__, self.reads_under, config, find_fusion(config).rules)
         super().__init__(config, *inputs, **kwargs)
 
     @classmethod
     def is_served(cls, config: VioletConfig) -> bool:
         """Whether the configuration's fusion serves the rule under which this class reads it."""
         return not cls.needs_fusion or (config.has_fusion and cls.reads_under in find_fusion(config).rules)
-
-    def _check_fusion(self, config: VioletConfig) -> None:
-        own: Any = config.fusion_model_config
-        rules = find_fusion(config).rules
-        if self.reads_under not in rules:
-            raise ValueError(
-                f"{type(self).__name__} needs the rule of attention {self.reads_under!r} (`attention_rule`), and the "
-                f"fusion `fusion_model_config.model_type` {own.model_type if own else 'bert'!r} serves "
-                f"{', '.join(map(repr, rules))}."
-            )
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -217,6 +207,14 @@ class VioletPreTrainedModel(SavedWhole, PreTrainedModel):
         embeddings = {model.get_input_embeddings() for model in models if _has_input_embeddings(model)}
         self._require_grads_hooks = [module.register_forward_hook(require) for module in embeddings]
         self._require_grads_hook = self._require_grads_hooks[0]  # what older releases remove
+
+
+def _unserved(reader: str, rule: str, config: VioletConfig, rules: Iterable[str]) -> ValueError:
+    own: Any = config.fusion_model_config
+    return ValueError(
+        f"{reader} needs the rule of attention {rule!r} (`attention_rule`), and the fusion "
+        f"`fusion_model_config.model_type` {own.model_type if own else 'bert'!r} serves {', '.join(map(repr, rules))}."
+    )
 
 
 def _has_input_embeddings(model: PreTrainedModel) -> bool:
@@ -453,12 +451,7 @@ class VioletModel(VioletPreTrainedModel):
                 raise ValueError(
                     f"{reader} needs the rule of attention {rule!r} (`attention_rule`), {self.fusion.refused[rule]}."
                 )
-            own = self.config.fusion_model_config
-            raise ValueError(
-                f"{reader} needs the rule of attention {rule!r} (`attention_rule`), and the fusion "
-                f"`fusion_model_config.model_type` {own.model_type if own else 'bert'!r} serves "
-                f"{', '.join(map(repr, self.fusion.rules))}."
-            )
+            raise _unserved(reader, rule, self.config, self.fusion.rules)
         if RULES[rule].causal and self.text_embeddings.contextual and not self.text_embeddings.causal:
             text = self.config.text_config.model_type
             raise ValueError(
