@@ -8,10 +8,7 @@ import torch
 from ..core.clip_inputs import take_clip_inputs
 from ..processing.chats import VIDEO_TOKEN
 from .pairs import Asked, VideoTextPipeline, alone, in_batch, need, with_boxes
-from .writing import check_special_tokens, default_length, join_prompts, write, write_behind
-
-MOST_WORDS = 64
-"""Tokens that a language model writes at most if nothing else is asked for."""
+from .writing import MOST_WRITTEN, check_special_tokens, default_length, join_prompts, write, write_behind
 
 
 class VideoCaptioningPipeline(VideoTextPipeline):
@@ -38,7 +35,7 @@ class VideoCaptioningPipeline(VideoTextPipeline):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         if self.writes_behind:
-            self._generation_defaults["max_new_tokens"] = MOST_WORDS
+            self._generation_defaults["max_new_tokens"] = MOST_WRITTEN
             return
         check_special_tokens(self.model, self.processor.tokenizer)
         self._generation_defaults["max_new_tokens"] = default_length(self.model, self.processor)

@@ -8,6 +8,11 @@ import torch
 from ..processing.processing_violet import special_tokens
 from ..processing.questions import TokenIds, pad_texts
 
+MOST_WRITTEN = 64
+"""Tokens that a language model writes at most, if nothing else is asked for."""
+SCORED = {"return_dict_in_generate": True, "output_scores": True}
+"""Settings of `generate` under which `_rows` knows the probabilities."""
+
 
 def check_special_tokens(model: Any, tokenizer: Any) -> None:
     """
@@ -96,12 +101,6 @@ def write_behind(
     ends = generate_kwargs.get("eos_token_id", config.eos_token_id)
     ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
     return _rows(model, written, length, ends, written.sequences[:, length:], len(inputs["input_ids"]))
-
-
-MOST_WRITTEN = 64
-"""Tokens that a language model writes at most, if nothing else is asked for."""
-SCORED = {"return_dict_in_generate": True, "output_scores": True}
-"""Settings of `generate` under which `_rows` knows the probabilities."""
 
 
 def _rows(

@@ -37,6 +37,7 @@ from .optimization import parameter_groups
 from .preparations.preparation import ROW_CHECKS
 from .pretraining_data import CaptionedVideos, PretrainingBatches, PretrainingCollator, row_id
 from .recipe import DatasetRecipe, PretrainingRecipe
+from .runs import freeze
 from .schedule import SCHEDULES
 from .scratch import processor_from_scratch, texts_from_scratch
 from .starting import model_from_parts, processor_from_parts, starts_from_parts
@@ -210,7 +211,7 @@ def build_model(
             f"`objectives`: the model has no {', '.join(unknown)}; it has {', '.join(model.objective_names())}."
         )
     check_gradient_caching(recipe, model)
-    freeze_parts(recipe, model)
+    freeze(model, recipe.frozen, "`frozen`")
     for name in set(model.objectives).intersection(teachers):
         try:
             model.objectives[name].check_teacher(teachers[name], model)
@@ -220,26 +221,6 @@ def build_model(
     if recipe.gradient_checkpointing:
         checkpoint_activations(model)
     return model
-
-
-def freeze_parts(recipe: PretrainingRecipe, model: VioletForPreTraining) -> None:
-    """
-    Freezes what the recipe's `frozen` names, and says how much that is.
-
-    Raises:
-        SettingsError: for a name that no part of the model has.
-    """
-    for name in recipe.frozen:
-        try:
-            part = model.get_submodule(name)
-        except AttributeError:
-            known = ", ".join(one for one, _ in model.named_modules() if one and one.count(".") < 3)
-            raise SettingsError(f"`frozen`: the model has no part {name!r}; it has {known}, and theirs.") from None
-        part.requires_grad_(False)
-        logger.info("%s is frozen: %d parameters.", name, sum(one.numel() for one in part.parameters()))
-    trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
-    if recipe.frozen:
-        logger.info("%d of %d parameters are trained.", trained, model.num_parameters())
 
 
 def check_gradient_caching(recipe: PretrainingRecipe, model: VioletForPreTraining) -> None:

@@ -39,7 +39,7 @@ from .flow_callback import ModalityFlowCallback
 from .gradient_caching import refuse_live_norms, refuse_sharded
 from .hearing import prepare_hearing
 from .machine import preferred_kernel
-from .runs import begin_run, end_run, is_hub_name, save_model
+from .runs import begin_run, end_run, freeze, is_hub_name, save_model
 from .scratch import processor_from_scratch, texts_from_scratch
 from .starting import SYSTEMS, check_system, model_from_parts, processor_from_parts, starts_from_parts
 from .tasks import TASKS, Task
@@ -315,7 +315,7 @@ def finetune(
         parameter.requires_grad_(False)
     if model_arguments.freeze_backbone:
         model.violet.vision_model.requires_grad_(False)
-    freeze(model, model_arguments.freeze)
+    freeze(model, (model_arguments.freeze or "").split(), "--freeze")
     trainer = build_trainer(model, processor, tables, data, training, callbacks)
     trainer.train(resume_from_checkpoint=checkpoint_to_resume(output_dir, trainer.accelerator, trainer.failed_samples))
 
@@ -336,26 +336,6 @@ def finetune(
     if training.push_to_hub:
         trainer.push_to_hub()
     return FinetuningResult(task, model, processor, tables, metrics, settings)
-
-
-def freeze(model: VioletPreTrainedModel, names: str | None) -> None:
-    """
-    Keeps the weights of modules, by their names (one text, with spaces between them).
-
-    Raises:
-        SettingsError: for a name that no module has.
-    """
-    known = dict(model.named_modules())
-    for name in (names or "").split():
-        if not name or name not in known:
-            near = sorted(one for one in known if one and one.count(".") <= 1)
-            raise SettingsError(
-                f"--freeze: no module is named {name!r}; there are {', '.join(near)} and those inside."
-            )
-        known[name].requires_grad_(False)
-    if names:
-        trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
-        logger.info("%d of %d parameters are trained.", trained, sum(one.numel() for one in model.parameters()))
 
 
 def prepare_run(

@@ -97,12 +97,8 @@ def run_settings(recipe: PretrainingRecipe) -> dict[str, Any]:
     settings = {"violet": __version__, **dataclasses.asdict(recipe)}
     for name in ("bad_samples", "decode_time_limit"):  # a run that a bad sample stopped may go on
         del settings[name]
-    for name in (
-        "objective_options",
-        "log_flow",
-        "grad_cache_chunk_size",
-        "frozen",
-    ):  # runs from before they were may go on
+    # runs from before these were may go on
+    for name in ("objective_options", "log_flow", "grad_cache_chunk_size", "frozen"):
         if not settings[name]:
             del settings[name]
     if recipe.unused == "skip":

@@ -1,8 +1,9 @@
 """What every run leaves in its folder: its settings when it begins; model, metrics and card when it ends."""
 
 import json
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,35 @@ from ..modeling_violet import VioletPreTrainedModel
 from ..processing import VideoTextProcessor
 from .arguments import SettingsError
 
+logger = logging.getLogger(__name__)
 RUN_FILE = "run.json"
 
 
 def is_hub_name(model: str) -> bool:
     """Whether `from_pretrained` would look on the Hub for it."""
     return model not in NAMED_CONFIGURATIONS and not os.path.isdir(model)
+
+
+def freeze(model: VioletPreTrainedModel, names: Iterable[str], option: str) -> None:
+    """
+    Keeps the weights of modules of these names, and logs how many they are.
+
+    Raises:
+        SettingsError: for a name that no module has; it names the option that said it.
+    """
+    known, frozen = dict(model.named_modules()), False
+    for name in names:
+        if not name or name not in known:
+            near = sorted(one for one in known if one and one.count(".") <= 1)
+            raise SettingsError(
+                f"{option}: no module is named {name!r}; there are {', '.join(near)} and those inside."
+            )
+        known[name].requires_grad_(False)
+        frozen = True
+        logger.info("%s is frozen: %d parameters.", name, sum(one.numel() for one in known[name].parameters()))
+    if frozen:
+        trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
+        logger.info("%d of %d parameters are trained.", trained, model.num_parameters())
 
 
 def begin_run(output_dir: Path, settings: dict[str, Any]) -> None:

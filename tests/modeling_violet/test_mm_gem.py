@@ -186,15 +186,15 @@ def test_an_end_is_added_once_and_the_video_stands_behind_the_beginning():
 
 
 @torch.no_grad()
-def test_what_is_written_with_a_cache_is_what_is_computed_anew_at_each_word(model, pixels):
+def test_what_is_written_with_a_cache_is_what_is_computed_again_at_each_word(model, pixels):
     writer = VioletForConditionalGeneration(model.config).eval()
     writer.violet.load_state_dict(model.violet.state_dict())
     video = writer.violet.encode_videos(pixels, boxes=BOX)
     prompt = torch.tensor([[BEGIN] + [writer.violet.fusion.video_token_id] * 8]).expand(3, -1)
     settings = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     cached = writer.generate(prompt, video_tokens=video, **settings)
-    anew = writer.generate(prompt, video_tokens=video, use_cache=False, **settings)
-    assert cached[:, prompt.shape[1] :].tolist() == anew[:, prompt.shape[1] :].tolist()
+    again = writer.generate(prompt, video_tokens=video, use_cache=False, **settings)
+    assert cached[:, prompt.shape[1] :].tolist() == again[:, prompt.shape[1] :].tolist()
     assert len(set(cached[:, prompt.shape[1] :].flatten().tolist())) > 2
 
 

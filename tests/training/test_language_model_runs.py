@@ -14,7 +14,8 @@ from violet.data import moving_shapes
 from violet.modeling_violet import VioletForConditionalGeneration
 from violet.training import DataArguments, FinetuningArguments, ModelArguments
 from violet.training.arguments import SettingsError
-from violet.training.finetuning import build_model_and_processor, finetune, freeze
+from violet.training.finetuning import build_model_and_processor, finetune
+from violet.training.runs import freeze
 from violet.training.tasks import TASKS
 from violet.training.tasks.chat_answers import ChatCollator
 
@@ -110,13 +111,13 @@ def test_a_run_starts_from_a_picture_model_and_a_language_model_and_keeps_frozen
 
 def test_modules_are_frozen_by_name(rows):
     model, *_ = batch_of(rows)
-    freeze(model, "violet.text_embeddings violet.video_encoder")
+    freeze(model, ["violet.text_embeddings", "violet.video_encoder"], "--freeze")
     left = {name for name, one in model.named_parameters() if one.requires_grad}
     assert left == {
         f"violet.fusion.connector.{layer}.{kind}" for layer in ("first", "second") for kind in ("weight", "bias")
     }
     with pytest.raises(SettingsError, match="--freeze: no module is named 'violet.words'; there are .*violet.fusion"):
-        freeze(model, "violet.words")
+        freeze(model, ["violet.words"], "--freeze")
 
 
 def test_tasks_that_do_not_write_are_refused(rows, tmp_path):

@@ -1,4 +1,4 @@
-"""Targets prepared beforehand: by the real command's code, in processes that are killed with real signals."""
+"""Targets prepared in advance: by the real command's code, in processes that are killed with real signals."""
 
 import json
 import pickle
