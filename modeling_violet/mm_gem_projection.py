@@ -66,7 +66,8 @@ class MmGemProjection(VioletProjection):
 
     @torch.no_grad()
     def start_weights(self) -> None:
-        """The vector begins as a word's embedding does."""
+        """The temperature; the vector begins as a word's embedding does."""
+        super().start_weights()
         std = getattr(self._text_side[0].language_model.config, "initializer_range", 0.02)
         init.normal_(self.end_vector, std=std)
 

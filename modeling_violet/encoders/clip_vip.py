@@ -29,6 +29,7 @@ from ...core.carried_code import without_code
 from ...core.upstream import ALL_ATTENTION_FUNCTIONS, GradientCheckpointingLayer, capture_outputs
 from ...core.whole_folders import SavedWhole
 from ..attention import eager_attention_forward
+from ..scaled_linear import VioletScaledLinear
 from ..tokens import Grid, VisionStates
 from .encoder import Encoder
 
@@ -208,10 +209,11 @@ class ClipVipAttention(nn.Module):
         self.num_proxies = config.num_proxies
         self.scaling = (config.hidden_size // config.num_attention_heads) ** -0.5
         self.is_causal = False
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        width, inner_std = config.hidden_size, (2 * config.hidden_size * config.num_hidden_layers) ** -0.5
+        self.q_proj = VioletScaledLinear(width, width, std=inner_std)
+        self.k_proj = VioletScaledLinear(width, width, std=inner_std)
+        self.v_proj = VioletScaledLinear(width, width, std=inner_std)
+        self.out_proj = VioletScaledLinear(width, width)
 
     def forward(self, x: torch.Tensor, frames: int) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor] | None]:
         """(B, N, D) -> the same shape, and the weights of both parts if the kernel gives them"""
@@ -245,9 +247,10 @@ class ClipVipAttention(nn.Module):
 class ClipVipMLP(nn.Module):
     def __init__(self, config: ClipVipVisionConfig):
         super().__init__()
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        width, inner = config.hidden_size, config.intermediate_size
+        self.fc1 = VioletScaledLinear(width, inner, std=(2 * width) ** -0.5)
         self.activation = ACT2FN[config.hidden_act]
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.fc2 = VioletScaledLinear(inner, width, std=(2 * width * config.num_hidden_layers) ** -0.5)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.fc2(self.activation(self.fc1(x)))
@@ -315,17 +318,10 @@ class ClipVipVisionModel(SavedWhole, PreTrainedModel):
             elif module.added_cls is not None:
                 near = 0.02 * torch.randn_like(module.added_cls)
                 init.copy_(module.added_cls, module.class_embedding + near)
-        elif isinstance(module, ClipVipAttention):
-            for projection in (module.q_proj, module.k_proj, module.v_proj):
-                init.normal_(projection.weight, std=std * (2 * config.num_hidden_layers) ** -0.5)
-            init.normal_(module.out_proj.weight, std=std)
-        elif isinstance(module, ClipVipMLP):
-            init.normal_(module.fc1.weight, std=std * 2**-0.5)
-            init.normal_(module.fc2.weight, std=std * (2 * config.num_hidden_layers) ** -0.5)
+        elif isinstance(module, VioletScaledLinear):
+            module.start_weights()
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
-            init.zeros_(module.bias)
-        elif isinstance(module, nn.Linear):
             init.zeros_(module.bias)
 
     def get_input_embeddings(self) -> nn.Module:

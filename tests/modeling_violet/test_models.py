@@ -21,7 +21,7 @@ from transformers import (
     AutoModelForVisualQuestionAnswering,
 )
 
-from violet.configuration import named_configuration
+from violet.configuration import NAMED_CONFIGURATIONS, named_configuration
 from violet.core.upstream import checkpoint_activations
 from violet.modeling_violet import (
     Tokens,
@@ -297,6 +297,21 @@ def test_initialisation_reaches_every_parameter_and_buffer(model_class):
     for norm in norms:
         assert torch.equal(norm.weight, torch.ones_like(norm.weight))
         assert torch.equal(norm.bias, torch.zeros_like(norm.bias))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMED_CONFIGURATIONS if "-tiny" in name])
+def test_initialisation_reaches_every_parameter_of_every_system(name):
+    """Memory that nothing is written to is NaN here; elsewhere it is what was there before, mostly zeros."""
+    with torch.device("meta"):
+        model = VioletForPreTraining(named_configuration(name))
+    model.to_empty(device="cpu")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(math.nan)
+    for module in model.modules():
+        module._is_hf_initialized = False
+    model.initialize_weights()
+    assert [key for key, value in model.named_parameters() if not value.isfinite().all()] == []
 
 
 def test_the_padding_word_starts_at_zero():
