@@ -10,9 +10,9 @@ row per frame and without, and search beside contrast only. Medians over the see
 
 The image encoder first learns from single frames what they show and where, and stays as it is: as CoCa's own, which is
 trained on pictures and kept for videos under new poolers. Then each form is trained on the clips of one shape of
-`moving_shapes` (mp4 files of 4 frames of 64 pixels), turned, mirrored and reversed with the words of their directions:
-every other batch is of all clips and for contrast alone, which tells a clip from a nearly true sentence too; the others
-are of clips whose sentences name colour and shape, for contrast and captions. Measured on clips of one shape:
+`moving_shapes` (mp4 files of 4 frames of 64 pixels), turned, mirrored and reversed with the words of their directions.
+Every other batch is of all clips and for contrast alone, which tells a clip from a nearly true sentence too; the
+others are of clips whose sentences name colour and shape, for contrast and captions. Measured on clips of one shape:
 
 - exact: shape and colour of the written caption are right on the pairs of `test_unseen`; "exchanged": those of a
   caption of another clip, and "prior": how often two clips agree by themselves;
