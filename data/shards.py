@@ -14,7 +14,6 @@ import json
 import os
 import re
 import tarfile
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -23,8 +22,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ..core.files import MANIFEST
-from ..processing.decoding import IMAGE_SUFFIXES, URL_TIMEOUT_SECONDS, natural_order
+from ..core.files import MANIFEST, MOST_JSON_BYTES, read_json
+from ..processing.addresses import open_url, read_within
+from ..processing.decoding import IMAGE_SUFFIXES, natural_order
 from .name_index import NameIndex
 from .remote import RemoteFile, is_url
 from .tables import TableError, parse_json
@@ -303,11 +303,11 @@ def read_manifest(source: str) -> Mapping[str, Any]:
     """
     try:
         if is_url(source):
-            with urllib.request.urlopen(source, timeout=URL_TIMEOUT_SECONDS) as response:
-                text = response.read().decode()
+            with open_url(source) as response:
+                text = read_within(response, response.headers.get("Content-Length"), MOST_JSON_BYTES).decode()
+            manifest = json.loads(text)
         else:
-            text = Path(source).read_text(encoding="utf-8")
-        manifest = json.loads(text)
+            manifest = read_json(Path(source))
         shards = manifest["shards"]
         if not all({"samples", "rows", "bytes", "sha256"} <= set(facts) for facts in shards.values()):
             raise ValueError("facts of a shard are missing")

@@ -24,30 +24,20 @@ if __name__ == "__main__":
     # This folder as a package of its own, so that its files find each other and no `__init__` runs.
     sys.modules["alone"] = types.ModuleType("alone")
     sys.modules["alone"].__path__ = [os.path.dirname(os.path.abspath(__file__))]
-    from alone.decoding import (
-        DecodedVideo,
-        SampleIndices,
-        Sound,
-        VideoDecodeError,
-        decode_video,
-        describe_source,
-        is_address,
-    )
+    from alone.addresses import is_address
+    from alone.decoded_video import DecodedVideo, SampleIndices, Sound, VideoDecodeError
+    from alone.decoding import decode_video, describe_source
     from alone.sound import decode_with_sound
 else:
-    from .decoding import (
-        DecodedVideo,
-        SampleIndices,
-        Sound,
-        VideoDecodeError,
-        decode_video,
-        describe_source,
-        is_address,
-    )
+    from .addresses import is_address
+    from .decoded_video import DecodedVideo, SampleIndices, Sound, VideoDecodeError
+    from .decoding import decode_video, describe_source
     from .sound import decode_with_sound
 
 START_SECONDS = 120.0
 """How long the process may take to start, on a machine however busy."""
+MOST_BYTES = 2**33
+"""Memory that the process may have for one video, and for the libraries that it then loads (Linux)."""
 
 _LENGTHS = struct.Struct("<QQ")
 _LIMIT_ADVICE = "Look at the file, or allow more time."
@@ -75,6 +65,7 @@ class DecoderProcess:
         backend: str = "auto",
         name: str | None = None,
         sound: tuple[int, int] | None = None,
+        most_pixels: int | None = None,
     ) -> DecodedVideo:
         """
         As `decode_video`, for a path, a URL or the bytes of a file. `sample_indices` is asked in this process.
@@ -86,7 +77,7 @@ class DecoderProcess:
             VideoDecodeError: also if the time limit is over, or the process dies.
         """
         name = describe_source(source) if name is None else name
-        request: dict[str, Any] = {"backend": backend, "name": name, "sound": sound}
+        request: dict[str, Any] = {"backend": backend, "name": name, "sound": sound, "most_pixels": most_pixels}
         sent: Any = b""
         if isinstance(source, bytes | bytearray | memoryview):
             sent = source
@@ -117,7 +108,9 @@ class DecoderProcess:
             if not answered:
                 self.kill()
         if "error" in answer:
-            raise _ERRORS[answer["error"]](*answer["arguments"])
+            refused = _ERRORS[answer["error"]](*answer["arguments"])
+            refused.__dict__.update(answer.get("counts", {}))
+            raise refused
         return _unpacked(answer, content)
 
     def kill(self) -> None:
@@ -221,6 +214,7 @@ def _packed(decoded: DecodedVideo) -> tuple[dict[str, Any], np.ndarray]:
         "fps": decoded.fps,
         "backend": decoded.backend,
         "span": decoded.span,
+        "promised_frames": decoded.promised_frames,
     }
     content = np.ascontiguousarray(decoded.frames).reshape(-1)
     sound = decoded.sound
@@ -248,6 +242,7 @@ def _unpacked(answer: dict[str, Any], content: np.ndarray) -> DecodedVideo:
         backend=answer["backend"],
         span=None if answer["span"] is None else tuple(answer["span"]),
         sound=sound,
+        promised_frames=answer["promised_frames"],
     )
 
 
@@ -272,7 +267,11 @@ def _serve(connection: socket.socket) -> None:
                 decoded = _decode(source, choose, request)
             except VideoDecodeError as error:
                 arguments = [error.source, error.reason, error.advice]
-                _send(connection, {"error": "VideoDecodeError", "arguments": arguments}, b"")
+                counts = {"promised_frames": error.promised_frames, "held_frames": error.held_frames}
+                _send(connection, {"error": "VideoDecodeError", "arguments": arguments, "counts": counts}, b"")
+            except MemoryError:
+                arguments = [request["name"], f"it needs more memory than the {MOST_BYTES} bytes that are allowed"]
+                _send(connection, {"error": "VideoDecodeError", "arguments": [*arguments, _CRASH_ADVICE]}, b"")
             except (ImportError, ValueError) as error:
                 kind = "ImportError" if isinstance(error, ImportError) else "ValueError"
                 _send(connection, {"error": kind, "arguments": [str(error)]}, b"")
@@ -281,11 +280,26 @@ def _serve(connection: socket.socket) -> None:
 
 
 def _decode(source: Any, choose: SampleIndices, request: dict[str, Any]) -> DecodedVideo:
-    backend, name = request["backend"], request["name"]
+    backend, name, most_pixels = request["backend"], request["name"], request["most_pixels"]
     if request["sound"] is None:
-        return decode_video(source, choose, backend, name)
+        return decode_video(source, choose, backend, name, most_pixels=most_pixels)
     rate, count = request["sound"]
-    return decode_with_sound(source, choose, backend, name=name, sampling_rate=rate, num_samples=count)
+    length = {"sampling_rate": rate, "num_samples": count}
+    return decode_with_sound(source, choose, backend, name=name, **length, most_pixels=most_pixels)
+
+
+def _bound_memory() -> None:
+    """Lets the process have `MOST_BYTES` more than it has now; what asks for more gets an error."""
+    try:
+        import resource
+
+        with open("/proc/self/statm") as file:
+            held = int(file.read().split()[0]) * resource.getpagesize()
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        limit = held + MOST_BYTES
+        resource.setrlimit(resource.RLIMIT_AS, (limit if hard < 0 else min(limit, hard), hard))
+    except (ImportError, OSError, ValueError):  # another system than Linux
+        return
 
 
 def _die_with_parent() -> None:
@@ -303,4 +317,5 @@ if __name__ == "__main__":
     with contextlib.suppress(ImportError):
         import av  # noqa: F401  (what takes long is loaded before the first clock runs)
         from PIL import Image  # noqa: F401
+    _bound_memory()
     _serve(socket.socket(fileno=0))

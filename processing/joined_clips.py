@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .decoding import DecodedVideo, VideoDecodeError
+from .decoded_video import DecodedVideo, VideoDecodeError
 from .sound import join_sounds
 
 CLIPS = "clips:"
