@@ -106,7 +106,7 @@ class DecodedVideo:
         """What is doubtful about the number of frames."""
         if self.promised_frames is None:
             return None
-        return f"it promises {self.promised_frames} frames, and {self.total_frames} are found"
+        return f"its file promises {self.promised_frames} frames, and {self.total_frames} are found"
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -142,7 +142,7 @@ def read_sound(
             stream.codec_context.thread_count = 1
             reach = num_samples / sampling_rate
             runs = list(_runs(container, stream, name, None if math.isnan(span[0]) else span[0] + reach, reach))
-    except av.error.FFmpegError as error:
+    except (av.error.FFmpegError, OSError) as error:
         if isinstance(error, OSError):
             raise VideoDecodeError(
                 name, f"its sound cannot be opened ({error.strerror})", "Check the path."

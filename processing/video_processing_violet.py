@@ -434,6 +434,9 @@ class VioletVideoProcessor(SavedWhole, BaseVideoProcessor):
             )
 
         decoded = [decode_whole(number, clip) for number, clip in enumerate(clips)]
+        for number, clip in enumerate(decoded):
+            if clip.doubt is not None:
+                logger.warning("%s: %s.", name_of(clips[number], number, len(clips)), clip.doubt)
         # Decoded here, where each clip's kind is known, so the parent has frames to process and nothing to sample.
         kwargs |= {"do_sample_frames": False, "fps": None, "num_frames": None}
         kwargs["video_metadata"] = [_metadata_of(clip) for clip in decoded]
