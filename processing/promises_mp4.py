@@ -13,6 +13,10 @@ _UNKNOWN = frozenset({0, 2**32 - 1, 2**64 - 1})
 """Durations that say nothing."""
 
 
+_MOSTLY = 0.9
+"""Which share of a track's frames have the same duration, if its rate is constant."""
+
+
 @dataclass
 class _Track:
     number: int = 0
@@ -248,12 +252,16 @@ def _shown(track: _Track, count: int, spans: np.ndarray, shifts: np.ndarray, sca
         return Promise(count, None, tuple(counts))
     if not edits:
         return Promise(count, None, tuple(counts))
-    tick, shown, over = track.scale / scale, 0, 0.0
+    tick, shown, over, wanted = track.scale / scale, 0, 0.0, 0.0
     for ticks, start, _ in edits:
         stop = start + ticks * tick
         shown += int(((starts >= start - tick) & (starts < stop - min(tick, 0.5 / rate))).sum())
         over = max(over, stop - end - 2 * tick)
+        wanted += ticks * tick * rate
     counts = [shown + other - count for other in counts]
+    is_regular = int((deltas == np.median(deltas)).sum()) >= _MOSTLY * count
+    if is_regular and wanted - shown > 1 - min(0.5, tick * rate):  # a shift moved a frame out of the list
+        counts.append(round(wanted))
     if over > 0:
         counts.append(shown + max(1, round(over * rate)))
     told = track.shown_for - sum(edit[0] for edit in track.edits)
