@@ -36,6 +36,8 @@ else:
 
 START_SECONDS = 120.0
 """How long the process may take to start, on a machine however busy."""
+MOST_VIDEOS = 500
+"""After so many the process is replaced: what libraries lose, about 1 KB a video, does not add up."""
 MOST_BYTES = 2**33
 """Memory that the process may have for one video, and for the libraries that it then loads (Linux)."""
 
@@ -46,8 +48,8 @@ _CRASH_ADVICE = "What it said stands above; look at the file, and at the memory 
 
 class DecoderProcess:
     """
-    Decodes in another process, which is started when the first video comes, used again for the next ones, and dies
-    with the process that it serves. After a fork each process starts its own.
+    Decodes in another process, which is started when the first video comes, used again for the next `MOST_VIDEOS`, and
+    dies with the process that it serves. After a fork each process starts its own.
 
     Args:
         time_limit: seconds that one video may take. A process that needs more is killed, and not waited for.
@@ -57,6 +59,7 @@ class DecoderProcess:
         self.time_limit = time_limit
         self._running: tuple[int, subprocess.Popen, socket.socket] | None = None
         self._end: weakref.finalize | None = None
+        self._served = 0
 
     def decode(
         self,
@@ -105,7 +108,8 @@ class DecoderProcess:
                 process.wait(timeout=1)
             raise VideoDecodeError(name, f"the decoder died ({_how_it_ended(process)})", _CRASH_ADVICE) from error
         finally:
-            if not answered:
+            self._served += 1
+            if not answered or self._served >= MOST_VIDEOS:
                 self.kill()
         if "error" in answer:
             refused = _ERRORS[answer["error"]](*answer["arguments"])
@@ -133,7 +137,7 @@ class DecoderProcess:
         connection, other_end = socket.socketpair()
         with other_end:
             process = subprocess.Popen([sys.executable, os.path.abspath(__file__)], stdin=other_end.fileno())
-        self._running = os.getpid(), process, connection
+        self._running, self._served = (os.getpid(), process, connection), 0
         self._end = weakref.finalize(self, _end, *self._running)
         try:
             _receive(connection, time.monotonic() + START_SECONDS)
@@ -144,7 +148,7 @@ class DecoderProcess:
         return process, connection
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"time_limit": self.time_limit, "_running": None, "_end": None}
+        return {"time_limit": self.time_limit, "_running": None, "_end": None, "_served": 0}
 
 
 _ERRORS: dict[str, type[Exception]] = {error.__name__: error for error in (VideoDecodeError, ImportError, ValueError)}

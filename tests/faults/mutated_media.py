@@ -101,8 +101,8 @@ def of_mp4(content: bytes) -> int | None:
 
 
 def of_avi(content: bytes) -> int | None:
-    """The length by strh."""
-    return _after(content, b"strhvids"[:4], 40, 4, "little")
+    """The length by strh; 0 says nothing."""
+    return _after(content, b"strh", 40, 4, "little") or None
 
 
 def of_matroska(content: bytes) -> int | None:
