@@ -273,7 +273,7 @@ def trial(seed: int, folder: Path) -> dict[str, int]:
     inside, outside = folder / "work" / "inside", folder / "work"
     inside.mkdir(parents=True)
     (outside / "secret.mp4").write_text(SECRET)
-    if seed % 25 == 24:
+    if seed % 40 == 39:
         load_a_config(inside, outside / "mark", chance)
         _look(outside, "load_a_config")
         return {"loaded without code": 1}
@@ -367,6 +367,6 @@ PROMISE = Promise(
     200,
     trial,
     limit=60.0,
-    short_seeds=36,
+    short_seeds=60,
     code=("core", "data", "processing", "hub", "modeling_violet", "configuration"),
 )
