@@ -327,7 +327,7 @@ class Frames:
         self._frames: np.ndarray | None = None
 
     def prepare(self, wanted: int) -> None:
-        """For so many frames, from the first on."""
+        """For this number of frames, from the first on."""
         self._wanted, self._count = wanted, 0
 
     def __len__(self) -> int:

@@ -37,7 +37,7 @@ else:
 START_SECONDS = 120.0
 """How long the process may take to start, on a machine however busy."""
 MOST_VIDEOS = 500
-"""After so many the process is replaced: what libraries lose, about 1 KB a video, does not add up."""
+"""After this number the process is replaced: what libraries lose, about 1 KB a video, does not add up."""
 MOST_BYTES = 2**33
 """Memory that the process may have for one video, and for the libraries that it then loads (Linux)."""
 

@@ -27,7 +27,7 @@ class DamagedFile(Exception):
     Args:
         reason: goes on after "it is" or "the file is", as "damaged at byte 12".
         promised: how many frames the file says that its video has, if it says.
-        held: how many of them it holds, as far as they can be counted.
+        held: how many of them it was seen to hold.
         is_limit: whether the file may be whole, but beyond what is read.
     """
 
@@ -83,7 +83,7 @@ class FilePlaces:
         self._start, self._window = 0, b""
 
     def read(self, place: int, count: int) -> bytes:
-        """The bytes there; fewer where the file ends."""
+        """The bytes there; fewer at the end of the file."""
         begin = place - self._start
         if begin < 0 or begin + count > len(self._window):
             self._file.seek(place)

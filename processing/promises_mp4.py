@@ -49,7 +49,7 @@ def mp4_promises(file: FilePlaces) -> list[Promise]:
     Raises:
         DamagedFile: a box is cut off, tables contradict each other, or data that they name is not there.
     """
-    scale, tracks = 0, {}
+    scale, tracks = 0, dict[int, _Track]()
     for kind, place, size in _parts(file):
         if kind == b"moov":
             scale, tracks = _read_header(file.header(place, size, "header"))

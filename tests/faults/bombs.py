@@ -46,7 +46,7 @@ def matroska(*parts: bytes, size: int | None = None) -> bytes:
 
 
 def fragments(count: int) -> bytes:
-    """An MP4 whose fragment has so many samples without a word on each."""
+    """An MP4 whose fragment has this number of samples without a word on each."""
     content = bytes(at(whole("mp4"), b"mdat", 0, b""))
     number = struct.pack(">II", 0, 1)
     run = box(b"traf", box(b"tfhd", number) + box(b"trun", struct.pack(">II", 0, count)))

@@ -213,9 +213,9 @@ def test_a_decoder_that_fails_is_named(video_decoder, small, recording):
 def test_torchcodec_is_not_imported_for_other_videos(clip):
     script = (
         "import sys, types\n"
-        "package = sys.modules['alone'] = types.ModuleType('alone')\n"
+        "package = sys.modules['apart'] = types.ModuleType('apart')\n"
         f"package.__path__ = [{str(Path(decoding.__file__).parent)!r}]\n"
-        "from alone.decoding import decode_video\n"
+        "from apart.decoding import decode_video\n"
         f"assert len(decode_video({{'path': {str(clip)!r}, 'bytes': None}}).frames) == 24\n"
         "assert not any(name.startswith('torch') for name in sys.modules)\n"
     )
