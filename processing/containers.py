@@ -35,6 +35,8 @@ _OTHER_FORMATS = (
 """Formats of video and sound that promise nothing that is read here."""
 _ROUNDED = 2e-3
 """Seconds by which time stamps of a constant rate may be off: Matroska rounds each to milliseconds."""
+_PULLED_DOWN = 1.75
+"""Films on television have gaps of two and of three halves of a frame."""
 _MOSTLY = 0.9
 """Which share of a file's frames follow each other at its rate, if that is constant."""
 
@@ -132,22 +134,17 @@ def _promise_of(stream, container, promises: list[Promise]) -> Promise | None:
 
 
 def _compare(table: "_PacketTable", promise: Promise | None, formats: str) -> int | None:
-    """
-    How many frames the file promises, if that is another number than it has.
-
-    Raises:
-        DamagedFile: its structure holds another number of frames than can be read.
-    """
+    """How many frames the file promises, if that is another number than it has."""
     gaps = np.diff(table.times) if len(table.pts) > 2 else np.zeros(0)
     if formats == "mpegts":  # what is missing is seen by the clock only
         usual = float(np.median(gaps)) if len(gaps) else 0.0
-        missing = int((np.rint(gaps / usual) - 1).clip(0).sum()) if usual > 0 else 0
+        steps = gaps / usual if usual > 0 else gaps[:0]
+        missing = int((np.rint(steps[steps > _PULLED_DOWN]) - 1).sum())
         return table.count + missing if missing else None
     if promise is None:
         return None
     if promise.held is not None and promise.held != table.packets:
-        reason = f"damaged: its structure holds {promise.held} frames, and {table.packets} of them are found"
-        raise DamagedFile(reason, promise.held, table.packets)
+        return promise.held
     counts = [*promise.counts, *([] if promise.shown is None else [promise.shown])]
     if promise.frame_seconds and len(gaps):
         steps = gaps / promise.frame_seconds

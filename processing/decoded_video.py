@@ -249,8 +249,8 @@ def stack_frames(frames: list[np.ndarray], name: str) -> np.ndarray:
 
 def shrunk(frame: np.ndarray, most_pixels: int) -> np.ndarray:
     """
-    (height, width, 3) uint8 of at most `most_pixels`: each is the mean of a square of n x n of a larger frame, with the
-    least n that suffices.
+    (height, width, 3) uint8 of at most `most_pixels`: each pixel is the mean of a square of n x n of a larger frame,
+    with the least n that suffices.
     """
     height, width = frame.shape[:2]
     factor = math.ceil(math.sqrt(height * width / most_pixels))

@@ -53,7 +53,7 @@ class Promise:
     What a file's structure says of one video stream.
 
     Attributes:
-        held: frames whose data the file holds; None if the structure does not tell.
+        held: frames whose data the file holds and a reader should find; None if the structure does not tell.
         shown: how many of them are shown, if an edit list says so.
         counts: how many frames there should be by each thing that says it: a count, or a duration at a rate.
         frame_seconds: of one frame, if the rate is said to be constant.

@@ -49,12 +49,15 @@ def mp4_promises(file: FilePlaces) -> list[Promise]:
     Raises:
         DamagedFile: a box is cut off, tables contradict each other, or data that they name is not there.
     """
-    scale, tracks = 0, dict[int, _Track]()
+    scale, tracks, is_picture = 0, dict[int, _Track](), False
     for kind, place, size in _parts(file):
+        is_picture = is_picture or kind == b"meta"
         if kind == b"moov":
             scale, tracks = _read_header(file.header(place, size, "header"))
         elif kind == b"moof":
             _count_fragments(file.header(place, size, "fragment"), tracks, file.size)
+    if not tracks and is_picture:  # HEIF, AVIF
+        return []
     if not tracks:
         raise DamagedFile("truncated or damaged: it has no header (moov)")
     return [promise for track in tracks.values() if (promise := _promise(track, scale, file.size)) is not None]
@@ -107,7 +110,7 @@ def _read_header(content: bytes) -> tuple[int, dict[int, _Track]]:
             scale, duration = _times(box, 4 if box[:1] != b"\1" else 8, 0)
             check_length(0, duration / scale if scale and duration not in _UNKNOWN else 0)
         elif kind == b"cmov":
-            raise DamagedFile("with a compressed header, which is not read", is_limit=True)
+            raise DamagedFile("its header is compressed, which is not read", is_limit=True)
         elif kind == b"trak":
             track = _Track()
             _read_track(track, box)
@@ -267,7 +270,8 @@ def _shown(track: _Track, count: int, spans: np.ndarray, shifts: np.ndarray, sca
     told = track.shown_for - sum(edit[0] for edit in track.edits)
     if track.shown_for not in _UNKNOWN and abs(told) > len(track.edits):
         counts.append(shown + round(told * tick * rate))
-    return Promise(count, shown, tuple(counts))
+    # What lies outside of the list FFmpeg leaves out, as a rule from a frame on at which decoding can start.
+    return Promise(count if shown == count else None, shown, tuple(counts))
 
 
 def _number(data: bytes, place: int, width: int) -> int:

@@ -5,6 +5,7 @@ import http.server
 import io
 import json
 import threading
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -111,6 +112,47 @@ def shorter(tmp_path):
     content[place : place + 4] = (int.from_bytes(content[place : place + 4], "big") + 4).to_bytes(4, "big")
     path.write_bytes(content)
     return path
+
+
+def test_a_trimmed_clip_is_whole(tmp_path):
+    """Its edit list shows 9 frames from the ninth on, which starts no group; 11 are not shown."""
+    path = write(tmp_path / "trimmed.mp4")
+    content = bytearray(path.read_bytes())
+
+    def put(name, place, value):
+        found = content.index(name) + 4 + place
+        content[found : found + 4] = value.to_bytes(4, "big")
+
+    edit = content.index(b"elst") + 16
+    first = int.from_bytes(content[edit : edit + 4], "big")
+    put(b"elst", 8, 9 * 40)
+    put(b"elst", 12, first + 8 * 512)
+    put(b"tkhd", 20, 9 * 40)
+    put(b"mvhd", 16, 9 * 40)
+    whole = decode_video(path).frames
+    path.write_bytes(content)
+    trimmed = decode_video(path)
+    assert (trimmed.total_frames, trimmed.doubt) == (9, None)
+    np.testing.assert_array_equal(trimmed.frames, whole[8:17])
+
+
+def test_pulled_down_film_on_television_is_whole_and_a_gap_in_the_clock_is_told(tmp_path):
+    def stream(name, places):
+        path = tmp_path / name
+        with av.open(str(path), "w") as output:
+            video = output.add_stream("mpeg2video", rate=50)
+            video.height, video.width, video.pix_fmt = 48, 64, "yuv420p"
+            video.codec_context.max_b_frames = 0
+            for place, picture in zip(places, drawn(), strict=True):
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                frame.pts, frame.time_base = place, Fraction(1, 50)
+                output.mux(video.encode(frame))
+            output.mux(video.encode())
+        return decode_video(path)
+
+    assert stream("film.ts", np.cumsum([2, 3] * (COUNT // 2)).tolist()).doubt is None
+    gap = stream("gap.ts", [2 * number + 6 * (number > 11) for number in range(COUNT)])
+    assert (gap.total_frames, gap.promised_frames) == (COUNT, COUNT + 3)
 
 
 def test_another_count_than_promised_is_in_the_runs_report_with_both(shorter, tmp_path, caplog):
