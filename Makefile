@@ -5,7 +5,7 @@ CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: setup demo test proofs combinations check compat constraints tiny-weights measurements standalone
+.PHONY: setup demo test proofs combinations check compat constraints tiny-weights measurements standalone faults
 setup: .venv/.installed
 
 .venv/.installed: setup.cfg pyproject.toml constraints.txt
@@ -42,6 +42,13 @@ test: setup
 # captions recomputed, every class compiled and exported.
 proofs: setup
 	$(BIN)/python -m pytest -m proof
+
+# What docs/reliability.md promises, tried with planted faults: a tenth of the counts, an hour at most; with FULL=1 all of
+# them, in as many sittings as it takes (SECONDS= limits one); ONLY= names promises.
+faults: export OMP_NUM_THREADS ?= 1
+faults: setup
+	$(BIN)/python tests/faults/campaign.py $(if $(FULL),--full) $(if $(ONLY),--only $(ONLY)) \
+	    $(if $(or $(SECONDS),$(if $(FULL),,3600)),--seconds $(or $(SECONDS),3600))
 
 # Every vision encoder with every task, objective, pipeline and model class, and docs/combinations.md: an hour at most.
 combinations: setup

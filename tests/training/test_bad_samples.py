@@ -54,7 +54,7 @@ def drawn(rows, numbers, epoch=0):
 def test_a_bad_sample_is_raised_with_its_row_and_its_reason(processor, broken):
     rows, bad = broken
     number = next(number for number, row in enumerate(rows) if row["video"] in bad)
-    with pytest.raises(VideoDecodeError, match=rf"{rows[number]['video']} \(row {number}\): it is damaged"):
+    with pytest.raises(VideoDecodeError, match=rf"{rows[number]['video']} \(row {number}\): the file is truncated"):
         QuestionCollator(processor)(drawn(rows, [0, number]))
 
 

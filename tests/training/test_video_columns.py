@@ -80,7 +80,7 @@ def test_a_damaged_video_of_a_column_is_named_or_left_out(processor, rows):
         {"video": {"path": None, "bytes": None}, "question": "what?", "row": 2},
         {"video": None, "question": "what?", "row": 3},
     ]
-    with pytest.raises(VideoDecodeError, match=r"half\.mp4 \(row 1\): it is damaged"):
+    with pytest.raises(VideoDecodeError, match=r"half\.mp4 \(row 1\): the file is truncated"):
         QuestionCollator(processor)(held)
     batch = QuestionCollator(processor, skip_bad=True)(held)
     assert batch["unread"].tolist() == [False, True, True, True]
