@@ -492,6 +492,8 @@ def explain_errors(command: str, run: Callable[[], int]) -> int:
     from .hub import CardError, HubError, WeightsError
     from .processing import VideoDecodeError
     from .training import SettingsError
+    from .training.guards import TooManyBadSamplesError
+    from .training.processes import ProcessGoneError
 
     try:
         return run()
@@ -502,6 +504,9 @@ def explain_errors(command: str, run: Callable[[], int]) -> int:
         TableError,
         VideoDecodeError,
         WorkerDiedError,
+        FloatingPointError,
+        ProcessGoneError,
+        TooManyBadSamplesError,
         SettingsError,
         GalleryError,
         PredictError,

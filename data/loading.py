@@ -4,13 +4,14 @@ import contextlib
 import fcntl
 import json
 import logging
+import math
 import os
 import re
 import shutil
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 FAILED_FILE = "failed_samples.jsonl"
 SOUND_FILE = "sound_report.jsonl"
 TIME_LIMIT_SECONDS = 60.0
+MAX_BAD_SHARE = 0.01
 SAMPLE_ERRORS = (VideoDecodeError, TableError)
 """What a sample that cannot be read raises; anything else is no fault of the sample."""
 
@@ -39,6 +41,7 @@ MIDDLE = (1, 3)
 """The second of three test clips of one frame, whichever way frames are sampled: half of the video lies before it."""
 _ENTRY_BYTES = 1024  # what a clip in the cache takes beside its frames
 _SHOWN = 5
+_BORNE = 10  # bad samples are borne at the beginning, where one of the first few would be a large share
 _SECONDS_UNTIL_TOLD = 5
 
 
@@ -88,6 +91,11 @@ class ClipReader:
         self.clips: dict[tuple, Clip] = {}
         self.decoder = DecoderProcess(time_limit)
         self.held = HeldSamples()
+
+    @property
+    def stall_limit(self) -> float:
+        """Seconds after which a worker that has not taken up another sample is stopped or hangs."""
+        return 2 * self.decoder.time_limit
 
     def read(
         self,
@@ -236,6 +244,10 @@ class HeldSamples:
         path = Path(self.folder, str(process))
         return path.read_text(errors="replace").split("\n", 1)[0] if path.is_file() else None
 
+    def last_taken(self) -> float:
+        """When any process took up a sample last, in seconds since the epoch; 0 if none did."""
+        return max((entry.stat().st_mtime for entry in os.scandir(self.folder)), default=0.0)
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_file": None}
 
@@ -365,6 +377,10 @@ class SampleFile:
                 self._take_in(file)
         return list(self._known.values())
 
+    def known(self) -> Collection[Any]:
+        """Those that this process added or has read, without asking the file."""
+        return self._known.values()
+
     def forget(self) -> None:
         """For a run that starts from the beginning."""
         self.path.unlink(missing_ok=True)
@@ -402,6 +418,28 @@ class FailedSamples:
             if told <= _SHOWN:
                 more = f" Further ones are told in {self.sounds.path} only." if told == _SHOWN else ""
                 logger.warning("%s row %s: %s%s", sample.rows, sample.row, sample.reason, more)
+
+    def excess(self, rows: Collection[str], tried: int, total: int, most: float) -> str | None:
+        """
+        What is to be said if too many samples could not be read; None if they are not too many. The share is that of
+        the samples tried so far, each counted once, of which at least `10 / most` are waited for, or the whole table.
+
+        Args:
+            rows: the tables that count, as `FailedSample.rows` names them.
+            tried: how many samples the run has tried in all processes; above `total` they come again.
+            total: how many there are.
+            most: the share that is borne, from 0 to 1.
+        """
+        bad = [sample for sample in self.unread.known() if sample.rows in rows]
+        counted = total if most == 0 else min(total, max(tried, math.ceil(_BORNE / most)))
+        if len(bad) <= most * counted:
+            return None
+        first = ", ".join(f"{sample.video} ({sample.rows} row {sample.row})" for sample in bad[:_SHOWN])
+        return (
+            f"{len(bad)} of the {min(tried, total)} samples that were tried could not be read, and {most:.4g} of them "
+            f"are borne (`max_bad_share`). The first: {first}. {self.path} lists all of them, with reasons. Mend or "
+            "leave out these rows, or set a larger `max_bad_share`, and start again: the run goes on."
+        )
 
     def all(self) -> list[FailedSample]:
         """Those that could not be read, of every process, of this run and of what it goes on from."""

@@ -21,6 +21,7 @@ REPLACED = {
     "pipeline: forward": (Pipeline._forward, "VideoCaptioningPipeline"),
     "trainer: the sampler": (Trainer._get_train_sampler, "VioletTrainer"),
     "trainer: a batch on the device": (Trainer._prepare_inputs, "VioletTrainer"),
+    "trainer: the batches of a step": (Trainer.get_batch_samples, "VioletTrainer"),
     "trainer: the gradient's norm": (Trainer._get_grad_norm, "VioletTrainer"),
     "trainer: evaluation of a batch": (Trainer.prediction_step, "VioletTrainer"),
     "trainer: the loss": (Trainer.compute_loss, "VioletTrainer"),

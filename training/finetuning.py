@@ -258,7 +258,7 @@ def run_settings(
     if model.freeze is None:
         del settings["freeze"]
     # A run that was stopped by a bad sample, or refused for its words, may go on.
-    for name in ("frame_cache_mb", "decode_time_limit", "bad_samples", "allow_unknown_words"):
+    for name in ("frame_cache_mb", "decode_time_limit", "bad_samples", "max_bad_share", "allow_unknown_words"):
         del settings[name]
     for split in ("train", "validation", "test"):
         if settings[f"{split}_file"] is not None:
@@ -317,8 +317,25 @@ def finetune(
         model.violet.vision_model.requires_grad_(False)
     freeze(model, (model_arguments.freeze or "").split(), "--freeze")
     trainer = build_trainer(model, processor, tables, data, training, callbacks)
-    trainer.train(resume_from_checkpoint=checkpoint_to_resume(output_dir, trainer.accelerator, trainer.failed_samples))
+    with trainer.watch:
+        checkpoint = checkpoint_to_resume(output_dir, trainer.accelerator, trainer.failed_samples)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        return _finish(trainer, task, model_arguments, data, training, processor, tables, settings)
 
+
+def _finish(
+    trainer: VioletTrainer,
+    task: Task,
+    model_arguments: ModelArguments,
+    data: DataArguments,
+    training: FinetuningArguments,
+    processor: VideoTextProcessor,
+    tables: DatasetDict,
+    settings: dict[str, Any],
+) -> FinetuningResult:
+    """The end of `finetune`: evaluates and saves what was trained."""
+    output_dir, model = Path(str(training.output_dir)), trainer.accelerator.unwrap_model(trainer.model)
+    trainer.guard.check_weights(trainer.model)
     metrics: dict[str, float] = {"steps": trainer.state.global_step}
     for split in [name for name in tables if name != "train"]:
         prefix = "" if split == "test" else f"{split}_"
@@ -328,7 +345,7 @@ def finetune(
         found = task.evaluate(model, processor, tables[split], data, training)
         metrics |= {prefix + name: value for name, value in found.items()}
     trainer.accelerator.wait_for_everyone()
-    metrics |= trainer.failed_samples.metrics()
+    metrics |= trainer.failed_samples.metrics() | trainer.guard.metrics()
     if trainer.is_world_process_zero():
         save_model(output_dir, model, processor)
         facts = card_facts(model_arguments, data, tables)
@@ -432,6 +449,7 @@ def build_trainer(
         logit_scale_learning_rate=training.logit_scale_learning_rate,
         layer_decay=training.layer_decay,
         grad_cache_chunk_size=training.grad_cache_chunk_size,
+        max_bad_share=data.max_bad_share,
         **task.metrics_of(validation),
     )
     if training.log_flow:
