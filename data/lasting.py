@@ -18,17 +18,17 @@ from .loading import HeldSamples, WorkerDiedError
 logger = logging.getLogger(__name__)
 
 TRIES = 3
-"""How often workers are started anew for one batch."""
+"""How often workers are started again for one batch."""
 
-_POLL_SECONDS = 5.0
-_LOST = re.compile(r"DataLoader worker \(pid\(s\) ([\d, ]+)\) exited unexpectedly|DataLoader timed out")
+_WATCH_SECONDS = 1.0
+_LOST = re.compile(r"DataLoader worker \(pid\(s\) ([\d, ]+)\) exited unexpectedly")
 
 
 class LastingLoader(torch.utils.data.DataLoader):
     """
     A `DataLoader` that survives its workers. If one dies (the system kills a large process when memory is short), or
     if a batch does not come and no worker has taken up a sample for `time_limit` seconds (one is stopped, or hangs),
-    all workers are killed and started anew, and the batches that were on their way are made again: what the loader
+    all workers are killed and started again, and the batches that were on their way are made again: what the loader
     gives is the same, in the same order, if a batch is a function of its indices. A death is noticed within five
     seconds.
 
@@ -55,6 +55,8 @@ class LastingLoader(torch.utils.data.DataLoader):
         self._limit = time_limit
         self._inner: torch.utils.data.DataLoader | None = None
         self._workers: list[BaseProcess] = []
+        self._waiting_since: float | None = None
+        self._stalled = False
 
     @staticmethod
     def _by(like: torch.utils.data.DataLoader, order: Any) -> dict[str, Any]:
@@ -66,54 +68,63 @@ class LastingLoader(torch.utils.data.DataLoader):
             yield from super().__iter__()
             return
         self._order.begin(iter(_order_of(self)))
+        ended = threading.Event()
+        if self._held is not None:
+            threading.Thread(target=self._watch, args=(ended, self._held), daemon=True).start()
+        try:
+            yield from self._batches()
+        finally:
+            ended.set()
+            self._waiting_since = None
+        if not self.persistent_workers:
+            self._inner, self._workers = None, []
+
+    def _batches(self) -> Iterator[Any]:
         batches, tries = None, 0
         while True:
+            self._waiting_since = time.time()
             try:
                 if batches is None:
                     batches = self._start()
-                batch = self._next(batches)
+                batch = next(batches)
             except StopIteration:
-                break
+                return
             except (RuntimeError, OSError, EOFError) as error:
                 # A batch on its way from a worker that dies breaks off by one of the last two.
                 by_worker = "in DataLoader worker process" in str(error)
                 if by_worker or (isinstance(error, RuntimeError) and not _LOST.search(str(error))):
                     raise
+                self._waiting_since = None
                 tries += 1
                 self._give_up(error, tries)
                 batches = None
                 continue
+            self._waiting_since = None
             tries = 0
             self._order.delivered()
             yield batch
-        if not self.persistent_workers:
-            self._inner, self._workers = None, []
 
     def _start(self) -> Iterator[Any]:
         """The workers' batches, of workers that are there or are started now."""
         if self._inner is None:
-            settings = self._settings | {"timeout": _POLL_SECONDS}
-            self._inner = torch.utils.data.DataLoader(self.dataset, **settings, **self._by(self, self._order))
+            self._inner = torch.utils.data.DataLoader(self.dataset, **self._settings, **self._by(self, self._order))
         before, handler = multiprocessing.active_children(), _child_handler()
         batches = iter(self._inner)
         self._workers += [child for child in multiprocessing.active_children() if child not in before]
         _restore_child_handler(handler)
         return batches
 
-    def _next(self, batches: Iterator[Any]) -> Any:
-        begun = time.time()
-        while True:
-            try:
-                return next(batches)
-            except RuntimeError as error:
-                if "DataLoader timed out" not in str(error) or self._stalled_since(begun) > self._limit:
-                    raise
-
-    def _stalled_since(self, begun: float) -> float:
-        """Seconds for which no worker has taken up a sample while a batch was waited for."""
-        if self._held is None:
-            return 0.0
-        return time.time() - max(begun, self._held.last_taken())
+    def _watch(self, ended: threading.Event, held: HeldSamples) -> None:
+        """
+        A thread: kills workers that stand still. This process cannot look for itself: a stopped worker may have
+        begun to hand a batch over, which is waited for without a limit.
+        """
+        while not ended.wait(_WATCH_SECONDS):
+            since = self._waiting_since
+            if since is not None and time.time() - max(since, held.last_taken()) > self._limit:
+                self._stalled = True
+                for worker in list(self._workers):
+                    worker.kill()  # a stopped process ends by SIGKILL only
 
     def _give_up(self, error: Exception, tries: int) -> None:
         """
@@ -122,24 +133,24 @@ class LastingLoader(torch.utils.data.DataLoader):
         Raises:
             WorkerDiedError: if that was done too often for this batch.
         """
-        found = _LOST.search(str(error))
-        numbers = [int(number) for number in found[1].split(",")] if found and found[1] else []
-        stopped = found is not None and not found[1]
+        stalled, self._stalled = self._stalled, False
+        found = None if stalled else _LOST.search(str(error))
+        numbers = [int(number) for number in found[1].split(",")] if found else []
         concerned = numbers or [worker.pid for worker in self._workers if worker.pid is not None]
         samples = [] if self._held is None else [self._held.of(number) or "nothing yet" for number in concerned]
         for worker in self._workers:
-            worker.kill()  # one that is stopped hears nothing else
+            worker.kill()
         for worker in self._workers:
             worker.join()
         self._inner, self._workers = None, []
-        how = f"took longer than {self._limit:g} s" if stopped else "is gone"
+        how = f"took longer than {self._limit:g} s" if stalled else "is gone"
         said = f"A process that loads data {how}. Taken up last: {' and '.join(samples) or 'unknown'}."
         if tries >= TRIES:
             raise WorkerDiedError(
                 f"{said} That was attempt {tries} at one batch. Was the memory full? Fewer workers, or a smaller "
                 "frame cache, take less; a sample that ends its process may be left out."
             ) from error
-        logger.warning("%s The workers are started anew, and the batch is made again.", said)
+        logger.warning("%s The workers are started again, and the batch is made again.", said)
 
 
 class _Order:

@@ -1,6 +1,7 @@
 """One of two training processes is killed or stopped: the other ends in time and names its rank and step."""
 
 import json
+import multiprocessing
 import os
 import random
 import re
@@ -19,6 +20,7 @@ from small_runs import recipe
 DEAD_SECONDS = 10.0
 STALL_LIMIT = 15.0
 STARTS_WITHIN = 200.0
+LIGHT = 2
 MUTANT = "VIOLET_FAULTS_MUTANT"
 PROGRAM = """
 import sys
@@ -36,22 +38,72 @@ def run(file: str) -> int:
         return main(["pretrain", file])
 
 
-def start(folder: Path, given: dict[str, Any]) -> list[Any]:
-    """Two processes that pre-train, with the environment that a launcher gives them, and nobody who ends them."""
+class Exchanging:
+    """A process that does nothing but the exchange of a training step: forked, and started in a moment."""
+
+    def __init__(self, rank: int, folder: Path, environment: dict[str, str]):
+        self.process = multiprocessing.get_context("fork").Process(target=exchange, args=(rank, folder, environment))
+        self.process.start()
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+
+
+def exchange(rank: int, folder: Path, environment: dict[str, str]) -> None:
+    """Sums over the processes, step by step, with a line of the log after each."""
+    import torch
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    from violet.training.processes import ProcessGoneError, ProcessWatch
+
+    os.environ |= environment
+    os.dup2(os.open(folder / f"said_{rank}.txt", os.O_WRONLY | os.O_CREAT, 0o600), 2)
+    AcceleratorState._reset_state(True)
+    accelerator = Accelerator(cpu=True)
+    log = folder / "run/log.jsonl"
+    log.parent.mkdir(exist_ok=True)
+    with module_of("lost_processes").BROKEN[os.environ.get(MUTANT, "")]():
+        try:
+            with ProcessWatch(accelerator, STALL_LIMIT) as watch, open(log, "a") as out:
+                for step in range(1, 100_000):
+                    watch.beat(step, "computing the gradient")
+                    accelerator.reduce(torch.ones(1))
+                    time.sleep(0.02)
+                    if rank == 0:
+                        out.write(json.dumps({"step": step}) + "\n")
+                        out.flush()
+        except ProcessGoneError as error:
+            os.write(2, f"{error}\n".encode())
+            os._exit(2)
+
+
+def start(folder: Path, given: dict[str, Any] | None) -> list[Any]:
+    """
+    Two processes that pre-train, or for None only exchange, with the environment that a launcher gives them, and
+    nobody who ends them.
+    """
     from own_process import OwnProcess
 
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(given))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     both = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     both |= {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
+    each = [both | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
+    if given is None:
+        return [Exchanging(rank, folder, each[rank]) for rank in range(2)]
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(given))
     here = Path(__file__).parent
     program = PROGRAM.format(path=[str(here), str(here.parent / "helpers")])
     return [
         OwnProcess(
             *("-c", program, folder / "recipe.yaml"),
-            env=both | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env=each[rank],
             stdout=folder / f"out_{rank}.txt",
             stderr=folder / f"said_{rank}.txt",
         )
@@ -70,13 +122,16 @@ def wait_for(done: Any, seconds: float, processes: list[Any], folder: Path) -> N
 
 
 def trial(seed: int, folder: Path) -> dict[str, Any]:
-    """One run of two processes of which one is lost: killed if the seed is even, stopped if it is odd."""
+    """
+    One run of two processes of which one is lost: killed if the seed is even, stopped if it is odd. The first two
+    seeds train nothing, so that `make test` can afford them.
+    """
     chance = random.Random(seed)
     lost, rank, workers = (signal.SIGKILL, signal.SIGSTOP)[seed % 2], chance.randrange(2), chance.randint(0, 1)
     begun, pause = chance.randint(1, 4), chance.uniform(0, 0.5)
     every = {"eval_steps": 7, "save_steps": 5, "logging_steps": 1, "num_workers": workers}
     given = recipe(folder / "run", max_steps=100_000, process_time_limit=STALL_LIMIT, **every)
-    processes = start(folder, given)
+    processes = start(folder, given if seed >= LIGHT else None)
     log, number = folder / "run/log.jsonl", {"rank": rank, "how": lost.name}
     try:
         wait_for(lambda: log.exists() and log.read_text().count("\n") >= begun, STARTS_WITHIN, processes, folder)

@@ -78,7 +78,7 @@ def trial(seed: int, folder: Path) -> dict[str, Any]:
         same = expected(kind)
     about = f"{workers} workers, {lost.name} after step {max(after, 1)} of {kind.__name__}"
     if not found or not starts:
-        raise BrokenPromise(f"{about}: workers were started anew {len(starts)} times")
+        raise BrokenPromise(f"{about}: workers were started again {len(starts)} times")
     different = [name for name, value in same.items() if not value.equal(weights[name])]
     if different:
         raise BrokenPromise(f"{about}: the weights of {different[0]} and {len(different) - 1} more are others")
@@ -87,7 +87,7 @@ def trial(seed: int, folder: Path) -> dict[str, Any]:
 
 @contextmanager
 def counted():
-    """How often workers are started anew, as a list."""
+    """How often workers are started again, as a list."""
     from violet.data.lasting import LastingLoader
 
     starts, give_up = [], LastingLoader._give_up

@@ -33,7 +33,9 @@ class Planted:
         if compare is not None:
             model.compare_embeddings = lambda *given, **named: self.into_loss(compare(*given, **named))
         named = [(name, one) for name, one in model.named_parameters() if one.requires_grad and one.dim() == 1]
-        every = [one for name, one in named if "vision" in name]  # that of clips has a gradient whatever the loss
+        every = [
+            one for name, one in named if "video_encoder" in name
+        ]  # that of clips has a gradient whatever the loss
         every[chance.randrange(len(every))].register_hook(self.into_gradient)
         self.watch_steps(model, optimizer)
 

@@ -11,36 +11,40 @@ from unittest.mock import patch
 from campaign import BrokenPromise, Promise
 from small_runs import CLIPS, captioned, recipe, separate_run, trainer
 
-WAYS = ("cut", "text", "empty", "absent", "folder")
+WAYS = ("cut", "text", "empty", "gone", "folder")
 
 
-def plant(folder: Path, chance: random.Random, share: float) -> tuple[list[dict[str, str]], set[int]]:
-    """Rows of good clips of which this share is spoilt, and the spoilt ones' numbers."""
+def plant(folder: Path, chance: random.Random, share: float) -> tuple[list[dict[str, str]], set[int], list[Path]]:
+    """Rows of good clips of which this share is spoilt, the spoilt ones' numbers, and files that go in the run."""
     clips, captions = captioned()
     spoilt = set(chance.sample(range(CLIPS), round(CLIPS * share)))
-    rows = []
+    rows, gone = [], []
     for number, row in enumerate(captions):
         target, content = folder / f"{number:03d}.mp4", Path(row["video"]).read_bytes()
         rows.append({"id": f"clip {number}", "video": str(target), "caption": row["caption"]})
         way = chance.choice(WAYS) if number in spoilt else None
-        if way is None:
+        if way in (None, "gone"):
             shutil.copy(row["video"], target)
+            gone += [target] if way else []
         elif way == "folder":
             target.mkdir()
-        elif way != "absent":
+        else:
             cut = content[: chance.randrange(1, 60)]
             target.write_bytes({"cut": cut, "text": b"no clip\n" * 30, "empty": b""}[way])
-    return rows, spoilt
+    return rows, spoilt, gone
 
 
-def finetune(folder: Path, table: Path, borne: float, workers: int, size: int) -> None:
+def finetune(folder: Path, table: Path, borne: float, workers: int, size: int, gone: list[Path]) -> None:
     """One epoch of the real Trainer."""
     steps = {"max_steps": -1, "num_train_epochs": 1, "per_device_train_batch_size": size}
     data = {"bad_samples": "skip", "max_bad_share": borne}
-    trainer(folder, table, data, dataloader_num_workers=workers, **steps).train()
+    run = trainer(folder, table, data, dataloader_num_workers=workers, **steps)
+    for file in gone:
+        file.unlink()
+    run.train()
 
 
-def pretrain(folder: Path, table: Path, borne: float, workers: int, size: int) -> None:
+def pretrain(folder: Path, table: Path, borne: float, workers: int, size: int, gone: list[Path]) -> None:
     """One epoch of pre-training."""
     from violet.training.pretraining import Pretraining
     from violet.training.recipe import read_recipe
@@ -49,7 +53,10 @@ def pretrain(folder: Path, table: Path, borne: float, workers: int, size: int) -
     size = 4 if size < 6 else 8
     data = [{"name": "clips", "source": "table", "path": str(table)}]
     given = recipe(folder / "run", datasets=data, batch_size=size, max_steps=CLIPS // size, **changes)
-    Pretraining(read_recipe(given)).run(resume=False)
+    run = Pretraining(read_recipe(given))
+    for file in gone:
+        file.unlink()
+    run.run(resume=False)
 
 
 def trial(seed: int, folder: Path) -> dict[str, Any]:
@@ -57,7 +64,7 @@ def trial(seed: int, folder: Path) -> dict[str, Any]:
     from violet.training.guards import TooManyBadSamplesError
 
     chance = random.Random(seed)
-    rows, spoilt = plant(folder, chance, chance.uniform(0, 0.3))
+    rows, spoilt, gone = plant(folder, chance, chance.uniform(0, 0.3))
     table = folder / "rows.jsonl"
     table.write_text("\n".join(map(json.dumps, rows)))
     share = len(spoilt) / CLIPS
@@ -67,7 +74,7 @@ def trial(seed: int, folder: Path) -> dict[str, Any]:
     with separate_run():
         try:
             run = finetune if seed % 2 else pretrain
-            run(folder, table, borne, chance.randint(0, 2), chance.randint(2, 8))
+            run(folder, table, borne, chance.randint(0, 2), chance.randint(2, 8), gone)
         except TooManyBadSamplesError as error:
             stopped = str(error)
     path = folder / "run/failed_samples.jsonl"
