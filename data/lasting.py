@@ -154,7 +154,7 @@ class LastingLoader(torch.utils.data.DataLoader):
 
 
 class _Order:
-    """The indices of an epoch; when they are asked for anew, from the first one on whose batch was not delivered."""
+    """The indices of an epoch; when they are asked for again, from the first one on whose batch was not delivered."""
 
     def __init__(self) -> None:
         self._source: Iterator[Any] = iter(())

@@ -69,12 +69,17 @@ class ProcessWatch:
         self._ended = threading.Event()
         self._told = threading.Event()
         self._thread: threading.Thread | None = None
+        self._connections: dict[int, socket.socket] = {}
+        self._sending = threading.Lock()
         self._last: dict[str, Any] = {"bye": True}
 
     def beat(self, step: int, doing: str) -> None:
         """Says what this process begins now, such as "waiting for a batch"; the time limit counts from here."""
         self._since = time.monotonic()
+        is_new = step != self._state["step"]
         self._state = {"step": step, "doing": doing, "beats": self._state["beats"] + 1}
+        if is_new:  # else the others know of it within a second
+            self._send(self._state | {"age": 0.0})
 
     def rest(self) -> None:
         """What comes now is not limited: the end of a step, an evaluation, a checkpoint."""
@@ -84,8 +89,11 @@ class ProcessWatch:
     def __enter__(self) -> "ProcessWatch":
         self._depth += 1
         if self._depth == 1 and self.count > 1:
-            connections = self._connect()
-            self._thread = threading.Thread(target=self._watch, args=(connections,), daemon=True)
+            self.fault, self._last = None, {"bye": True}
+            self._ended.clear()
+            self._told.clear()
+            self._connections = self._connect()
+            self._thread = threading.Thread(target=self._watch, daemon=True)
             self._thread.start()
         return self
 
@@ -131,8 +139,9 @@ class ProcessWatch:
         _sockets.update(found.values())
         return found
 
-    def _watch(self, connections: dict[int, socket.socket]) -> None:
+    def _watch(self) -> None:
         """The thread: sends and receives until the block ends, or a fault is known."""
+        connections = self._connections
         heard = {rank: (time.monotonic(), {"step": 0, "doing": None, "beats": 0, "age": 0.0}) for rank in connections}
         left: dict[int, bytes] = dict.fromkeys(connections, b"")
         with selectors.DefaultSelector() as selector:
@@ -143,7 +152,7 @@ class ProcessWatch:
             while connections and self.fault is None and not self._ended.is_set():
                 if time.monotonic() - sent >= _BEAT_SECONDS:
                     sent = time.monotonic()
-                    self._send(connections, self._state | {"age": sent - self._since})
+                    self._send(self._state | {"age": sent - self._since})
                 for key, _ in selector.select(_BEAT_SECONDS / 4):
                     rank = key.data
                     messages, left[rank], is_open = _received(key.fileobj, left[rank])
@@ -152,39 +161,45 @@ class ProcessWatch:
                     state = heard[rank][1]
                     if "bye" in state or "failed" in state or not is_open:
                         selector.unregister(key.fileobj)
-                        connections.pop(rank).close()
+                        with self._sending:
+                            connections.pop(rank).close()
                     if "failed" in state:
                         self.fault = f"Process {rank} {_place(state)} was ended by an error. {state['failed']}"
                     elif not is_open and "bye" not in state:
                         self.fault = f"Process {rank} {_place(state)} is gone."
                     self.fault = state.get("fault", self.fault)
-                self.fault = self.fault or self._standing_still(heard, connections)
+                self.fault = self.fault or self._standing_still(heard)
         if self.fault is None:
-            self._send(connections, self._last)
+            self._send(self._last)
         else:
-            self._end(connections)
-        for connection in connections.values():
-            connection.close()
+            self._end()
+        with self._sending:
+            while connections:
+                connections.popitem()[1].close()
 
-    def _standing_still(self, heard: dict[int, tuple[float, dict[str, Any]]], connections: Any) -> str | None:
+    def _standing_still(self, heard: dict[int, tuple[float, dict[str, Any]]]) -> str | None:
         now = time.monotonic()
-        for rank in connections:
+        for rank in self._connections:
             silent = now - heard[rank][0]
             if silent > self.limit:
                 return f"Process {rank} {_place(heard[rank][1])} has not answered for {silent:.0f} s."
         if self.rank != 0:
             return None  # the main process compares all
-        states = {rank: state for rank, (_, state) in heard.items() if rank in connections}
-        states[0] = self._state | {"age": now - self._since}
+        states = {0: self._state | {"age": now - self._since, "silent": 0.0}}
+        for rank in self._connections:
+            at, state = heard[rank]
+            states[rank] = state | {"age": state["age"] + now - at, "silent": now - at}
         if not any(state["doing"] and state["age"] > self.limit for state in states.values()):
             return None
-        rank = min(states, key=lambda one: (states[one]["beats"], -states[one]["age"]))
+        # one that is stopped; else the one that the others wait for
+        order = {one: (state["silent"] < 3 * _BEAT_SECONDS, state["beats"]) for one, state in states.items()}
+        rank = min(states, key=lambda one: (*order[one], -states[one]["age"]))
         return f"Process {rank} {_place(states[rank])} has stood still for {states[rank]['age']:.0f} s."
 
-    def _end(self, connections: dict[int, socket.socket]) -> None:
+    def _end(self) -> None:
         """Tells the other processes, and ends this one: by an error if it can, else without one."""
         if self.rank == 0:
-            self._send(connections, {"fault": self.fault})
+            self._send({"fault": self.fault})
         advice = "Start the run again: it goes on from its last checkpoint."
         self.fault = f"{self.fault} This process, {self.rank}, ends too. {advice}"
         logger.error(self.fault)
@@ -198,12 +213,14 @@ class ProcessWatch:
             os.write(2, (self.fault + "\n").encode())
             os._exit(_STATUS)
 
-    def _send(self, connections: dict[int, socket.socket], message: dict[str, Any]) -> None:
-        for connection in list(connections.values()):
-            try:
-                connection.sendall(json.dumps(message).encode() + b"\n")
-            except OSError:  # what became of it is told by what it sends
-                continue
+    def _send(self, message: dict[str, Any]) -> None:
+        line = json.dumps(message).encode() + b"\n"
+        with self._sending:
+            for connection in self._connections.values():
+                try:
+                    connection.sendall(line)
+                except OSError:  # what became of the other process is told by what it sends, or does not
+                    continue
 
 
 def _accept(server: socket.socket, token: str, found: dict[int, socket.socket], count: int) -> None:
@@ -249,4 +266,12 @@ def _received(connection: Any, left: bytes) -> tuple[list[dict[str, Any]], bytes
     except OSError:
         is_open = False
     *lines, left = left.split(b"\n")
-    return [json.loads(line) for line in lines], left, is_open
+    return [message for message in map(_message, lines) if message is not None], left, is_open
+
+
+def _message(line: bytes) -> dict[str, Any] | None:
+    """A line's message; None for one of which a stopped process took in a part only."""
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None

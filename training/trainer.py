@@ -160,8 +160,8 @@ class VioletTrainer(Trainer):
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """
-        As the Trainer's. For the rest of the epoch in which a run goes on, the Trainer makes another loader, of a plain
-        kind, which starts no workers before its first batch is asked for: it is another's that is asked.
+        As the Trainer's. For the rest of the epoch in which a run goes on, the Trainer makes a loader of a plain kind.
+        It starts no workers before its first batch is asked for, and here another one is asked.
         """
         self.watch.beat(self.state.global_step + 1, "waiting for a batch")
         if epoch_iterator is not self._of_epoch:
