@@ -101,6 +101,24 @@ def trainer(folder: Path, table: Path | None = None, data: dict[str, Any] | None
     return build_trainer(model, processor, tables, given, training)
 
 
+def two_processes(folder: Path, port: int, program: str, *arguments: str, **environment: str) -> list[Any]:
+    """Two processes with the environment that a launcher gives them; what they say is in `said_RANK.txt`."""
+    from own_process import OwnProcess
+
+    here = Path(__file__).parent
+    code = f"import sys; sys.path[:0] = {[str(here), str(here.parent / 'helpers')]!r}; {program}"
+    both = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    both |= {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true", **environment}
+    return [
+        OwnProcess(
+            *("-c", code, *arguments),
+            env=both | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=folder / f"said_{rank}.txt",
+        )
+        for rank in range(2)
+    ]
+
+
 @contextmanager
 def separate_run() -> Iterator[None]:
     """Accelerate keeps one state for a process, and a run changes the number of threads."""
