@@ -73,10 +73,13 @@ def trial(seed: int, folder: Path) -> dict[str, Any]:
             found.append(chance.choice(children))
             os.kill(found[0], lost)
 
-    with separate_run(), counted() as starts:
-        weights = kind(folder, workers, lose)
-        same = expected(kind)
     about = f"{workers} workers, {lost.name} after step {max(after, 1)} of {kind.__name__}"
+    with separate_run(), counted() as starts:
+        same = expected(kind)
+        try:
+            weights = kind(folder, workers, lose)
+        except StopIteration as error:
+            raise BrokenPromise(f"{about}: there were too few batches") from error
     if not found or not starts:
         raise BrokenPromise(f"{about}: workers were started again {len(starts)} times")
     different = [name for name, value in same.items() if not value.equal(weights[name])]
