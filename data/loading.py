@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ..processing import decoder_process
 from ..processing.decoder_process import DecoderProcess
 from ..processing.decoding import DecodedVideo, Sound, VideoDecodeError, decode_video, describe_source, encoded_file
 from ..processing.joined_clips import clips_of
@@ -94,8 +95,11 @@ class ClipReader:
 
     @property
     def stall_limit(self) -> float:
-        """Seconds after which a worker that has not taken up another sample is stopped or hangs."""
-        return 2 * self.decoder.time_limit
+        """
+        Seconds after which a worker that has not taken up another sample is stopped or hangs: a sample may take as
+        long as its decoder may need to start, and to decode.
+        """
+        return decoder_process.START_SECONDS + self.decoder.time_limit
 
     def read(
         self,

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from campaign import inputs
 
@@ -121,7 +122,10 @@ def two_processes(folder: Path, port: int, program: str, *arguments: str, **envi
 
 @contextmanager
 def separate_run() -> Iterator[None]:
-    """Accelerate keeps one state for a process, and a run changes the number of threads."""
+    """
+    Accelerate keeps one state for a process, and a run changes the number of threads. No picture of a run's curves is
+    drawn: that takes as long as the run.
+    """
     import torch
     from accelerate.state import AcceleratorState
 
@@ -129,7 +133,8 @@ def separate_run() -> Iterator[None]:
     AcceleratorState._reset_state(True)
     torch.set_num_threads(1)
     try:
-        yield
+        with patch("violet.training.pretraining.draw_curves"):
+            yield
     finally:
         AcceleratorState._reset_state(True)
         torch.set_num_threads(threads)
