@@ -142,7 +142,8 @@ class ProcessWatch:
     def _watch(self) -> None:
         """The thread: sends and receives until the block ends, or a fault is known."""
         connections = self._connections
-        heard = {rank: (time.monotonic(), {"step": 0, "doing": None, "beats": 0, "age": 0.0}) for rank in connections}
+        begun: dict[str, Any] = {"step": 0, "doing": None, "beats": 0, "age": 0.0}
+        heard = {rank: (time.monotonic(), begun) for rank in connections}
         left: dict[int, bytes] = dict.fromkeys(connections, b"")
         with selectors.DefaultSelector() as selector:
             for rank, connection in connections.items():

@@ -178,7 +178,7 @@ class VioletTrainer(Trainer):
         rest.set_epoch(epoch)
         return iter(rest)
 
-    def _lasting(self, loader: torch.utils.data.DataLoader) -> torch.utils.data.DataLoader:
+    def _lasting(self, loader: Any) -> torch.utils.data.DataLoader:
         """
         The loader with workers that are replaced when they die or stop. They are seeded from a generator of its own:
         starting them would otherwise draw from the global one, which a run that starts them again, after a resume,
