@@ -197,7 +197,7 @@ class StepGuard:
         if bad:
             more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
             raise FloatingPointError(
-                f"The weights of {bad[0]}{more} are NaN or infinite: they were not saved, and the checkpoint before "
+                f"The weights of {bad[0].removeprefix('module.')}{more} are NaN or infinite: they were not saved, and the checkpoint before "
                 "stays. Lower the learning rate and go on from there."
             )
 
