@@ -193,11 +193,11 @@ class StepGuard:
             FloatingPointError: in all processes, if a weight is NaN or infinite in one; it names the parameter.
         """
         bad = [name for name, one in model.named_parameters() if not _local(one.detach()).isfinite().all()]
-        bad = self._gathered(bad)
+        bad = [name.removeprefix("module.") for name in self._gathered(bad)]  # which DDP puts before it
         if bad:
             more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
             raise FloatingPointError(
-                f"The weights of {bad[0].removeprefix('module.')}{more} are NaN or infinite: they were not saved, and the checkpoint before "
+                f"The weights of {bad[0]}{more} are NaN or infinite: they were not saved, and the checkpoint before "
                 "stays. Lower the learning rate and go on from there."
             )
 
