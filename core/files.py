@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import torch
 
 MANIFEST = "manifest.json"
+MOST_JSON_BYTES = 2**26
+"""A manifest, configuration or index that is larger is refused: it is no such thing."""
 
 
 def write_text(path: str | os.PathLike, text: str) -> Path:
@@ -30,6 +32,23 @@ def write_text(path: str | os.PathLike, text: str) -> Path:
         os.fsync(file.fileno())
     partial.replace(path)
     return path
+
+
+def read_json(path: str | os.PathLike, most_bytes: int = MOST_JSON_BYTES) -> Any:
+    """
+    What a small JSON file holds: a manifest, a configuration, an index.
+
+    Raises:
+        ValueError: it is no JSON, nested too deeply, or has more than `most_bytes`.
+        OSError: it cannot be read.
+    """
+    size = os.stat(path).st_size
+    if size > most_bytes:
+        raise ValueError(f"{path} has {size} bytes; at most {most_bytes} are read")
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError(f"{path}: its JSON is nested too deeply") from error
 
 
 def write_json(path: str | os.PathLike, value: Any) -> Path:

@@ -62,6 +62,8 @@ def cut_clips(
     decoder, rows, cut = DecoderProcess(TIME_LIMIT_SECONDS), [], 0
     for name, video, sentences in videos:
         for sentence in sentences:
+            if ".." in Path(name).parts or Path(name).is_absolute():
+                raise TableError(f"{source}: the video's name {name!r} leads out of the folder that is written.")
             folder = output / f"{name}@{sentence.start:.3f}-{sentence.end:.3f}"
             if not folder.is_dir():
                 _cut(decoder, video, sentence, folder, num_frames)

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..processing import decoder_process
+from ..processing.decoded_video import MOST_KEPT_PIXELS, DecodedVideo, Sound, VideoDecodeError
 from ..processing.decoder_process import DecoderProcess
-from ..processing.decoding import DecodedVideo, Sound, VideoDecodeError, decode_video, describe_source, encoded_file
+from ..processing.decoding import decode_video, describe_source, encoded_file
 from ..processing.joined_clips import clips_of
 from ..processing.sound import decode_with_sound, join_sounds, no_sound
 from .sources import open_video, video_name
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 FAILED_FILE = "failed_samples.jsonl"
 SOUND_FILE = "sound_report.jsonl"
+FRAMES_FILE = "frames_report.jsonl"
 TIME_LIMIT_SECONDS = 60.0
 MAX_BAD_SHARE = 0.01
 SAMPLE_ERRORS = (VideoDecodeError, TableError)
@@ -52,11 +54,13 @@ class Clip(NamedTuple):
         frames: (frames, height, width, 3) uint8.
         indices: their numbers in the video.
         sound: that of the clip; None if the processor's model does not hear.
+        counts: (promised, found) frames of the video, if its file promises another number than it has.
     """
 
     frames: np.ndarray
     indices: list[int]
     sound: Sound | None = None
+    counts: tuple[int, int] | None = None
 
 
 class ClipReader:
@@ -140,7 +144,9 @@ class ClipReader:
             return processor.sample_frames(_Length(total_frames, fps), num_frames, draw, test_clip)
 
         decoded = self._decode(video, sample, name, row, heard)
-        clip = Clip(decoded.frames, decoded.indices.tolist(), decoded.sound)
+        promised = decoded.promised_frames
+        counts = None if promised is None else (promised, decoded.total_frames)
+        clip = Clip(decoded.frames, decoded.indices.tolist(), decoded.sound, counts)
         taken = clip.frames.nbytes + _ENTRY_BYTES + (0 if clip.sound is None else clip.sound.nbytes)
         if draw is None and known is not None and taken <= self.free:
             self.clips[key] = clip
@@ -181,7 +187,8 @@ class ClipReader:
             raise TableError(f"{place}the clips {', '.join(clips)} have frames of unequal sizes ({shown}).")
         sounds = [clip.sound for clip in read if clip.sound is not None]
         frames, indices = np.concatenate([clip.frames for clip in read]), [i for clip in read for i in clip.indices]
-        return Clip(frames, indices, join_sounds(sounds) if sounds else None)
+        counts = [clip.counts for clip in read if clip.counts is not None]
+        return Clip(frames, indices, join_sounds(sounds) if sounds else None, counts[0] if counts else None)
 
     def _decode(self, video: Any, sample, name: str, row: int | None, heard: tuple[int, int] | None) -> DecodedVideo:
         try:
@@ -211,11 +218,11 @@ def decode_reference(
     name = name or describe_source(video)
     source: Any = open_video(encoded_file(video, name))
     if isinstance(source, str | os.PathLike | bytes):
-        return decoder.decode(source, sample, backend, name, heard)
+        return decoder.decode(source, sample, backend, name, heard, MOST_KEPT_PIXELS)
     if heard is None:
-        return decode_video(source, sample, backend, name)
-    rate, count = heard
-    decoded = decode_with_sound(source, sample, backend, name=name, sampling_rate=rate, num_samples=count)
+        return decode_video(source, sample, backend, name, most_pixels=MOST_KEPT_PIXELS)
+    length: dict[str, Any] = {"sampling_rate": heard[0], "num_samples": (count := heard[1])}
+    decoded = decode_with_sound(source, sample, backend, name=name, most_pixels=MOST_KEPT_PIXELS, **length)
     return decoded if decoded.sound is not None else replace(decoded, sound=no_sound(count))
 
 
@@ -330,6 +337,29 @@ class LackingSound(FailedSample):
     seconds: float | None = None
 
 
+@dataclass(frozen=True)
+class OtherFrames(FailedSample):
+    """
+    A sample that was read, and whose file promises another number of frames than it has.
+
+    Attributes:
+        promised, found: the two numbers.
+    """
+
+    promised: int = 0
+    found: int = 0
+
+
+def doubts_of(rows: str, row: int | None, video: str, clip: Clip) -> list[Any]:
+    """What is to be told of a sample that was read: an `OtherFrames`, a `LackingSound`, or nothing."""
+    doubts: list[Any] = lacking_sound(rows, row, video, clip.sound)
+    if clip.counts is not None:
+        promised, found = clip.counts
+        reason = f"{video} promises {promised} frames, and {found} are found: it is damaged, or its rate varies."
+        doubts.append(OtherFrames(rows, row, video, reason, promised, found))
+    return doubts
+
+
 def lacking_sound(rows: str, row: int | None, video: str, sound: Sound | None) -> list[LackingSound]:
     """What is to be told of a sample's sound: nothing if it is all there, or was not asked for."""
     if sound is None or (sound.found and not sound.is_short):
@@ -401,27 +431,31 @@ class SampleFile:
 
 class FailedSamples:
     """
-    The samples of a run that could not be read, in its `failed_samples.jsonl`; and those whose sound is missing or
-    short, in its `sound_report.jsonl`. See `SampleFile`.
+    The samples of a run that could not be read, in its `failed_samples.jsonl`; those whose sound is missing or short,
+    in its `sound_report.jsonl`; and those with other numbers of frames than their files promise, in its
+    `frames_report.jsonl`. See `SampleFile`.
     """
 
     def __init__(self, folder: str | os.PathLike):
         self.unread = SampleFile(Path(folder) / FAILED_FILE, FailedSample)
         self.sounds = SampleFile(Path(folder) / SOUND_FILE, LackingSound)
+        self.frames = SampleFile(Path(folder) / FRAMES_FILE, OtherFrames)
         self.path = self.unread.path
 
     def add(self, samples: Sequence[FailedSample]) -> None:
         """Writes and logs those that are new."""
-        for sample in self.unread.add([sample for sample in samples if not isinstance(sample, LackingSound)]):
+        unread = [sample for sample in samples if not isinstance(sample, LackingSound | OtherFrames)]
+        for sample in self.unread.add(unread):
             logger.warning(
                 "Skipped, %d so far: %s row %s. %s", len(self.unread), sample.rows, sample.row, sample.reason
             )
-        told = len(self.sounds)
-        for sample in self.sounds.add([sample for sample in samples if isinstance(sample, LackingSound)]):
-            told += 1
-            if told <= _SHOWN:
-                more = f" Further ones are told in {self.sounds.path} only." if told == _SHOWN else ""
-                logger.warning("%s row %s: %s%s", sample.rows, sample.row, sample.reason, more)
+        for file in (self.sounds, self.frames):
+            told = len(file)
+            for sample in file.add([sample for sample in samples if isinstance(sample, file.kind)]):
+                told += 1
+                if told <= _SHOWN:
+                    more = f" Further ones are told in {file.path} only." if told == _SHOWN else ""
+                    logger.warning("%s row %s: %s%s", sample.rows, sample.row, sample.reason, more)
 
     def excess(self, rows: Collection[str], tried: int, total: int, most: float) -> str | None:
         """
@@ -451,8 +485,8 @@ class FailedSamples:
 
     def metrics(self) -> dict[str, float]:
         """
-        `samples_failed`, how many could not be read; and `samples_without_sound` and `samples_with_short_sound`, if
-        there are any. Said in the log too.
+        `samples_failed`, how many could not be read; and `samples_without_sound`, `samples_with_short_sound` and
+        `samples_with_other_frames`, if there are any. Said in the log too.
         """
         found = self.all()
         if found:
@@ -467,12 +501,20 @@ class FailedSamples:
                 "%d samples have no sound, and that of %d is shorter than their frames: it is masked, see %s.",
                 absent, len(sounds) - absent, self.sounds.path,
             )  # fmt: skip
+        frames = self.frames.all()
+        if frames:
+            counts["samples_with_other_frames"] = len(frames)
+            logger.warning(
+                "%d samples have another number of frames than their files promise, see %s.",
+                len(frames), self.frames.path,
+            )  # fmt: skip
         return counts
 
     def forget(self) -> None:
         """For a run that starts from the beginning."""
         self.unread.forget()
         self.sounds.forget()
+        self.frames.forget()
 
 
 def _key(sample: FailedSample) -> tuple:

@@ -84,7 +84,7 @@ def _latin1(text: str, encoding: str) -> bytes:
     return text.encode("latin-1")
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):  # the one in Python: the other one's memo fills the memory by a number of 5 bytes
     """Knows the few names by which numpy 1 and 2 write arrays; each stands for something of this file."""
 
     def find_class(self, module: str, name: str) -> Any:

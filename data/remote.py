@@ -3,10 +3,9 @@
 import http.client
 import io
 import urllib.error
-import urllib.request
 from typing import Any
 
-from ..processing.decoding import URL_TIMEOUT_SECONDS
+from ..processing.addresses import RefusedAddressError, open_url
 from .tables import TableError
 
 TRIES = 3
@@ -41,11 +40,12 @@ class RemoteFile(io.RawIOBase):
         if self._response is not None:
             self._response.close()
             self._response = None
-        request = urllib.request.Request(self.url, headers={"User-Agent": "violet-video", "Range": f"bytes={start}-"})
         try:
-            response = urllib.request.urlopen(request, timeout=URL_TIMEOUT_SECONDS)
+            response = open_url(self.url, {"Range": f"bytes={start}-"})
         except urllib.error.HTTPError as error:
             raise TableError(f"{self.url}: cannot be fetched (HTTP {error.code} {error.reason}).") from error
+        except RefusedAddressError as error:
+            raise TableError(f"{self.url}: refused: {error}.") from error
         length, partial = response.headers.get("Content-Length"), response.status == 206
         if length is None:
             raise TableError(f"{self.url}: the server says no length: what it breaks off would pass for the end.")

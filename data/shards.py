@@ -14,7 +14,6 @@ import json
 import os
 import re
 import tarfile
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -23,8 +22,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ..core.files import MANIFEST
-from ..processing.decoding import IMAGE_SUFFIXES, URL_TIMEOUT_SECONDS, natural_order
+from ..core.files import MANIFEST, MOST_JSON_BYTES, read_json
+from ..processing.addresses import open_url, read_within
+from ..processing.decoding import IMAGE_SUFFIXES, natural_order
 from .name_index import NameIndex
 from .remote import RemoteFile, is_url
 from .tables import TableError, parse_json
@@ -33,6 +33,8 @@ VIDEO_SUFFIXES = frozenset(
     {".3gp", ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"}
 )
 BLOCK = tarfile.BLOCKSIZE
+MOST_SHARDS = 1_000_000
+"""A pattern of numbers that names more files is refused: the names are held in memory."""
 
 StoredClip = list[tuple[str, bytes]]
 """(suffix, bytes) of one video file, or of each of a clip's frames, in order."""
@@ -177,6 +179,7 @@ class TarShard:
         """(the byte where it starts, the sample with its wanted files) from byte `start` on, which starts a sample."""
         sample, begin = None, start
         with self._explaining(), self._open() as file:
+            size = file.seek(0, os.SEEK_END)
             file.seek(start)
             with closing(tarfile.open(fileobj=file, mode="r:")) as tar:
                 while (member := tar.next()) is not None:
@@ -194,6 +197,8 @@ class TarShard:
                         raise TableError(f"{self.source}: {member.name!r} is there twice.")
                     sample.files[name] = None
                     if wanted(name):
+                        if member.offset_data + member.size > size:
+                            raise EOFError(f"{member.size} bytes of {member.name!r} are promised, and not there")
                         file.seek(member.offset_data)
                         sample.files[name] = _read_exactly(file, member.size)
                 end = tar.offset
@@ -217,7 +222,7 @@ class TarShard:
         advice = "Check that it is a complete tar, and fetch or make it again."
         try:
             yield
-        except (tarfile.TarError, EOFError, OverflowError) as error:
+        except (tarfile.TarError, EOFError, OverflowError, MemoryError, RecursionError) as error:
             raise TableError(f"{self.source}: truncated, damaged or no tar ({error}). {advice}") from error
         except ValueError as error:
             if isinstance(error, TableError):
@@ -303,11 +308,11 @@ def read_manifest(source: str) -> Mapping[str, Any]:
     """
     try:
         if is_url(source):
-            with urllib.request.urlopen(source, timeout=URL_TIMEOUT_SECONDS) as response:
-                text = response.read().decode()
+            with open_url(source) as response:
+                text = read_within(response, response.headers.get("Content-Length"), MOST_JSON_BYTES).decode()
+            manifest = json.loads(text)
         else:
-            text = Path(source).read_text(encoding="utf-8")
-        manifest = json.loads(text)
+            manifest = read_json(Path(source))
         shards = manifest["shards"]
         if not all({"samples", "rows", "bytes", "sha256"} <= set(facts) for facts in shards.values()):
             raise ValueError("facts of a shard are missing")
@@ -331,5 +336,7 @@ def _expand(text: str) -> list[str]:
     first, last = found.groups()
     if int(last) < int(first):
         raise TableError(f"{text}: {found[0]} counts backwards.")
+    if int(last) - int(first) >= MOST_SHARDS:
+        raise TableError(f"{text}: {found[0]} names more than the {MOST_SHARDS} files that there may be.")
     numbers = (str(number).zfill(len(first)) for number in range(int(first), int(last) + 1))
     return [name for number in numbers for name in _expand(text[: found.start()] + number + text[found.end() :])]

@@ -135,7 +135,7 @@ def parse_json(text: str, place: str) -> Any:
     """The value of a JSON text; `place` is its name in messages."""
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also a number of more digits than Python reads
         raise TableError(f"{place}: not JSON ({error}).") from error
 
 

@@ -1,6 +1,5 @@
 """Conversion of folders that are too large for memory: file by file, in the numbers that they have, both ways."""
 
-import json
 import math
 import os
 import re
@@ -20,7 +19,7 @@ from .kinds import Kind
 from .language_models import language_processor
 from .layouts import KINDS, find_kind
 from .planning import ConversionError, ConversionPlan, below_the_model, numbering, plan_conversion
-from .weight_files import INDEX, WeightsError, _entries, strip_prefixes, weight_files
+from .weight_files import INDEX, WeightsError, _entries, _read_object, strip_prefixes, weight_files
 
 
 def convertible_by_shards(source: str | os.PathLike) -> bool:
@@ -55,7 +54,7 @@ def convert_by_shards(
     """
     folder = Path(source)
     settings = folder / "config.json"
-    told = json.loads(settings.read_text()) if settings.is_file() else {}
+    told = _read_object(settings) if settings.is_file() else {}
     plan = plan_conversion({name: tuple(shape) for _, name, shape, _ in _entries(folder)}, None, config, told)
     report = ConversionReport(str(source), plan.kind.name, plan.model_class.__name__)
     report.skipped, report.new, report.assumed = dict(plan.skipped), dict(plan.layout.new), list(plan.assumed)

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ..core.files import write_json, write_tensors
+from ..core.files import read_json, write_json, write_tensors
 from .tensor_bundle import BundleError, find_bundle, read_bundle
 
 WEIGHTS = "model.safetensors"
@@ -29,6 +29,8 @@ WEIGHT_FILES = (WEIGHTS, INDEX, "pytorch_model.bin")
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 JOINED = r".*encoder\.layers\.\d+\.blocks\.\d+\.attention\.self\."
 """transformers' Swin keeps query, key and value apart; they are read as one tensor, `{query,key,value}`."""
+MOST_HEADER_BYTES = 2**24
+"""A safetensors file whose header is larger is refused; one of 60,000 tensors has 7 MB."""
 LEGACY_PICKLES = 4
 """torch files that are no zip archives begin so: a number, a version, the machine, the content."""
 OF_TENSORS = r"collections\.OrderedDict|argparse\.Namespace|torch\._utils\._rebuild_\w+|torch\.\w*Storage"
@@ -121,10 +123,13 @@ def read_file(path: Path) -> Any:
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
+        _header_size(path)
+
         try:
             return load_file(path)
         except (SafetensorError, ValueError, OverflowError) as error:
             raise WeightsError(f"{path}: damaged, or no safetensors file ({error}).") from error
+    _check_archive(path)
     try:
         with torch.serialization.safe_globals([Namespace]):  # what training code keeps its arguments in: plain values
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -155,6 +160,39 @@ def read_file(path: Path) -> Any:
             else first_line(error)
         )
         raise WeightsError(f"{path}: damaged, or no checkpoint of torch ({told}).") from None
+
+
+def _header_size(file: Path) -> int:
+    """
+    The bytes of a safetensors file's header.
+
+    Raises:
+        WeightsError: it says more than `MOST_HEADER_BYTES`, or than the file has.
+    """
+    with open(file, "rb") as opened:
+        size = int.from_bytes(opened.read(8), "little")
+    if size > min(MOST_HEADER_BYTES, file.stat().st_size - 8):
+        raise WeightsError(
+            f"{file}: damaged, or no safetensors file: its header says that it has {size} bytes; the file has "
+            f"{file.stat().st_size}, and at most {MOST_HEADER_BYTES} are read."
+        )
+    return size
+
+
+def _check_archive(file: Path) -> None:
+    """Refuses a zip file of more than it has bytes: torch packs nothing, and what is packed may fill the memory."""
+    if not zipfile.is_zipfile(file):
+        return
+    try:
+        with zipfile.ZipFile(file) as archive:
+            inside = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        return  # torch says what is wrong with it
+    if inside > file.stat().st_size:
+        raise WeightsError(
+            f"{file}: refused: its parts are to have {inside} bytes, more than the {file.stat().st_size} of the file. "
+            "Checkpoints of torch are not compressed."
+        )
 
 
 def first_line(error: BaseException) -> str:
@@ -222,7 +260,7 @@ def _read_folder(folder: Path, origin: str) -> Weights:
         content = read_file(folder / name)
     weights = _unwrap(content, origin)
     settings = folder / "config.json"
-    weights.settings = json.loads(settings.read_text()) if settings.is_file() else {}
+    weights.settings = _read_object(settings) if settings.is_file() else {}
     return weights
 
 
@@ -268,13 +306,31 @@ def weight_files(folder: Path) -> list[Path]:
     if (folder / WEIGHTS).exists():
         names = [WEIGHTS]
     elif index.exists():
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        places = _read_object(index).get("weight_map")
+        if not isinstance(places, dict) or not all(_is_plain(name) for name in places.values()):
+            raise WeightsError(f"{index}: its `weight_map` must name files of this folder.")
+        names = sorted(set(places.values()))
     else:
         raise WeightsError(f"{folder} holds no weights: neither {WEIGHTS} nor {INDEX}.")
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise WeightsError(f"{index} names {', '.join(missing)}, which the folder does not hold.")
     return [folder / name for name in names]
+
+
+def _is_plain(name: Any) -> bool:
+    """Whether this names a file and no other folder."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & {"/", "\\", "\0"}
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    try:
+        content = read_json(file)
+    except ValueError as error:
+        raise WeightsError(f"{file}: not JSON, or too much of it ({error}).") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{file}: an object is needed, not {type(content).__name__}.")
+    return content
 
 
 def num_parameters(folder: Path) -> int:
@@ -313,13 +369,15 @@ def reshard(folder: Path, target: Path, most_bytes: int) -> list[Path]:
 def _entries(folder: Path) -> Iterator[tuple[Path, str, list[int], int]]:
     """Each tensor: its file, name, shape and bytes."""
     for file in weight_files(folder):
+        size = _header_size(file)
         try:
             with safe_open(file, "pt"):
                 pass  # whole: its size is what its head says
         except (OSError, SafetensorError) as error:
             raise WeightsError(f"{file} is damaged or no safetensors file: {error}") from error
         with open(file, "rb") as opened:
-            head = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
+            opened.seek(8)
+            head = json.loads(opened.read(size))
         for name, entry in head.items():
             if name != "__metadata__":
                 start, end = entry["data_offsets"]

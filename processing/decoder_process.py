@@ -24,30 +24,22 @@ if __name__ == "__main__":
     # This folder as a package of its own, so that its files find each other and no `__init__` runs.
     sys.modules["alone"] = types.ModuleType("alone")
     sys.modules["alone"].__path__ = [os.path.dirname(os.path.abspath(__file__))]
-    from alone.decoding import (
-        DecodedVideo,
-        SampleIndices,
-        Sound,
-        VideoDecodeError,
-        decode_video,
-        describe_source,
-        is_address,
-    )
+    from alone.addresses import is_address
+    from alone.decoded_video import DecodedVideo, SampleIndices, Sound, VideoDecodeError
+    from alone.decoding import decode_video, describe_source
     from alone.sound import decode_with_sound
 else:
-    from .decoding import (
-        DecodedVideo,
-        SampleIndices,
-        Sound,
-        VideoDecodeError,
-        decode_video,
-        describe_source,
-        is_address,
-    )
+    from .addresses import is_address
+    from .decoded_video import DecodedVideo, SampleIndices, Sound, VideoDecodeError
+    from .decoding import decode_video, describe_source
     from .sound import decode_with_sound
 
 START_SECONDS = 120.0
 """How long the process may take to start, on a machine however busy."""
+MOST_VIDEOS = 500
+"""After this number the process is replaced: what libraries lose, about 1 KB a video, does not add up."""
+MOST_BYTES = 2**33
+"""Memory that the process may have for one video, and for the libraries that it then loads (Linux)."""
 
 _LENGTHS = struct.Struct("<QQ")
 _LIMIT_ADVICE = "Look at the file, or allow more time."
@@ -56,8 +48,8 @@ _CRASH_ADVICE = "What it said stands above; look at the file, and at the memory 
 
 class DecoderProcess:
     """
-    Decodes in another process, which is started when the first video comes, used again for the next ones, and dies
-    with the process that it serves. After a fork each process starts its own.
+    Decodes in another process, which is started when the first video comes, used again for the next `MOST_VIDEOS`, and
+    dies with the process that it serves. After a fork each process starts its own.
 
     Args:
         time_limit: seconds that one video may take. A process that needs more is killed, and not waited for.
@@ -67,6 +59,7 @@ class DecoderProcess:
         self.time_limit = time_limit
         self._running: tuple[int, subprocess.Popen, socket.socket] | None = None
         self._end: weakref.finalize | None = None
+        self._served = 0
 
     def decode(
         self,
@@ -75,6 +68,7 @@ class DecoderProcess:
         backend: str = "auto",
         name: str | None = None,
         sound: tuple[int, int] | None = None,
+        most_pixels: int | None = None,
     ) -> DecodedVideo:
         """
         As `decode_video`, for a path, a URL or the bytes of a file. `sample_indices` is asked in this process.
@@ -86,7 +80,7 @@ class DecoderProcess:
             VideoDecodeError: also if the time limit is over, or the process dies.
         """
         name = describe_source(source) if name is None else name
-        request: dict[str, Any] = {"backend": backend, "name": name, "sound": sound}
+        request: dict[str, Any] = {"backend": backend, "name": name, "sound": sound, "most_pixels": most_pixels}
         sent: Any = b""
         if isinstance(source, bytes | bytearray | memoryview):
             sent = source
@@ -114,10 +108,13 @@ class DecoderProcess:
                 process.wait(timeout=1)
             raise VideoDecodeError(name, f"the decoder died ({_how_it_ended(process)})", _CRASH_ADVICE) from error
         finally:
-            if not answered:
+            self._served += 1
+            if not answered or self._served >= MOST_VIDEOS:
                 self.kill()
         if "error" in answer:
-            raise _ERRORS[answer["error"]](*answer["arguments"])
+            refused = _ERRORS[answer["error"]](*answer["arguments"])
+            refused.__dict__.update(answer.get("counts", {}))
+            raise refused
         return _unpacked(answer, content)
 
     def kill(self) -> None:
@@ -140,7 +137,7 @@ class DecoderProcess:
         connection, other_end = socket.socketpair()
         with other_end:
             process = subprocess.Popen([sys.executable, os.path.abspath(__file__)], stdin=other_end.fileno())
-        self._running = os.getpid(), process, connection
+        self._running, self._served = (os.getpid(), process, connection), 0
         self._end = weakref.finalize(self, _end, *self._running)
         try:
             _receive(connection, time.monotonic() + START_SECONDS)
@@ -151,7 +148,7 @@ class DecoderProcess:
         return process, connection
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"time_limit": self.time_limit, "_running": None, "_end": None}
+        return {"time_limit": self.time_limit, "_running": None, "_end": None, "_served": 0}
 
 
 _ERRORS: dict[str, type[Exception]] = {error.__name__: error for error in (VideoDecodeError, ImportError, ValueError)}
@@ -221,6 +218,7 @@ def _packed(decoded: DecodedVideo) -> tuple[dict[str, Any], np.ndarray]:
         "fps": decoded.fps,
         "backend": decoded.backend,
         "span": decoded.span,
+        "promised_frames": decoded.promised_frames,
     }
     content = np.ascontiguousarray(decoded.frames).reshape(-1)
     sound = decoded.sound
@@ -248,6 +246,7 @@ def _unpacked(answer: dict[str, Any], content: np.ndarray) -> DecodedVideo:
         backend=answer["backend"],
         span=None if answer["span"] is None else tuple(answer["span"]),
         sound=sound,
+        promised_frames=answer["promised_frames"],
     )
 
 
@@ -272,7 +271,11 @@ def _serve(connection: socket.socket) -> None:
                 decoded = _decode(source, choose, request)
             except VideoDecodeError as error:
                 arguments = [error.source, error.reason, error.advice]
-                _send(connection, {"error": "VideoDecodeError", "arguments": arguments}, b"")
+                counts = {"promised_frames": error.promised_frames, "held_frames": error.held_frames}
+                _send(connection, {"error": "VideoDecodeError", "arguments": arguments, "counts": counts}, b"")
+            except MemoryError:
+                arguments = [request["name"], f"it needs more memory than the {MOST_BYTES} bytes that are allowed"]
+                _send(connection, {"error": "VideoDecodeError", "arguments": [*arguments, _CRASH_ADVICE]}, b"")
             except (ImportError, ValueError) as error:
                 kind = "ImportError" if isinstance(error, ImportError) else "ValueError"
                 _send(connection, {"error": kind, "arguments": [str(error)]}, b"")
@@ -281,11 +284,26 @@ def _serve(connection: socket.socket) -> None:
 
 
 def _decode(source: Any, choose: SampleIndices, request: dict[str, Any]) -> DecodedVideo:
-    backend, name = request["backend"], request["name"]
+    backend, name, most_pixels = request["backend"], request["name"], request["most_pixels"]
     if request["sound"] is None:
-        return decode_video(source, choose, backend, name)
+        return decode_video(source, choose, backend, name, most_pixels=most_pixels)
     rate, count = request["sound"]
-    return decode_with_sound(source, choose, backend, name=name, sampling_rate=rate, num_samples=count)
+    length = {"sampling_rate": rate, "num_samples": count}
+    return decode_with_sound(source, choose, backend, name=name, **length, most_pixels=most_pixels)
+
+
+def _bound_memory() -> None:
+    """Lets the process have `MOST_BYTES` more than it has now; what asks for more gets an error."""
+    try:
+        import resource
+
+        with open("/proc/self/statm") as file:
+            held = int(file.read().split()[0]) * resource.getpagesize()
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        limit = held + MOST_BYTES
+        resource.setrlimit(resource.RLIMIT_AS, (limit if hard < 0 else min(limit, hard), hard))
+    except (ImportError, OSError, ValueError):  # another system than Linux
+        return
 
 
 def _die_with_parent() -> None:
@@ -303,4 +321,5 @@ if __name__ == "__main__":
     with contextlib.suppress(ImportError):
         import av  # noqa: F401  (what takes long is loaded before the first clock runs)
         from PIL import Image  # noqa: F401
+    _bound_memory()
     _serve(socket.socket(fileno=0))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .decoding import DecodedVideo, VideoDecodeError
+from .decoded_video import DecodedVideo, VideoDecodeError
 from .sound import join_sounds
 
 CLIPS = "clips:"
@@ -19,10 +19,22 @@ def join_clips(clips: Sequence[str]) -> str:
 
 
 def clips_of(reference: Any) -> list[str] | None:
-    """The clips of a text that `join_clips` made; None for any other video."""
+    """
+    The clips of a text that `join_clips` made; None for any other video.
+
+    Raises:
+        VideoDecodeError: what stands behind `clips:` is no JSON list of texts.
+    """
     if not isinstance(reference, str) or not reference.startswith(CLIPS):
         return None
-    return json.loads(reference.removeprefix(CLIPS))
+    try:
+        clips = json.loads(reference.removeprefix(CLIPS))
+    except (ValueError, RecursionError):
+        clips = None
+    if not isinstance(clips, list) or not all(isinstance(clip, str) for clip in clips):
+        shown = reference if len(reference) < 100 else f"{reference[:100]}…"
+        raise VideoDecodeError(shown, "behind `clips:` a JSON list of texts is needed", "Make it by `join_clips`.")
+    return clips
 
 
 def decode_clips(
@@ -51,6 +63,7 @@ def decode_clips(
     if len(sizes) > 1:
         shown = " and ".join(f"{width} x {height}" for height, width in sorted(sizes))
         raise VideoDecodeError(name, f"its clips have frames of unequal sizes ({shown})", "Resize the clips first.")
+    doubtful = any(one.promised_frames is not None for one in read)
     sounds = [one.sound for one in read if one.sound is not None]
     return replace(
         read[0],
@@ -59,4 +72,5 @@ def decode_clips(
         times=np.concatenate([one.times for one in read]),
         indices=np.concatenate([one.indices for one in read]),
         total_frames=sum(one.total_frames for one in read),
+        promised_frames=sum(one.promised_frames or one.total_frames for one in read) if doubtful else None,
     )

@@ -18,19 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from .decoding import (
-    SHORT_SECONDS,
-    DecodedVideo,
-    SampleIndices,
-    Sound,
-    VideoDecodeError,
-    decode_video,
-    describe_source,
-    encoded_file,
-    fetch_address,
-    is_address,
-    is_encoded_file,
-)
+from .addresses import fetch_address, is_address
+from .containers import import_av, open_container
+from .decoded_video import SHORT_SECONDS, DecodedVideo, SampleIndices, Sound, VideoDecodeError
+from .decoding import decode_video, describe_source, encoded_file, is_encoded_file
 
 SOUND_FORMS = (
     'the path, URL or bytes of a file with sound, datasets\' {"path": …, "bytes": …}, '
@@ -117,9 +108,9 @@ def has_sound(source: Any) -> bool:
         file = fetch_address(file)
     if isinstance(file, str | os.PathLike) and os.path.isdir(file):
         return False
-    av = _import_av()
+    av = import_av()
     try:
-        with _open(_as_file(file)) as container:
+        with open_container(_as_file(file)) as container:
             return bool(container.streams.audio)
     except (av.error.FFmpegError, OSError):
         return False
@@ -140,9 +131,9 @@ def read_sound(
     Raises:
         VideoDecodeError: the sound is damaged, or this FFmpeg has no decoder for it.
     """
-    av = _import_av()
+    av = import_av()
     try:
-        with _open(file) as container:
+        with open_container(file) as container:
             stream = container.streams.best("audio")
             if stream is None:
                 return no_sound(num_samples)
@@ -151,7 +142,7 @@ def read_sound(
             stream.codec_context.thread_count = 1
             reach = num_samples / sampling_rate
             runs = list(_runs(container, stream, name, None if math.isnan(span[0]) else span[0] + reach, reach))
-    except av.error.FFmpegError as error:
+    except (av.error.FFmpegError, OSError) as error:
         if isinstance(error, OSError):
             raise VideoDecodeError(
                 name, f"its sound cannot be opened ({error.strerror})", "Check the path."
@@ -256,7 +247,7 @@ def _resampled(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
     """(n,) float32 at another rate: (round(n * wanted / rate),), the first sample at the same time."""
     if rate == wanted or not len(samples):
         return samples
-    av = _import_av()
+    av = import_av()
     frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
     frame.sample_rate = rate
     resampler = av.AudioResampler(format="fltp", layout="mono", rate=wanted)
@@ -311,17 +302,3 @@ def _is_audio_decoder(given: Any) -> bool:
 
 def _as_file(file: Any) -> Path | bytes:
     return bytes(file) if isinstance(file, bytes | bytearray | memoryview) else Path(os.path.abspath(file))
-
-
-def _open(file: Path | bytes):
-    import io
-
-    return _import_av().open(io.BytesIO(file) if isinstance(file, bytes) else str(file), metadata_errors="replace")
-
-
-def _import_av():
-    try:
-        import av
-    except ImportError as error:
-        raise ImportError("Reading sound needs PyAV: pip install av") from error
-    return av

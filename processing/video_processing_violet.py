@@ -25,17 +25,8 @@ from ..core.carried_code import without_code
 from ..core.upstream import group_videos_by_shape, reorder_videos
 from ..core.whole_folders import SavedWhole
 from .boxes import boxes_of_frames, fit_boxes
-from .decoding import (
-    BACKENDS,
-    TIME_TOLERANCE,
-    DecodedVideo,
-    Sound,
-    VideoDecodeError,
-    clock_from_metadata,
-    decode_video,
-    describe_source,
-    encoded_file,
-)
+from .decoded_video import MOST_KEPT_PIXELS, TIME_TOLERANCE, DecodedVideo, Sound, VideoDecodeError, clock_from_metadata
+from .decoding import BACKENDS, decode_video, describe_source, encoded_file
 from .fitting import covering_size, drawn_place, fit_of, padding
 from .joined_clips import clips_of, decode_clips
 from .sound import decode_with_sound, given_sound, may_have_sound, no_sound
@@ -385,7 +376,7 @@ class VioletVideoProcessor(SavedWhole, BaseVideoProcessor):
                 return range(total_frames)
             return sample_indices_fn(metadata=VideoMetadata(total_num_frames=total_frames, fps=fps))
 
-        decoded = decode_video(videos, choose, self.decode_backend)
+        decoded = decode_video(videos, choose, self.decode_backend, most_pixels=MOST_KEPT_PIXELS)
         return decoded.frames, _metadata_of(decoded)
 
     def preprocess(self, videos: Any, **kwargs: Unpack[VioletVideoProcessorKwargs]) -> BatchFeature:
@@ -426,6 +417,7 @@ class VioletVideoProcessor(SavedWhole, BaseVideoProcessor):
 
         def decode(number: int, clip: Any, count: int | None, name: str, hear: Callable) -> DecodedVideo:
             wanted: dict[str, Any] = {"backend": backend, "name": name, "video_metadata": metadata[number]}
+            wanted["most_pixels"] = MOST_KEPT_PIXELS
             if samples and fps is not None:
                 wanted["sample_times"] = partial(times_at_rate, fps=fps)
             else:
@@ -442,6 +434,9 @@ class VioletVideoProcessor(SavedWhole, BaseVideoProcessor):
             )
 
         decoded = [decode_whole(number, clip) for number, clip in enumerate(clips)]
+        for number, clip in enumerate(decoded):
+            if clip.doubt is not None:
+                logger.warning("%s: %s.", name_of(clips[number], number, len(clips)), clip.doubt)
         # Decoded here, where each clip's kind is known, so the parent has frames to process and nothing to sample.
         kwargs |= {"do_sample_frames": False, "fps": None, "num_frames": None}
         kwargs["video_metadata"] = [_metadata_of(clip) for clip in decoded]

@@ -19,6 +19,7 @@ import pytest
 
 # Before torch is imported; the processes that tests start inherit it.
 os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+os.environ["VIOLET_LOCAL_ADDRESSES"] = "1"  # the servers of tests are on this machine
 
 
 @pytest.fixture(scope="session")

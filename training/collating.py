@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..data.loading import SAMPLE_ERRORS, Clip, ClipReader, FailedSample, lacking_sound
+from ..data.loading import SAMPLE_ERRORS, Clip, ClipReader, FailedSample, doubts_of
 from ..data.sources import video_name
 from ..modeling_violet.losses import IGNORE_INDEX
 from ..processing import VideoDecodeError, VideoTextProcessor
@@ -35,7 +35,8 @@ class VideoTextCollator:
       and True in `unread`.
 
     `failed`, a list of `FailedSample`, then says which; `VioletTrainer` takes it out and counts. If the model hears,
-    it also has a `LackingSound` for each row whose sound is missing or short: that part is masked.
+    it also has a `LackingSound` for each row whose sound is missing or short: that part is masked; and an
+    `OtherFrames` for each row whose file promises another number of frames than it has.
 
     Args:
         processor: makes tensors of videos and texts.
@@ -99,13 +100,13 @@ class VideoTextCollator:
             frames = [shuffled(clip, video) for clip, (video, _) in zip(frames, first_rows, strict=True)]
         if self.processor.video_processor.hears:
             settings["sound"] = [clip.sound for clip in found]
-            split = "train" if "draw" in rows[0] else "evaluation"
-            failed = failed + [
-                lack
-                for row in rows
-                if _clip_of(row) in clips and row.get("test_clip", 0) == 0
-                for lack in lacking_sound(split, row.get("row"), row["video_name"], clips[_clip_of(row)].sound)
-            ]
+        split = "train" if "draw" in rows[0] else "evaluation"
+        failed = failed + [
+            doubt
+            for row in rows
+            if _clip_of(row) in clips and row.get("test_clip", 0) == 0
+            for doubt in doubts_of(split, row.get("row"), row["video_name"], clips[_clip_of(row)])
+        ]
         batch |= self.processor(videos=frames, **settings)
         if self.name_videos:
             batch["videos"] = list(dict.fromkeys(video for video, _ in first_rows))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from ..data.loading import SAMPLE_ERRORS, Clip, ClipReader, FailedSample, lacking_sound
+from ..data.loading import SAMPLE_ERRORS, Clip, ClipReader, FailedSample, doubts_of
 from ..modeling_violet.encoders import Encoder
 from ..processing import VideoTextProcessor
 from ..processing.boxes import Boxes, boxes_of_frames
@@ -160,7 +160,7 @@ class PretrainingCollator:
         )
         batch = {"ids": samples.names, **inputs, **prepare(samples, self.options)}
         for row, clip in zip(rows, clips, strict=True):
-            failed += lacking_sound(source.name, row.get("row"), str(row["video"]), clip.sound)
+            failed += doubts_of(source.name, row.get("row"), str(row["video"]), clip)
         if failed:
             batch["failed"] = failed
         return batch

@@ -212,9 +212,10 @@ def test_a_decoder_that_fails_is_named(video_decoder, small, recording):
 
 def test_torchcodec_is_not_imported_for_other_videos(clip):
     script = (
-        "import sys\n"
-        f"sys.path.insert(0, {str(Path(decoding.__file__).parent)!r})\n"
-        "from decoding import decode_video\n"
+        "import sys, types\n"
+        "package = sys.modules['apart'] = types.ModuleType('apart')\n"
+        f"package.__path__ = [{str(Path(decoding.__file__).parent)!r}]\n"
+        "from apart.decoding import decode_video\n"
         f"assert len(decode_video({{'path': {str(clip)!r}, 'bytes': None}}).frames) == 24\n"
         "assert not any(name.startswith('torch') for name in sys.modules)\n"
     )
