@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import re
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 
 from .loading import HeldSamples, WorkerDiedError
+from .parallel import end_with_parent
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ class LastingLoader(torch.utils.data.DataLoader):
                 *("generator", "prefetch_factor", "persistent_workers"),
             )
         }
+        self._settings["worker_init_fn"] = _Beginning(given.worker_init_fn)
         super().__init__(given.dataset, **self._settings, **self._by(given, _order_of(given)))
         self._held = held
         self._limit = time_limit
@@ -153,6 +156,18 @@ class LastingLoader(torch.utils.data.DataLoader):
         logger.warning("%s The workers are started again, and the batch is made again.", said)
 
 
+class _Beginning:
+    """What a worker does first: it sees to it that it ends with the process that started it."""
+
+    def __init__(self, then: Any):
+        self.then = then
+
+    def __call__(self, worker: int) -> None:
+        end_with_parent()
+        if self.then is not None:
+            self.then(worker)
+
+
 class _Order:
     """The indices of an epoch; when they are asked for again, from the first one on whose batch was not delivered."""
 
@@ -193,3 +208,4 @@ def _restore_child_handler(before: Any) -> None:
     if threading.current_thread() is threading.main_thread():
         usable = before is not None and getattr(before, "__module__", None) != own
         signal.signal(signal.SIGCHLD, before if usable else signal.SIG_DFL)
+        sys.modules[own]._SIGCHLD_handler_set = False  # type: ignore[attr-defined]  # loaders of another kind set it again

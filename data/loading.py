@@ -7,16 +7,14 @@ import logging
 import math
 import os
 import re
-import shutil
-import tempfile
 import time
-import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
 
 from ..processing import decoder_process
 from ..processing.decoded_video import MOST_KEPT_PIXELS, DecodedVideo, Sound, VideoDecodeError
@@ -235,37 +233,32 @@ class _Length(NamedTuple):
 
 class HeldSamples:
     """
-    The sample that each worker is reading, in one file per worker, which outlives a worker that is killed. The process
-    that made this object removes the files.
+    The sample that each worker is reading, in memory that the processes share: it outlives a worker that is killed,
+    and nothing of it is left when all of them are.
     """
 
+    PLACES, BYTES = 1024, 1024  # untouched ones take no memory
+
     def __init__(self) -> None:
-        self.folder = tempfile.mkdtemp(prefix="violet-held-")
-        self._file: tuple[int, int] | None = None
-        weakref.finalize(self, _remove, self.folder, os.getpid())
+        self._shared = torch.zeros(self.PLACES, self.BYTES, dtype=torch.uint8).share_memory_()
+        self._times = torch.zeros(self.PLACES, dtype=torch.float64).share_memory_()
 
     def note(self, sample: str) -> None:
-        if self._file is None or self._file[0] != os.getpid():
-            path = os.path.join(self.folder, str(os.getpid()))
-            self._file = os.getpid(), os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC)
-        os.pwrite(self._file[1], sample.encode(errors="backslashreplace") + b"\n", 0)
+        """Says what this process begins to read."""
+        text = f"{os.getpid()} {sample}".encode(errors="backslashreplace").replace(b"\0", b"")[: self.BYTES - 1]
+        place = self._shared[os.getpid() % self.PLACES].numpy()
+        place[: len(text) + 1] = np.frombuffer(text + b"\0", np.uint8)
+        self._times[os.getpid() % self.PLACES] = time.time()
 
     def of(self, process: int) -> str | None:
         """The sample that the process of that number began last; None if it began none."""
-        path = Path(self.folder, str(process))
-        return path.read_text(errors="replace").split("\n", 1)[0] if path.is_file() else None
+        text = self._shared[process % self.PLACES].numpy().tobytes().split(b"\0", 1)[0].decode(errors="replace")
+        number, _, sample = text.partition(" ")
+        return sample if number == str(process) else None
 
     def last_taken(self) -> float:
         """When any process took up a sample last, in seconds since the epoch; 0 if none did."""
-        return max((entry.stat().st_mtime for entry in os.scandir(self.folder)), default=0.0)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_file": None}
-
-
-def _remove(folder: str, owner: int) -> None:
-    if os.getpid() == owner:
-        shutil.rmtree(folder, ignore_errors=True)
+        return float(self._times.max())
 
 
 class WorkerDiedError(RuntimeError):

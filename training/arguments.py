@@ -344,6 +344,7 @@ class FinetuningArguments(TrainingArguments):
                     f"--early_stopping_patience: must be 1 or more, got {self.early_stopping_patience}."
                 )
             self.load_best_model_at_end = True
+            self.restore_callback_states_from_checkpoint = True  # how many evaluations were no better
             self.eval_strategy = self.save_strategy = "steps"
             self.eval_steps = self.save_steps
         if self.remove_unused_columns:

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from accelerate.utils import set_seed
 from datasets import Dataset
+from safetensors.torch import load_model
+from safetensors.torch import save_model as save_module
 
 from .._version import __version__
 from ..core.clip_inputs import BOXES, SOUND, take_named
@@ -40,10 +42,10 @@ from .building import (
     start_heads,
     starts_new,
 )
-from .checkpoints import checkpoint_to_resume, new_checkpoint
+from .checkpoints import checkpoint_folder, checkpoint_to_resume, new_checkpoint
 from .dataset_sources import load_dataset
 from .ema import MovingAverage
-from .gradient_caching import backward_in_parts, split_batch
+from .gradient_caching import SHARDED, backward_in_parts, split_batch
 from .guards import StepGuard, check_finite, whole_norm
 from .hearing import prepare_hearing
 from .learning_rates import learning_rate_factor
@@ -53,13 +55,16 @@ from .optimization import give_zero_gradients
 from .pretraining_data import PretrainingBatches
 from .processes import ProcessWatch
 from .recipe import DatasetRecipe, PretrainingRecipe
-from .runs import begin_run, end_run, is_hub_name, save_model
+from .run_state import OPTIMIZER_FILE, generators, load_optimizer, process_file, save_optimizer, set_generators
+from .runs import FREE, begin_run, end_run, is_hub_name, only_run_in, save_model
 from .starting import processor_from_parts, starts_from_parts
+from .stopping import RunStopped, StopRequest, stopped
 from .training_log import TrainingLog
 
 logger = logging.getLogger(__name__)
 
 PROGRESS_FILE = "progress.json"
+WEIGHTS_FILE = "model.safetensors"
 
 
 @dataclass
@@ -90,22 +95,23 @@ def pretrain(recipe: PretrainingRecipe, resume: bool = False) -> PretrainingResu
         WorkerDiedError: if processes that load data died or stopped three times over one batch.
         ProcessGoneError: if another process of the run died or stands still.
         TooManyBadSamplesError: if more samples than `max_bad_share` could not be read.
+        CheckpointError: if a checkpoint cannot be written.
+        RunStopped: if SIGTERM asked the run to end; it is saved.
     """
     run = Pretraining(recipe)
+    stop: RunStopped
     with run.watch, explained_workers(run.reader):
-        return run.run(resume)
+        try:
+            return run.run(resume)
+        except RunStopped as error:  # no fault, which the watch would tell the other processes of
+            stop = error
+    raise stop
 
 
 def run_settings(recipe: PretrainingRecipe) -> dict[str, Any]:
     """Everything that decides the result of a run, in JSON's types."""
     settings = {"violet": __version__, **dataclasses.asdict(recipe)}
-    for name in (
-        "bad_samples",
-        "max_bad_share",
-        "max_bad_steps",
-        "decode_time_limit",
-        "process_time_limit",
-    ):  # a run that a bad sample stopped may go on
+    for name in FREE:
         del settings[name]
     # runs from before these were may go on
     for name in ("objective_options", "log_flow", "grad_cache_chunk_size", "frozen"):
@@ -285,10 +291,17 @@ class Pretraining:
         return backward_in_parts(parts, embed, compare, backward, shared)
 
     def run(self, resume: bool) -> PretrainingResult:
-        """Takes the steps that are left, with a line of the log, an evaluation and a checkpoint from time to time."""
+        """Takes the steps that are left and finishes; no other run may be in the folder meanwhile."""
+        with only_run_in(self.output_dir, self.is_main):
+            log = TrainingLog(self.output_dir, self.accelerator)
+            with StopRequest() as request:
+                self.take_steps(resume, log, request)
+            return self.finish(log)
+
+    def take_steps(self, resume: bool, log: TrainingLog, request: StopRequest) -> None:
+        """The steps that are left, with a line of the log, an evaluation and a checkpoint from time to time."""
         recipe, accelerator = self.recipe, self.accelerator
-        done = self.begin(resume)
-        log = TrainingLog(self.output_dir, accelerator)
+        done = self.begin(resume, log)
         log.drop_after(done)
         accelerator.init_trackers(self.output_dir.name)
         micro = recipe.gradient_accumulation_steps
@@ -307,9 +320,12 @@ class Pretraining:
                     log.warn(step, objective.warning(means))
             if step % recipe.eval_steps == 0 and step < recipe.max_steps:
                 log.write(step, self.evaluate())
-            if step % recipe.save_steps == 0 and step < recipe.max_steps:
-                self.save_checkpoint(step)
-        return self.finish(log)
+            stops = request.made(accelerator)
+            if stops or (step % recipe.save_steps == 0 and step < recipe.max_steps):
+                self.save_checkpoint(step, log)
+            if stops:
+                accelerator.end_training()
+                raise stopped(step, recipe.max_steps, checkpoint_folder(self.output_dir, step))
 
     def train_step(self, step: int, rate: float, batches: Iterator[dict[str, Any]], log: TrainingLog) -> None:
         """One step of the optimiser, at that learning rate, over its share of the batches."""
@@ -355,7 +371,7 @@ class Pretraining:
         tried, total = step * recipe.gradient_accumulation_steps * recipe.batch_size, sum(len(s.rows) for s in sources)
         return self.failed_samples.excess({one.name for one in sources}, tried, total, recipe.max_bad_share)
 
-    def begin(self, resume: bool) -> int:
+    def begin(self, resume: bool, log: TrainingLog) -> int:
         """Compares the run in the output folder with this one and loads its last checkpoint; the steps done."""
         if self.is_main:
             begin_run(self.output_dir, self.settings)
@@ -367,18 +383,55 @@ class Pretraining:
                 f"{self.output_dir} holds checkpoints of this run: give --resume to go on from {checkpoint}, or "
                 "another output folder."
             )
-        self.accelerator.load_state(checkpoint)
+        folder = Path(checkpoint)
+        if (folder / OPTIMIZER_FILE).exists():
+            self.load_state(folder, log)
+        else:  # sharded weights, whose files are torch's and accelerate's
+            self.accelerator.load_state(checkpoint)
         if self.average is not None:
-            self.average.load(Path(checkpoint))
-        progress = json.loads((Path(checkpoint) / PROGRESS_FILE).read_text())
+            self.average.load(folder)
+        progress = json.loads((folder / PROGRESS_FILE).read_text())
         logger.info("Going on from %s", checkpoint)
         return progress["step"]
 
-    def save_checkpoint(self, step: int) -> None:
+    def load_state(self, folder: Path, log: TrainingLog) -> None:
+        """What `save_state` wrote."""
+        accelerator = self.accelerator
+        load_model(accelerator.unwrap_model(self.model), folder / WEIGHTS_FILE)
+        optimizer, scaler = load_optimizer(folder)
+        self.optimizer.load_state_dict(optimizer)
+        if scaler is not None and accelerator.scaler is not None:
+            accelerator.scaler.load_state_dict(scaler)
+        file = folder / process_file(accelerator.process_index)
+        if not file.exists():
+            logger.warning(
+                "%s was written by fewer processes than go on from it: process %d has no generators there.",
+                folder, accelerator.process_index,
+            )  # fmt: skip
+            set_seed(self.recipe.seed, device_specific=True)
+            return
+        state = json.loads(file.read_text())
+        log.restore(state["log"])
+        set_generators(state["generators"])
+
+    def save_state(self, folder: Path, log: TrainingLog) -> None:
+        """Weights, optimiser and generators, as safetensors and JSON; by accelerate if processes share the weights."""
+        accelerator = self.accelerator
+        if accelerator.distributed_type in SHARDED:
+            accelerator.save_state(str(folder))
+            return
+        if self.is_main:
+            save_module(accelerator.unwrap_model(self.model), str(folder / WEIGHTS_FILE))
+            scaler = None if accelerator.scaler is None else accelerator.scaler.state_dict()
+            save_optimizer(folder, self.optimizer.state_dict(), scaler)
+        state = {"generators": generators(), "log": log.pending()}
+        write_json(folder / process_file(accelerator.process_index), state)
+
+    def save_checkpoint(self, step: int, log: TrainingLog) -> None:
         """The whole state, in a folder that is whole or absent; older ones are deleted after."""
         self.guard.check_weights(self.model)
         with new_checkpoint(self.output_dir, step, self.accelerator, self.recipe.checkpoints_kept) as folder:
-            self.accelerator.save_state(str(folder))
+            self.save_state(folder, log)
             if self.is_main:
                 if self.average is not None:
                     self.average.save(folder)

@@ -1,5 +1,6 @@
 """The Trainer of transformers, with whole checkpoints, an order that resumes, and no step on a broken loss."""
 
+import json
 import logging
 import math
 import shutil
@@ -15,6 +16,7 @@ from huggingface_hub import HfApi
 from transformers import Trainer
 from transformers.trainer_utils import HubStrategy
 
+from ..core.files import write_json
 from ..core.upstream import PushInProgress
 from ..data.lasting import LastingLoader
 from ..data.loading import MAX_BAD_SHARE, ClipReader, FailedSamples, explained_workers
@@ -26,16 +28,18 @@ from ..hub.publishing import explained, send, staged
 from ..modeling_violet.embedding_gradients import EmbeddingGradients
 from ..processing import VideoTextProcessor
 from .arguments import SettingsError
-from .checkpoints import checkpoint_folder, seal_checkpoint
+from .checkpoints import check_whole, checkpoint_folder, last_whole_checkpoint, new_checkpoint
 from .collating import VideoTextCollator
 from .gradient_caching import backward_in_parts, refuse_sharded, split_pairs
 from .guards import MAX_BAD_STEPS, StepGuard
 from .optimization import parameter_groups
 from .processes import ProcessWatch
 from .sampling import DrawnRows, GroupedSampler, NumberedRows
+from .stopping import RunStopped, StopRequest, stopped
 
 logger = logging.getLogger(__name__)
 
+STATE_FILE = "trainer_state.json"
 HUB = HfApi()
 """Its thread publishes one after another."""
 
@@ -48,8 +52,10 @@ class VioletTrainer(Trainer):
       number to draw by, see `DrawnRows`.
     - Weight decay spares biases, norms and tables, and the backbone and lower layers may have learning rates of their
       own, see `optimization.parameter_groups`.
-    - A checkpoint is sealed by a manifest when it is whole, and older ones are deleted only then;
-      `checkpoints.last_whole_checkpoint` passes over what a killed process left.
+    - A checkpoint is written elsewhere, and has its name when it is whole; older ones are deleted only then, see
+      `checkpoints.new_checkpoint`. One that is not what its manifest says is refused.
+    - A run that goes on from a checkpoint ends as without a break: its log, too, whose lines are means since the line
+      before; and one that had ended takes no further step. SIGTERM saves and ends it.
     - Samples that the collator could not read (`VideoTextCollator`, `skip_bad`) are counted in `failed_samples`, and
       have no part in the metrics; above a set share of the rows to train on the run stops.
     - A process that dies or stands still (longer than `ddp_timeout`) ends the others, see `ProcessWatch`.
@@ -104,6 +110,10 @@ class VioletTrainer(Trainer):
         self._batches: Any = None
         self._videos: list[str] = []
         self._measured: dict[str, list[torch.Tensor]] = {}
+        self._stop_request = StopRequest()
+        self._written_into: str | None = None
+        self._goes_on_from: Path | None = None
+        self._saved_step: int | None = None
         self._measured_in_step: list[tuple[str, torch.Tensor]] = []
         self.data_seed: int = self.args.seed if self.args.data_seed is None else self.args.data_seed
         self.failed_samples = FailedSamples(str(self.args.output_dir))
@@ -115,9 +125,29 @@ class VioletTrainer(Trainer):
             self.data_collator.spare_rows = None if rows is None else NumberedRows(rows)
             self.data_collator.raw_pixels = True
 
-    def train(self, *args, **kwargs):
-        with self.watch, explained_workers(self._reader()):
-            return super().train(*args, **kwargs)
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
+        """
+        As the Trainer's. True goes on from the last checkpoint that is whole.
+
+        Raises:
+            CheckpointError: for a checkpoint that is not whole; if one cannot be written.
+            RunStopped: if SIGTERM asked the run to end; it is saved.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_whole_checkpoint(super()._get_output_dir(None))
+            if resume_from_checkpoint is None:
+                raise ValueError(f"{self.args.output_dir} has no whole checkpoint to go on from.")
+        elif resume_from_checkpoint:
+            check_whole(resume_from_checkpoint)
+        self._goes_on_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        self._saved_step = None
+        stop: RunStopped
+        with self.watch, explained_workers(self._reader()), StopRequest() as self._stop_request:
+            try:
+                return super().train(resume_from_checkpoint or None, *args, **kwargs)
+            except RunStopped as error:  # no fault, which the watch would tell the other processes of
+                stop = error
+        raise stop
 
     def evaluation_loop(self, *args, **kwargs):
         with explained_workers(self._reader()):
@@ -343,15 +373,17 @@ class VioletTrainer(Trainer):
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
             return
+        card = Path(self.args.output_dir) / CARD_FILE
+        if self._written_into is not None:  # it is published when it is whole
+            if card.exists():
+                shutil.copy(card, checkpoint_folder)
+            return
         before = self.push_in_progress
         if before is None or before.is_done():
             before = self.push_in_progress = PushInProgress([])
         elif not self.args.hub_always_push:
             return
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        card = Path(self.args.output_dir) / CARD_FILE
-        if card.exists():
-            shutil.copy(card, checkpoint_folder)
         job = self._publish(Path(checkpoint_folder), f"Training in progress, step {self.state.global_step}")
         job.add_done_callback(_tell_failure)
         before.jobs.append(job)
@@ -376,16 +408,76 @@ class VioletTrainer(Trainer):
 
         return HUB.run_as_future(sending)
 
+    # --- checkpoints ---
+
+    def _get_output_dir(self, trial=None) -> str:
+        """The run's folder; while a checkpoint is written, the one that it is written into."""
+        return self._written_into or super()._get_output_dir(trial)
+
     def _save_checkpoint(self, model, trial) -> None:
         self.guard.check_weights(model)
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self.args.save_total_limit = limit
-        if self.args.should_save:
-            folder = checkpoint_folder(self._get_output_dir(trial), self.state.global_step)
-            seal_checkpoint(folder, limit, self.state.best_model_checkpoint)
+        run, step, limit = Path(super()._get_output_dir(trial)), self.state.global_step, self.args.save_total_limit
+        best = self.state.best_model_checkpoint
+        if self.state.best_global_step:
+            folder = checkpoint_folder(run, self.state.best_global_step)
+            best = str(folder) if folder.exists() or self.state.best_global_step == step else best
+        with new_checkpoint(run, step, self.accelerator, limit, best) as folder:
+            self._written_into, self.args.save_total_limit = str(folder.parent), None
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._written_into, self.args.save_total_limit = None, limit
+            self._save_log_state(folder)
+            self.state.best_model_checkpoint = best  # the Trainer names the folder that it wrote into
+            if self.args.should_save:
+                self.state.save_to_json(str(folder / STATE_FILE))
+        self._saved_step = step
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(checkpoint_folder(run, step)))
+
+    def _save_log_state(self, folder: Path) -> None:
+        """What the next line of the log is a mean of, of each process: a run may end between two lines."""
+        measured = {name: [float(value).hex() for value in values] for name, values in self._measured.items()}
+        state = {"loss": float(self._tr_loss).hex(), "since": self._globalstep_last_logged, "measures": measured}
+        write_json(folder / f"log_{self.args.process_index}.json", state)
+
+    def _restore_log_state(self, folder: Path) -> None:
+        file = folder / f"log_{self.args.process_index}.json"
+        if not file.exists():  # another number of processes, or a run from before there were any
+            return
+        state = json.loads(file.read_text())
+        loss = float.fromhex(state["loss"])
+        self._tr_loss.fill_(loss)
+        self._total_loss_scalar = -loss  # `train_loss` is of the steps of this process only
+        self._globalstep_last_logged = state["since"]
+        self._measured = {
+            name: [torch.tensor(float.fromhex(one), device=self.args.device) for one in values]
+            for name, values in state["measures"].items()
+        }
+
+    def _run_epoch(self, *args, **kwargs) -> None:
+        """As the Trainer's, which takes a further step in a run that had ended within an epoch."""
+        checkpoint, self._goes_on_from = self._goes_on_from, None
+        if checkpoint is not None:
+            self._restore_log_state(checkpoint)
+            # SIGTERM does not set this: what did was the last step, or early stopping
+            had_ended = self.state.stateful_callbacks.get("TrainerControl", {}).get("args", {})
+            if self.state.global_step >= self.state.max_steps or had_ended.get("should_training_stop"):
+                self.control.should_training_stop = True
+                return
+        super()._run_epoch(*args, **kwargs)
+
+    def _maybe_log_save_evaluate(self, *args, **kwargs) -> None:
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+        if self._stop_request.made(self.accelerator):
+            step = self.state.global_step
+            if self._saved_step != step:
+                self._save_checkpoint(self.model, None)
+            raise stopped(step, self.state.max_steps, checkpoint_folder(self._get_output_dir(), step))
+
+    def _load_best_model(self) -> None:
+        check_whole(str(self.state.best_model_checkpoint))
+        super()._load_best_model()
 
 
 def _tell_failure(job: "Future[Push]") -> None:

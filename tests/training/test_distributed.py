@@ -169,7 +169,8 @@ def launch_two(launcher: Path, folder: Path, *program: str) -> subprocess.Popen:
 
 
 def assert_two_processes(checkpoint: Path):
-    assert is_whole(checkpoint) and len(list(checkpoint.glob("random_states_*"))) == 2
+    own = [*checkpoint.glob("process_*.json"), *checkpoint.glob("random_states_*")]  # the latter of sharded weights
+    assert is_whole(checkpoint) and len(own) == 2
 
 
 def wait_for(checkpoint: Path, process: subprocess.Popen):
