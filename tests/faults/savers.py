@@ -208,7 +208,7 @@ class _StopsAtSave(interrupted_runs.Watch):
 
 def state_of(kind: str, folder: Path) -> dict[str, str] | None:
     """
-    What a run would go on from: the manifest's text of the last whole checkpoint; or a model's files by their sums.
+    What a run would go on from: the files of the last whole checkpoint by their sums; or those of a model.
     None if there is nothing.
     """
     from violet.core.files import MANIFEST, sha256
@@ -221,7 +221,10 @@ def state_of(kind: str, folder: Path) -> dict[str, str] | None:
     if found is None:
         return None
     manifest = Path(found) / MANIFEST
-    return {Path(found).name: manifest.read_text() if manifest.exists() else "no manifest"}
+    listing = json.loads(manifest.read_text()) if manifest.exists() else {}
+    # the Trainer's arguments hold the folder's path
+    sums = {name: one["sha256"] for name, one in listing.items() if name not in ("training_args.bin", MANIFEST)}
+    return {Path(found).name: json.dumps(sums)}
 
 
 def litter(kind: str, folder: Path) -> list[str]:
