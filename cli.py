@@ -1,6 +1,7 @@
 """The `violet` command: one function per sub-command, and nothing heavy imported before it is chosen."""
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -491,17 +492,27 @@ def explain_errors(command: str, run: Callable[[], int]) -> int:
     from .evaluation.searching import GalleryError
     from .hub import CardError, HubError, WeightsError
     from .processing import VideoDecodeError
-    from .training import SettingsError
+    from .training import CheckpointError, RunStopped, SettingsError
+    from .training.guards import TooManyBadSamplesError
+    from .training.processes import ProcessGoneError
+    from .training.stopping import STATUS
 
     try:
         return run()
+    except RunStopped as stop:
+        print(f"violet {command}: {stop}", file=sys.stderr)
+        return STATUS
     except (
         CardError,
+        CheckpointError,
         HubError,
         WeightsError,
         TableError,
         VideoDecodeError,
         WorkerDiedError,
+        FloatingPointError,
+        ProcessGoneError,
+        TooManyBadSamplesError,
         SettingsError,
         GalleryError,
         PredictError,
@@ -512,6 +523,11 @@ def explain_errors(command: str, run: Callable[[], int]) -> int:
     except BrokenPipeError:  # `| head` has read enough; Python would complain once more when it flushes at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        print(f"violet {command}: could not write. {error}", file=sys.stderr)
+        return 2
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {

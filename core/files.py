@@ -9,7 +9,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import torch
 
 MANIFEST = "manifest.json"
+PARTIAL = ".partial"
+"""In a folder: what is being written into it."""
 MOST_JSON_BYTES = 2**26
 """A manifest, configuration or index that is larger is refused: it is no such thing."""
 
@@ -25,12 +27,8 @@ def write_text(path: str | os.PathLike, text: str) -> Path:
     """Writes a file under a temporary name, flushes it and renames it: a reader sees the old file or the new one."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "w", encoding="utf-8") as file:
+    with _replacing(path) as partial, open(partial, "w", encoding="utf-8") as file:
         file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
     return path
 
 
@@ -63,43 +61,55 @@ def write_tensors(
     from safetensors.torch import save_file
 
     path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.touch()
-    mode = partial.stat().st_mode
-    save_file(dict(tensors), partial, None if metadata is None else dict(metadata))
-    partial.chmod(mode)  # safetensors lets only its owner read it
-    with open(partial, "rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
+    with _replacing(path) as partial:
+        partial.touch()
+        mode = partial.stat().st_mode
+        save_file(dict(tensors), partial, None if metadata is None else dict(metadata))
+        partial.chmod(mode)  # safetensors lets only its owner read it
     return path
 
 
 @contextmanager
 def new_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """A file to write, `.NAME.partial`, which becomes `path`, or replaces it, when the block ends without error."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "wb") as file:
+    with _replacing(Path(path)) as partial, open(partial, "wb") as file:
         yield file
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A name to write under; that file takes `path`'s place when the block ends, and is deleted if it fails."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        _sync(partial)
+        partial.replace(path)
+    except BaseException:
+        with suppress(OSError):  # the first error is the one to tell
+            partial.unlink()
+        raise
+    _sync(path.parent)
 
 
 @contextmanager
 def new_folder(path: str | os.PathLike) -> Iterator[Path]:
     """
-    A folder to fill, `.NAME.partial`, which becomes `path` when the block ends without an error. What a killed process
-    left of it is replaced.
+    A folder to fill, `.NAME.partial`, which becomes `path` when the block ends without an error, and is deleted if it
+    fails. What a killed process left of it is replaced.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.partial")
     if partial.exists():
         shutil.rmtree(partial)
-    partial.mkdir(parents=True)
-    yield partial
-    _flush(partial)
-    partial.rename(path)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        _flush(partial)
+        partial.rename(path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)  # the first error is the one to tell
+        raise
+    _sync(path.parent)
 
 
 def save_into(folder: str | os.PathLike, write: Callable[[Path], Any]) -> None:
@@ -114,11 +124,22 @@ def save_into(folder: str | os.PathLike, write: Callable[[Path], Any]) -> None:
     """
     folder = Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / ".partial"
+    partial = folder / PARTIAL
     if partial.exists():
         shutil.rmtree(partial)
-    partial.mkdir()
-    write(partial)
+    try:
+        partial.mkdir()
+        write(partial)
+        _put_into(folder, partial)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)  # the first error is the one to tell
+        raise
+    for changed in (folder, folder.parent):
+        _sync(changed)
+
+
+def _put_into(folder: Path, partial: Path) -> None:
+    """The second half of `save_into`: the files of `partial` take their places in the folder, and `partial` goes."""
     files = sorted(file.relative_to(partial) for file in partial.rglob("*") if file.is_file())
     mode = partial.stat().st_mode & 0o666
     for file in files:  # only their owner can read those of safetensors
@@ -164,13 +185,15 @@ def _exchanged(folder: Path, partial: Path, files: Sequence[Path], stale: set[Pa
             (successor / file).parent.mkdir(parents=True, exist_ok=True)
             os.link(partial / file, successor / file)
         _exchange(folder, successor)
-    except OSError:
+    except OSError as error:
         shutil.rmtree(successor, ignore_errors=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):  # moving files would fail half way
+            raise
         return False
     # `successor` is the name of the older folder now. What somebody wrote into it meanwhile is no part of it.
     for path in successor.rglob("*"):
         file = path.relative_to(successor)
-        if path.is_file() and file not in stale and ".partial" not in file.parts and not (folder / file).exists():
+        if path.is_file() and file not in stale and PARTIAL not in file.parts and not (folder / file).exists():
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             path.replace(folder / file)
     shutil.rmtree(successor)
@@ -192,21 +215,75 @@ def _exchange(one: Path, other: Path) -> None:
         raise OSError(errno.ENOTSUP, f"{one} and {other} cannot be exchanged")
 
 
+def put_folder(partial: Path, folder: Path) -> None:
+    """Gives a filled folder its name; an older folder of that name then has the name of the new one."""
+    if folder.exists():
+        try:
+            _exchange(partial, folder)
+        except OSError:
+            aside = partial.with_name(f"{partial.name}.new")
+            partial.rename(aside)
+            folder.rename(partial)
+            aside.rename(folder)
+    else:
+        partial.rename(folder)
+    _sync(folder.parent)
+
+
 def seal(folder: str | os.PathLike) -> None:
-    """Writes the manifest of a filled folder, sizes and sha256, last: a folder without one was not finished."""
+    """
+    Writes the manifest of a filled folder last: the size and sha256 of each file, and a sum of its own. A folder
+    without one was not finished.
+    """
     folder = Path(folder)
     _flush(folder)
-    write_json(folder / MANIFEST, _listing(folder))
+    write_text(folder / MANIFEST, _text(_with_own(_listing(folder))))
 
 
 def is_whole(folder: str | os.PathLike) -> bool:
     """Whether a sealed folder still holds exactly what its manifest says."""
+    return find_damage(folder) is None
+
+
+def find_damage(folder: str | os.PathLike) -> str | None:
+    """What a sealed folder does not hold as its manifest says, by file; None if it is whole."""
     folder = Path(folder)
     try:
-        expected = json.loads((folder / MANIFEST).read_text())
-    except (OSError, ValueError):
-        return False
-    return expected == _listing(folder)
+        text = (folder / MANIFEST).read_text(encoding="utf-8")
+        found = _listing(folder)
+        if text in (_text(_with_own(found)), _text(found)):  # the latter before manifests had a sum of their own
+            return None
+        expected = json.loads(text)
+        own = expected.pop(MANIFEST)
+    except FileNotFoundError:
+        return f"{MANIFEST} is missing, which is written last"
+    except OSError as error:
+        return f"{error.filename} cannot be read ({error.strerror})"
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return f"{MANIFEST} is damaged"
+    for name in sorted({*expected, *found}) if _with_own(expected)[MANIFEST] == own else ():
+        if name not in found:
+            return f"{name} is missing"
+        if name not in expected:
+            return f"{name} is not in {MANIFEST}"
+        if expected[name] != found[name]:
+            return _difference(name, expected[name], found[name])
+    return f"{MANIFEST} is damaged"
+
+
+def _difference(name: str, expected: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    if expected["bytes"] != found["bytes"]:
+        return f"{name} has {found['bytes']} bytes, and {expected['bytes']} in {MANIFEST}"
+    return f"{name} has other content than {MANIFEST} says (sha256)"
+
+
+def _text(listing: Mapping[str, Any]) -> str:
+    return json.dumps(listing, indent=2) + "\n"
+
+
+def _with_own(listing: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest's content: what it lists, and the sum of that, so that its own damage is known as such."""
+    return {**listing, MANIFEST: {"sha256": hashlib.sha256(_text(listing).encode()).hexdigest()}}
 
 
 def _listing(folder: Path) -> dict[str, dict[str, Any]]:
@@ -221,7 +298,20 @@ def sha256(path: str | os.PathLike) -> str:
 
 
 def _flush(folder: Path) -> None:
-    for file in folder.rglob("*"):
-        if file.is_file():
-            with open(file, "rb") as handle:
-                os.fsync(handle.fileno())
+    for path in (*folder.rglob("*"), folder):
+        if path.is_file() or path.is_dir():
+            _sync(path)
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file's content, or a folder's names, are on the disk."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError as error:
+        if not (
+            path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)
+        ):  # a file system that has no such thing
+            raise
+    finally:
+        os.close(number)

@@ -29,8 +29,8 @@ from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAuto
 # Since 4.26.
 from transformers.models.auto.modeling_auto import MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES
 
-# What `trainer_utils` offers for checkpoints: their folders' name, and deleting the oldest. Since 5.0 as functions.
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+# The beginning of the names of the Trainer's checkpoints.
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 # `PushInProgress`: the Trainer waits for its jobs at the end. Since 4.20. `can_return_tuple`: `return_dict=False` for
 # a `forward` that returns a ModelOutput. Since 4.50.
@@ -64,7 +64,6 @@ __all__ = [
     "name_video_classifier",
     "one_cache",
     "reorder_videos",
-    "rotate_checkpoints",
     "warn_if_untested",
 ]
 

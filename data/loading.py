@@ -4,19 +4,19 @@ import contextlib
 import fcntl
 import json
 import logging
+import math
 import os
 import re
-import shutil
-import tempfile
 import time
-import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
 
+from ..processing import decoder_process
 from ..processing.decoded_video import MOST_KEPT_PIXELS, DecodedVideo, Sound, VideoDecodeError
 from ..processing.decoder_process import DecoderProcess
 from ..processing.decoding import decode_video, describe_source, encoded_file
@@ -34,6 +34,7 @@ FAILED_FILE = "failed_samples.jsonl"
 SOUND_FILE = "sound_report.jsonl"
 FRAMES_FILE = "frames_report.jsonl"
 TIME_LIMIT_SECONDS = 60.0
+MAX_BAD_SHARE = 0.01
 SAMPLE_ERRORS = (VideoDecodeError, TableError)
 """What a sample that cannot be read raises; anything else is no fault of the sample."""
 
@@ -41,6 +42,7 @@ MIDDLE = (1, 3)
 """The second of three test clips of one frame, whichever way frames are sampled: half of the video lies before it."""
 _ENTRY_BYTES = 1024  # what a clip in the cache takes beside its frames
 _SHOWN = 5
+_BORNE = 10  # bad samples are borne at the beginning, where one of the first few would be a large share
 _SECONDS_UNTIL_TOLD = 5
 
 
@@ -92,6 +94,14 @@ class ClipReader:
         self.clips: dict[tuple, Clip] = {}
         self.decoder = DecoderProcess(time_limit)
         self.held = HeldSamples()
+
+    @property
+    def stall_limit(self) -> float:
+        """
+        Seconds after which a worker that has not taken up another sample is stopped or hangs: a sample may take as
+        long as its decoder may need to start, and to decode.
+        """
+        return decoder_process.START_SECONDS + self.decoder.time_limit
 
     def read(
         self,
@@ -223,33 +233,32 @@ class _Length(NamedTuple):
 
 class HeldSamples:
     """
-    The sample that each worker is reading, in one file per worker, which outlives a worker that is killed. The process
-    that made this object removes the files.
+    The sample that each worker is reading, in memory that the processes share: it outlives a worker that is killed,
+    and nothing of it is left when all of them are.
     """
 
+    PLACES, BYTES = 1024, 1024  # untouched ones take no memory
+
     def __init__(self) -> None:
-        self.folder = tempfile.mkdtemp(prefix="violet-held-")
-        self._file: tuple[int, int] | None = None
-        weakref.finalize(self, _remove, self.folder, os.getpid())
+        self._shared = torch.zeros(self.PLACES, self.BYTES, dtype=torch.uint8).share_memory_()
+        self._times = torch.zeros(self.PLACES, dtype=torch.float64).share_memory_()
 
     def note(self, sample: str) -> None:
-        if self._file is None or self._file[0] != os.getpid():
-            path = os.path.join(self.folder, str(os.getpid()))
-            self._file = os.getpid(), os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC)
-        os.pwrite(self._file[1], sample.encode(errors="backslashreplace") + b"\n", 0)
+        """Says what this process begins to read."""
+        text = f"{os.getpid()} {sample}".encode(errors="backslashreplace").replace(b"\0", b"")[: self.BYTES - 1]
+        place = self._shared[os.getpid() % self.PLACES].numpy()
+        place[: len(text) + 1] = np.frombuffer(text + b"\0", np.uint8)
+        self._times[os.getpid() % self.PLACES] = time.time()
 
     def of(self, process: int) -> str | None:
         """The sample that the process of that number began last; None if it began none."""
-        path = Path(self.folder, str(process))
-        return path.read_text(errors="replace").split("\n", 1)[0] if path.is_file() else None
+        text = self._shared[process % self.PLACES].numpy().tobytes().split(b"\0", 1)[0].decode(errors="replace")
+        number, _, sample = text.partition(" ")
+        return sample if number == str(process) else None
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_file": None}
-
-
-def _remove(folder: str, owner: int) -> None:
-    if os.getpid() == owner:
-        shutil.rmtree(folder, ignore_errors=True)
+    def last_taken(self) -> float:
+        """When any process took up a sample last, in seconds since the epoch; 0 if none did."""
+        return float(self._times.max())
 
 
 class WorkerDiedError(RuntimeError):
@@ -395,6 +404,10 @@ class SampleFile:
                 self._take_in(file)
         return list(self._known.values())
 
+    def known(self) -> Collection[Any]:
+        """Those that this process added or has read, without asking the file."""
+        return self._known.values()
+
     def forget(self) -> None:
         """For a run that starts from the beginning."""
         self.path.unlink(missing_ok=True)
@@ -436,6 +449,28 @@ class FailedSamples:
                 if told <= _SHOWN:
                     more = f" Further ones are told in {file.path} only." if told == _SHOWN else ""
                     logger.warning("%s row %s: %s%s", sample.rows, sample.row, sample.reason, more)
+
+    def excess(self, rows: Collection[str], tried: int, total: int, most: float) -> str | None:
+        """
+        What is to be said if too many samples could not be read; None if they are not too many. The share is that of
+        the samples tried so far, each counted once, of which at least `10 / most` are waited for, or the whole table.
+
+        Args:
+            rows: the tables that count, as `FailedSample.rows` names them.
+            tried: how many samples the run has tried in all processes; above `total` they come again.
+            total: how many there are.
+            most: the share that is borne, from 0 to 1.
+        """
+        bad = [sample for sample in self.unread.known() if sample.rows in rows]
+        counted = total if most == 0 else min(total, max(tried, math.ceil(_BORNE / most)))
+        if len(bad) <= most * counted:
+            return None
+        first = ", ".join(f"{sample.video} ({sample.rows} row {sample.row})" for sample in bad[:_SHOWN])
+        return (
+            f"{len(bad)} of the {min(tried, total)} samples that were tried could not be read, and {most:.4g} of them "
+            f"are borne (`max_bad_share`). The first: {first}. {self.path} lists all of them, with reasons. Mend or "
+            "leave out these rows, or set a larger `max_bad_share`, and start again: the run goes on."
+        )
 
     def all(self) -> list[FailedSample]:
         """Those that could not be read, of every process, of this run and of what it goes on from."""

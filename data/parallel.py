@@ -21,7 +21,7 @@ def in_parallel(work: Callable[[Any], Any], jobs: Iterable[Any], workers: int) -
     forks = "fork" in multiprocessing.get_all_start_methods()  # it starts at once, without importing everything again
     context = multiprocessing.get_context("fork" if forks else "spawn")
     jobs = iter(jobs)
-    with ProcessPoolExecutor(workers, context, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=end_with_parent) as pool:
         waiting: deque[Future] = deque(pool.submit(work, job) for job in islice(jobs, 2 * workers))
         try:
             while waiting:
@@ -31,10 +31,11 @@ def in_parallel(work: Callable[[Any], Any], jobs: Iterable[Any], workers: int) -
             pool.shutdown(cancel_futures=True)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """
-    Ends this worker when its parent is gone. If the parent is killed, the other workers keep the queue open and this
-    one would wait for ever.
+    Ends this process, one of `multiprocessing`, when the one that started it is gone. If that is killed, other workers
+    keep the queue open and this one would wait for ever; torch's workers look for their parent, which is another
+    process if a server starts them (forkserver, the default from Python 3.14 on).
     """
     parent = multiprocessing.parent_process()
 

@@ -45,6 +45,7 @@ class StoredGallery:
         try:
             self.settings: dict[str, Any] = json.loads((self.folder / SETTINGS_FILE).read_text())
             listing = json.loads((self.folder / MANIFEST).read_text())
+            listing.pop(MANIFEST, None)  # its own sum
         except (OSError, ValueError) as error:
             raise GalleryError(
                 f"{folder} holds no whole gallery: {error}. Encode its videos (again) first."

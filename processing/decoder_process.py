@@ -317,7 +317,8 @@ def _die_with_parent() -> None:
 
 if __name__ == "__main__":
     _die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that it serves
+    for asked in (signal.SIGINT, signal.SIGTERM):  # they are for the process that it serves
+        signal.signal(asked, signal.SIG_IGN)
     with contextlib.suppress(ImportError):
         import av  # noqa: F401  (what takes long is loaded before the first clock runs)
         from PIL import Image  # noqa: F401

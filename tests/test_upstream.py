@@ -21,11 +21,15 @@ REPLACED = {
     "pipeline: forward": (Pipeline._forward, "VideoCaptioningPipeline"),
     "trainer: the sampler": (Trainer._get_train_sampler, "VioletTrainer"),
     "trainer: a batch on the device": (Trainer._prepare_inputs, "VioletTrainer"),
+    "trainer: the batches of a step": (Trainer.get_batch_samples, "VioletTrainer"),
     "trainer: the gradient's norm": (Trainer._get_grad_norm, "VioletTrainer"),
     "trainer: evaluation of a batch": (Trainer.prediction_step, "VioletTrainer"),
     "trainer: the loss": (Trainer.compute_loss, "VioletTrainer"),
     "trainer: the optimiser": (Trainer.create_optimizer, "VioletTrainer"),
     "trainer: a checkpoint": (Trainer._save_checkpoint, "VioletTrainer"),
+    "trainer: the run's folder": (Trainer._get_output_dir, "VioletTrainer"),
+    "trainer: an epoch": (Trainer._run_epoch, "VioletTrainer"),
+    "trainer: the end of a step": (Trainer._maybe_log_save_evaluate, "VioletTrainer"),
     "trainer: publishing a checkpoint": (Trainer._push_from_checkpoint, "VioletTrainer"),
     "trainer: the repository": (Trainer.init_hf_repo, "VioletTrainer"),
     "video processor: frames of a clip": (BaseVideoProcessor.fetch_videos, "VioletVideoProcessor"),
@@ -33,7 +37,7 @@ REPLACED = {
     "video processor: pixels": (BaseVideoProcessor._preprocess, "VioletVideoProcessor"),
 }
 CALLED = {
-    Trainer: ("_finish_current_push", "_get_output_dir"),
+    Trainer: ("_finish_current_push", "_load_best_model"),
     Pipeline: ("_prepare_generate_kwargs",),
     PreTrainedModel: ("_upload_modified_files",),
     BaseVideoProcessor: ("rescale_and_normalize", "resize", "center_crop"),
@@ -129,13 +133,6 @@ def test_the_pipeline_of_videos_classes_knows_a_model_by_its_name():
 
     assert names is upstream.MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES
     assert names["violet"] == "VioletForVideoClassification" and len(names) > 1
-
-
-def test_the_oldest_checkpoints_are_deleted(tmp_path):
-    for step in (2, 10, 30):
-        (tmp_path / f"{upstream.PREFIX_CHECKPOINT_DIR}-{step}").mkdir()
-    upstream.rotate_checkpoints(output_dir=str(tmp_path), save_total_limit=2, use_mtime=False)
-    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-30"]
 
 
 def test_jobs_of_a_push_are_waited_for():

@@ -9,9 +9,10 @@ from transformers import TrainingArguments
 
 from ..configuration import NAMED_CONFIGURATIONS
 from ..core.weights import pretrained_names
-from ..data.loading import TIME_LIMIT_SECONDS
+from ..data.loading import MAX_BAD_SHARE, TIME_LIMIT_SECONDS
 from ..processing import VioletVideoProcessor
 from ..processing.video_processing_violet import FRAME_SAMPLINGS
+from .guards import MAX_BAD_STEPS
 from .tasks import TASKS
 
 TASK_NAMES = tuple(TASKS)
@@ -117,6 +118,13 @@ class DataArguments:
             "choices": BAD_SAMPLES,
         },
     )
+    max_bad_share: float = field(
+        default=MAX_BAD_SHARE,
+        metadata={
+            "help": "With --bad_samples skip: the share of bad samples, of all that were tried, above which the run "
+            "stops."
+        },
+    )
     decode_time_limit: float = field(
         default=TIME_LIMIT_SECONDS,
         metadata={"help": "Seconds for decoding one video; what takes longer is killed, and is bad."},
@@ -133,6 +141,8 @@ class DataArguments:
             raise SettingsError(f"--word_ratio: must lie above 0, up to 1, got {self.word_ratio}.")
         if self.bad_samples not in BAD_SAMPLES:
             raise SettingsError(f"--bad_samples: {self.bad_samples!r} is unknown; use {', '.join(BAD_SAMPLES)}.")
+        if not 0 <= self.max_bad_share <= 1:
+            raise SettingsError(f"--max_bad_share: must lie from 0 to 1, got {self.max_bad_share}.")
         if not self.decode_time_limit > 0:
             raise SettingsError(f"--decode_time_limit: must be above 0 seconds, got {self.decode_time_limit}.")
         if self.test_clips > 1 and not TASKS[self.task].chooses:
@@ -292,6 +302,13 @@ class FinetuningArguments(TrainingArguments):
             "forward pass."
         },
     )
+    max_bad_steps: int = field(
+        default=MAX_BAD_STEPS,
+        metadata={
+            "help": "Steps in a row whose loss or gradient is NaN or infinite after which the run stops; none of them "
+            "is applied, and each is listed in bad_steps.jsonl."
+        },
+    )
     early_stopping_patience: int | None = field(
         default=None,
         metadata={
@@ -319,12 +336,15 @@ class FinetuningArguments(TrainingArguments):
             raise SettingsError(f"--layer_decay: must lie above 0, up to 1, got {self.layer_decay}.")
         if self.grad_cache_chunk_size is not None and self.grad_cache_chunk_size < 1:
             raise SettingsError(f"--grad_cache_chunk_size: must be 1 or more, got {self.grad_cache_chunk_size}.")
+        if self.max_bad_steps < 1:
+            raise SettingsError(f"--max_bad_steps: must be 1 or more, got {self.max_bad_steps}.")
         if self.early_stopping_patience is not None:
             if self.early_stopping_patience < 1:
                 raise SettingsError(
                     f"--early_stopping_patience: must be 1 or more, got {self.early_stopping_patience}."
                 )
             self.load_best_model_at_end = True
+            self.restore_callback_states_from_checkpoint = True  # how many evaluations were no better
             self.eval_strategy = self.save_strategy = "steps"
             self.eval_steps = self.save_steps
         if self.remove_unused_columns:

@@ -39,7 +39,7 @@ from .flow_callback import ModalityFlowCallback
 from .gradient_caching import refuse_live_norms, refuse_sharded
 from .hearing import prepare_hearing
 from .machine import preferred_kernel
-from .runs import begin_run, end_run, freeze, is_hub_name, save_model
+from .runs import begin_run, end_run, freeze, is_hub_name, only_run_in, save_model
 from .scratch import processor_from_scratch, texts_from_scratch
 from .starting import SYSTEMS, check_system, model_from_parts, processor_from_parts, starts_from_parts
 from .tasks import TASKS, Task
@@ -70,6 +70,9 @@ DECISIVE = (
     "fp16",
 )
 """Training arguments that decide a run's result: a run goes on only with the same ones."""
+
+SELDOM_DECISIVE = ("data_seed", "dataloader_drop_last", "optim", "adam_epsilon", "ignore_data_skip")
+"""The same, which are among a run's settings only where they are not what they are by default."""
 
 
 def load_tables(data: DataArguments) -> DatasetDict:
@@ -249,6 +252,12 @@ def run_settings(
     settings = dataclasses.asdict(model) | dataclasses.asdict(data)
     settings |= {name: getattr(training, name) for name in DECISIVE}
     settings |= {"lr_scheduler_type": training.lr_scheduler_type.value, "violet": __version__}
+    usual = {one.name: one.default for one in dataclasses.fields(training)}
+    for name in SELDOM_DECISIVE:
+        value = getattr(training, name)
+        value = getattr(value, "value", value)
+        if value != usual[name]:
+            settings[name] = value
     if not from_parts(model):  # a VIOLET has its own
         del settings["text"]
     if model.system is None:
@@ -258,7 +267,7 @@ def run_settings(
     if model.freeze is None:
         del settings["freeze"]
     # A run that was stopped by a bad sample, or refused for its words, may go on.
-    for name in ("frame_cache_mb", "decode_time_limit", "bad_samples", "allow_unknown_words"):
+    for name in ("frame_cache_mb", "decode_time_limit", "bad_samples", "max_bad_share", "allow_unknown_words"):
         del settings[name]
     for split in ("train", "validation", "test"):
         if settings[f"{split}_file"] is not None:
@@ -297,8 +306,10 @@ def finetune(
     skipped; checkpoints. With `push_to_hub` the model then goes to the Hub, with its card.
 
     Raises:
-        SettingsError: if the folder holds a run with other settings, a table or video cannot be used, or the
-            tokenizer does not know its words (see `vocabulary`).
+        SettingsError: if the folder holds a run with other settings or another run is in it, a table or video cannot
+            be used, or the tokenizer does not know its words (see `vocabulary`).
+        CheckpointError: if a checkpoint cannot be written.
+        RunStopped: if SIGTERM asked the run to end; it is saved.
     """
     output_dir, task = Path(str(training.output_dir)), find_task(model_arguments, data)
     with training.main_process_first(local=False):  # one process draws the clips
@@ -309,16 +320,50 @@ def finetune(
     prepare_hearing(processor, model, [tables["train"]])
     if training.grad_cache_chunk_size is not None:
         check_gradient_caching(model, data.task, training)
-    with training.main_process_first(local=False):  # one writes the settings
-        begin_run(output_dir, settings)
+    with only_run_in(output_dir, training.process_index == 0):
+        with training.main_process_first(local=False):  # one writes the settings
+            begin_run(output_dir, settings)
+        return _run(model_arguments, data, training, callbacks, task, model, processor, tables, settings)
+
+
+def _run(
+    model_arguments: ModelArguments,
+    data: DataArguments,
+    training: FinetuningArguments,
+    callbacks: Sequence[TrainerCallback],
+    task: Task,
+    model: VioletPreTrainedModel,
+    processor: VideoTextProcessor,
+    tables: DatasetDict,
+    settings: dict[str, Any],
+) -> FinetuningResult:
+    """The second half of `finetune`: trains, evaluates and saves."""
+    output_dir = Path(str(training.output_dir))
     for parameter in model.unread_parameters():
         parameter.requires_grad_(False)
     if model_arguments.freeze_backbone:
         model.violet.vision_model.requires_grad_(False)
     freeze(model, (model_arguments.freeze or "").split(), "--freeze")
     trainer = build_trainer(model, processor, tables, data, training, callbacks)
-    trainer.train(resume_from_checkpoint=checkpoint_to_resume(output_dir, trainer.accelerator, trainer.failed_samples))
+    with trainer.watch:
+        checkpoint = checkpoint_to_resume(output_dir, trainer.accelerator, trainer.failed_samples)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        return _finish(trainer, task, model_arguments, data, training, processor, tables, settings)
 
+
+def _finish(
+    trainer: VioletTrainer,
+    task: Task,
+    model_arguments: ModelArguments,
+    data: DataArguments,
+    training: FinetuningArguments,
+    processor: VideoTextProcessor,
+    tables: DatasetDict,
+    settings: dict[str, Any],
+) -> FinetuningResult:
+    """The end of `finetune`: evaluates and saves what was trained."""
+    output_dir, model = Path(str(training.output_dir)), trainer.accelerator.unwrap_model(trainer.model)
+    trainer.guard.check_weights(trainer.model)
     metrics: dict[str, float] = {"steps": trainer.state.global_step}
     for split in [name for name in tables if name != "train"]:
         prefix = "" if split == "test" else f"{split}_"
@@ -328,7 +373,7 @@ def finetune(
         found = task.evaluate(model, processor, tables[split], data, training)
         metrics |= {prefix + name: value for name, value in found.items()}
     trainer.accelerator.wait_for_everyone()
-    metrics |= trainer.failed_samples.metrics()
+    metrics |= trainer.failed_samples.metrics() | trainer.guard.metrics()
     if trainer.is_world_process_zero():
         save_model(output_dir, model, processor)
         facts = card_facts(model_arguments, data, tables)
@@ -432,6 +477,7 @@ def build_trainer(
         logit_scale_learning_rate=training.logit_scale_learning_rate,
         layer_decay=training.layer_decay,
         grad_cache_chunk_size=training.grad_cache_chunk_size,
+        max_bad_share=data.max_bad_share,
         **task.metrics_of(validation),
     )
     if training.log_flow:

@@ -12,11 +12,13 @@ from typing import Any
 import torch
 from accelerate.utils import set_seed
 from datasets import Dataset
-from torch.distributed.tensor import DTensor
+from safetensors.torch import load_model
+from safetensors.torch import save_model as save_module
 
 from .._version import __version__
 from ..core.clip_inputs import BOXES, SOUND, take_named
 from ..core.files import write_json
+from ..data.lasting import LastingLoader
 from ..data.loading import ClipReader, FailedSamples, explained_workers
 from ..evaluation.modality_flow import batch_flow
 from ..evaluation.pictures import draw_curves
@@ -40,25 +42,29 @@ from .building import (
     start_heads,
     starts_new,
 )
-from .checkpoints import checkpoint_to_resume, new_checkpoint
+from .checkpoints import checkpoint_folder, checkpoint_to_resume, new_checkpoint
 from .dataset_sources import load_dataset
 from .ema import MovingAverage
-from .gradient_caching import backward_in_parts, split_batch
-from .guards import check_finite
+from .gradient_caching import SHARDED, backward_in_parts, split_batch
+from .guards import StepGuard, check_finite, whole_norm
 from .hearing import prepare_hearing
 from .learning_rates import learning_rate_factor
 from .machine import leave_cores_to_workers
 from .masking import mask_attended
 from .optimization import give_zero_gradients
 from .pretraining_data import PretrainingBatches
+from .processes import ProcessWatch
 from .recipe import DatasetRecipe, PretrainingRecipe
-from .runs import begin_run, end_run, is_hub_name, save_model
+from .run_state import OPTIMIZER_FILE, generators, load_optimizer, process_file, save_optimizer, set_generators
+from .runs import FREE, begin_run, end_run, is_hub_name, only_run_in, save_model
 from .starting import processor_from_parts, starts_from_parts
+from .stopping import RunStopped, StopRequest, stopped
 from .training_log import TrainingLog
 
 logger = logging.getLogger(__name__)
 
 PROGRESS_FILE = "progress.json"
+WEIGHTS_FILE = "model.safetensors"
 
 
 @dataclass
@@ -77,25 +83,35 @@ def pretrain(recipe: PretrainingRecipe, resume: bool = False) -> PretrainingResu
 
     Into `recipe.output_dir`: model and processor, for `from_pretrained`; `metrics.json`; `README.md`, the model card;
     `log.jsonl` and `curves.png`; `run.json`, the settings; `failed_samples.jsonl`, if samples were skipped;
-    checkpoints.
+    `bad_steps.jsonl`, if there were steps that were not applied; checkpoints.
 
     Args:
         resume: go on from the last whole checkpoint, if there is one, to the same weights as without a break.
 
     Raises:
         SettingsError: if settings contradict one another or the run in the output folder.
-        FloatingPointError: if a loss is NaN or infinite; it was not applied.
-        WorkerDiedError: if a process that loads data was killed.
+        FloatingPointError: if loss or gradient were NaN or infinite in `max_bad_steps` steps in a row, none of which
+            was applied; or if a loss is in evaluation.
+        WorkerDiedError: if processes that load data died or stopped three times over one batch.
+        ProcessGoneError: if another process of the run died or stands still.
+        TooManyBadSamplesError: if more samples than `max_bad_share` could not be read.
+        CheckpointError: if a checkpoint cannot be written.
+        RunStopped: if SIGTERM asked the run to end; it is saved.
     """
     run = Pretraining(recipe)
-    with explained_workers(run.reader):
-        return run.run(resume)
+    stop: RunStopped
+    with run.watch, explained_workers(run.reader):
+        try:
+            return run.run(resume)
+        except RunStopped as error:  # no fault, which the watch would tell the other processes of
+            stop = error
+    raise stop
 
 
 def run_settings(recipe: PretrainingRecipe) -> dict[str, Any]:
     """Everything that decides the result of a run, in JSON's types."""
     settings = {"violet": __version__, **dataclasses.asdict(recipe)}
-    for name in ("bad_samples", "decode_time_limit"):  # a run that a bad sample stopped may go on
+    for name in FREE:
         del settings[name]
     # runs from before these were may go on
     for name in ("objective_options", "log_flow", "grad_cache_chunk_size", "frozen"):
@@ -132,6 +148,8 @@ class Pretraining:
         self.is_main = self.accelerator.is_main_process
         self.settings = run_settings(recipe)
         self.failed_samples = FailedSamples(self.output_dir)
+        self.watch = ProcessWatch(self.accelerator, recipe.process_time_limit)
+        self.guard = StepGuard(self.output_dir, self.accelerator, recipe.max_bad_steps)
         if not recipe.from_scratch and starts_from_parts(recipe.model):
             processor_from_parts(recipe.model, recipe.text, image_size=recipe.image_size)  # before clips are drawn
         with self.accelerator.main_process_first():  # the others find drawn videos there
@@ -163,7 +181,7 @@ class Pretraining:
 
     def batches(self, steps: range, data: PretrainingBatches) -> Iterator[dict[str, Any]]:
         """The batches of these steps, in order, made by the workers."""
-        loader = torch.utils.data.DataLoader(
+        plain: torch.utils.data.DataLoader = torch.utils.data.DataLoader(
             data,
             batch_size=None,
             sampler=steps,
@@ -171,8 +189,11 @@ class Pretraining:
             generator=torch.Generator().manual_seed(self.recipe.seed),  # workers do not use the global one
             pin_memory=torch.cuda.is_available(),
         )
-        for batch in loader:
-            self.failed_samples.add(batch.pop("failed", []))
+        for batch in LastingLoader(plain, self.reader.held, self.reader.stall_limit):
+            failed = batch.pop("failed", [])
+            if data is not self.training:
+                failed = [dataclasses.replace(sample, rows=f"{sample.rows}, validation") for sample in failed]
+            self.failed_samples.add(failed)
             yield batch
 
     def arguments(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -229,8 +250,8 @@ class Pretraining:
         else:
             with self.accelerator.autocast():
                 output = self.model(**arguments)
-            check_finite("loss", output.loss, names)
             if backward:
+                self.guard.add_loss(output.loss, names)
                 self.accelerator.backward(output.loss)
         values = {"loss": output.loss}
         values |= {f"loss_{name}": value for name, value in output.losses.items()}
@@ -255,7 +276,7 @@ class Pretraining:
 
         def compare(embeddings: dict[str, torch.Tensor]) -> tuple[torch.Tensor, Any]:
             output = plain.compare_embeddings(embeddings, objectives, **arguments)
-            check_finite("loss", output.loss, names)
+            self.guard.add_loss(output.loss, names)
             return output.loss, output
 
         def backward(part: dict[str, Any], gradients: EmbeddingGradients, last: bool) -> None:
@@ -270,10 +291,17 @@ class Pretraining:
         return backward_in_parts(parts, embed, compare, backward, shared)
 
     def run(self, resume: bool) -> PretrainingResult:
-        """Takes the steps that are left, with a line of the log, an evaluation and a checkpoint from time to time."""
+        """Takes the steps that are left and finishes; no other run may be in the folder meanwhile."""
+        with only_run_in(self.output_dir, self.is_main):
+            log = TrainingLog(self.output_dir, self.accelerator)
+            with StopRequest() as request:
+                self.take_steps(resume, log, request)
+            return self.finish(log)
+
+    def take_steps(self, resume: bool, log: TrainingLog, request: StopRequest) -> None:
+        """The steps that are left, with a line of the log, an evaluation and a checkpoint from time to time."""
         recipe, accelerator = self.recipe, self.accelerator
-        done = self.begin(resume)
-        log = TrainingLog(self.output_dir, accelerator)
+        done = self.begin(resume, log)
         log.drop_after(done)
         accelerator.init_trackers(self.output_dir.name)
         micro = recipe.gradient_accumulation_steps
@@ -292,45 +320,58 @@ class Pretraining:
                     log.warn(step, objective.warning(means))
             if step % recipe.eval_steps == 0 and step < recipe.max_steps:
                 log.write(step, self.evaluate())
-            if step % recipe.save_steps == 0 and step < recipe.max_steps:
-                self.save_checkpoint(step)
-        return self.finish(log)
+            stops = request.made(accelerator)
+            if stops or (step % recipe.save_steps == 0 and step < recipe.max_steps):
+                self.save_checkpoint(step, log)
+            if stops:
+                accelerator.end_training()
+                raise stopped(step, recipe.max_steps, checkpoint_folder(self.output_dir, step))
 
     def train_step(self, step: int, rate: float, batches: Iterator[dict[str, Any]], log: TrainingLog) -> None:
         """One step of the optimiser, at that learning rate, over its share of the batches."""
         accelerator = self.accelerator
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        names: list[str] = []
+        self.guard.begin_step(step, self.model)
+        found: list[dict[str, torch.Tensor]] = []
+        applied = True
         micro, writes = self.recipe.gradient_accumulation_steps, step % self.recipe.logging_steps == 0
         for number in range(micro):
             with accelerator.accumulate(self.model):
+                self.watch.beat(step, "waiting for a batch")
                 batch = next(batches)
-                names += batch["ids"]
+                self.watch.beat(step, "computing the loss")
                 reports = self.recipe.log_flow and writes and number == micro - 1
                 _, values = self.forward(batch, backward=True, log_flow=reports)
-                log.add(values)
+                found.append(values)
+                self.watch.beat(step, "computing the gradient")
                 if accelerator.sync_gradients and self.recipe.unused == "zero":
                     give_zero_gradients(self.model)
                 if accelerator.sync_gradients:
-                    log.add({"gradient_norm": self.clip_gradients(step, names)})
+                    self.guard.stop(self.bad_samples(step))
+                    norm = accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.max_grad_norm)
+                    applied = self.guard.may_apply(norm)
+                    if not applied:
+                        self.optimizer.zero_grad()
                 self.optimizer.step()
                 self.optimizer.zero_grad()
-        if accelerator.optimizer_step_was_skipped:
-            log.add({"skipped_steps": torch.tensor(1.0)})
-        elif self.average is not None:
+        self.watch.rest()
+        if not applied or accelerator.optimizer_step_was_skipped:
+            log.add({"skipped_steps": torch.tensor(1.0 / accelerator.num_processes)})  # it is summed over processes
+            return
+        for values in found:
+            log.add(values)
+        log.add({"gradient_norm": whole_norm(norm).detach().float()})
+        if self.average is not None:
             self.average.update(accelerator.unwrap_model(self.model))
 
-    def clip_gradients(self, step: int, names: Iterable[str]) -> torch.Tensor:
-        """The gradients' norm before they are clipped; `names` are the rows that they come from."""
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.max_grad_norm)
-        if isinstance(norm, DTensor):  # sharded (FSDP): no process has the whole of it
-            norm = norm.full_tensor()
-        if self.accelerator.scaler is None:  # a scaler skips steps whose gradients overflow, by itself
-            check_finite(f"gradient of step {step}", norm, names)
-        return norm.detach().float()
+    def bad_samples(self, step: int) -> str | None:
+        """What is to be said if more samples than the recipe bears could not be read up to this step."""
+        sources, recipe = self.training.sources, self.recipe
+        tried, total = step * recipe.gradient_accumulation_steps * recipe.batch_size, sum(len(s.rows) for s in sources)
+        return self.failed_samples.excess({one.name for one in sources}, tried, total, recipe.max_bad_share)
 
-    def begin(self, resume: bool) -> int:
+    def begin(self, resume: bool, log: TrainingLog) -> int:
         """Compares the run in the output folder with this one and loads its last checkpoint; the steps done."""
         if self.is_main:
             begin_run(self.output_dir, self.settings)
@@ -342,17 +383,55 @@ class Pretraining:
                 f"{self.output_dir} holds checkpoints of this run: give --resume to go on from {checkpoint}, or "
                 "another output folder."
             )
-        self.accelerator.load_state(checkpoint)
+        folder = Path(checkpoint)
+        if (folder / OPTIMIZER_FILE).exists():
+            self.load_state(folder, log)
+        else:  # sharded weights, whose files are torch's and accelerate's
+            self.accelerator.load_state(checkpoint)
         if self.average is not None:
-            self.average.load(Path(checkpoint))
-        progress = json.loads((Path(checkpoint) / PROGRESS_FILE).read_text())
+            self.average.load(folder)
+        progress = json.loads((folder / PROGRESS_FILE).read_text())
         logger.info("Going on from %s", checkpoint)
         return progress["step"]
 
-    def save_checkpoint(self, step: int) -> None:
+    def load_state(self, folder: Path, log: TrainingLog) -> None:
+        """What `save_state` wrote."""
+        accelerator = self.accelerator
+        load_model(accelerator.unwrap_model(self.model), folder / WEIGHTS_FILE)
+        optimizer, scaler = load_optimizer(folder)
+        self.optimizer.load_state_dict(optimizer)
+        if scaler is not None and accelerator.scaler is not None:
+            accelerator.scaler.load_state_dict(scaler)
+        file = folder / process_file(accelerator.process_index)
+        if not file.exists():
+            logger.warning(
+                "%s was written by fewer processes than go on from it: process %d has no generators there.",
+                folder, accelerator.process_index,
+            )  # fmt: skip
+            set_seed(self.recipe.seed, device_specific=True)
+            return
+        state = json.loads(file.read_text())
+        log.restore(state["log"])
+        set_generators(state["generators"])
+
+    def save_state(self, folder: Path, log: TrainingLog) -> None:
+        """Weights, optimiser and generators, as safetensors and JSON; by accelerate if processes share the weights."""
+        accelerator = self.accelerator
+        if accelerator.distributed_type in SHARDED:
+            accelerator.save_state(str(folder))
+            return
+        if self.is_main:
+            save_module(accelerator.unwrap_model(self.model), str(folder / WEIGHTS_FILE))
+            scaler = None if accelerator.scaler is None else accelerator.scaler.state_dict()
+            save_optimizer(folder, self.optimizer.state_dict(), scaler)
+        state = {"generators": generators(), "log": log.pending()}
+        write_json(folder / process_file(accelerator.process_index), state)
+
+    def save_checkpoint(self, step: int, log: TrainingLog) -> None:
         """The whole state, in a folder that is whole or absent; older ones are deleted after."""
+        self.guard.check_weights(self.model)
         with new_checkpoint(self.output_dir, step, self.accelerator, self.recipe.checkpoints_kept) as folder:
-            self.accelerator.save_state(str(folder))
+            self.save_state(folder, log)
             if self.is_main:
                 if self.average is not None:
                     self.average.save(folder)
@@ -374,14 +453,19 @@ class Pretraining:
             self.average.swap(model)
         for name, sets in self.validation.items():
             for data in sets:
+                broken: list[str] = []
                 totals: dict[str, list[torch.Tensor]] = {}
                 for batch in self.batches(range(self.recipe.eval_batches), data):
-                    _, values = self.forward(batch)
+                    names = batch["ids"]
+                    loss, values = self.forward(batch)
+                    broken += [] if loss.isfinite() else names
                     for key, value in values.items():
                         if key.startswith(("loss_", "accuracy_")) and f"{name}/{key}" not in metrics:
                             totals.setdefault(key, []).append(value)
                 for key, found in totals.items():
                     metrics[f"{name}/{key}"] = self.accelerator.reduce(torch.stack(found).mean(), "mean").item()
+                    if key.startswith("loss_"):
+                        check_finite(f"{key} of {name} in evaluation", metrics[f"{name}/{key}"], broken or ["others"])
         if self.average is not None:
             self.average.swap(model)
         self.model.train()
@@ -390,9 +474,10 @@ class Pretraining:
     def finish(self, log: TrainingLog) -> PretrainingResult:
         """Evaluates once more and writes model, processor, metrics and curves."""
         accelerator = self.accelerator
+        self.guard.check_weights(self.model)
         metrics = self.evaluate()
         accelerator.wait_for_everyone()  # the others have written what failed
-        metrics |= self.failed_samples.metrics()
+        metrics |= self.failed_samples.metrics() | self.guard.metrics()
         log.write(self.recipe.max_steps, metrics)
         metrics = {"steps": self.recipe.max_steps, **metrics}
         model = accelerator.unwrap_model(self.model)

@@ -8,11 +8,13 @@ from typing import Any
 
 from ..configuration import NAMED_CONFIGURATIONS
 from ..core.registry import Registry
-from ..data.loading import TIME_LIMIT_SECONDS
+from ..data.loading import MAX_BAD_SHARE, TIME_LIMIT_SECONDS
 from ..hub.vision_models import sides
 from ..processing import VioletVideoProcessor
 from .arguments import BAD_SAMPLES, SettingsError, check_frames, read_settings
+from .guards import MAX_BAD_STEPS
 from .learning_rates import LEARNING_RATES
+from .processes import TIME_LIMIT_SECONDS as PROCESS_TIME_LIMIT
 from .schedule import SCHEDULES
 
 SOURCES: Registry[Callable[["DatasetRecipe"], Any]] = Registry(
@@ -161,6 +163,11 @@ class PretrainingRecipe:
             `VioletVideoProcessor.sample_frames`; by default the processor's own.
         bad_samples: a video that cannot be read stops the run (`raise`), or its row is left out, counted and written
             to `failed_samples.jsonl` (`skip`).
+        max_bad_share: with `skip`, the share of bad samples, of all that were tried, above which the run stops.
+        max_bad_steps: steps in a row whose loss or gradient is NaN or infinite after which the run stops; none of them
+            is applied, and each is listed in `bad_steps.jsonl`.
+        process_time_limit: seconds that one of several processes may take over one part of a step; then all end, and
+            say which it was.
         decode_time_limit: seconds for decoding one video; what takes longer is killed, and is bad.
         log_flow: write into each line of the log, of its last batch, the flow between video and text in the fusion and
             the losses with another row's text and video in place of its own (`evaluation.modality_flow`); no weight
@@ -208,6 +215,9 @@ class PretrainingRecipe:
     fit: str | None = None
     frame_sampling: str | None = None
     bad_samples: str = "raise"
+    max_bad_share: float = MAX_BAD_SHARE
+    max_bad_steps: int = MAX_BAD_STEPS
+    process_time_limit: float = PROCESS_TIME_LIMIT
     decode_time_limit: float = TIME_LIMIT_SECONDS
     log_flow: bool = False
     logging_steps: int = 50
@@ -223,7 +233,14 @@ class PretrainingRecipe:
         names = [dataset.name for dataset in self.datasets]
         if len(set(names)) != len(names):
             raise SettingsError(f"`datasets`: the names {names} must differ.")
-        for name in ("max_steps", "batch_size", "gradient_accumulation_steps", "group_size", "num_negatives"):
+        for name in (
+            "max_steps",
+            "max_bad_steps",
+            "batch_size",
+            "gradient_accumulation_steps",
+            "group_size",
+            "num_negatives",
+        ):
             if getattr(self, name) < 1:
                 raise SettingsError(f"`{name}`: must be 1 or more, got {getattr(self, name)}.")
         if self.grad_cache_chunk_size is not None and self.grad_cache_chunk_size < 1:
@@ -234,8 +251,11 @@ class PretrainingRecipe:
             raise SettingsError(f"`unused`: {self.unused!r} is unknown; use {', '.join(UNUSED)}.")
         if self.bad_samples not in BAD_SAMPLES:
             raise SettingsError(f"`bad_samples`: {self.bad_samples!r} is unknown; use {', '.join(BAD_SAMPLES)}.")
-        if not self.decode_time_limit > 0:
-            raise SettingsError(f"`decode_time_limit`: must be above 0 seconds, got {self.decode_time_limit}.")
+        if not 0 <= self.max_bad_share <= 1:
+            raise SettingsError(f"`max_bad_share`: must lie from 0 to 1, got {self.max_bad_share}.")
+        for name in ("decode_time_limit", "process_time_limit"):
+            if not getattr(self, name) > 0:
+                raise SettingsError(f"`{name}`: must be above 0 seconds, got {getattr(self, name)}.")
         for name, table in (("schedule", SCHEDULES), ("learning_rate_schedule", LEARNING_RATES)):
             if getattr(self, name) not in table:
                 known = ", ".join(table)

@@ -1,19 +1,25 @@
 """The Trainer of transformers, with whole checkpoints, an order that resumes, and no step on a broken loss."""
 
+import json
 import logging
+import math
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import skip_first_batches
 from huggingface_hub import HfApi
 from transformers import Trainer
 from transformers.trainer_utils import HubStrategy
 
+from ..core.files import write_json
 from ..core.upstream import PushInProgress
-from ..data.loading import ClipReader, FailedSamples, explained_workers
+from ..data.lasting import LastingLoader
+from ..data.loading import MAX_BAD_SHARE, ClipReader, FailedSamples, explained_workers
 from ..data.sources import video_name
 from ..evaluation.answers import UNREAD
 from ..hub import Push, write_model_card
@@ -22,15 +28,18 @@ from ..hub.publishing import explained, send, staged
 from ..modeling_violet.embedding_gradients import EmbeddingGradients
 from ..processing import VideoTextProcessor
 from .arguments import SettingsError
-from .checkpoints import checkpoint_folder, seal_checkpoint
+from .checkpoints import check_whole, checkpoint_folder, last_whole_checkpoint, new_checkpoint
 from .collating import VideoTextCollator
 from .gradient_caching import backward_in_parts, refuse_sharded, split_pairs
-from .guards import check_finite
+from .guards import MAX_BAD_STEPS, StepGuard
 from .optimization import parameter_groups
+from .processes import ProcessWatch
 from .sampling import DrawnRows, GroupedSampler, NumberedRows
+from .stopping import RunStopped, StopRequest, stopped
 
 logger = logging.getLogger(__name__)
 
+STATE_FILE = "trainer_state.json"
 HUB = HfApi()
 """Its thread publishes one after another."""
 
@@ -43,13 +52,18 @@ class VioletTrainer(Trainer):
       number to draw by, see `DrawnRows`.
     - Weight decay spares biases, norms and tables, and the backbone and lower layers may have learning rates of their
       own, see `optimization.parameter_groups`.
-    - A checkpoint is sealed by a manifest when it is whole, and older ones are deleted only then;
-      `checkpoints.last_whole_checkpoint` passes over what a killed process left.
+    - A checkpoint is written elsewhere, and has its name when it is whole; older ones are deleted only then, see
+      `checkpoints.new_checkpoint`. One that is not what its manifest says is refused.
+    - A run that goes on from a checkpoint ends as without a break: its log, too, whose lines are means since the line
+      before; and one that had ended takes no further step. SIGTERM saves and ends it.
     - Samples that the collator could not read (`VideoTextCollator`, `skip_bad`) are counted in `failed_samples`, and
-      have no part in the metrics. A worker that dies is reported with the sample that it held.
+      have no part in the metrics; above a set share of the rows to train on the run stops.
+    - A process that dies or stands still (longer than `ddp_timeout`) ends the others, see `ProcessWatch`.
+    - Workers that die or stop are replaced, and the order stays, see `LastingLoader`.
     - Several test clips of a row (`test_clips`) are averaged: their logits, before the answer is chosen.
-    - A loss or gradient that is NaN or infinite stops the run before it reaches the weights, naming the step and the
-      videos (which the collator passes on with `name_videos=True`).
+    - A step whose loss or gradient is NaN or infinite is not applied, in any process, and is listed with its videos
+      (which the collator passes on with `name_videos=True`); `max_bad_steps` in a row stop the run, see `StepGuard`.
+      Weights that are not finite are not saved.
     - What a model measures of itself in training (`measures` of its output, such as the load of experts) is logged
       beside the loss.
     - What `push_to_hub` publishes is what `violet push` does: our card, and no pickles.
@@ -60,6 +74,8 @@ class VioletTrainer(Trainer):
         backbone_learning_rate: of the visual backbone; the others' if it is not given.
         logit_scale_learning_rate: of the temperature of the loss before the fusion; the others' if it is not given.
         layer_decay: what the learning rate is multiplied by for each layer further from the heads.
+        max_bad_share: the share of rows to train on that may be left out because they cannot be read; above it the
+            run stops.
         grad_cache_chunk_size: compute each batch in parts of that many rows, see `gradient_caching`; for a model that
             compares embeddings (`VioletForRetrieval` without a fusion).
     """
@@ -73,6 +89,7 @@ class VioletTrainer(Trainer):
         logit_scale_learning_rate: float | None = None,
         layer_decay: float = 1.0,
         grad_cache_chunk_size: int | None = None,
+        max_bad_share: float = MAX_BAD_SHARE,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
@@ -83,10 +100,21 @@ class VioletTrainer(Trainer):
         self.logit_scale_learning_rate = logit_scale_learning_rate
         self.layer_decay = layer_decay
         self.grad_cache_chunk_size = grad_cache_chunk_size
+        self.max_bad_share = max_bad_share
         if grad_cache_chunk_size is not None:
             refuse_sharded("`grad_cache_chunk_size`", self.accelerator.distributed_type)
+        limit = getattr(self.args, "max_bad_steps", MAX_BAD_STEPS)
+        self.guard = StepGuard(str(self.args.output_dir), self.accelerator, limit)
+        self.watch = ProcessWatch(self.accelerator, self.args.ddp_timeout)
+        self._of_epoch: Any = None
+        self._batches: Any = None
         self._videos: list[str] = []
         self._measured: dict[str, list[torch.Tensor]] = {}
+        self._stop_request = StopRequest()
+        self._written_into: str | None = None
+        self._goes_on_from: Path | None = None
+        self._saved_step: int | None = None
+        self._measured_in_step: list[tuple[str, torch.Tensor]] = []
         self.data_seed: int = self.args.seed if self.args.data_seed is None else self.args.data_seed
         self.failed_samples = FailedSamples(str(self.args.output_dir))
         rows: Any = self.train_dataset
@@ -97,9 +125,29 @@ class VioletTrainer(Trainer):
             self.data_collator.spare_rows = None if rows is None else NumberedRows(rows)
             self.data_collator.raw_pixels = True
 
-    def train(self, *args, **kwargs):
-        with explained_workers(self._reader()):
-            return super().train(*args, **kwargs)
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
+        """
+        As the Trainer's. True goes on from the last checkpoint that is whole.
+
+        Raises:
+            CheckpointError: for a checkpoint that is not whole; if one cannot be written.
+            RunStopped: if SIGTERM asked the run to end; it is saved.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_whole_checkpoint(super()._get_output_dir(None))
+            if resume_from_checkpoint is None:
+                raise ValueError(f"{self.args.output_dir} has no whole checkpoint to go on from.")
+        elif resume_from_checkpoint:
+            check_whole(resume_from_checkpoint)
+        self._goes_on_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        self._saved_step = None
+        stop: RunStopped
+        with self.watch, explained_workers(self._reader()), StopRequest() as self._stop_request:
+            try:
+                return super().train(resume_from_checkpoint or None, *args, **kwargs)
+            except RunStopped as error:  # no fault, which the watch would tell the other processes of
+                stop = error
+        raise stop
 
     def evaluation_loop(self, *args, **kwargs):
         with explained_workers(self._reader()):
@@ -130,27 +178,56 @@ class VioletTrainer(Trainer):
         return GroupedSampler(names, self.data_seed, self.rows_per_video, self.rows_apart)
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
-        return self._leave_global_generator(super().get_train_dataloader())
+        return self._lasting(super().get_train_dataloader())
 
     def get_eval_dataloader(self, eval_dataset=None) -> torch.utils.data.DataLoader:
         rows: Any = self.eval_dataset if eval_dataset is None else eval_dataset
         rows = self.eval_dataset[rows] if isinstance(rows, str) else rows
-        return self._leave_global_generator(super().get_eval_dataloader(NumberedRows(rows)))
+        return self._lasting(super().get_eval_dataloader(NumberedRows(rows)))
 
     def get_test_dataloader(self, test_dataset) -> torch.utils.data.DataLoader:
-        return self._leave_global_generator(super().get_test_dataloader(NumberedRows(test_dataset)))
+        return self._lasting(super().get_test_dataloader(NumberedRows(test_dataset)))
 
-    def _leave_global_generator(self, loader: torch.utils.data.DataLoader) -> torch.utils.data.DataLoader:
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
         """
-        Workers are seeded from a generator of the loader's own. Starting them would otherwise draw from the global
-        one, which a run that starts them again, after a resume, would do once more often than one that goes through.
+        As the Trainer's. For the rest of the epoch in which a run goes on, the Trainer makes a loader of a plain kind.
+        It starts no workers before its first batch is asked for, and here another one is asked.
         """
-        plain = getattr(loader, "base_dataloader", loader)  # accelerate wraps it
+        self.watch.beat(self.state.global_step + 1, "waiting for a batch")
+        if epoch_iterator is not self._of_epoch:
+            self._of_epoch, self._batches = epoch_iterator, self._rest_of_epoch() or epoch_iterator
+        return super().get_batch_samples(self._batches, num_batches, device)
+
+    def _rest_of_epoch(self) -> Iterator[Any] | None:
+        loader: Any = self.callback_handler.train_dataloader
+        micro = self.args.gradient_accumulation_steps
+        epoch, done = divmod(self.state.global_step, max(1, math.ceil(len(loader) / micro)))
+        if done == 0 or self.args.ignore_data_skip:
+            return None
+        rest: Any = self._lasting(skip_first_batches(loader, done * micro))
+        rest.set_epoch(epoch)
+        return iter(rest)
+
+    def _lasting(self, loader: Any) -> torch.utils.data.DataLoader:
+        """
+        The loader with workers that are replaced when they die or stop. They are seeded from a generator of its own:
+        starting them would otherwise draw from the global one, which a run that starts them again, after a resume,
+        would do once more often than one that goes through.
+        """
+        wrapped = hasattr(loader, "base_dataloader")  # by accelerate
+        plain: Any = loader.base_dataloader if wrapped else loader
         plain.generator = torch.Generator().manual_seed(self.args.seed)
+        if isinstance(plain, LastingLoader):
+            return loader
+        reader = self._reader()
+        lasting = LastingLoader(plain, *((None, 0.0) if reader is None else (reader.held, reader.stall_limit)))
+        if not wrapped:
+            return lasting
+        loader.base_dataloader = lasting
         return loader
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        self._videos += inputs.pop("videos", [])
+        self._videos = inputs.pop("videos", [])
         self.failed_samples.add(inputs.pop("failed", []))
         inputs = super()._prepare_inputs(inputs)
         return inputs if self._processor is None else self._processor.to_device(inputs, self.args.device)
@@ -169,13 +246,18 @@ class VioletTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
         if model.training:
-            check_finite(f"loss of step {self.state.global_step + 1}", loss, self._videos)
+            self.watch.beat(self.state.global_step + 1, "computing the gradient")
+            self.guard.add_loss(loss, self._videos)
             for name, value in (getattr(outputs, "measures", None) or {}).items():
-                self._measured.setdefault(name, []).append(value.detach().float())
+                self._measured_in_step.append((name, value.detach().float()))
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
-        """As the Trainer's; a line with the loss also has the means of what the model measured since the last one."""
+        """
+        As the Trainer's, without what is not finite (the gradient of a step that was not applied); a line with the
+        loss also has the means of what the model measured since the last one.
+        """
+        logs = {name: value for name, value in logs.items() if not isinstance(value, float) or math.isfinite(value)}
         if "loss" in logs:
             found = {name: torch.stack(values).mean() for name, values in self._measured.items()}
             logs = logs | {name: float(self.accelerator.reduce(mean, "mean")) for name, mean in found.items()}
@@ -183,6 +265,10 @@ class VioletTrainer(Trainer):
         super().log(logs, *args, **kwargs)
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
+        if self.guard.step != self.state.global_step + 1:
+            self.guard.begin_step(self.state.global_step + 1, model)
+            self._measured_in_step = []
+        self.watch.beat(self.state.global_step + 1, "computing the loss")
         if self.grad_cache_chunk_size is None:
             return super().training_step(model, inputs, num_items_in_batch)
         model.train()
@@ -197,7 +283,7 @@ class VioletTrainer(Trainer):
 
         def compare(embeddings: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
             loss = plain.compare_embeddings(embeddings, labels, video_ids).loss
-            check_finite(f"loss of step {self.state.global_step + 1}", loss, self._videos)
+            self.guard.add_loss(loss, self._videos)
             return loss, loss.detach()
 
         def backward(part: dict[str, Any], gradients: EmbeddingGradients, last: bool) -> None:
@@ -212,9 +298,17 @@ class VioletTrainer(Trainer):
 
     def _get_grad_norm(self, model, grad_norm=None):
         norm = super()._get_grad_norm(model, grad_norm)
-        if self.accelerator.scaler is None:  # a scaler skips steps whose gradients overflow, by itself
-            check_finite(f"gradient of step {self.state.global_step + 1}", norm, self._videos)
-        self._videos = []
+        args = self.args
+        size = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        tried, total = (self.state.global_step + 1) * size, len(self.train_dataset)
+        self.guard.stop(self.failed_samples.excess({"train"}, tried, total, self.max_bad_share))
+        applied = self.guard.may_apply(norm)
+        self.watch.rest()
+        if not applied:
+            model.zero_grad()
+            return norm
+        for name, value in self._measured_in_step:
+            self._measured.setdefault(name, []).append(value)
         return norm
 
     # --- publishing ---
@@ -279,15 +373,17 @@ class VioletTrainer(Trainer):
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
             return
+        card = Path(self.args.output_dir) / CARD_FILE
+        if self._written_into is not None:  # it is published when it is whole
+            if card.exists():
+                shutil.copy(card, checkpoint_folder)
+            return
         before = self.push_in_progress
         if before is None or before.is_done():
             before = self.push_in_progress = PushInProgress([])
         elif not self.args.hub_always_push:
             return
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        card = Path(self.args.output_dir) / CARD_FILE
-        if card.exists():
-            shutil.copy(card, checkpoint_folder)
         job = self._publish(Path(checkpoint_folder), f"Training in progress, step {self.state.global_step}")
         job.add_done_callback(_tell_failure)
         before.jobs.append(job)
@@ -312,15 +408,76 @@ class VioletTrainer(Trainer):
 
         return HUB.run_as_future(sending)
 
+    # --- checkpoints ---
+
+    def _get_output_dir(self, trial=None) -> str:
+        """The run's folder; while a checkpoint is written, the one that it is written into."""
+        return self._written_into or super()._get_output_dir(trial)
+
     def _save_checkpoint(self, model, trial) -> None:
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self.args.save_total_limit = limit
-        if self.args.should_save:
-            folder = checkpoint_folder(self._get_output_dir(trial), self.state.global_step)
-            seal_checkpoint(folder, limit, self.state.best_model_checkpoint)
+        self.guard.check_weights(model)
+        run, step, limit = Path(super()._get_output_dir(trial)), self.state.global_step, self.args.save_total_limit
+        best = self.state.best_model_checkpoint
+        if self.state.best_global_step:
+            folder = checkpoint_folder(run, self.state.best_global_step)
+            best = str(folder) if folder.exists() or self.state.best_global_step == step else best
+        with new_checkpoint(run, step, self.accelerator, limit, best) as folder:
+            self._written_into, self.args.save_total_limit = str(folder.parent), None
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._written_into, self.args.save_total_limit = None, limit
+            self._save_log_state(folder)
+            self.state.best_model_checkpoint = best  # the Trainer names the folder that it wrote into
+            if self.args.should_save:
+                self.state.save_to_json(str(folder / STATE_FILE))
+        self._saved_step = step
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(checkpoint_folder(run, step)))
+
+    def _save_log_state(self, folder: Path) -> None:
+        """What the next line of the log is a mean of, of each process: a run may end between two lines."""
+        measured = {name: [float(value).hex() for value in values] for name, values in self._measured.items()}
+        state = {"loss": float(self._tr_loss).hex(), "since": self._globalstep_last_logged, "measures": measured}
+        write_json(folder / f"log_{self.args.process_index}.json", state)
+
+    def _restore_log_state(self, folder: Path) -> None:
+        file = folder / f"log_{self.args.process_index}.json"
+        if not file.exists():  # another number of processes, or a run from before there were any
+            return
+        state = json.loads(file.read_text())
+        loss = float.fromhex(state["loss"])
+        self._tr_loss.fill_(loss)
+        self._total_loss_scalar = -loss  # `train_loss` is of the steps of this process only
+        self._globalstep_last_logged = state["since"]
+        self._measured = {
+            name: [torch.tensor(float.fromhex(one), device=self.args.device) for one in values]
+            for name, values in state["measures"].items()
+        }
+
+    def _run_epoch(self, *args, **kwargs) -> None:
+        """As the Trainer's, which takes a further step in a run that had ended within an epoch."""
+        checkpoint, self._goes_on_from = self._goes_on_from, None
+        if checkpoint is not None:
+            self._restore_log_state(checkpoint)
+            # SIGTERM does not set this: what did was the last step, or early stopping
+            had_ended = self.state.stateful_callbacks.get("TrainerControl", {}).get("args", {})
+            if self.state.global_step >= self.state.max_steps or had_ended.get("should_training_stop"):
+                self.control.should_training_stop = True
+                return
+        super()._run_epoch(*args, **kwargs)
+
+    def _maybe_log_save_evaluate(self, *args, **kwargs) -> None:
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+        if self._stop_request.made(self.accelerator):
+            step = self.state.global_step
+            if self._saved_step != step:
+                self._save_checkpoint(self.model, None)
+            raise stopped(step, self.state.max_steps, checkpoint_folder(self._get_output_dir(), step))
+
+    def _load_best_model(self) -> None:
+        check_whole(str(self.state.best_model_checkpoint))
+        super()._load_best_model()
 
 
 def _tell_failure(job: "Future[Push]") -> None:

@@ -40,10 +40,18 @@ class TrainingLog:
         self.values = {}
         return found
 
+    def pending(self) -> dict[str, list[str]]:
+        """What this process added since the last line, to the bit and in JSON's types (which have no NaN)."""
+        return {name: [float(value).hex() for value in values] for name, values in self.values.items()}
+
+    def restore(self, pending: Mapping[str, list[str]]) -> None:
+        """Goes on where `pending` was asked."""
+        self.values = {name: [torch.tensor(float.fromhex(one)) for one in values] for name, values in pending.items()}
+
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """One line of the log."""
         if self.accelerator.is_main_process:
-            with open(self.path, "a", encoding="utf-8") as file:
+            with open(self.path, "a", encoding="utf-8") as file:  # half a line of a killed process is dropped later
                 file.write(json.dumps({"step": step, **values}) + "\n")
             logger.info("step %d  %s", step, "  ".join(f"{name} {value:.4g}" for name, value in values.items()))
         self.accelerator.log(dict(values), step=step)
@@ -54,7 +62,9 @@ class TrainingLog:
             logger.warning("step %d: %s", step, warning)
 
     def lines(self) -> list[dict[str, float]]:
-        return [json.loads(line) for line in self.path.read_text().splitlines()] if self.path.exists() else []
+        """The lines that are whole."""
+        whole = self.path.read_text().split("\n")[:-1] if self.path.exists() else []
+        return [json.loads(line) for line in whole]
 
     def drop_after(self, step: int) -> None:
         """Leaves out what a killed run wrote beyond the checkpoint from which this one goes on."""

@@ -240,7 +240,11 @@ def test_a_killed_process_leaves_whole_parts_and_the_next_goes_on(stored, model,
     encode_gallery(model, processor, videos, folder, videos_per_part=4, batch_size=3)
     assert os.stat(folder / "part-000000.safetensors").st_mtime_ns == first
     listing = json.loads((folder / "manifest.json").read_text())
-    assert sorted(listing) == ["gallery.json", *(f"part-{number:06d}.safetensors" for number in range(3))]
+    assert sorted(listing) == [
+        "gallery.json",
+        "manifest.json",
+        *(f"part-{number:06d}.safetensors" for number in range(3)),
+    ]
     every = torch.arange(11)
     found = StoredGallery(folder, model, processor).select(every).tokens
     torch.testing.assert_close(found, stored.select(every).tokens, atol=1e-4, rtol=1e-4)

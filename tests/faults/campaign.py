@@ -69,7 +69,8 @@ class Promise:
         trial: see this file's docstring.
         processes: how many processes a trial keeps busy; two cores are shared by as many trials as that allows.
         limit: seconds after which a trial counts as hanging; it is killed, and the promise is broken.
-        short_seeds: how many seeds `make test` tries, for the promise and for each mutant.
+        short_seeds: how many seeds `make test` tries, for the promise and for each mutant; 0 leaves two to
+            `make proofs`, where trials start processes that train.
         code: the folders of the package on which it rests: when they change, what was tried before no longer counts.
         replay: tries a fixture, a file of `fixtures/NAME/`, and raises `BrokenPromise`; `make test` calls it.
     """

@@ -157,7 +157,7 @@ def test_a_run_counts_what_it_skips_and_goes_on_to_the_same_weights(broken, mode
             output_dir=str(output), max_steps=4, save_steps=2, per_device_train_batch_size=6, seed=3,
             dataloader_num_workers=1, report_to="none", disable_tqdm=True, learning_rate=1e-3, save_total_limit=3,
         )  # fmt: skip
-        data = DataArguments(train_file=str(table), test_file=str(table), bad_samples=bad_samples)
+        data = DataArguments(train_file=str(table), test_file=str(table), bad_samples=bad_samples, max_bad_share=1.0)
         return finetune(model, data, training)
 
     with pytest.raises(VideoDecodeError, match=r"Cannot decode .*\.mp4 \(row \d+\): "):

@@ -167,14 +167,14 @@ def test_a_video_whose_middle_frame_cannot_be_read_is_left_out_and_counted(drawn
     with pytest.raises(VideoDecodeError, match="its middle is damaged"):
         next(run.batches(range(1), run.training))
     AcceleratorState._reset_state(True)
-    run = Pretraining(recipe("skipped", bad_samples="skip"))
+    run = Pretraining(recipe("skipped", bad_samples="skip", max_bad_share=0.2))
     batch = next(run.batches(range(1), run.training))
     kept = [0, 1, 3, 4, 5, 6, 7]
     assert batch["ids"] == [whole["ids"][number] for number in kept]
     for name in ("pixel_values_videos", "pixel_values_middle_frames"):
         assert torch.equal(batch[name], whole[name][kept]), name
     AcceleratorState._reset_state(True)
-    result = pretrain(recipe("skipped", bad_samples="skip"))
+    result = pretrain(recipe("skipped", bad_samples="skip", max_bad_share=0.2))
     assert result.metrics["samples_failed"] == 1
     (line,) = (tmp_path / "skipped" / "failed_samples.jsonl").read_text().splitlines()
     assert "its middle is damaged" in line and json.loads(line)["video"] == damaged[0]

@@ -6,6 +6,7 @@ import math
 import os
 import random
 import shutil
+import signal
 import time
 from pathlib import Path
 
@@ -236,6 +237,32 @@ def test_a_killed_run_goes_on_to_the_same_weights_and_the_same_log(
     assert not list(output.rglob("*.partial"))
 
 
+def test_a_run_that_is_asked_to_end_saves_and_goes_on_to_the_same_weights_and_the_same_log(
+    uninterrupted, drawn, start, tmp_path, monkeypatch, capsys
+):
+    """By the command; between two checkpoints, which are to come every third step."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(settings(drawn, start, tmp_path / "run", save_steps=3, num_workers=0)))
+    take = Pretraining.train_step
+
+    def asked(self, step, *given):
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        take(self, step, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pretraining, "train_step", asked)
+        assert main(["pretrain", str(recipe)]) == 128 + signal.SIGTERM
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "ended by SIGTERM after step 2 of 6" in said and str(tmp_path / "run" / "checkpoint-2") in said
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["checkpoint-2", "log.jsonl", "run.json"]
+    files = sorted(path.name for path in (tmp_path / "run" / "checkpoint-2").iterdir())
+    assert all(name.endswith((".json", ".safetensors")) for name in files), files
+    assert main(["pretrain", str(recipe), "--resume"]) == 0
+    assert_equal_weights(weights(tmp_path / "run"), weights(folder_of(uninterrupted)))
+    assert lines(tmp_path / "run") == lines(folder_of(uninterrupted))
+
+
 def test_a_torn_checkpoint_is_passed_over_and_written_anew(uninterrupted, drawn, start, tmp_path, caplog):
     output = copy_run(uninterrupted, tmp_path)
     (output / "model.safetensors").unlink()
@@ -298,7 +325,7 @@ def one_run(drawn, start, output, **changes) -> Pretraining:
 @pytest.mark.parametrize("poisoned_batch, done", [(1, 0), (3, 1)])
 def test_a_broken_loss_stops_the_run_before_the_weights(drawn, start, tmp_path, poisoned_batch, done):
     """The second batch of a step: the first one's gradient is there and must not be applied either."""
-    run = one_run(drawn, start, tmp_path)
+    run = one_run(drawn, start, tmp_path, max_bad_steps=1)
     read, names = run.training.__class__.__getitem__, []
     snapshots = []
 
@@ -312,7 +339,7 @@ def test_a_broken_loss_stops_the_run_before_the_weights(drawn, start, tmp_path, 
             return batch
 
     run.training.__class__ = Poisoned
-    with pytest.raises(FloatingPointError, match="nan; it was not applied") as error:
+    with pytest.raises(FloatingPointError, match="loss is nan.*It was not applied") as error:
         run.run(resume=False)
     assert len(names) == 8 and all(name in str(error.value) for name in names)
     assert_equal_weights(run.model.state_dict(), snapshots[0])

@@ -1,6 +1,8 @@
 """Training with the real Trainer, in processes that are killed with real signals."""
 
 import json
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -8,12 +10,12 @@ import pytest
 import torch
 from own_process import OwnProcess
 from safetensors.torch import load_file
-from transformers import AutoProcessor
+from transformers import AutoProcessor, EarlyStoppingCallback, TrainerCallback
 
 from violet import QuestionCollator, VioletForQuestionAnswering, VioletTrainer
 from violet.cli import main
 from violet.core.files import is_whole
-from violet.training import FinetuningArguments, last_whole_checkpoint
+from violet.training import CheckpointError, FinetuningArguments, RunStopped, last_whole_checkpoint
 
 RECIPE = [
     "--max_steps=8", "--save_steps=2", "--per_device_train_batch_size=12", "--questions_per_video=2",
@@ -47,7 +49,7 @@ def uninterrupted(tmp_path_factory, table) -> Path:
     return output
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_a_killed_run_goes_on_from_its_last_whole_checkpoint_to_the_same_weights(
     table, uninterrupted, tmp_path, caplog
 ):
@@ -118,7 +120,7 @@ def test_settings_may_stand_in_a_file(table, uninterrupted, tmp_path, capfd):
     assert "lerning_rate" in capfd.readouterr().err
 
 
-def build_trainer(model_folder, questions, tmp_path, **arguments) -> VioletTrainer:
+def build_trainer(model_folder, questions, tmp_path, evaluates=False, **arguments) -> VioletTrainer:
     model = VioletForQuestionAnswering.from_pretrained(model_folder)
     processor = AutoProcessor.from_pretrained(model_folder)
     settings = {"per_device_train_batch_size": 8, "max_steps": 1, "save_strategy": "no", "disable_tqdm": True}
@@ -126,8 +128,84 @@ def build_trainer(model_folder, questions, tmp_path, **arguments) -> VioletTrain
         model=model,
         args=FinetuningArguments(output_dir=str(tmp_path), **(settings | arguments)),
         train_dataset=questions["train"],
+        eval_dataset=questions["validation"] if evaluates else None,
         data_collator=QuestionCollator(processor, model.config.label2id, name_videos=True),
     )
+
+
+class AsksToEnd(TrainerCallback):
+    def __init__(self, step=1):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **more):
+        if state.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_sigterm_saves_between_two_checkpoints_and_between_two_lines_of_the_log(model_folder, questions, tmp_path):
+    settings = {"max_steps": 3, "logging_steps": 2, "save_strategy": "steps", "save_steps": 10, "report_to": "none"}
+    states = []
+    for stops in (False, True):
+        output = tmp_path / str(stops)
+        trainer = build_trainer(model_folder, questions, output, **settings)
+        if stops:
+            trainer.add_callback(AsksToEnd())
+            with pytest.raises(RunStopped, match=r"after step 1 of 3\. .*checkpoint-1 is whole"):
+                trainer.train()
+            trainer = build_trainer(model_folder, questions, output, **settings)
+        trainer.train(resume_from_checkpoint=stops)
+        state = json.loads((output / "checkpoint-3" / "trainer_state.json").read_text())
+        states.append([line for line in state["log_history"] if "loss" in line])
+        assert trainer.train(resume_from_checkpoint=True).global_step == 3, (
+            "a run that has ended takes no further step"
+        )
+    assert states[0] == states[1] and len(states[0]) == 1
+    assert all(
+        torch.equal(one, weights(tmp_path / "True" / "checkpoint-3")[name])
+        for name, one in weights(tmp_path / "False" / "checkpoint-3").items()
+    )
+
+
+def test_early_stopping_goes_on_counting(model_folder, questions, tmp_path):
+    """Every evaluation finds the same: the second that is no better stops the run, before or after a break."""
+    ends = []
+    for stops in (False, True):
+        for part in range(1 + 2 * stops):
+            trainer = build_trainer(
+                model_folder, questions, tmp_path / str(stops), evaluates=True, max_steps=6, save_steps=1,
+                early_stopping_patience=2, report_to="none", save_total_limit=2,
+            )  # fmt: skip
+
+            def evaluate(*given, trainer=trainer, **more):
+                found = {"eval_loss": 1.0}
+                trainer.control = trainer.callback_handler.on_evaluate(
+                    trainer.args, trainer.state, trainer.control, found
+                )
+                return found
+
+            trainer.evaluate = evaluate
+            trainer.add_callback(EarlyStoppingCallback(2))
+            if stops and part == 0:
+                trainer.add_callback(AsksToEnd(2))
+                with pytest.raises(RunStopped):
+                    trainer.train()
+            else:
+                trainer.train(resume_from_checkpoint=stops)
+            ends.append(trainer.state.global_step)
+        assert sorted(path.name for path in (tmp_path / str(stops)).glob("*-*")) == ["checkpoint-1", "checkpoint-3"]
+        assert Path(trainer.state.best_model_checkpoint).name == "checkpoint-1"
+    assert ends == [3, 2, 3, 3]
+
+
+def test_a_checkpoint_that_is_asked_for_by_name_must_be_whole(model_folder, questions, tmp_path):
+    trainer = build_trainer(model_folder, questions, tmp_path, save_strategy="steps")
+    trainer.train()
+    with open(tmp_path / "checkpoint-1" / "optimizer.pt", "ab") as file:
+        file.write(b"more")
+    with pytest.raises(CheckpointError, match=r"optimizer\.pt has \d+ bytes, and \d+ in manifest"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+    with pytest.raises(ValueError, match="no whole checkpoint"):
+        trainer.train(resume_from_checkpoint=True)
 
 
 def test_workers_hand_over_bytes_and_the_model_sees_what_the_collator_makes_by_itself(
@@ -143,7 +221,7 @@ def test_workers_hand_over_bytes_and_the_model_sees_what_the_collator_makes_by_i
 
 
 def test_a_broken_loss_stops_the_run_before_the_weights(model_folder, questions, tmp_path):
-    trainer = build_trainer(model_folder, questions, tmp_path)
+    trainer = build_trainer(model_folder, questions, tmp_path, max_bad_steps=1)
     collator = trainer.data_collator
 
     def poisoned(rows):
@@ -153,16 +231,16 @@ def test_a_broken_loss_stops_the_run_before_the_weights(model_folder, questions,
 
     trainer.data_collator = poisoned
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
-    with pytest.raises(FloatingPointError, match=r"step 1 is nan.*train-0000\d\d\.mp4"):
+    with pytest.raises(FloatingPointError, match=r"Step 1: the loss is nan.*train-0000\d\d\.mp4"):
         trainer.train()
     assert all(torch.equal(before[name], value) for name, value in trainer.model.state_dict().items())
 
 
 def test_a_broken_gradient_behind_a_sound_loss_stops_the_run_too(model_folder, questions, tmp_path):
-    trainer = build_trainer(model_folder, questions, tmp_path)
+    trainer = build_trainer(model_folder, questions, tmp_path, max_bad_steps=1)
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     trainer.model.answer_head[3].bias.register_hook(lambda gradient: gradient * float("inf"))
-    with pytest.raises(FloatingPointError, match=r"gradient of step 1 is (nan|inf).*train-0000\d\d\.mp4"):
+    with pytest.raises(FloatingPointError, match=r"Step 1: the gradient is (nan|inf).*train-0000\d\d\.mp4"):
         trainer.train()
     assert all(torch.equal(before[name], value) for name, value in trainer.model.state_dict().items())
 

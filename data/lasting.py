@@ -1,0 +1,211 @@
+"""A data loader whose workers are replaced when they die or stop, in the same order of batches."""
+
+import logging
+import multiprocessing
+import re
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import torch
+
+from .loading import HeldSamples, WorkerDiedError
+from .parallel import end_with_parent
+
+logger = logging.getLogger(__name__)
+
+TRIES = 3
+"""How often workers are started again for one batch."""
+
+_WATCH_SECONDS = 1.0
+_LOST = re.compile(r"DataLoader worker \(pid\(s\) ([\d, ]+)\) exited unexpectedly")
+
+
+class LastingLoader(torch.utils.data.DataLoader):
+    """
+    A `DataLoader` that survives its workers. If one dies (the system kills a large process when memory is short), or
+    if a batch does not come and no worker has taken up a sample for `time_limit` seconds (one is stopped, or hangs),
+    all workers are killed and started again, and the batches that were on their way are made again: what the loader
+    gives is the same, in the same order, if a batch is a function of its indices. A death is noticed within five
+    seconds.
+
+    Args:
+        given: the loader in whose place it stands, for rows by index; its workers were not started yet.
+        held: what the workers are reading, see `ClipReader.held`. Without it no time limit is kept.
+        time_limit: seconds.
+
+    Raises (in iterating):
+        WorkerDiedError: if three times in a row workers die or stop over one batch; it names the samples they held.
+    """
+
+    def __init__(self, given: torch.utils.data.DataLoader, held: HeldSamples | None, time_limit: float):
+        self._order = _Order()
+        self._settings: dict[str, Any] = {
+            name: getattr(given, name)
+            for name in (
+                *("num_workers", "collate_fn", "pin_memory", "worker_init_fn", "multiprocessing_context"),
+                *("generator", "prefetch_factor", "persistent_workers"),
+            )
+        }
+        self._settings["worker_init_fn"] = _Beginning(given.worker_init_fn)
+        super().__init__(given.dataset, **self._settings, **self._by(given, _order_of(given)))
+        self._held = held
+        self._limit = time_limit
+        self._inner: torch.utils.data.DataLoader | None = None
+        self._workers: list[BaseProcess] = []
+        self._waiting_since: float | None = None
+        self._stalled = False
+
+    @staticmethod
+    def _by(like: torch.utils.data.DataLoader, order: Any) -> dict[str, Any]:
+        batched = like.batch_sampler is not None
+        return {"batch_sampler": order} if batched else {"batch_size": None, "sampler": order}
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        if self.num_workers == 0:
+            yield from super().__iter__()
+            return
+        self._order.begin(iter(_order_of(self)))
+        ended = threading.Event()
+        if self._held is not None:
+            threading.Thread(target=self._watch, args=(ended, self._held), daemon=True).start()
+        try:
+            yield from self._batches()
+        finally:
+            ended.set()
+            self._waiting_since = None
+        if not self.persistent_workers:
+            self._inner, self._workers = None, []
+
+    def _batches(self) -> Iterator[Any]:
+        batches, tries = None, 0
+        while True:
+            self._waiting_since = time.time()
+            try:
+                if batches is None:
+                    batches = self._start()
+                batch = next(batches)
+            except StopIteration:
+                return
+            except (RuntimeError, OSError, EOFError) as error:
+                # A batch on its way from a worker that dies breaks off by one of the last two.
+                by_worker = "in DataLoader worker process" in str(error)
+                if by_worker or (isinstance(error, RuntimeError) and not _LOST.search(str(error))):
+                    raise
+                self._waiting_since = None
+                tries += 1
+                self._give_up(error, tries)
+                batches = None
+                continue
+            self._waiting_since = None
+            tries = 0
+            self._order.delivered()
+            yield batch
+
+    def _start(self) -> Iterator[Any]:
+        """The workers' batches, of workers that are there or are started now."""
+        if self._inner is None:
+            self._inner = torch.utils.data.DataLoader(self.dataset, **self._settings, **self._by(self, self._order))
+        before, handler = multiprocessing.active_children(), _child_handler()
+        batches = iter(self._inner)
+        self._workers += [child for child in multiprocessing.active_children() if child not in before]
+        _restore_child_handler(handler)
+        return batches
+
+    def _watch(self, ended: threading.Event, held: HeldSamples) -> None:
+        """
+        A thread: kills workers that stand still. This process cannot look for itself: a stopped worker may have
+        begun to hand a batch over, which is waited for without a limit.
+        """
+        while not ended.wait(_WATCH_SECONDS):
+            since = self._waiting_since
+            if since is not None and time.time() - max(since, held.last_taken()) > self._limit:
+                self._stalled = True
+                for worker in list(self._workers):
+                    worker.kill()  # a stopped process ends by SIGKILL only
+
+    def _give_up(self, error: Exception, tries: int) -> None:
+        """
+        Kills the workers, so that new ones are started.
+
+        Raises:
+            WorkerDiedError: if that was done too often for this batch.
+        """
+        stalled, self._stalled = self._stalled, False
+        found = None if stalled else _LOST.search(str(error))
+        numbers = [int(number) for number in found[1].split(",")] if found else []
+        concerned = numbers or [worker.pid for worker in self._workers if worker.pid is not None]
+        samples = [] if self._held is None else [self._held.of(number) or "nothing yet" for number in concerned]
+        for worker in self._workers:
+            worker.kill()
+        for worker in self._workers:
+            worker.join()
+        self._inner, self._workers = None, []
+        how = f"took longer than {self._limit:g} s" if stalled else "is gone"
+        said = f"A process that loads data {how}. Taken up last: {' and '.join(samples) or 'unknown'}."
+        if tries >= TRIES:
+            raise WorkerDiedError(
+                f"{said} That was attempt {tries} at one batch. Was the memory full? Fewer workers, or a smaller "
+                "frame cache, take less; a sample that ends its process may be left out."
+            ) from error
+        logger.warning("%s The workers are started again, and the batch is made again.", said)
+
+
+class _Beginning:
+    """What a worker does first: it sees to it that it ends with the process that started it."""
+
+    def __init__(self, then: Any):
+        self.then = then
+
+    def __call__(self, worker: int) -> None:
+        end_with_parent()
+        if self.then is not None:
+            self.then(worker)
+
+
+class _Order:
+    """The indices of an epoch; when they are asked for again, from the first one on whose batch was not delivered."""
+
+    def __init__(self) -> None:
+        self._source: Iterator[Any] = iter(())
+        self._under_way: deque[Any] = deque()
+
+    def begin(self, source: Iterator[Any]) -> None:
+        self._source = source
+        self._under_way.clear()
+
+    def delivered(self) -> None:
+        self._under_way.popleft()
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from list(self._under_way)
+        for indices in self._source:
+            self._under_way.append(indices)
+            yield indices
+
+
+def _order_of(loader: torch.utils.data.DataLoader) -> Any:
+    return loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+
+
+def _child_handler() -> Any:
+    return signal.getsignal(signal.SIGCHLD)
+
+
+def _restore_child_handler(before: Any) -> None:
+    """
+    torch's handler of SIGCHLD raises an error wherever this process stands when a worker dies, in the middle of a step
+    too. Deaths are noticed when the next batch is waited for, instead.
+    """
+    own = "torch.utils.data._utils.signal_handling"
+    if getattr(_child_handler(), "__module__", None) != own:
+        return
+    if threading.current_thread() is threading.main_thread():
+        usable = before is not None and getattr(before, "__module__", None) != own
+        signal.signal(signal.SIGCHLD, before if usable else signal.SIG_DFL)
+        sys.modules[own]._SIGCHLD_handler_set = False  # type: ignore[attr-defined]  # loaders of another kind set it again
