@@ -93,8 +93,7 @@ def names() -> list[str]:
 
 def module_of(name: str) -> ModuleType:
     """A promise's module: it has `PROMISE` and `MUTANTS`."""
-    if str(HERE) not in sys.path:
-        sys.path[:0] = [str(HERE), str(HERE.parent / "helpers")]
+    sys.path[:0] = [str(one) for one in (HERE, HERE.parent / "helpers") if str(one) not in sys.path]
     return importlib.import_module(name)
 
 

@@ -34,6 +34,7 @@ def run(file: str) -> int:
     """What each process does: `violet pretrain FILE`, with the code broken if a mutant is asked for."""
     from violet.cli import main
 
+    multiprocessing.set_start_method("fork", force=True)  # as in a command; in `OwnProcess` workers import all again
     with module_of("lost_processes").BROKEN[os.environ.get(MUTANT, "")]():
         return main(["pretrain", file])
 
