@@ -11,7 +11,7 @@ row per frame and without, and search beside contrast only. Medians over the see
 The image encoder first learns from single frames what they show and where (600 steps), as CoCa's own is trained on
 pictures before it sees a video. Then each form is trained on the clips of one shape of `moving_shapes` (mp4 files of 4
 frames of 32 pixels), turned, mirrored and reversed with the words of their directions. Every other batch is of all
-clips and for contrast alone, which tells a clip from a nearly true sentence too; the others are of clips whose
+clips and only for contrast, which tells a clip from a nearly true sentence too; the others are of clips whose
 sentences name colour and shape, for contrast and captions. Measured on clips of one shape:
 
 - exact: shape and colour of the written caption are right on the pairs of `test_unseen`; "exchanged": those of a

@@ -48,7 +48,7 @@ from violet.training.scratch import texts_from_scratch
 RATE, SAMPLES, FRAMES, SIDE = 8000, 8000, 8, 64
 GALLERY, BATCH = 64, 32
 TAUGHT = ("heard_shape", "heard_colour")
-"""Questions that the ear can answer alone: what makes a tone is its pitch, and in which colour is its rhythm."""
+"""Questions that the ear can answer by itself: what makes a tone is its pitch, and in which colour is its rhythm."""
 SCHEDULES = {"ask": (1200, 1e-3), "match": (2500, 4e-3)}
 """Steps, and the peak of the learning rate."""
 EAR_STEPS, BLACK_STEPS, BLACK_SHARE = 500, 100, 0.3
@@ -134,7 +134,7 @@ class HeardClips:
 
     Attributes:
         videos: their tokens, without sound.
-        sounds: the arguments of `encode_sounds`, a row a clip; masked if they are not to be heard.
+        sounds: the arguments of `encode_sounds`, one row per clip; masked if they are not to be heard.
         asked: rows of questions.
         tones: (clips, 4), the labels of what makes the low and the high tone, and of their colours.
     """
