@@ -1,16 +1,19 @@
 """The paths of `violet speed` that have a bar: violet-v2-base's encoder, fusion, training, captions and retrieval."""
 
+import copy
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..configuration import named_configuration
+from ..core.upstream import checkpoint_activations
 from ..modeling_violet import (
     Tokens,
     VioletForCaptioning,
@@ -49,11 +52,12 @@ def config_of(name: str, kernel: str = "sdpa", **changes: Any) -> Any:
     return config
 
 
-def words(texts: int, length: int = WORDS, vocabulary: int = 30522) -> dict[str, torch.Tensor]:
+def words(config: Any, texts: int, length: int = WORDS) -> dict[str, torch.Tensor]:
     """Texts of unequal lengths, the first as long as all: `input_ids` and `attention_mask`."""
     lengths = torch.linspace(length, length // 2, texts).long()
     mask = (torch.arange(length) < lengths[:, None]).long()
-    return {"input_ids": torch.randint(999, vocabulary, (texts, length)) * mask, "attention_mask": mask}
+    ids = torch.randint(config.vocab_size // 2, config.vocab_size, (texts, length))
+    return {"input_ids": (ids * mask).to(device()), "attention_mask": mask.to(device())}
 
 
 def encoder(setting: Setting) -> Iterator[Case]:
@@ -71,7 +75,7 @@ def fusion(setting: Setting) -> Iterator[Case]:
     model = VioletModel(config_of(BASE)).eval().to(device())
     plain = plain_of(PlainFusion(model.config), model.fusion.state_dict()).eval().to(device())
     video = torch.randn(2, FRAMES * 50, model.config.hidden_size, device=device())
-    given = {name: value.to(device()) for name, value in words(2).items()}
+    given = words(model.config, 2)
     text = torch.randn(2, WORDS, model.config.hidden_size, device=device())
     groups = {"video": Tokens(video, video.new_ones(video.shape[:2])), "text": Tokens(text, given["attention_mask"])}
     states = torch.cat([video, text], dim=1)
@@ -86,18 +90,18 @@ def pretraining_model(kernel: str = "sdpa") -> VioletForPreTraining:
     return VioletForPreTraining(config).to(device()).train()
 
 
-def pretraining_batch(setting: Setting) -> dict[str, Any]:
+def pretraining_batch(setting: Setting, config: Any) -> dict[str, Any]:
     """Clips with a caption each, masked words and patches, features, and other texts to tell a clip apart from."""
     clips, frames, side = (2, 2, 112) if setting.quick else (4, 2, SIDE)
     grid = (clips, frames, -(-side // 32), -(-side // 32))
-    given = words(clips)
+    given = words(config, clips)
     hidden = torch.zeros_like(given["input_ids"], dtype=torch.bool)
     hidden[:, 2:5] = True
     labels = torch.where(hidden, given["input_ids"], -100)
     others = torch.tensor([[j for j in range(clips) if j != i] for i in range(clips)])
     batch = {
         "pixel_values_videos": torch.randn(clips, frames, 3, side, side),
-        "input_ids": given["input_ids"].masked_fill(hidden, 103),
+        "input_ids": given["input_ids"].masked_fill(hidden, config.mask_token_id),
         "attention_mask": given["attention_mask"],
         "labels": labels,
         "bool_masked_pos": torch.rand(grid) < 0.3,
@@ -137,7 +141,8 @@ def plain_step(model: VioletForPreTraining, batch: Mapping[str, Any]) -> Any:
 
 def pretraining(setting: Setting) -> Iterator[Case]:
     """A step of pre-training: matching, masked words, masked features; each by itself, all, and by attention"""
-    model, batch = pretraining_model(), pretraining_batch(setting)
+    model = pretraining_model()
+    batch = pretraining_batch(setting, model.config)
     step, clips = Step(model), len(batch["input_ids"])
 
     def of(weights: Mapping[str, float]) -> Any:
@@ -162,21 +167,30 @@ def pretraining(setting: Setting) -> Iterator[Case]:
 
 def checkpointing(setting: Setting) -> Iterator[Case]:
     """A step with gradient checkpointing, beside one without"""
-    model, batch = pretraining_model(), pretraining_batch(setting)
+    model = pretraining_model()
+    batch, checkpointed = pretraining_batch(setting, model.config), copy.deepcopy(model)
+    checkpoint_activations(checkpointed)
 
-    def loss(checkpoints: bool) -> None:
-        (model.gradient_checkpointing_enable if checkpoints else model.gradient_checkpointing_disable)()
-        model(**batch, objectives=WEIGHTS).loss.backward()
+    def loss(of: VioletForPreTraining) -> None:
+        of(**batch, objectives=WEIGHTS).loss.backward()
 
-    loss(False)  # from here on the gradients have their memory: what is measured is kept for them
+    for one in (model, checkpointed):
+        loss(one)  # from here on the gradients have their memory: what is measured is kept for them
 
     def memory(row: Mapping[str, Any]) -> dict[str, Any]:
         peaks = row["peak_bytes"], row["beside_peak_bytes"]
-        return {} if None in peaks else {"peak_ratio": peaks[0] / peaks[1]}
+        return {"peak_ratio": peaks[0] / peaks[1]} if all(peaks) else {}
 
     clips, bars = len(batch["input_ids"]), [Bar("ratio", most=1.35), Bar("peak_ratio", most=0.5)]
     yield Case(
-        "checkpointing", lambda: loss(True), clips, "clips", lambda: loss(False), "without", numbers=memory, bars=bars
+        "checkpointing",
+        lambda: loss(checkpointed),
+        clips,
+        "clips",
+        lambda: loss(model),
+        "without",
+        numbers=memory,
+        bars=bars,
     )
 
 
@@ -186,7 +200,7 @@ class BareLoop(nn.Module):
     def __init__(self, config: Any):
         super().__init__()
         self.layers = nn.ModuleList(PlainBertLayer(config, layer) for layer in range(config.num_hidden_layers))
-        self.head = PlainWordHead(config)
+        self.head, self.first_word = PlainWordHead(config), config.bos_token_id
         self.words = nn.Embedding(config.vocab_size, config.hidden_size)
 
     @torch.no_grad()
@@ -194,7 +208,7 @@ class BareLoop(nn.Module):
         from transformers import DynamicCache
 
         cache: Any = DynamicCache()
-        states, ids, past = video, [torch.full((len(video),), 101, device=video.device)], 0
+        states, ids, past = video, [torch.full((len(video),), self.first_word, device=video.device)], 0
         for layer in self.layers:
             states = layer(states, None, cache=cache)
         past = cache.get_seq_length()
@@ -206,7 +220,7 @@ class BareLoop(nn.Module):
                 states = layer(states, visible, cache=cache)
             ids.append(self.head(states[:, -1]).argmax(-1))
             past += 1
-            cache.crop(past)
+            cache.crop(-1)  # the [MASK]'s
         return torch.stack(ids, dim=1)
 
 
@@ -251,7 +265,7 @@ def retrieval(setting: Setting) -> Iterator[Case]:
     model = VioletForRetrieval(config_of(BASE)).eval().to(device())
     count, frames, side = (3, 2, 112) if setting.quick else (4, FRAMES, SIDE)
     clips = torch.randn(count, frames, 3, side, side, device=device())
-    texts = {name: value.to(device()) for name, value in words(count).items()}
+    texts = words(model.config, count)
     passes = 0
 
     def counts(*_: Any) -> None:
@@ -285,14 +299,14 @@ def retrieval(setting: Setting) -> Iterator[Case]:
     yield Case("search, second stage", second, shortlist.numel(), "pairs", bars=fused)
 
 
-def starting(setting: Setting) -> Iterator[Case | Told]:
-    """`violet --help`, `import violet`, and `from_pretrained` beside safetensors' bare read"""
+def starting(setting: Setting) -> Iterator[Told]:
+    """`violet --help` and `import violet`"""
     python = [sys.executable, "-c"]
 
     def call(code: str) -> Any:
         return lambda: subprocess.run([*python, code], check=True, stdout=subprocess.DEVNULL, env=dict(os.environ))
 
-    wall = Setting(setting.quick, setting.folder, setting.clips, "wall", setting.seconds, setting.most_rounds)
+    wall = replace(setting, clock="wall")
 
     def best(work: Any) -> float:
         return min(wall.time(work) for _ in range(2 if setting.quick else 5))
@@ -303,7 +317,11 @@ def starting(setting: Setting) -> Iterator[Case | Told]:
     ours = best(call("import violet; violet.VioletForRetrieval, violet.VideoTextProcessor"))
     more = {"beyond_transformers_seconds": ours - theirs}
     yield Told("import violet", ours, unit="starts", numbers=more, bars=[Bar("beyond_transformers_seconds", most=0.2)])
-    from safetensors.torch import load_file
+
+
+def weights(setting: Setting) -> Iterator[Case]:
+    """`from_pretrained` and `save_pretrained` beside safetensors' bare read and write"""
+    from safetensors.torch import load_file, save_file
 
     folder = setting.folder / BASE
     VioletForRetrieval(config_of(BASE)).save_pretrained(folder)
@@ -322,8 +340,6 @@ def starting(setting: Setting) -> Iterator[Case | Told]:
     yield Case("from_pretrained", load, size, "MB", bare, "safetensors' read", counted=False, bars=limit)
     model = VioletForRetrieval.from_pretrained(folder)
     saved = lambda: model.save_pretrained(setting.folder / "saved")  # noqa: E731
-    from safetensors.torch import save_file
-
     tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
     write = lambda: save_file(tensors, setting.folder / "bare.safetensors")  # noqa: E731
     yield Case("save_pretrained", saved, size, "MB", write, "safetensors' write", counted=False)

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,7 @@ class Case:
         beside: does the same in another way, or the bare work in it; its time divides that of `run`.
         beside_name: what that is.
         counted: whether the operations of a run are counted.
+        elsewhere: whether other processes do a part of it, so that no processor's time tells how long it takes.
         numbers: more of the row; or what makes them of the row.
         bars: what the row must reach.
     """
@@ -82,6 +83,7 @@ class Case:
     beside: Callable[[], Any] | None = None
     beside_name: str = ""
     counted: bool = True
+    elsewhere: bool = False
     numbers: Mapping[str, Any] | Callable[[Mapping[str, Any]], Mapping[str, Any]] = field(default_factory=dict)
     bars: Sequence[Bar] = ()
 
@@ -150,7 +152,7 @@ def operations(work: Callable[[], Any]) -> int:
 
 
 def peak_bytes(work: Callable[[], Any]) -> int | None:
-    """By how much a call raises the memory that this process holds, at most; None where the system does not tell."""
+    """By how much a call raises the memory that this process holds, at most; None if the system does not tell."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -162,7 +164,7 @@ def peak_bytes(work: Callable[[], Any]) -> int | None:
     with suppress(OSError, AttributeError):  # another C library keeps what was freed: the number is then too small
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     except OSError:
         work()
         return None
@@ -182,6 +184,7 @@ def measure(case: Case, setting: Setting) -> dict[str, Any]:
     `ratio` (its time divided by that of what stands beside it), `beside_peak_bytes`, `rounds`, `operations`,
     `numbers`, `bars`.
     """
+    setting = replace(setting, clock="wall") if case.elsewhere else setting
     product, of_product = matmul()
     peak = peak_bytes(case.run)
     beside_peak = None if case.beside is None else peak_bytes(case.beside)

@@ -16,7 +16,7 @@ import torch
 
 from .._version import __version__
 from ..core.files import write_json
-from . import judged_paths
+from . import judged_paths, other_paths, systems
 from .clips import real_or_drawn
 from .measuring import Case, Setting, Told, measure, told
 
@@ -28,9 +28,22 @@ PATHS: dict[str, Paths] = {
     "captions": judged_paths.captions,
     "retrieval": judged_paths.retrieval,
     "starting": judged_paths.starting,
+    "weights": judged_paths.weights,
     "training": judged_paths.training,
     "pretraining": judged_paths.pretraining,
     "checkpointing": judged_paths.checkpointing,
+    "configurations": other_paths.configurations,
+    "systems": systems.encoders,
+    "clip-vip": systems.clip_vip_layers,
+    "vlora": systems.low_rank,
+    "coca": systems.coca,
+    "maskalign": systems.maskalign,
+    "experts": systems.experts,
+    "gradient-caching": systems.gradient_caching,
+    "tasks": other_paths.tasks,
+    "precision": other_paths.precision,
+    "loading": other_paths.loading,
+    "growth": other_paths.growth,
 }
 """What is measured, by the name that chooses it; a path may have several rows."""
 

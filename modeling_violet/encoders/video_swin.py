@@ -21,6 +21,7 @@ from transformers.utils import TransformersKwargs
 from ...configuration.configuration_violet import VioletVisionConfig
 from ...core.upstream import ALL_ATTENTION_FUNCTIONS, GradientCheckpointingLayer, capture_outputs
 from ...core.whole_folders import SavedWhole
+from ..activations import activate
 from ..attention import eager_attention_forward
 from ..window_kernel import biased_attention, serves
 
@@ -325,7 +326,8 @@ class VioletVideoSwinBlock(GradientCheckpointingLayer):
             if layout.padded:
                 normed = torch.where((some < len(tokens)).unsqueeze(1), normed, 0.0)
             states += self.attn(normed.view(-1, layout.tokens, x.shape[-1]), of_some)[0].flatten(0, 1)
-            states += self.mlp(self.norm2(states))
+            enter, activation, leave = self.mlp
+            states += leave(activate(activation, enter(self.norm2(states))))
             made.index_copy_(0, some, states)
         return made[:-1].view(x.shape)
 
