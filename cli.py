@@ -480,6 +480,7 @@ def speed_command(argv: list[str]) -> int:
     parser.add_argument("--quick", action="store_true", help="two minutes: smaller sizes, fewer rounds")
     parser.add_argument("--json", help="a file for the rows")
     parser.add_argument("--against", metavar="JSON", help="another run, to compare with path by path")
+    parser.add_argument("--picture", metavar="PNG", help="draw how times grow, if growth is measured")
     parser.add_argument("--threads", type=positive, help="of torch (default: as many as it takes)")
     parser.add_argument("--clips", help="a folder of mp4 files to load (default: drawn ones)")
     parser.add_argument(
@@ -500,7 +501,7 @@ def speed_command(argv: list[str]) -> int:
         return 0
     given = (options.quick, options.clock, options.threads, options.clips, options.json, options.against)
     try:
-        return run_speed(options.names, *given)
+        return run_speed(options.names, *given, options.picture)
     except ValueError as error:
         parser.error(str(error))
 

@@ -115,11 +115,11 @@ WEIGHTS = {"vtm": 1.0, "mlm": 1.0, "mvm_2d_feature": 1.0}
 
 
 class Step:
-    """A step of the optimiser, for a loss."""
+    """A step of the optimiser, for a loss; as runs take it, by torch's fused kernel."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, fused: bool = True):
         self.model = model
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, betas=(0.9, 0.98))
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, betas=(0.9, 0.98), fused=fused)
 
     def take(self, loss: torch.Tensor) -> None:
         loss.backward()
@@ -132,7 +132,7 @@ def plain_step(model: VioletForPreTraining, batch: Mapping[str, Any]) -> Any:
     """The step in the original's formulation, with the same weights."""
     plain = PlainPreTraining(config_of(BASE, "eager"), CHANNELS).to(device()).train()
     plain_of(plain, pretraining_weights(model.state_dict(), "2d_feature"))
-    step = Step(plain)
+    step = Step(plain, fused=False)
     names = {"pixel_values_videos": "pixels", "input_ids": "ids", "attention_mask": "real", "labels": "labels"}
     names |= {"bool_masked_pos": "masked", "negative_index": "negatives"}
     given = {names[name]: batch[name] for name in names} | {"features": batch["mvm_targets"]["2d_feature"]}

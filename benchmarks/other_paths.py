@@ -23,7 +23,7 @@ def configurations(setting: Setting) -> Iterator[Case]:
         with torch.device("meta"):
             model: Any = VioletModel(config)
         del model.fusion, model.text_embeddings
-        model = model.to_empty(device=device()).eval()
+        model = model.to_empty(device=device()).eval().requires_grad_(False)
         for tensor in [*model.parameters(), *(one for one in model.buffers() if one.is_floating_point())]:
             tensor.data.normal_(std=0.02)
         pixels = example_pixels(config, model)

@@ -16,6 +16,7 @@ import torch
 
 from .._version import __version__
 from ..core.files import write_json
+from ..evaluation.pictures import draw_growth
 from . import judged_paths, other_paths, systems
 from .clips import real_or_drawn
 from .measuring import Case, Setting, Told, measure, told
@@ -64,6 +65,7 @@ def run_speed(
     clips: str | None = None,
     output: str | None = None,
     against: str | None = None,
+    picture: str | None = None,
 ) -> int:
     """
     Measures paths, prints a line for each, and judges those that have a bar.
@@ -76,6 +78,7 @@ def run_speed(
         clips: a folder of mp4 files to load; drawn ones by default.
         output: a JSON file for machine and rows.
         against: another run's JSON file, to compare with path by path.
+        picture: a PNG of how times grow, if the path `growth` is measured.
 
     Returns:
         1 if a bar is missed or a path failed, else 0.
@@ -111,6 +114,11 @@ def run_speed(
             gc.collect()
             if output is not None:
                 write_json(output, {"machine": machine, "quick": quick, "rows": rows, "failed": failed})
+    grown = {row["name"].removeprefix("growth, "): row["numbers"] for row in rows if row["path"] == "growth"}
+    if picture is not None and grown:
+        draw_growth(
+            picture, {name: (one["sizes"], one["seconds_of_sizes"], one["exponent"]) for name, one in grown.items()}
+        )
     missed = [f"{row['name']}: {bar['bar']}" for row in rows for bar in row["bars"] if bar["reached"] is False]
     for one in missed:
         print(f"missed: {one}")

@@ -4,12 +4,14 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 
 from violet import named_configuration
 from violet.benchmarks import judged_paths, measuring, speed
 from violet.benchmarks.measuring import Bar, Case, Setting, exponent, measure, peak_bytes
 from violet.cli import main
 
+JUDGED = ("encoder", "fusion", "captions", "retrieval", "weights", "pretraining", "checkpointing")
 PATHS_WITH_SEVERAL = {"pretraining": 2, "captions": 2, "retrieval": 4, "weights": 2}
 
 
@@ -67,7 +69,7 @@ def test_growth_is_the_power_of_the_size():
     assert exponent([10, 1000], [5, 5]) == pytest.approx(0)
 
 
-@pytest.mark.parametrize("name", [name for name in speed.PATHS if name not in ("starting", "training")])
+@pytest.mark.parametrize("name", JUDGED)
 def test_every_path_gives_rows_with_its_bars(name, small, tmp_path):
     rows = []
     for case in speed.PATHS[name](setting_in(tmp_path)):
@@ -92,6 +94,19 @@ def test_a_table_is_written_and_compared_with_another(small, tmp_path, capsys, m
     other.write_text(json.dumps({"rows": [slower]}))
     main(["speed", "encoder", "--quick", "--against", str(other)])
     assert "x the other run's rate" in capsys.readouterr().out
+
+
+def test_growth_is_told_and_drawn(tmp_path, monkeypatch):
+    def growth(setting):
+        numbers = {"exponent": 1.06, "sizes": [1, 2, 4], "seconds_of_sizes": [1.0, 2.1, 4.4]}
+        yield measuring.Told("growth, frames", 4.4, numbers=numbers)
+
+    monkeypatch.setattr(speed, "PATHS", {"growth": growth})
+    monkeypatch.setattr(speed, "real_or_drawn", lambda clips, folder: ())
+    drawn = tmp_path / "growth.png"
+    assert main(["speed", "growth", "--picture", str(drawn)]) == 0
+    with Image.open(drawn) as picture:
+        assert picture.size[0] > 300 and len(picture.convert("L").getcolors()) > 10
 
 
 @pytest.mark.parametrize(
