@@ -46,7 +46,7 @@ def device() -> torch.device:
 
 def config_of(name: str, kernel: str = "sdpa", **changes: Any) -> Any:
     """A named configuration with that attention kernel, whatever a model would choose."""
-    config = named_configuration(name, **changes)
+    config: Any = named_configuration(name, **changes)
     config._attn_implementation = kernel
     config.vision_config._attn_implementation = kernel
     return config
@@ -294,7 +294,7 @@ def retrieval(setting: Setting) -> Iterator[Case]:
     yield Case("search, ten nearest of 100,000", lambda: nearest(vectors, query, 10), 1, "queries", bars=limit)
     gallery = MemoryGallery(tuple(map(str, range(count))), tokens)
     shortlist = torch.arange(count).repeat(1, 4)[:, :10]
-    one = {name: value[:1] for name, value in texts.items()}
+    one: dict[str, Any] = {name: value[:1] for name, value in texts.items()}
     second = torch.no_grad()(lambda: score_pairs(model, gallery, **one, candidates=shortlist))
     yield Case("search, second stage", second, shortlist.numel(), "pairs", bars=fused)
 
@@ -365,7 +365,8 @@ def training(setting: Setting) -> Iterator[Told]:
         trackers=[],
     )
     run = Pretraining(recipe)
-    decoding = _seconds_each(lambda: next(alone), steps, alone := run.batches(range(steps + 1), run.training))
+    alone = run.batches(range(steps + 1), run.training)
+    decoding = _seconds_each(lambda: next(alone), steps)
     batch = next(iter(run.batches(range(1), run.training)))
     computing = _seconds_each(lambda: run.forward(dict(batch), backward=True), steps)
     batches, waited, started = run.batches(range(steps + 2), run.training), 0.0, 0.0
@@ -382,7 +383,7 @@ def training(setting: Setting) -> Iterator[Told]:
     yield Told("training on mp4", step, size, "clips", numbers, [Bar("waiting_beyond", most=0.0)])
 
 
-def _seconds_each(work: Any, steps: int, _: Any = None) -> float:
+def _seconds_each(work: Any, steps: int) -> float:
     work()
     start = time.perf_counter()
     for _ in range(steps):

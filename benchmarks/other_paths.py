@@ -54,7 +54,7 @@ def tasks(setting: Setting) -> Iterator[Case]:
     from ..training.finetuning import build_model_and_processor
     from ..training.sampling import DrawnRows
 
-    counts = dict.fromkeys(("test", "validation", "test_unseen", "test_together"), 0)
+    counts: dict[str, Any] = dict.fromkeys(("test", "validation", "test_unseen", "test_together"), 0)
     clips = moving_shapes(setting.folder / "shapes", train=32, **counts)["train"]
     for name, task in TASKS.items():
         rows, data = task.rows(clips), DataArguments(task=name)
@@ -126,7 +126,8 @@ def loading(setting: Setting) -> Iterator[Case]:
 
     for name, videos in sources(setting).items():
         options: dict[str, Any] = {"num_workers": 1, "persistent_workers": True, "collate_fn": collate}
-        loader = torch.utils.data.DataLoader(videos, batch_size=BATCH, **options)
+        listed: Any = videos
+        loader: Any = torch.utils.data.DataLoader(listed, batch_size=BATCH, **options)
         load = lambda loader=loader: [None for _ in loader]  # noqa: E731
         bare = lambda videos=videos: resized(processor, [bare_frames(one, choose) for one in videos])  # noqa: E731
         yield Case(

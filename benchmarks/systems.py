@@ -377,7 +377,8 @@ def caching_model(side: int = 96, frames: int = 8) -> VioletForPreTraining:
     """Two towers of width 256, of 6 and 4 layers."""
     vision = {"model_type": "clip_vip", "hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 6}
     vision |= {"num_attention_heads": 4, "patch_size": 16, "image_size": side, "temporal_size": frames}
-    text = {**named_configuration("clip-vip-tiny").text_config.to_dict(), "hidden_size": 256}
+    tiny: Any = named_configuration("clip-vip-tiny")
+    text = {**tiny.text_config.to_dict(), "hidden_size": 256}
     text |= {"intermediate_size": 1024, "num_hidden_layers": 4}
     sizes = {"video_grid_size": side // 16, "num_video_frames": frames}
     config = named_configuration("clip-vip-tiny", vision_config=vision, text_config=text, **sizes)
@@ -397,7 +398,7 @@ def gradient_caching(setting: Setting) -> Iterator[Case]:
     }
     each = split_batch(batch, rows, PART)
 
-    def compare(sets: dict[str, torch.Tensor]) -> tuple[torch.Tensor, None]:
+    def compare(sets: dict[str, torch.Tensor]) -> tuple[Any, None]:
         return model.compare_embeddings(sets, CONTRAST, **batch).loss, None
 
     def cached() -> None:

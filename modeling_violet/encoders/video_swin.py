@@ -242,7 +242,9 @@ class VioletVideoSwinAttention(nn.Module):
         # (n, N, 3C) -> (3, n, heads, N, C / heads)
         query, key, value = self.qkv(windows).view(count, N, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        outputs, weights, first = [], [], 0
+        outputs: list[torch.Tensor] = []
+        weights: list[torch.Tensor | None] = []  # of the eager kernel, which has one entry of `biases`
+        first = 0
         for number, bias in biases:
             some = slice(first, first + number)
             if self.config._attn_implementation == "sdpa" and serves(query, bias):
@@ -253,8 +255,7 @@ class VioletVideoSwinAttention(nn.Module):
             weights.append(one[1])
             first += number
         output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-        recorded = None if weights[0] is None else torch.cat(weights)
-        return self.proj(output.reshape(count, N, C)), recorded
+        return self.proj(output.reshape(count, N, C)), weights[0]
 
 
 class VioletVideoSwinBlock(GradientCheckpointingLayer):
