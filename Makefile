@@ -5,7 +5,7 @@ CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: setup demo test proofs combinations check compat constraints tiny-weights measurements standalone faults
+.PHONY: setup demo test proofs combinations check compat constraints tiny-weights measurements standalone faults speed
 setup: .venv/.installed
 
 .venv/.installed: setup.cfg pyproject.toml constraints.txt
@@ -16,6 +16,10 @@ setup: .venv/.installed
 
 demo: setup
 	$(BIN)/violet demo
+
+# Every path's time, rate and share of this machine's matrix products: some minutes. `make speed ARGS=--quick` takes two.
+speed: setup
+	$(BIN)/violet speed --json outputs/speed.json $(ARGS)
 
 # The weights that come with the package, about an hour: goes on where it was stopped.
 tiny-weights: setup

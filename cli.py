@@ -468,6 +468,45 @@ def demo_command(argv: list[str]) -> int:
     return explain_errors("demo", lambda: run_demo(Path(options.output), options.seed, options.dtype))
 
 
+def speed_command(argv: list[str]) -> int:
+    """Measure how fast every path is, beside this machine's own matrix product."""
+    parser = argparse.ArgumentParser(
+        prog="violet speed",
+        description="A line for each path: its time, its rate, its share of the rate of this machine's matrix "
+        "products in the same run, peak memory, and its time divided by that of what stands beside it. The status is "
+        "1 if a bar is missed.",
+    )
+    parser.add_argument("names", nargs="*", metavar="PATH", help="what to measure (default: everything)")
+    parser.add_argument("--list", action="store_true", help="tell the paths")
+    parser.add_argument("--quick", action="store_true", help="two minutes: smaller sizes, fewer rounds")
+    parser.add_argument("--json", help="a file for the rows")
+    parser.add_argument("--against", metavar="JSON", help="another run, to compare with path by path")
+    parser.add_argument("--picture", metavar="PNG", help="draw how times grow, if growth is measured")
+    parser.add_argument("--threads", type=positive, help="of torch (default: as many as it takes)")
+    parser.add_argument("--clips", help="a folder of mp4 files to load (default: drawn ones)")
+    parser.add_argument(
+        "--clock",
+        default="wall",
+        choices=["wall", "cpu"],
+        help="cpu counts the processor's time: for a busy machine, with --threads 1",
+    )
+    options = parser.parse_args(argv)
+
+    from . import register
+
+    register()
+    from .benchmarks.speed import list_paths, run_speed
+
+    if options.list:
+        print(list_paths())
+        return 0
+    given = (options.quick, options.clock, options.threads, options.clips, options.json, options.against)
+    try:
+        return run_speed(options.names, *given, options.picture)
+    except ValueError as error:
+        parser.error(str(error))
+
+
 def positive(text: str) -> int:
     """A number from 1 on, for `argparse`."""
     if not text.isdecimal() or int(text) < 1:
@@ -542,6 +581,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "export-original": export_original_command,
     "card": card_command,
     "push": push_command,
+    "speed": speed_command,
 }
 
 if __name__ == "__main__":

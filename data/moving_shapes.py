@@ -529,7 +529,7 @@ def draw_clip(
     return frames, annotation
 
 
-def _encode(frames: np.ndarray, path: Path, sound: np.ndarray | None = None) -> None:
+def encode_clip(frames: np.ndarray, path: Path, sound: np.ndarray | None = None) -> None:
     """Write frames, (num_frames, height, width, 3) uint8, as H.264, and sound, (samples,) float32, as AAC; always with
     the same bytes.
 
@@ -637,7 +637,7 @@ def _write(folder: Path, settings: dict[str, Any], num_proc: int) -> None:
             frames, annotation = draw_clip(split=split, index=index, **settings["drawn"])
             drawn = settings["drawn"]
             heard = draw_sound(drawn["seed"], split, index, drawn["num_frames"]) if "sound" in drawn else None
-            _encode(frames, partial / split / f"{annotation['id']}.mp4", heard)
+            encode_clip(frames, partial / split / f"{annotation['id']}.mp4", heard)
             return json.dumps(annotation)
 
         with (

@@ -92,6 +92,31 @@ def _write_answers(axes, answers: Sequence[Mapping[str, Any]]) -> None:
         axes.text(0.92, row + 0.5, f"{answer['score']:.0%}", va="center", fontsize=9)
 
 
+def draw_growth(
+    path: str | os.PathLike, axes_of: Mapping[str, tuple[Sequence[float], Sequence[float], float]]
+) -> Path:
+    """
+    A PNG of how times grow, both scales logarithmic.
+
+    Args:
+        axes_of: by what grows: sizes, the seconds of each, and the exponent that was fitted.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    picture = Figure(figsize=(6.4, 4.2), layout="constrained")
+    FigureCanvasAgg(picture)
+    axes = picture.subplots()
+    for name, (sizes, seconds, power) in axes_of.items():
+        relative = [[value / values[0] for value in values] for values in (sizes, seconds)]
+        axes.loglog(*relative, marker="o", linewidth=1.2, label=f"{name}: {power:.2f}")
+    axes.set_xlabel("size, of the smallest")
+    axes.set_ylabel("time, of the smallest")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, title="exponents", title_fontsize=8)
+    return _save(picture, path)
+
+
 def draw_curves(path: str | os.PathLike, lines: Sequence[Mapping[str, float]]) -> Path:
     """
     A PNG of a run's log, one panel per quantity: its course in training, and on each validation set (`DATASET/NAME`).

@@ -2,7 +2,7 @@
 What experts are worth where tasks conflict: one layer that answers four questions about a clip, a dense MLP or experts
 at the same cost a token. The median error over the seeds, and the least and most.
 
-    python measurements/experts_learning.py [--seeds 1 2 3] [--steps 800] [--json rows.json] [--cost]
+    python measurements/experts_learning.py [--seeds 1 2 3] [--steps 800] [--json rows.json]
 
 Real mp4 files of one drawn shape pass violet-tiny, which stays as it is, and whose vector of the clip is the state of
 four tokens, one for each task: the number of its colour (of 6), of its shape (of 4), and both counted from the other
@@ -17,19 +17,17 @@ to tell all four apart. The error is the share of wrong answers on clips that we
 
 The median of experts that choose must be at most half of the dense layer's: the status is 1 if it is not. One thread,
 a few minutes, most of them for drawing and encoding the clips, which are kept.
-`--cost` also counts multiplications, parameters and the time of a layer of IMP-B's size.
+What a layer of IMP-B's size costs: `violet speed experts`.
 """
 
 import argparse
 import statistics
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForPreTraining, AutoProcessor
 
 import violet
@@ -137,41 +135,12 @@ def error_of(form: str, seed: int, steps: int, folder: Path) -> dict[str, float]
     return found | {name: float(value) for name, value in measures_of(reports).items()}
 
 
-def cost(repeats: int = 5) -> list[str]:
-    """A layer of IMP-B's size, 16 experts, on 8 clips of 256 tokens: multiplications, parameters, milliseconds."""
-    x, lines = torch.randn(8, 256, 768), []
-    dense = nn.Sequential(
-        nn.Linear(768, 3072, bias=False), nn.GELU(approximate="tanh"), nn.Linear(3072, 768, bias=False)
-    )
-    layers: dict[str, nn.Module] = {"dense": dense}
-    for choice in ("experts", "tokens"):
-        layers[f"{choice} choose"] = VioletExperts(ExpertOptions(16, choice=choice), 768, 3072, "gelu_pytorch_tanh")
-        layers[f"{choice} choose"].start_weights()  # type: ignore[operator]
-    for name, layer in layers.items():
-        layer.eval()
-        with torch.no_grad():
-            with FlopCounterMode(display=False) as counter:
-                layer(x)
-            times = []
-            for _ in range(repeats):
-                started = time.perf_counter()
-                layer(x)
-                times.append(time.perf_counter() - started)
-        parameters = sum(one.numel() for one in layer.parameters()) / 1e6
-        giga = counter.get_total_flops() / 2e9
-        lines.append(
-            f"{name:18}{giga:8.3f} GMAC{parameters:9.1f} M parameters{1e3 * statistics.median(times):9.1f} ms"
-        )
-    return lines
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--folder", type=Path, default=Path("outputs/experts_learning"), help="for the clips")
     parser.add_argument("--json", type=Path, help="where to write the rows")
-    parser.add_argument("--cost", action="store_true", help="also count and time a layer of IMP-B's size")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows: dict[str, list[dict[str, float]]] = {}
@@ -186,8 +155,6 @@ def main() -> int:
     missed = [form for form in BARRED if medians[form] > SHARE * medians["dense"]]
     for form in missed:
         print(f"MISSED: {form} {medians[form]:.3f} is above half of the dense layer's {medians['dense']:.3f}")
-    if options.cost:
-        print("\n".join(cost()))
     return int(bool(missed))
 
 

@@ -1,14 +1,8 @@
-"""What loading costs beside decoding, and what memory it takes as a table grows.
+"""What memory loading takes as a table grows; how fast it is: `violet speed loading`.
 
-    python measurements/loading.py [--clips FOLDER] [--tsv FILE] [--rows 1000 100000] [--repeats 5]
-                                   [--output rows.json]
+    python measurements/loading.py [--rows 1000 100000] [--output rows.json]
 
-Speed: batches of ten clips that a data loader's worker hands over, against decoding and resizing in one process, in
-turns. The worker decodes files in a process of its own, which can be killed. Pictures are uint8 in both, as in
-training, where they are normalised on the device. What torch takes to hand them over, 0.75 MB a clip, counts. The bar
-is 0.9 of the bare rate for each worker.
-
-Memory: an epoch over tiny captioned JPEG pictures, in a fresh process for each number of rows: the largest resident
+An epoch over tiny captioned JPEG pictures, in a fresh process for each number of rows: the largest resident
 memory of that process and its worker together. They lie in a TSV, with the captions in the original's JSON, or in
 shards, which are read by the row and as a stream. The cache is one that the first thousand rows fill. The bar is a
 growth below 5 % from the first number of rows to the last.
@@ -17,8 +11,6 @@ growth below 5 % from the first number of rows to the last.
 import argparse
 import base64
 import io
-import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -32,92 +24,20 @@ import torch
 from PIL import Image
 
 from violet.core.files import write_json
-from violet.data import ShardStream, TsvVideos, open_video, read_rows
+from violet.data import ShardStream, TsvVideos, read_rows
 from violet.data.loading import ClipReader
 from violet.data.sharding import prepare_shards
 from violet.processing import VioletVideoProcessor, decode_video
 from violet.training.collating import RAW_PIXELS
 from violet.training.sampling import DrawnRows, GroupedSampler
 
-SIDE, FRAMES = 224, 5
-SHARE, GROWTH = 0.9, 0.05
+GROWTH = 0.05
 PICTURE = 16  # side of a tiny JPEG
 CACHE_BYTES = 2**20
-BATCH = 10
-
-
-class Length:
-    def __init__(self, total_num_frames: int):
-        self.total_num_frames = total_num_frames
-
-
-def bare(processor: VioletVideoProcessor, videos: list[str]) -> torch.Tensor:
-    """A batch without any of it: (videos, frames, 3, side, side)."""
-    frames = []
-    for video in videos:
-        source = open_video(video)
-        frames.append(decode_video(source, lambda total, fps: processor.sample_frames(Length(total))).frames)
-    return resized(processor, frames)
 
 
 def resized(processor: VioletVideoProcessor, frames: list[np.ndarray]) -> torch.Tensor:
     return processor(frames, do_sample_frames=False, return_tensors="pt", **RAW_PIXELS)["pixel_values_videos"]
-
-
-def seconds_of(work: Callable[[], object]) -> tuple[float, float]:
-    """What it takes by the clock, and of all processors together: on a busy machine, only the latter says much."""
-    start, busy = time.perf_counter(), processor_seconds()
-    work()
-    return time.perf_counter() - start, processor_seconds() - busy
-
-
-def processor_seconds() -> float:
-    """Of this process and all that it started."""
-    times = [process.cpu_times() for process in (psutil.Process(), *psutil.Process().children(recursive=True))]
-    return sum(one.user + one.system for one in times)
-
-
-def measure_speed(name: str, videos: list[str], repeats: int) -> dict:
-    """A row: the median seconds a clip of a worker, and of bare decoding."""
-    torch.set_num_threads(1)  # as in a worker
-    processor = VioletVideoProcessor(size={"height": SIDE, "width": SIDE}, num_frames=FRAMES)
-    reader = ClipReader(processor)
-
-    def collate(videos: list[str]) -> torch.Tensor:
-        return resized(processor, [reader.read(video).frames for video in videos])
-
-    loader = torch.utils.data.DataLoader(
-        videos, batch_size=BATCH, num_workers=1, persistent_workers=True, collate_fn=collate
-    )
-    batches = [videos[start : start + BATCH] for start in range(0, len(videos), BATCH)]
-    ways = {"bare": lambda: [bare(processor, batch) for batch in batches], "loader": lambda: [None for _ in loader]}
-    for work in ways.values():
-        work()
-    taken: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
-    for repeat in range(repeats):
-        for way in sorted(ways, reverse=bool(repeat % 2)):
-            taken[way].append(seconds_of(ways[way]))
-    clock, busy = (
-        {way: statistics.median(one[kind] for one in found) / len(videos) for way, found in taken.items()}
-        for kind in (0, 1)
-    )
-    loaded, alone = clock["loader"], clock["bare"]
-    return {
-        "name": f"load_{name}",
-        "seconds": loaded,
-        "rate": 1 / loaded,
-        "share_of_matmul": None,
-        "baseline_seconds": alone,
-        "settings": {
-            "videos": len(videos),
-            "frames": FRAMES,
-            "side": SIDE,
-            "repeats": repeats,
-            "workers": 1,
-            "batch": BATCH,
-        }
-        | {"processor_seconds": busy["loader"], "baseline_processor_seconds": busy["bare"]},
-    }
 
 
 def write_tsv(path: Path, rows: int) -> None:
@@ -216,29 +136,14 @@ def measure_memory(counts: list[int]) -> list[dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What loading costs beside decoding, and what memory it takes.")
-    shared = Path(__file__).resolve().parents[2] / "shared/data"
-    parser.add_argument("--clips", type=Path, default=shared / "msrvtt", help="folder of mp4 files")
-    parser.add_argument("--tsv", type=Path, default=shared / "original/msrvtt.tsv", help="frames as the original's")
-    parser.add_argument("--rows", type=int, nargs="+", default=[1000, 100_000], help="numbers of rows for the memory")
-    parser.add_argument("--repeats", type=int, default=5, help="turns of each way (default 5)")
+    parser = argparse.ArgumentParser(description="What memory loading takes as a table grows.")
+    parser.add_argument("--rows", type=int, nargs="+", default=[1000, 100_000], help="numbers of rows")
     parser.add_argument("--output", type=Path, help="JSON file to write the rows to")
     parser.add_argument("--memory_of", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory_of:
         print(largest_memory(Path(arguments.memory_of[0]), arguments.memory_of[1]))
         return
-    clips = sorted(str(path) for path in arguments.clips.glob("*.mp4"))
-    sources = {"clips": clips, "tsv": [f"{arguments.tsv}#{name}" for name in TsvVideos(arguments.tsv).ids]}
-    rows = [measure_speed(name, 4 * videos, arguments.repeats) for name, videos in sources.items()]
-    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    print(f"{'':<16}{'ms a clip':>12}{'bare':>12}{'share':>8}{'share of processor time':>26}")
-    for row in rows:
-        share = row["baseline_seconds"] / row["seconds"]
-        busy = row["settings"]["baseline_processor_seconds"] / row["settings"]["processor_seconds"]
-        said = "" if share >= SHARE else f"  below {SHARE}"
-        times = f"{row['seconds'] * 1e3:>12.1f}{row['baseline_seconds'] * 1e3:>12.1f}"
-        print(f"{row['name']:<16}{times}{share:>8.2f}{busy:>26.2f}{said}")
     memory = measure_memory(arguments.rows)
     print(f"{'':<20}{'MiB':>10}{'growth':>10}{'rows a s':>12}")
     for number, row in enumerate(memory):
@@ -249,7 +154,7 @@ def main() -> None:
         mebibytes = row["settings"]["resident_bytes"] / 2**20
         print(f"{row['name']:<20}{mebibytes:>10.1f}{growth:>10.1%}{row['rate']:>12.0f}{said}")
     if arguments.output:
-        write_json(arguments.output, rows + memory)
+        write_json(arguments.output, memory)
 
 
 if __name__ == "__main__":

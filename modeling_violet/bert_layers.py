@@ -6,6 +6,7 @@ from transformers import Cache
 from transformers.activations import ACT2FN
 
 from ..core.upstream import ALL_ATTENTION_FUNCTIONS, GradientCheckpointingLayer
+from .activations import activate
 from .attention import eager_attention_forward
 
 
@@ -61,7 +62,7 @@ class VioletBertLayer(GradientCheckpointingLayer):
 
     def feed_forward(self, states: torch.Tensor, real: torch.Tensor | None = None) -> torch.Tensor:
         """(batch, tokens, width), and which tokens are no padding (batch, tokens), if that is known -> like states"""
-        return self.dropout(self.output(self.activation(self.intermediate(states))))
+        return self.dropout(self.output(activate(self.activation, self.intermediate(states))))
 
     def forward(self, states: torch.Tensor, mask, real: torch.Tensor | None = None, **kwargs) -> torch.Tensor:
         if self.norm_first:

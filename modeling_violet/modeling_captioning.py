@@ -78,6 +78,7 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
         past_key_values: Cache | None = None,
         look_ahead: bool = False,
         use_cache: bool | None = None,
+        logits_to_keep: int = 0,
         **kwargs: Unpack[VioletInputs],
     ) -> VioletCaptioningOutput:
         r"""
@@ -87,6 +88,8 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
                 are not to be predicted.
             look_ahead: whether the last token is a [MASK] that is to leave no trace in `cache`.
             use_cache: nothing here: what is given as `cache` is filled.
+            logits_to_keep: how many of the last places to give logits for, without `labels`; 0 for all. `generate`
+                reads one.
 
         The other arguments are `VioletModel.forward`'s. `logits` are (texts, X, vocabulary), at `input_ids`' places.
         """
@@ -106,7 +109,8 @@ class VioletForCaptioning(VioletPreTrainedModel, GenerationMixin):
         )
         if look_ahead and cache is not None:
             cache.crop(-1)
-        logits = self.mlm_head(outputs.text_hidden_state)
+        kept = 0 if labels is not None else logits_to_keep
+        logits = self.mlm_head(outputs.text_hidden_state[:, -kept:])
         loss = None
         if labels is not None and self.config.next_word_prediction:
             loss = masked_cross_entropy(logits[:, :-1], labels[:, 1:], self.config.label_smoothing)

@@ -301,10 +301,12 @@ def check_sizes(recipe: PretrainingRecipe, model: VioletForPreTraining, frames: 
             raise SettingsError(f"data set {dataset.name!r}: {error}") from error
 
 
-def build_optimizer(recipe: PretrainingRecipe, model: VioletForPreTraining) -> torch.optim.Optimizer:
-    """AdamW, as VIOLET has it."""
+def build_optimizer(
+    recipe: PretrainingRecipe, model: VioletForPreTraining, sharded: bool = False
+) -> torch.optim.Optimizer:
+    """AdamW, as VIOLET has it; by torch's fused kernel, unless the weights are to be sharded."""
     groups = parameter_groups(model, recipe.weight_decay)
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98))
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=not sharded)
 
 
 def build_collator(

@@ -20,7 +20,7 @@ def preferred_dtype() -> str:
 
 def preferred_kernel(bfloat16: bool, device: torch.device) -> str | None:
     """The attention kernel to ask for; None leaves it to transformers."""
-    # With bfloat16 on a CPU, plain steps are faster than the fused kernel (docs/results.md).
+    # With bfloat16 on a CPU, plain steps are faster than the fused kernel (docs/performance.md).
     return "eager" if bfloat16 and device.type == "cpu" else None
 
 

@@ -4,6 +4,9 @@ Video Swin Transformer (Liu et al., 2022, "Video Swin Transformer", arXiv:2106.1
 Letters in this file: B batch, T frames, H rows, W columns, C channels, N tokens in a window, M windows.
 """
 
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -18,9 +21,15 @@ from transformers.utils import TransformersKwargs
 from ...configuration.configuration_violet import VioletVisionConfig
 from ...core.upstream import ALL_ATTENTION_FUNCTIONS, GradientCheckpointingLayer, capture_outputs
 from ...core.whole_folders import SavedWhole
+from ..activations import activate
 from ..attention import eager_attention_forward
+from ..window_kernel import biased_attention, serves
 
 Size = tuple[int, int, int]
+Biases = Sequence[tuple[int, torch.Tensor]]
+"""What is added to the logits of how many windows, in their order: (1, heads, N, N), or of each (n, heads, N, N)."""
+PART_BYTES = 13_000_000
+"""How large the widest tensor is that a block makes at a time if no gradient is wanted."""
 
 SHIFT_PENALTY = -100.0
 """
@@ -46,16 +55,6 @@ def window_partition(x: torch.Tensor, window: Size) -> torch.Tensor:
     x = x.view(B, T // t, t, H // h, h, W // w, w, C)
     # (B, T/t, t, H/h, h, W/w, w, C) -> (B, T/t, H/h, W/w, t, h, w, C) -> (B * M, N, C)
     return x.permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(-1, t * h * w, C)
-
-
-def window_reverse(windows: torch.Tensor, window: Size, grid: Size) -> torch.Tensor:
-    """(B * M, N, C) -> (B, T, H, W, C): the inverse of `window_partition` on that grid."""
-    T, H, W = grid
-    t, h, w = window
-    C = windows.shape[-1]
-    x = windows.view(-1, T // t, H // h, W // w, t, h, w, C)
-    # (B, T/t, H/h, W/w, t, h, w, C) -> (B, T/t, t, H/h, h, W/w, w, C) -> (B, T, H, W, C)
-    return x.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(-1, T, H, W, C)
 
 
 def relative_position_index(window: Size) -> torch.Tensor:
@@ -85,6 +84,106 @@ def shift_mask(grid: Size, window: Size, shift: Size, device: torch.device, dtyp
         labels = window_partition(regions, window).squeeze(-1)  # (M, N)
         apart = labels[:, :, None] != labels[:, None, :]
         return (apart.unsqueeze(1) * SHIFT_PENALTY).to(device=device, dtype=dtype)
+
+
+@dataclass(frozen=True)
+class Run:
+    """
+    Windows beside one another that one mask serves.
+
+    Attributes:
+        windows: how many there are for each clip.
+        example: the number of one of them, counted as `window_partition` does.
+        places: (windows * N,), for each of their tokens its number on the grid; T * H * W for a padding token.
+    """
+
+    windows: int
+    example: int
+    places: torch.Tensor
+
+
+@dataclass(frozen=True)
+class WindowLayout:
+    """
+    Where the tokens of a grid stand if its windows are sorted by the mask that they need. A cyclic shift mixes tokens
+    of opposite sides only in the last windows along each side: all others share one mask, and there are few.
+
+    Attributes:
+        runs: the windows.
+        tokens: of a window, N.
+        padded: whether some tokens are padding.
+        size: T * H * W.
+    """
+
+    runs: tuple[Run, ...]
+    tokens: int
+    padded: bool
+    size: int
+
+    def rows(self, batch: int) -> list[torch.Tensor]:
+        """For each run (batch * windows * N,): the rows of its tokens among those of a batch, (batch * T * H * W)."""
+        starts = torch.arange(batch, device=self.runs[0].places.device).unsqueeze(1) * self.size
+        if not self.padded:
+            return [(starts + run.places).flatten() for run in self.runs]
+        last = batch * self.size  # the row behind all others, of zeros
+        return [torch.where(run.places < self.size, starts + run.places, last).flatten() for run in self.runs]
+
+
+def build_layout(grid: Size, window: Size, shift: Size, by_mask: bool, device: torch.device) -> WindowLayout:
+    """
+    The layout of a grid's tokens behind a cyclic shift by `shift` to the front; unless `by_mask`, in one run, in the
+    order of `window_partition`.
+    """
+    size = grid[0] * grid[1] * grid[2]
+    numbers = torch.arange(size).view(1, *grid, 1)
+    missing = [-side % of for side, of in zip(grid, window, strict=True)]
+    if any(missing):
+        numbers = nn.functional.pad(numbers, (0, 0, 0, missing[2], 0, missing[1], 0, missing[0]), value=size)
+    windows = window_partition(torch.roll(numbers, [-moved for moved in shift], dims=(1, 2, 3)), window).squeeze(-1)
+    counts = [-(-side // of) for side, of in zip(grid, window, strict=True)]
+    kinds: dict[tuple[bool, ...], list[int]] = {}
+    for number, place in enumerate(itertools.product(*map(range, counts))):
+        wraps = tuple(moved > 0 and at == of - 1 for at, of, moved in zip(place, counts, shift, strict=True))
+        kinds.setdefault(wraps if by_mask else (), []).append(number)
+    runs = (Run(len(members), members[0], windows[members].flatten().to(device)) for members in kinds.values())
+    return WindowLayout(tuple(runs), windows.shape[1], any(missing), size)
+
+
+@lru_cache(maxsize=64)
+def _kept_layout(grid: Size, window: Size, shift: Size, by_mask: bool, device: torch.device) -> WindowLayout:
+    """`build_layout`'s, kept for each shape, because every block of every step asks for it."""
+    with torch.inference_mode(False):  # what is kept must be usable in training, too
+        return build_layout(grid, window, shift, by_mask, device)
+
+
+def window_layout(grid: Size, window: Size, shift: Size, by_mask: bool, device: torch.device) -> WindowLayout:
+    """See `build_layout`; one that was built before, unless a graph is made: it would hold what is not its own."""
+    build = build_layout if torch.compiler.is_compiling() else _kept_layout
+    return build(grid, window, shift, by_mask, device)
+
+
+def gather_rows(x: torch.Tensor, rows: torch.Tensor, padded: bool) -> torch.Tensor:
+    """The rows (n,) of x (L, C), in their order: (n, C). If `padded`, row L stands for zeros."""
+    if not padded:
+        return x.index_select(0, rows)
+    return torch.where((rows < len(x)).unsqueeze(1), x.index_select(0, rows.clamp(max=len(x) - 1)), 0.0)
+
+
+def places_of_rows(rows: torch.Tensor, count: int) -> torch.Tensor:
+    """(count,): where in `rows` each number below `count` stands, which is once; larger ones may stand there too."""
+    places = rows.new_empty(count + 1)
+    return places.scatter_(0, rows, torch.arange(len(rows), device=rows.device))[:count]
+
+
+def parts_of(rows: torch.Tensor, biases: Biases, tokens: int, most: int) -> Iterator[tuple[torch.Tensor, Biases]]:
+    """At most `most` windows of `tokens` tokens at a time: their rows, and the part of `biases` that is theirs."""
+    counts = [number for number, _ in biases]
+    ends = list(itertools.accumulate(counts))
+    for first in range(0, ends[-1], most):
+        last = min(first + most, ends[-1])
+        theirs = (min(end, last) - max(end - count, first) for end, count in zip(ends, counts, strict=True))
+        held = [(number, bias) for number, (_, bias) in zip(theirs, biases, strict=True) if number > 0]
+        yield rows[first * tokens : last * tokens], held
 
 
 class VioletDropPath(nn.Module):
@@ -126,23 +225,37 @@ class VioletVideoSwinAttention(nn.Module):
         published weights were trained, not the index of its own offsets.
         """
         index = self.relative_position_index[:num_tokens, :num_tokens]
-        bias = self.relative_position_bias_table[index.reshape(-1)]
-        return bias.view(num_tokens, num_tokens, -1).permute(2, 0, 1).unsqueeze(0)  # (N, N, heads) -> (1, heads, N, N)
+        # (heads, rows) -> (heads, N * N) -> (1, heads, N, N)
+        bias = self.relative_position_bias_table.t().index_select(1, index.reshape(-1))
+        return bias.view(1, -1, num_tokens, num_tokens)
 
-    def forward(self, windows: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(self, windows: torch.Tensor, biases: Biases) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
-        windows (B * M, N, C), mask (M, 1, N, N) or None -> (B * M, N, C), and the weights (B * M, heads, N, N) if
-        the kernel gives them
+        Args:
+            windows: (n, N, C).
+            biases: what is added to their logits.
+
+        Returns:
+            (n, N, C), and the weights (n, heads, N, N) if the kernel gives them.
         """
         count, N, C = windows.shape
-        # (B * M, N, 3C) -> (3, B * M, heads, N, C / heads)
+        # (n, N, 3C) -> (3, n, heads, N, C / heads)
         query, key, value = self.qkv(windows).view(count, N, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        bias = self.relative_position_bias(N).to(query.dtype)
-        if mask is not None:
-            bias = (bias + mask).repeat(count // mask.shape[0], 1, 1, 1)  # (M, heads, N, N) -> (B * M, heads, N, N)
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        output, weights = attention(self, query, key, value, bias, scaling=self.scaling, dropout=0.0)
-        return self.proj(output.reshape(count, N, C)), weights
+        outputs: list[torch.Tensor] = []
+        weights: list[torch.Tensor | None] = []  # of the eager kernel, which has one entry of `biases`
+        first = 0
+        for number, bias in biases:
+            some = slice(first, first + number)
+            if self.config._attn_implementation == "sdpa" and serves(query, bias):
+                one = biased_attention(query[some], key[some], value[some], bias, self.scaling), None
+            else:
+                one = attention(self, query[some], key[some], value[some], bias, scaling=self.scaling, dropout=0.0)
+            outputs.append(one[0])
+            weights.append(one[1])
+            first += number
+        output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        return self.proj(output.reshape(count, N, C)), weights[0]
 
 
 class VioletVideoSwinBlock(GradientCheckpointingLayer):
@@ -157,25 +270,67 @@ class VioletVideoSwinBlock(GradientCheckpointingLayer):
         hidden = int(dim * config.mlp_ratio)
         self.mlp = nn.Sequential(nn.Linear(dim, hidden), ACT2FN[config.hidden_act], nn.Linear(hidden, dim))
         self.drop_path = VioletDropPath(drop_path)
+        self.widest = max(hidden, 3 * dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, T, H, W, C) -> the same shape"""
+        if self.in_parts():
+            return self.forward_in_parts(x)
         x = x + self.drop_path(self.attend(self.norm1(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
+    def in_parts(self) -> bool:
+        """Whether nothing but the states is wanted of a pass: no gradient, no weights of attention, no graph."""
+        wanted = torch.is_grad_enabled() or self.training or self.attn.config._attn_implementation == "eager"
+        return not (wanted or torch.compiler.is_compiling())
+
+    def in_windows(self, x: torch.Tensor) -> tuple[WindowLayout, torch.Tensor, Biases]:
+        """Of x (B, T, H, W, C): the layout, its rows among (B * T * H * W, C), and what is added to the logits."""
+        grid: Size = (x.shape[1], x.shape[2], x.shape[3])
+        window, shift = effective_window(grid, self.window, self.shifted, self.shifts_in_time)
+        recorded = self.attn.config._attn_implementation == "eager"  # its weights are in the order of the windows
+        layout = window_layout(grid, window, shift, not recorded, x.device)
+        whole = [-(-side // of) * of for side, of in zip(grid, window, strict=True)]
+        mask = shift_mask((whole[0], whole[1], whole[2]), window, shift, x.device, x.dtype)
+        bias = self.attn.relative_position_bias(layout.tokens).to(x.dtype)
+        if mask is not None and recorded:
+            biases = [(bias + mask).repeat(len(x), 1, 1, 1)]  # (M, heads, N, N) -> (B * M, heads, N, N)
+        else:
+            biases = [bias if mask is None else bias + mask[run.example] for run in layout.runs]
+        counts = (len(x) * run.windows for run in layout.runs)
+        return layout, torch.cat(layout.rows(len(x))), list(zip(counts, biases, strict=True))
+
     def attend(self, x: torch.Tensor) -> torch.Tensor:
-        B, T, H, W, C = x.shape
-        window, shift = effective_window((T, H, W), self.window, self.shifted, self.shifts_in_time)
-        t, h, w = window
-        x = nn.functional.pad(x, (0, 0, 0, -W % w, 0, -H % h, 0, -T % t))
-        grid = (x.shape[1], x.shape[2], x.shape[3])
-        if any(shift):
-            x = torch.roll(x, [-s for s in shift], dims=(1, 2, 3))
-        mask = shift_mask(grid, window, shift, x.device, x.dtype)
-        x = window_reverse(self.attn(window_partition(x, window), mask)[0], window, grid)
-        if any(shift):
-            x = torch.roll(x, shift, dims=(1, 2, 3))
-        return x[:, :T, :H, :W]
+        """(B, T, H, W, C) -> the same shape"""
+        layout, rows, biases = self.in_windows(x)
+        tokens = x.flatten(0, 3)  # (B, T, H, W, C) -> (B * T * H * W, C)
+        windows = gather_rows(tokens, rows, layout.padded).view(-1, layout.tokens, x.shape[-1])
+        output = self.attn(windows, biases)[0].flatten(0, 1)  # (B * M, N, C) -> (B * M * N, C)
+        return output.index_select(0, places_of_rows(rows, len(tokens))).view(x.shape)
+
+    def forward_in_parts(self, x: torch.Tensor) -> torch.Tensor:
+        """
+        `forward` without a gradient, some windows after others: what is computed on the way stays so small that it is
+        kept near the processor, and costs no new memory.
+        """
+        layout, rows, biases = self.in_windows(x)
+        tokens = x.flatten(0, 3)  # (B, T, H, W, C) -> (B * T * H * W, C)
+        made = x.new_empty(len(tokens) + 1, x.shape[-1])  # with a row for what becomes of padding
+        most = max(PART_BYTES // (self.widest * layout.tokens * x.element_size()), 1)
+        for some, of_some in parts_of(rows, biases, layout.tokens, most):
+            states = (
+                tokens.index_select(0, some.clamp(max=len(tokens) - 1))
+                if layout.padded
+                else tokens.index_select(0, some)
+            )
+            normed = self.norm1(states)
+            if layout.padded:
+                normed = torch.where((some < len(tokens)).unsqueeze(1), normed, 0.0)
+            states += self.attn(normed.view(-1, layout.tokens, x.shape[-1]), of_some)[0].flatten(0, 1)
+            enter, activation, leave = self.mlp
+            states += leave(activate(activation, enter(self.norm2(states))))
+            made.index_copy_(0, some, states)
+        return made[:-1].view(x.shape)
 
 
 class VioletPatchMerging(nn.Module):
@@ -188,7 +343,8 @@ class VioletPatchMerging(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, T, H, W, C) -> (B, T, ceil(H / 2), ceil(W / 2), 2C)"""
-        x = nn.functional.pad(x, (0, 0, 0, x.shape[3] % 2, 0, x.shape[2] % 2))
+        if x.shape[2] % 2 or x.shape[3] % 2:
+            x = nn.functional.pad(x, (0, 0, 0, x.shape[3] % 2, 0, x.shape[2] % 2))
         corners = [x[:, :, row::2, column::2] for row, column in ((0, 0), (1, 0), (0, 1), (1, 1))]
         return self.reduction(self.norm(torch.cat(corners, dim=-1)))
 

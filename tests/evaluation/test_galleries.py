@@ -4,7 +4,6 @@ import json
 import multiprocessing
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from transformers import AutoProcessor
 from violet import VideoDecodeError, VioletForRetrieval
 from violet.core.weights import pretrained
 from violet.data import captioned, moving_shapes
+from violet.evaluation import searching
 from violet.evaluation.galleries import StoredGallery, encode_gallery
 from violet.evaluation.retrieval import retrieval_metrics
 from violet.evaluation.searching import (
@@ -130,14 +130,15 @@ def test_what_is_not_on_the_shortlist_is_not_found():
     assert found["text_to_video_r1"] == 0 and found["text_to_video_mean_rank"] == (2 + (3 + 12) / 2) / 2
 
 
-def test_the_nearest_are_the_same_with_faiss_and_without(monkeypatch):
-    pytest.importorskip("faiss")
+@pytest.mark.parametrize("at_once", [1, 7 * 300, searching.SCORES_AT_ONCE])
+def test_the_nearest_are_those_of_faiss_exact_index(at_once, monkeypatch):
+    faiss = pytest.importorskip("faiss")
+    monkeypatch.setattr(searching, "SCORES_AT_ONCE", at_once)
     generator = torch.Generator().manual_seed(0)
     videos, asked = torch.randn(300, 16, generator=generator), torch.randn(40, 16, generator=generator)
-    by_faiss = nearest(videos, asked, 12)
-    monkeypatch.setitem(sys.modules, "faiss", None)
-    assert torch.equal(nearest(videos, asked, 12), by_faiss)
-    assert torch.equal(by_faiss, (asked @ videos.t()).argsort(1, descending=True)[:, :12])
+    index = faiss.IndexFlatIP(16)
+    index.add(videos.numpy())
+    assert torch.equal(nearest(videos, asked, 12), torch.from_numpy(index.search(asked.numpy(), 12)[1]))
 
 
 def test_a_part_is_encoded_once(stored, model, processor, videos, monkeypatch):

@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from violet.configuration import VioletVisionConfig, named_configuration
-from violet.modeling_violet import VioletVisionModel
+from violet.modeling_violet import VioletVisionModel, window_kernel
+from violet.modeling_violet.attention import eager_attention_forward
+from violet.modeling_violet.encoders import video_swin
 from violet.modeling_violet.encoders.video_swin import (
     SHIFT_PENALTY,
     VioletDropPath,
@@ -15,11 +17,14 @@ from violet.modeling_violet.encoders.video_swin import (
     VioletVideoSwinBlock,
     VioletVideoSwinPatchEmbedding,
     effective_window,
+    gather_rows,
+    places_of_rows,
     relative_position_index,
     shift_mask,
+    window_layout,
     window_partition,
-    window_reverse,
 )
+from violet.modeling_violet.window_kernel import biased_attention
 
 GRIDS = [((4, 4, 4), (2, 2, 2)), ((8, 14, 7), (8, 7, 7)), ((3, 6, 10), (1, 3, 5)), ((2, 4, 8), (2, 4, 4))]
 
@@ -41,14 +46,35 @@ def build_block(shifted: bool, window=(2, 2, 2)) -> VioletVideoSwinBlock:
     return block
 
 
-@pytest.mark.parametrize("grid, window", GRIDS)
-def test_reversing_a_partition_gives_the_grid_back(grid, window):
+@pytest.mark.parametrize("by_mask", [False, True])
+@pytest.mark.parametrize("shift", [(0, 0, 0), (0, 2, 1), (1, 1, 1)])
+@pytest.mark.parametrize("grid, window", [*GRIDS, ((3, 5, 6), (2, 3, 4))])
+def test_a_layout_holds_the_windows_behind_the_shift_and_gives_the_grid_back(grid, window, shift, by_mask):
     x = noise(2, *grid, 3)
-    windows = window_partition(x, window)
-    count = x[..., 0].numel() // windows.shape[1]
-    assert windows.shape == (count, window[0] * window[1] * window[2], 3)
-    assert torch.equal(window_reverse(windows, window, grid), x)
-    assert torch.equal(window_partition(window_reverse(windows, window, grid), window), windows)
+    layout = window_layout(grid, window, shift, by_mask, torch.device("cpu"))
+    rows, tokens = torch.cat(layout.rows(2)), x.flatten(0, 3)
+    gathered = gather_rows(tokens, rows, layout.padded)
+    assert torch.equal(gathered.index_select(0, places_of_rows(rows, len(tokens))), tokens)
+    missing = [-side % of for side, of in zip(grid, window, strict=True)]
+    padded = nn.functional.pad(x, (0, 0, 0, missing[2], 0, missing[1], 0, missing[0]))
+    expected = window_partition(torch.roll(padded, [-moved for moved in shift], dims=(1, 2, 3)), window)
+    windows = gathered.view(-1, layout.tokens, 3)
+    if not by_mask:
+        assert torch.equal(windows, expected)
+        return
+    masks = shift_mask(tuple(padded.shape[1:4]), window, shift, torch.device("cpu"), torch.float32)
+    per_clip, first = len(expected) // 2, 0
+    seen = []
+    for run in layout.runs:
+        for clip in range(2):
+            for window_of_run in windows[first : first + run.windows]:
+                same = [i for i in range(per_clip) if torch.equal(expected[clip * per_clip + i], window_of_run)]
+                assert len(same) == 1
+                seen.append((clip, same[0]))
+                if masks is not None:
+                    assert torch.equal(masks[same[0]], masks[run.example])
+            first += run.windows
+    assert sorted(seen) == list(itertools.product(range(2), range(per_clip)))
 
 
 @pytest.mark.parametrize("grid, window", GRIDS)
@@ -109,6 +135,54 @@ def test_a_mask_made_in_inference_mode_can_be_trained_with():
         block(x)
     block(x).square().sum().backward()
     assert block.attn.qkv.weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+@pytest.mark.parametrize("size", [(4, 6, 8), (3, 5, 7), (1, 2, 9)])
+def test_windows_in_parts_are_the_whole_pass(size, shifted, monkeypatch):
+    """With and without a gradient, by each kernel, and with parts that end inside of a run of windows."""
+    block, x = build_block(shifted), noise(3, *size, 8)
+    expected = block(x)
+    assert expected.requires_grad and expected.std() > 0.1
+    for kernel, largest in itertools.product(("eager", "sdpa"), (1, 3 * 32 * 8 * 4, video_swin.PART_BYTES)):
+        block.attn.config._attn_implementation = kernel
+        monkeypatch.setattr(video_swin, "PART_BYTES", largest)
+        for gradient in (True, False):
+            with torch.set_grad_enabled(gradient):
+                torch.testing.assert_close(block(x), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("largest", [1, 3 * 2 * 32 * 32 * 4, window_kernel.LOGIT_BYTES])
+def test_attention_with_a_learned_bias_has_the_plain_steps_gradients(largest, monkeypatch):
+    """Outputs and all gradients, the bias's too, whatever number of windows the backward pass takes at a time."""
+    monkeypatch.setattr(window_kernel, "LOGIT_BYTES", largest)
+    weights = noise(5, 32, 2, 4, seed=1)
+
+    def passed(attention):
+        qkv, bias = noise(5, 32, 3, 2, 4).requires_grad_(), noise(1, 2, 32, 32, seed=2).requires_grad_()
+        output = attention(*qkv.permute(2, 0, 3, 1, 4), bias)  # (n, N, 3, heads, d) -> (3, n, heads, N, d)
+        (output * weights).sum().backward()
+        return output, qkv.grad, bias.grad
+
+    module = nn.Module().train()
+    plain = passed(lambda q, k, v, bias: eager_attention_forward(module, q, k, v, bias, scaling=0.7)[0])
+    for ours, theirs in zip(passed(lambda *given: biased_attention(*given, 0.7)), plain, strict=True):
+        assert theirs.abs().max() > 0.1
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+def test_a_block_has_the_same_gradients_by_both_kernels(shifted):
+    def gradients(kernel):
+        block = build_block(shifted)
+        block.attn.config._attn_implementation = kernel
+        block(noise(3, 3, 5, 7, 8)).square().sum().backward()
+        return {name: parameter.grad for name, parameter in block.named_parameters()}
+
+    eager, ours = gradients("eager"), gradients("sdpa")
+    for name, gradient in eager.items():
+        assert gradient.abs().max() > 0
+        torch.testing.assert_close(ours[name], gradient, atol=1e-3, rtol=1e-3, msg=name)
 
 
 @pytest.mark.parametrize(

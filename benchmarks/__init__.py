@@ -1,0 +1,1 @@
+"""What `violet speed` measures, and the plain formulations beside it."""
