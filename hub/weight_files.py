@@ -128,7 +128,7 @@ def read_file(path: Path) -> Any:
         try:
             return load_file(path)
         except (SafetensorError, ValueError, OverflowError) as error:
-            raise WeightsError(f"{path}: damaged, or no safetensors file ({error}).") from error
+            raise WeightsError(f"{path} is damaged or no safetensors file ({error}).") from error
     _check_archive(path)
     try:
         with torch.serialization.safe_globals([Namespace]):  # what training code keeps its arguments in: plain values
@@ -173,7 +173,7 @@ def _header_size(file: Path) -> int:
         size = int.from_bytes(opened.read(8), "little")
     if size > min(MOST_HEADER_BYTES, file.stat().st_size - 8):
         raise WeightsError(
-            f"{file}: damaged, or no safetensors file: its header says that it has {size} bytes; the file has "
+            f"{file} is damaged or no safetensors file: its header says that it has {size} bytes; the file has "
             f"{file.stat().st_size}, and at most {MOST_HEADER_BYTES} are read."
         )
     return size

@@ -256,6 +256,8 @@ def shrunk(frame: np.ndarray, most_pixels: int) -> np.ndarray:
     factor = math.ceil(math.sqrt(height * width / most_pixels))
     if factor < 2:
         return frame
-    from PIL import Image
-
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError("Frames of this size are scaled down with Pillow: pip install pillow") from error
     return np.asarray(Image.fromarray(np.ascontiguousarray(frame)).reduce(factor))

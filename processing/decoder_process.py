@@ -321,6 +321,6 @@ if __name__ == "__main__":
         signal.signal(asked, signal.SIG_IGN)
     with contextlib.suppress(ImportError):
         import av  # noqa: F401  (what takes long is loaded before the first clock runs)
-        from PIL import Image  # noqa: F401
+        import PIL.Image  # noqa: F401
     _bound_memory()
     _serve(socket.socket(fileno=0))

@@ -26,8 +26,10 @@ WORDS = torch.tensor([[2, 9, 8, 7, 3, 0], [2, 5, 6, 7, 8, 3]])
 MASK = (WORDS > 0).long()
 PASSED_ON = {"task_ids", "prompt_ids", "prompt_attention_mask", "video_tokens"}
 PARTS = {"projection", "text_embeddings", "fusion", "video_encoder"}
-MAY_REACH = ("modeling_violet", "hub", "training/optimization.py")
-"""Who may know of a model's parts: the models, conversion, and what gives each layer its learning rate."""
+MAY_REACH = ("modeling_violet", "hub", "training/optimization.py", "benchmarks")
+"""
+Who may know of a model's parts: the models, conversion, what gives each layer its learning rate, and what times them.
+"""
 
 
 def build(model_class, **changes):
