@@ -23,30 +23,31 @@ class BiasedAttention(torch.autograd.Function):
         output, logsumexp = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             query, key, value, attn_mask=bias, scale=scaling
         )
-        ctx.save_for_backward(query, key, value, bias, output, logsumexp)
+        ctx.save_for_backward(query, key, value, bias, logsumexp)
         ctx.scaling = scaling
         return output
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, of_output: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        query, key, value, bias, output, logsumexp = ctx.saved_tensors
+        query, key, value, bias, logsumexp = ctx.saved_tensors
         count, heads, tokens, width = query.shape
         made = [query.new_empty(count, heads, tokens, width) for _ in range(3)]
         of_bias = torch.zeros_like(bias[0])
         some = max(LOGIT_BYTES // (heads * tokens * tokens * query.element_size()), 1)
         for first in range(0, count, some):
             part = slice(first, first + some)
-            q, k, v, o, go = (one[part].flatten(0, 1).contiguous() for one in (query, key, value, output, of_output))
+            q, k, v, go = (one[part].flatten(0, 1).contiguous() for one in (query, key, value, of_output))
             log = logsumexp[part].flatten(0, 1)
             size = (len(q), tokens, tokens)
             # weights = exp(scaling * q k^T + bias - logsumexp), (n * heads, N, N)
             shift = (bias - log.view(-1, heads, tokens, 1)).view(size)
             weights = shift.baddbmm_(q, k.transpose(1, 2), alpha=ctx.scaling).exp_()
             made[2][part] = torch.bmm(weights.transpose(1, 2), go).unflatten(0, (-1, heads))
-            # gradient of the logits = weights * (go v^T - sum(go * o))
-            mean = (go * o).sum(-1, keepdim=True)
-            logits = torch.baddbmm(mean.expand(size), go, v.transpose(1, 2), beta=-1.0).mul_(weights)
+            # gradient of the logits = weights * (go v^T - sum(weights * go v^T)): over the keys it adds up to 0, but for
+            # rounding, which Adam makes steps of in a key's bias
+            logits = torch.bmm(go, v.transpose(1, 2)).mul_(weights)
+            logits.addcmul_(weights, logits.sum(-1, keepdim=True), value=-1.0)
             of_bias += logits.unflatten(0, (-1, heads)).sum(0)
             made[0][part] = torch.bmm(logits, k).mul_(ctx.scaling).unflatten(0, (-1, heads))
             made[1][part] = torch.bmm(logits.transpose(1, 2), q).mul_(ctx.scaling).unflatten(0, (-1, heads))

@@ -237,12 +237,13 @@ def assert_same_run(output, expected, initial):
             assert math.isfinite(found[name])
             # Adam turns the rounding of gradients that should be 0 (keys' biases) into steps, which grow: losses
             # differ by 1.3e-4 after two of them on a processor without AVX-512, the gradient's norm by 0.05 at the
-            # fourth with torch 2.9, where the loss is equal to 1.2e-5. By 2.4e-3 the loss of matching differs at the
-            # fifth since windows' weights are made again for their gradient, which rounds twice as much.
+            # fourth with torch 2.9, where the loss is equal to 1.2e-5. Since windows' weights are made again for their
+            # gradient, which rounds twice as much, they differed by 2.4e-3 and 0.15 at the fifth, and in another order
+            # of the sums by less than before.
             if name == "gradient_norm":
-                tolerance = 1e-3 if line["step"] < 3 else 0.1
+                tolerance = 1e-3 if line["step"] < 3 else 0.25
             else:
-                tolerance = 1e-4 if line["step"] == 1 else 3e-3
+                tolerance = 1e-4 if line["step"] == 1 else 5e-3
             one_in_eight = 0.126 if name.startswith("accuracy") and line["step"] > 1 else 0  # near a tie
             assert found[name] == pytest.approx(value, rel=tolerance, abs=one_in_eight), (line["step"], name)
     steps = one[:STEPS]
