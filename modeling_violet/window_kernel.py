@@ -44,8 +44,8 @@ class BiasedAttention(torch.autograd.Function):
             shift = (bias - log.view(-1, heads, tokens, 1)).view(size)
             weights = shift.baddbmm_(q, k.transpose(1, 2), alpha=ctx.scaling).exp_()
             made[2][part] = torch.bmm(weights.transpose(1, 2), go).unflatten(0, (-1, heads))
-            # gradient of the logits = weights * (go v^T - sum(weights * go v^T)): over the keys it adds up to 0, but for
-            # rounding, which Adam makes steps of in a key's bias
+            # gradient of the logits = weights * (go v^T - sum(weights * go v^T)): it adds up to 0 over the keys, but
+            # for rounding, which Adam makes steps of in a key's bias
             logits = torch.bmm(go, v.transpose(1, 2)).mul_(weights)
             logits.addcmul_(weights, logits.sum(-1, keepdim=True), value=-1.0)
             of_bias += logits.unflatten(0, (-1, heads)).sum(0)
