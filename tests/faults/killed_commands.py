@@ -127,6 +127,6 @@ PROMISE = Promise(
     100,
     trial,
     limit=900,
-    short_seeds=1,
+    short_seeds=0,
     code=CODE,
 )

@@ -125,5 +125,5 @@ PROMISE = Promise(
     "a worker that loads data is killed or stopped: it is replaced, and the weights are those without a fault",
     100,
     trial,
-    short_seeds=1,
+    short_seeds=0,
 )

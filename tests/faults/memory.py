@@ -108,5 +108,5 @@ PROMISE = Promise(
     trial,
     processes=2,
     limit=1200.0,
-    short_seeds=1,
+    short_seeds=0,
 )

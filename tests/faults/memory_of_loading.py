@@ -83,6 +83,6 @@ PROMISE = Promise(
     trial,
     processes=2,
     limit=300.0,
-    short_seeds=1,
+    short_seeds=0,
     code=("core", "data", "processing"),
 )
