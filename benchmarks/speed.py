@@ -53,7 +53,7 @@ COLUMNS = f"{'':34}{'ms':>11}{'rate':>20}{'of matmul':>11}{'peak MB':>9}{'ratio'
 
 def list_paths() -> str:
     """The names and what they measure."""
-    lines = (f"{name:16}{(path.__doc__ or '').strip().splitlines()[0]}" for name, path in PATHS.items())
+    lines = (f"{name:18}{(path.__doc__ or '').strip().splitlines()[0]}" for name, path in PATHS.items())
     return "\n".join(lines)
 
 
