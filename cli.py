@@ -500,9 +500,17 @@ def speed_command(argv: list[str]) -> int:
     if options.list:
         print(list_paths())
         return 0
-    given = (options.quick, options.clock, options.threads, options.clips, options.json, options.against)
     try:
-        return run_speed(options.names, *given, options.picture)
+        return run_speed(
+            options.names,
+            quick=options.quick,
+            clock=options.clock,
+            threads=options.threads,
+            clips=options.clips,
+            output=options.json,
+            against=options.against,
+            picture=options.picture,
+        )
     except ValueError as error:
         parser.error(str(error))
 

@@ -1,10 +1,10 @@
 """`violet speed`: every path of the package in one table."""
 
 import gc
+import json
 import math
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 import traceback
@@ -17,6 +17,7 @@ import torch
 from .._version import __version__
 from ..core.files import write_json
 from ..evaluation.pictures import draw_growth
+from ..evaluation.provenance import source_commit
 from . import judged_paths, other_paths, systems
 from .clips import real_or_drawn
 from .measuring import Case, Setting, Told, measure, told
@@ -127,14 +128,12 @@ def run_speed(
 
 def machine_facts(clock: str) -> dict[str, Any]:
     """What a table is read with: processor, threads, releases, commit, load."""
-    root = Path(__file__).parents[1]
-    commit = subprocess.run(["git", "-C", root, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     lines = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform.startswith("linux") else []
     model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
     gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
     return {
         "violet": __version__,
-        "commit": commit.stdout.strip() or "none",
+        "commit": source_commit() or "none",
         "processor": model,
         "cores": os.cpu_count(),
         **gpu,
@@ -152,8 +151,6 @@ def read_rows_by_name(file: str) -> dict[str, dict[str, Any]]:
     Raises:
         ValueError: for a file that is none.
     """
-    import json
-
     try:
         return {row["name"]: row for row in json.loads(Path(file).read_text())["rows"]}
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -35,7 +35,7 @@ from ..modeling_violet.objectives.align import (
 )
 from ..modeling_violet.tokens import Tokens, gather_tokens
 from .judged_paths import device
-from .measuring import Bar, Case, Setting
+from .measuring import Bar, Case, Setting, peak_bytes
 
 ATTENTION = ("bmm", "baddbmm", "scaled_dot_product")
 """Parts of the names of the operations that are attention's products."""
@@ -410,16 +410,19 @@ def gradient_caching(setting: Setting) -> Iterator[Case]:
             model.shared(model.find_objectives(CONTRAST)),
         )
 
+    def learn(part: Mapping[str, Any]) -> None:
+        model(**part, objectives=CONTRAST).loss.backward()
+
     def separate() -> None:
         for part in each:
-            model(**part, objectives=CONTRAST).loss.backward()
+            learn(part)
 
     separate()  # from here on the gradients have their memory
 
     def memory(row: Mapping[str, Any]) -> dict[str, float]:
-        peaks = row["peak_bytes"], row["beside_peak_bytes"]
-        return {"peak_ratio": peaks[0] / peaks[1]} if all(peaks) else {}  # of all the batches, one after another
+        of_one = peak_bytes(lambda: learn(each[0]))
+        return {"peak_of_one_batch": row["peak_bytes"] / of_one} if row["peak_bytes"] and of_one else {}
 
-    bars = [Bar("ratio", most=1.6)]
+    bars = [Bar("ratio", most=1.6), Bar("peak_of_one_batch", most=1.2)]
     name, beside = f"gradient caching, {rows} rows", f"{parts} batches of {PART}"
     yield Case(name, cached, rows, "clips", separate, beside, numbers=memory, bars=bars)

@@ -219,8 +219,9 @@ def decode_reference(
         return decoder.decode(source, sample, backend, name, heard, MOST_KEPT_PIXELS)
     if heard is None:
         return decode_video(source, sample, backend, name, most_pixels=MOST_KEPT_PIXELS)
-    length: dict[str, Any] = {"sampling_rate": heard[0], "num_samples": (count := heard[1])}
-    decoded = decode_with_sound(source, sample, backend, name=name, most_pixels=MOST_KEPT_PIXELS, **length)
+    rate, count = heard
+    length = {"sampling_rate": rate, "num_samples": count}
+    decoded = decode_with_sound(source, sample, backend, name=name, **length, most_pixels=MOST_KEPT_PIXELS)
     return decoded if decoded.sound is not None else replace(decoded, sound=no_sound(count))
 
 

@@ -18,7 +18,15 @@ from .decoded_video import (
     check_equal,
     shrunk,
 )
-from .file_places import MOST_VIDEO_PIXELS, DamagedFile, FilePlaces, Promise, check_length, check_size
+from .file_places import (
+    MOST_VIDEO_PIXELS,
+    REGULAR_SHARE,
+    DamagedFile,
+    FilePlaces,
+    Promise,
+    check_length,
+    check_size,
+)
 from .promises_avi import avi_promises
 from .promises_matroska import matroska_promises
 from .promises_mp4 import mp4_promises
@@ -37,8 +45,6 @@ _ROUNDED = 2e-3
 """Seconds by which time stamps of a constant rate may be off: Matroska rounds each to milliseconds."""
 _PULLED_DOWN = 1.75
 """Films on television have gaps of two and of three halves of a frame."""
-_MOSTLY = 0.9
-"""Which share of a file's frames follow each other at its rate, if that is constant."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +155,7 @@ def _compare(table: "_PacketTable", promise: Promise | None, formats: str) -> in
     if promise.frame_seconds and len(gaps):
         steps = gaps / promise.frame_seconds
         regular = np.abs(steps - np.rint(steps)) * promise.frame_seconds < _ROUNDED
-        if regular.mean() < _MOSTLY:  # the rate is no constant one, whatever the file says
+        if regular.mean() < REGULAR_SHARE:  # the rate is no constant one, whatever the file says
             counts = []
     other = [count for count in counts if count != table.count]
     return max(other, key=lambda count: abs(count - table.count)) if other else None

@@ -17,6 +17,8 @@ MOST_VIDEO_PIXELS = 2**25
 """A video with larger frames than 8K (7680 x 4320) is refused: a decoder holds up to 17 of them."""
 MOST_HEADER_BYTES = 2**28
 """A header that says that it is longer is refused: a day's has 100 MB."""
+REGULAR_SHARE = 0.9
+"""Which share of a video's frames follow each other at its rate, if that is constant."""
 _WINDOW = 2**15
 
 

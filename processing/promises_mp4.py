@@ -6,15 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .file_places import DamagedFile, FilePlaces, Promise, check_length, check_size
+from .file_places import REGULAR_SHARE, DamagedFile, FilePlaces, Promise, check_length, check_size
 
 _HOLDERS = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts", b"mvex", b"moof", b"traf"})
 _UNKNOWN = frozenset({0, 2**32 - 1, 2**64 - 1})
 """Durations that say nothing."""
-
-
-_MOSTLY = 0.9
-"""Which share of a track's frames have the same duration, if its rate is constant."""
 
 
 @dataclass
@@ -262,7 +258,7 @@ def _shown(track: _Track, count: int, spans: np.ndarray, shifts: np.ndarray, sca
         over = max(over, stop - end - 2 * tick)
         wanted += ticks * tick * rate
     counts = [shown + other - count for other in counts]
-    is_regular = int((deltas == np.median(deltas)).sum()) >= _MOSTLY * count
+    is_regular = int((deltas == np.median(deltas)).sum()) >= REGULAR_SHARE * count
     if is_regular and wanted - shown > 1 - min(0.5, tick * rate):  # a shift moved a frame out of the list
         counts.append(round(wanted))
     if over > 0:

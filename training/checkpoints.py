@@ -56,13 +56,11 @@ def new_checkpoint(
         if main:
             seal(partial)
             put_folder(partial, folder)
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own
+    except BaseException as error:
         if main:
             shutil.rmtree(partial.parent, ignore_errors=True)
-        raise _not_written(folder, error) from error
-    except BaseException:
-        if main:
-            shutil.rmtree(partial.parent, ignore_errors=True)
+        if isinstance(error, OSError | RuntimeError | SafetensorError):  # torch and safetensors raise the last two
+            raise _not_written(folder, error) from error
         raise
     if main:
         clear_partial(output_dir)

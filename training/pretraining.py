@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import DistributedType, set_seed
+from accelerate.utils import set_seed
 from datasets import Dataset
 from safetensors.torch import load_model
 from safetensors.torch import save_model as save_module
@@ -162,8 +162,7 @@ class Pretraining:
         prepare_hearing(self.processor, self.model, [train for train, _ in self.tables])
         check_attended(recipe, self.model)
         check_correlated(recipe, self.model, frames)
-        sharded = self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
-        self.optimizer = build_optimizer(recipe, self.model, sharded)
+        self.optimizer = build_optimizer(recipe, self.model, self.accelerator.distributed_type in SHARDED)
         self.reader = ClipReader(frames, recipe.frame_cache_mb * 2**20, recipe.decode_time_limit)
         collator = build_collator(recipe, self.processor, self.reader, self.model)
         self.training, self.validation = build_data(recipe, self.tables, collator, self.accelerator)

@@ -2,12 +2,13 @@
 
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 
 from ..core.files import write_json, write_tensors
 
@@ -41,8 +42,6 @@ def save_optimizer(folder: Path, state: Mapping[str, Any], scaler: Mapping[str, 
 
 def load_optimizer(folder: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """What `save_optimizer` was given: (the optimiser's state, the scaler's or None)."""
-    from safetensors.torch import load_file
-
     settings = json.loads((folder / OPTIMIZER_SETTINGS_FILE).read_text())
     state: dict[int, dict[str, Any]] = {}
     for key, value in {**load_file(folder / OPTIMIZER_FILE), **settings["state"]}.items():
@@ -54,6 +53,18 @@ def load_optimizer(folder: Path) -> tuple[dict[str, Any], dict[str, Any] | None]
 def process_file(rank: int) -> str:
     """The name of the file with one process's own state."""
     return f"process_{rank}.json"
+
+
+def to_hex(values: Mapping[str, Iterable[Any]]) -> dict[str, list[str]]:
+    """Lists of numbers to the bit, in JSON's types (which have no NaN)."""
+    return {name: [float(value).hex() for value in listed] for name, listed in values.items()}
+
+
+def from_hex(texts: Mapping[str, Iterable[str]], device: Any = None) -> dict[str, list[torch.Tensor]]:
+    """What `to_hex` was given, as tensors ()."""
+    return {
+        name: [torch.tensor(float.fromhex(one), device=device) for one in listed] for name, listed in texts.items()
+    }
 
 
 def generators() -> dict[str, Any]:

@@ -34,6 +34,7 @@ from .gradient_caching import backward_in_parts, refuse_sharded, split_pairs
 from .guards import MAX_BAD_STEPS, StepGuard
 from .optimization import parameter_groups
 from .processes import ProcessWatch
+from .run_state import from_hex, to_hex
 from .sampling import DrawnRows, GroupedSampler, NumberedRows
 from .stopping import RunStopped, StopRequest, stopped
 
@@ -437,8 +438,8 @@ class VioletTrainer(Trainer):
 
     def _save_log_state(self, folder: Path) -> None:
         """What the next line of the log is a mean of, of each process: a run may end between two lines."""
-        measured = {name: [float(value).hex() for value in values] for name, values in self._measured.items()}
-        state = {"loss": float(self._tr_loss).hex(), "since": self._globalstep_last_logged, "measures": measured}
+        measures = to_hex(self._measured)
+        state = {"loss": float(self._tr_loss).hex(), "since": self._globalstep_last_logged, "measures": measures}
         write_json(folder / f"log_{self.args.process_index}.json", state)
 
     def _restore_log_state(self, folder: Path) -> None:
@@ -450,10 +451,7 @@ class VioletTrainer(Trainer):
         self._tr_loss.fill_(loss)
         self._total_loss_scalar = -loss  # `train_loss` is of the steps of this process only
         self._globalstep_last_logged = state["since"]
-        self._measured = {
-            name: [torch.tensor(float.fromhex(one), device=self.args.device) for one in values]
-            for name, values in state["measures"].items()
-        }
+        self._measured = from_hex(state["measures"], self.args.device)
 
     def _run_epoch(self, *args, **kwargs) -> None:
         """As the Trainer's, which takes a further step in a run that had ended within an epoch."""

@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from ..core.files import write_text
+from .run_state import from_hex, to_hex
 
 logger = logging.getLogger(__name__)
 
@@ -42,11 +43,11 @@ class TrainingLog:
 
     def pending(self) -> dict[str, list[str]]:
         """What this process added since the last line, to the bit and in JSON's types (which have no NaN)."""
-        return {name: [float(value).hex() for value in values] for name, values in self.values.items()}
+        return to_hex(self.values)
 
     def restore(self, pending: Mapping[str, list[str]]) -> None:
         """Goes on where `pending` was asked."""
-        self.values = {name: [torch.tensor(float.fromhex(one)) for one in values] for name, values in pending.items()}
+        self.values = from_hex(pending)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """One line of the log."""

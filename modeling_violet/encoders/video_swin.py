@@ -318,11 +318,7 @@ class VioletVideoSwinBlock(GradientCheckpointingLayer):
         made = x.new_empty(len(tokens) + 1, x.shape[-1])  # with a row for what becomes of padding
         most = max(PART_BYTES // (self.widest * layout.tokens * x.element_size()), 1)
         for some, of_some in parts_of(rows, biases, layout.tokens, most):
-            states = (
-                tokens.index_select(0, some.clamp(max=len(tokens) - 1))
-                if layout.padded
-                else tokens.index_select(0, some)
-            )
+            states = gather_rows(tokens, some, layout.padded)
             normed = self.norm1(states)
             if layout.padded:
                 normed = torch.where((some < len(tokens)).unsqueeze(1), normed, 0.0)
