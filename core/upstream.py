@@ -29,9 +29,6 @@ from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAuto
 # Since 4.26.
 from transformers.models.auto.modeling_auto import MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES
 
-# The beginning of the names of the Trainer's checkpoints.
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-
 # `PushInProgress`: the Trainer waits for its jobs at the end. Since 4.20. `can_return_tuple`: `return_dict=False` for
 # a `forward` that returns a ModelOutput. Since 4.50.
 from transformers.utils import PushInProgress, can_return_tuple
@@ -51,7 +48,6 @@ __all__ = [
     "ALL_MASK_ATTENTION_FUNCTIONS",
     "CACHE_NAME",
     "GradientCheckpointingLayer",
-    "PREFIX_CHECKPOINT_DIR",
     "PushInProgress",
     "_BaseAutoModelClass",
     "_LazyAutoMapping",

@@ -2,13 +2,13 @@
 What CoCa learns on drawn shapes: captions of pairs of shape and colour that no training clip shows, directions with a
 row per frame and without, and search beside contrast only. Medians over the seeds, and the least and most.
 
-    python measurements/coca_learning.py [--seeds 1 2 3] [--only rows] [--steps 1500] [--json rows.json]
+    python measurements/coca_learning.py [--seeds 1 2 3] [--only rows] [--steps 3000] [--json rows.json]
 
 - rows: contrast and captions (weights 1 and 2), a learned row per frame;
 - no rows: the same, where frames are flattened only;
 - contrast: contrast only, with rows.
 
-The image encoder first learns from single frames what they show and where (600 steps), as CoCa's own is trained on
+The image encoder first learns from single frames what they show and where (1,500 steps), as CoCa's own is trained on
 pictures before it sees a video. Then each form is trained on the clips of one shape of `moving_shapes` (mp4 files of 4
 frames of 32 pixels), turned, mirrored and reversed with the words of their directions. Every other batch is of all
 clips and only for contrast, which tells a clip from a nearly true sentence too; the others are of clips whose
@@ -51,7 +51,7 @@ FORMS: dict[str, tuple[dict[str, float], bool]] = {
 }
 LEARNING_RATE, ROWS_RATE = 1e-3, 20
 """Rows begin at 0 beside states whose numbers are near 1, and one step moves a number by the learning rate at most."""
-ENCODER_STEPS, ENCODER_BATCH, CELLS = 600, 96, 4
+ENCODER_STEPS, ENCODER_BATCH, CELLS = 1500, 96, 4
 MEAN, STD = 0.45, 0.27
 TURNED = {"left": "up", "up": "left", "right": "down", "down": "right"}
 OPPOSITE = {"left": "right", "right": "left", "up": "down", "down": "up"}
@@ -164,17 +164,32 @@ def cycle(groups: list[dict[str, Any]], rates: list[float], steps: int) -> Itera
         optimizer.zero_grad()
 
 
+def shape_adjustments(clips: Clips) -> torch.Tensor:
+    """
+    (colours + 1, shapes): log p(shape | colour) of the training clips, and 0 for a colour without a name (row -1), added
+    to the logits in training only, so that the encoder does not take the colour for a hint: "Long-tail learning via
+    logit adjustment", Menon et al. 2021, equation 10.
+    """
+    counts = torch.zeros(len(COLOURS), len(SHAPES))
+    named = (clips.colours >= 0) & (clips.shapes >= 0)
+    counts.index_put_((clips.colours[named], clips.shapes[named]), torch.ones(int(named.sum())), accumulate=True)
+    shares = (counts / counts.sum(1, keepdim=True)).log().clamp(min=-30)
+    return torch.cat([shares, torch.zeros(1, len(SHAPES))])
+
+
 def train_encoder(encoder: Any, clips: Clips, seed: int) -> None:
     """From single frames: shape, colour, and the column and row, of four each, of the shape's middle."""
     draw, width = torch.Generator().manual_seed(seed), encoder.config.hidden_size
     heads = (len(SHAPES), len(COLOURS), CELLS, CELLS)
     head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, sum(heads)))
     parameters = [*encoder.parameters(), *head.parameters()]
+    adjustments = shape_adjustments(clips)
     for step in cycle([{"params": parameters}], [LEARNING_RATE], ENCODER_STEPS):
         rows = torch.randint(len(clips), (ENCODER_BATCH,), generator=draw)
         frame = torch.randint(FRAMES, (ENCODER_BATCH,), generator=draw)
         states = encoder(as_floats(clips.pixels[rows, frame].unsqueeze(1))).last_hidden_state
-        said = head(states.mean((1, 2, 3))).split(heads, dim=1)
+        said = list(head(states.mean((1, 2, 3))).split(heads, dim=1))
+        said[0] = said[0] + adjustments[clips.colours[rows].clamp(min=-1)]
         right = clips.shapes[rows], clips.colours[rows], clips.cells[rows, 0, frame], clips.cells[rows, 1, frame]
         losses = [nn.functional.cross_entropy(one, other) for one, other in zip(said, right, strict=True)]
         torch.stack(losses).sum().backward()
@@ -280,7 +295,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--only", nargs="+", choices=FORMS, default=list(FORMS))
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--share", type=float, default=1.0, help="of the clips that are drawn, for a try")
     parser.add_argument("--folder", type=Path, default=Path("outputs/coca_learning"), help="where clips are drawn")
     parser.add_argument("--json", type=Path, help="where to write the rows")

@@ -10,9 +10,9 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..core.files import PARTIAL, find_damage, put_folder, seal
-from ..core.upstream import PREFIX_CHECKPOINT_DIR
 from ..data.loading import FailedSamples
 
 logger = logging.getLogger(__name__)

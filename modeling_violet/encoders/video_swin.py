@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -57,13 +58,18 @@ def window_partition(x: torch.Tensor, window: Size) -> torch.Tensor:
     return x.permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(-1, t * h * w, C)
 
 
-def relative_position_index(window: Size) -> torch.Tensor:
-    """(N, N): the row of the bias table for the offset from key to query, for a full window of N tokens."""
+@lru_cache(maxsize=64)
+def _relative_positions(window: Size) -> np.ndarray:
+    """`relative_position_index`, which every block asks for twice while a model is loaded."""
     t, h, w = window
-    axes = torch.meshgrid(torch.arange(t), torch.arange(h), torch.arange(w), indexing="ij")
-    place = torch.stack(axes).flatten(1)  # (3, N)
+    place = np.stack(np.meshgrid(np.arange(t), np.arange(h), np.arange(w), indexing="ij")).reshape(3, -1)  # (3, N)
     offset = place[:, :, None] - place[:, None, :]  # (3, N, N)
     return ((offset[0] + t - 1) * (2 * h - 1) + offset[1] + h - 1) * (2 * w - 1) + offset[2] + w - 1
+
+
+def relative_position_index(window: Size) -> torch.Tensor:
+    """(N, N): the row of the bias table for the offset from key to query, for a full window of N tokens."""
+    return torch.tensor(_relative_positions(window))
 
 
 @lru_cache(maxsize=64)
