@@ -11,6 +11,7 @@ from transformers import Cache
 
 from ..core.registry import Registry
 from ..core.upstream import ALL_MASK_ATTENTION_FUNCTIONS, create_bidirectional_mask
+from .dropout import dropout as drop_out
 
 
 def eager_attention_forward(
@@ -25,13 +26,16 @@ def eager_attention_forward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
     Softmax attention in plain steps. query, key, value: (batch, heads, tokens, head width); `attention_mask` is added
-    to the logits. Returns ((batch, tokens, heads, head width), weights (batch, heads, query tokens, key tokens)).
+    to the logits, or is True where a key is seen. Returns ((batch, tokens, heads, head width), weights (batch, heads,
+    query tokens, key tokens)).
     """
     weights = torch.matmul(query * scaling, key.transpose(2, 3))
-    if attention_mask is not None:
+    if attention_mask is not None and attention_mask.dtype == torch.bool:
+        weights = weights.masked_fill(~attention_mask, torch.finfo(weights.dtype).min)
+    elif attention_mask is not None:
         weights = weights + attention_mask
     weights = nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
-    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    weights = drop_out(weights, dropout, module.training)
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 

@@ -8,6 +8,7 @@ from transformers.activations import ACT2FN
 from ..core.upstream import ALL_ATTENTION_FUNCTIONS, GradientCheckpointingLayer
 from .activations import activate
 from .attention import eager_attention_forward
+from .dropout import VioletDropout
 
 
 class VioletBertAttention(nn.Module):
@@ -35,8 +36,10 @@ class VioletBertAttention(nn.Module):
         query, key, value = (layer(states).view(heads).transpose(1, 2) for layer in (self.query, self.key, self.value))
         if cache is not None:
             key, value = cache.update(key, value, self.layer)
-        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        dropout = self.dropout if self.training else 0.0
+        dropout, kernel = self.dropout if self.training else 0.0, self.config._attn_implementation
+        if dropout and kernel == "sdpa" and states.device.type == "cpu":
+            kernel = "eager"  # torch takes plain steps here, too, with draws of its own
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(kernel, eager_attention_forward)
         output, weights = attention(self, query, key, value, mask, scaling=self.scaling, dropout=dropout, **kwargs)
         return self.output(output.reshape(states.shape).contiguous()), weights
 
@@ -58,7 +61,7 @@ class VioletBertLayer(GradientCheckpointingLayer):
         self.activation = ACT2FN[config.hidden_act]
         self.output = nn.Linear(config.intermediate_size, config.hidden_size)
         self.output_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = VioletDropout(config.hidden_dropout_prob)
 
     def feed_forward(self, states: torch.Tensor, real: torch.Tensor | None = None) -> torch.Tensor:
         """(batch, tokens, width), and which tokens are no padding (batch, tokens), if that is known -> like states"""

@@ -10,6 +10,7 @@ from transformers.activations import ACT2FN
 
 from ..core.upstream import ALL_ATTENTION_FUNCTIONS, GradientCheckpointingLayer
 from .attention import eager_attention_forward
+from .dropout import VioletDropout
 from .scaled_linear import VioletScaledLinear
 
 
@@ -128,7 +129,7 @@ class CocaBlock(GradientCheckpointingLayer):
         self.attention = CocaAttention(config, layer, layers, attention_dropout)
         self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = CocaMLP(config, layers)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = VioletDropout(dropout)
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
         """(batch, tokens, width) -> the same shape"""
@@ -152,7 +153,7 @@ class CocaCrossBlock(GradientCheckpointingLayer):
         self.attention = CocaCrossAttention(config, width, width, heads, attention_dropout, std)
         self.mlp_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.mlp = CocaMLP(config, layers)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = VioletDropout(dropout)
 
     def forward(
         self, states: torch.Tensor, context: torch.Tensor | None, mask: torch.Tensor, cache: Cache | None = None

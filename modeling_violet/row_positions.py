@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from .dropout import VioletDropout
 from .embeddings import VioletVideoStates
 
 
@@ -20,7 +21,7 @@ class VioletRowsAndColumns(VioletVideoStates):
         self.column_embeddings = nn.Embedding(columns, self.width)
         self.type_embeddings = nn.Embedding(1, self.width)
         self.norm = nn.LayerNorm(self.width, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = VioletDropout(config.hidden_dropout_prob)
 
     def place(
         self, features: torch.Tensor, frame_states: torch.Tensor | None, hidden_frame_order: torch.Tensor | None

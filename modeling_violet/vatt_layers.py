@@ -18,6 +18,7 @@ from ..core.carried_code import without_code
 from ..core.upstream import ALL_ATTENTION_FUNCTIONS, GradientCheckpointingLayer, create_bidirectional_mask
 from ..core.whole_folders import SavedWhole
 from .attention import eager_attention_forward
+from .dropout import VioletDropout
 from .natural_spline import natural_spline
 from .shared_layers import SharedLayersModel
 
@@ -115,7 +116,7 @@ class VattLayer(GradientCheckpointingLayer):
         self.mlp_norm = nn.LayerNorm(config.backbone_size, eps=config.layer_norm_eps)
         self.fc1 = nn.Linear(config.backbone_size, config.intermediate_size)
         self.fc2 = nn.Linear(config.intermediate_size, config.backbone_size)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = VioletDropout(config.dropout)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """(B, N, D) -> the same shape"""
@@ -132,7 +133,7 @@ class VattBackbone(nn.Module):
         self.config = config
         self.layers = nn.ModuleList(VattLayer(config) for _ in range(config.num_hidden_layers))
         self.norm = nn.LayerNorm(config.backbone_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = VioletDropout(config.dropout)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """(B, N, D), and a mask (B, N), 1 for a token and 0 for padding -> (B, N, D)"""
@@ -160,7 +161,7 @@ class VattStream(nn.Module):
         self.positions = VattPositions(config.backbone_size, buckets, config.layer_norm_eps)
         self.aggregate = nn.Parameter(torch.empty(config.backbone_size))
         self.post_projection = nn.Linear(config.backbone_size, config.hidden_size)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = VioletDropout(config.dropout)
 
     def forward(
         self,

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from ..dropout import VioletDropout
 from .text_side import TextSide
 
 
@@ -16,7 +17,7 @@ class VioletTextEmbeddings(TextSide):
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, width)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, width)
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = VioletDropout(config.hidden_dropout_prob)
 
     def forward(
         self,

@@ -14,6 +14,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from ...configuration.configuration_violet import _refuse, _refuse_unknown, _require_positive
 from ...core.carried_code import without_code
 from ..bert_layers import VioletBertLayer
+from ..dropout import VioletDropout
 from ..tokens import Tokens
 from .bert_embeddings import VioletTextEmbeddings
 from .text_side import TextSide
@@ -83,7 +84,7 @@ class LfVilaPlaces(nn.Module):
         self.position_embeddings = nn.Embedding(text.max_places, width)
         self.segment_embeddings = nn.Embedding(text.max_sentences, width)
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = VioletDropout(config.hidden_dropout_prob)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """(B, M, L, C) -> the same shape"""
