@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from equal_logs import without_times
 from own_process import OwnProcess
 from safetensors.torch import load_file
+from slow_clock import BETWEEN, COMPUTING, LOADING, SlowClock
 from transformers import AutoProcessor, EarlyStoppingCallback, TrainerCallback
 
 from violet import QuestionCollator, VioletForQuestionAnswering, VioletTrainer
@@ -155,7 +157,7 @@ def test_sigterm_saves_between_two_checkpoints_and_between_two_lines_of_the_log(
             trainer = build_trainer(model_folder, questions, output, **settings)
         trainer.train(resume_from_checkpoint=stops)
         state = json.loads((output / "checkpoint-3" / "trainer_state.json").read_text())
-        states.append([line for line in state["log_history"] if "loss" in line])
+        states.append([without_times(line) for line in state["log_history"] if "loss" in line])
         assert trainer.train(resume_from_checkpoint=True).global_step == 3, (
             "a run that has ended takes no further step"
         )
@@ -164,6 +166,29 @@ def test_sigterm_saves_between_two_checkpoints_and_between_two_lines_of_the_log(
         torch.equal(one, weights(tmp_path / "True" / "checkpoint-3")[name])
         for name, one in weights(tmp_path / "False" / "checkpoint-3").items()
     )
+
+
+class LongEvaluation(TrainerCallback):
+    def __init__(self, clock):
+        self.clock = clock
+
+    def on_evaluate(self, *given, **more):
+        self.clock.now += BETWEEN
+
+
+def test_the_log_says_which_share_of_its_steps_waited_for_data(model_folder, questions, tmp_path, monkeypatch):
+    """Two batches a step; the loader asks for one ahead, so that the first step waits for three."""
+    clock = SlowClock(monkeypatch)
+    trainer = build_trainer(
+        model_folder, questions, tmp_path, evaluates=True, max_steps=4, gradient_accumulation_steps=2, logging_steps=2,
+        per_device_train_batch_size=4, eval_strategy="steps", eval_steps=1, dataloader_num_workers=0, report_to="none",
+    )  # fmt: skip
+    trainer.data_collator = clock.before(LOADING, trainer.data_collator)
+    trainer.training_step = clock.before(COMPUTING, trainer.training_step)
+    trainer.add_callback(LongEvaluation(clock))
+    trainer.train()
+    found = [line["waiting_share"] for line in trainer.state.log_history if "loss" in line]
+    assert found == pytest.approx([5 * LOADING / (5 * LOADING + 4 * COMPUTING), LOADING / (LOADING + COMPUTING)])
 
 
 def test_early_stopping_goes_on_counting(model_folder, questions, tmp_path):
