@@ -17,7 +17,7 @@ from transformers import AutoProcessor, EarlyStoppingCallback, TrainerCallback
 from violet import QuestionCollator, VioletForQuestionAnswering, VioletTrainer
 from violet.cli import main
 from violet.core.files import is_whole
-from violet.training import CheckpointError, FinetuningArguments, RunStopped, last_whole_checkpoint
+from violet.training import CheckpointError, FinetuningArguments, RunStopped, SettingsError, last_whole_checkpoint
 
 RECIPE = [
     "--max_steps=8", "--save_steps=2", "--per_device_train_batch_size=12", "--questions_per_video=2",
@@ -120,6 +120,11 @@ def test_settings_may_stand_in_a_file(table, uninterrupted, tmp_path, capfd):
     settings.write_text("lerning_rate: 1\n")
     assert main(["finetune", str(settings)]) == 2
     assert "lerning_rate" in capfd.readouterr().err
+
+
+def test_an_order_that_is_not_ours_is_refused(tmp_path):
+    with pytest.raises(SettingsError, match="--train_sampling_strategy: must stay random, got group_by_length"):
+        FinetuningArguments(output_dir=str(tmp_path), train_sampling_strategy="group_by_length")
 
 
 def build_trainer(model_folder, questions, tmp_path, evaluates=False, **arguments) -> VioletTrainer:
