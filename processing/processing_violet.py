@@ -269,7 +269,9 @@ class VideoTextProcessor(SavedWhole, ProcessorMixin):
 def _on_device(value: Any, device: torch.device | str) -> Any:
     if isinstance(value, Mapping):
         return {name: _on_device(part, device) for name, part in value.items()}
-    return value.to(device) if isinstance(value, torch.Tensor) else value
+    if not isinstance(value, torch.Tensor):
+        return value
+    return value.to(device, non_blocking=value.is_pinned())  # of pinned memory the copy need not be waited for
 
 
 def join_sentences(sentences: Sequence[str], most: int) -> list[str]:

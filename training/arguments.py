@@ -349,8 +349,17 @@ class FinetuningArguments(TrainingArguments):
             self.eval_steps = self.save_steps
         if self.remove_unused_columns:
             raise SettingsError("--remove_unused_columns: must stay off, the collator needs the columns.")
+        if self.train_sampling_strategy != "random":
+            raise SettingsError(
+                f"--train_sampling_strategy: must stay random, got {self.train_sampling_strategy}: the rows of a "
+                "video stand together, so that it is decoded once. docs/performance.md says what batches of texts of "
+                "like length would save."
+            )
         if self.dataloader_num_workers == 0:
             self.dataloader_persistent_workers = False
         if not torch.accelerator.is_available():
             self.use_cpu = True  # said aloud, because bfloat16 without an accelerator is refused otherwise
+        is_ours = self.accelerator_config is None
         super().__post_init__()
+        if is_ours and self.dataloader_pin_memory and self.device.type == "cuda":
+            self.accelerator_config.non_blocking = True

@@ -60,6 +60,7 @@ from .runs import FREE, begin_run, end_run, is_hub_name, only_run_in, save_model
 from .starting import processor_from_parts, starts_from_parts
 from .stopping import RunStopped, StopRequest, stopped
 from .training_log import TrainingLog
+from .waiting import DataWaiting
 
 logger = logging.getLogger(__name__)
 
@@ -82,8 +83,9 @@ def pretrain(recipe: PretrainingRecipe, resume: bool = False) -> PretrainingResu
     Trains, evaluates and saves. Under `accelerate launch` it is one of several processes.
 
     Into `recipe.output_dir`: model and processor, for `from_pretrained`; `metrics.json`; `README.md`, the model card;
-    `log.jsonl` and `curves.png`; `run.json`, the settings; `failed_samples.jsonl`, if samples were skipped;
-    `bad_steps.jsonl`, if there were steps that were not applied; checkpoints.
+    `log.jsonl` (see `DataWaiting` for its `waiting_share`) and `curves.png`; `run.json`, the settings;
+    `failed_samples.jsonl`, if samples were skipped; `bad_steps.jsonl`, if there were steps that were not applied;
+    checkpoints.
 
     Args:
         resume: go on from the last whole checkpoint, if there is one, to the same weights as without a break.
@@ -150,6 +152,7 @@ class Pretraining:
         self.failed_samples = FailedSamples(self.output_dir)
         self.watch = ProcessWatch(self.accelerator, recipe.process_time_limit)
         self.guard = StepGuard(self.output_dir, self.accelerator, recipe.max_bad_steps)
+        self.waiting = DataWaiting(self.accelerator)
         if not recipe.from_scratch and starts_from_parts(recipe.model):
             processor_from_parts(recipe.model, recipe.text, image_size=recipe.image_size)  # before clips are drawn
         with self.accelerator.main_process_first():  # the others find drawn videos there
@@ -312,10 +315,12 @@ class Pretraining:
             rate = recipe.learning_rate * learning_rate_factor(
                 recipe.learning_rate_schedule, step - 1, recipe.max_steps, recipe.warmup
             )
+            self.waiting.begin_step()
             self.train_step(step, rate, batches, log)
+            self.waiting.end_step()
             if step % recipe.logging_steps == 0 or step == recipe.max_steps:
                 means = log.means()
-                log.write(step, means | {"learning_rate": rate})
+                log.write(step, means | {"learning_rate": rate} | self.waiting.entry())
                 for objective in named:
                     log.warn(step, objective.warning(means))
             if step % recipe.eval_steps == 0 and step < recipe.max_steps:
@@ -339,7 +344,8 @@ class Pretraining:
         for number in range(micro):
             with accelerator.accumulate(self.model):
                 self.watch.beat(step, "waiting for a batch")
-                batch = next(batches)
+                with self.waiting.for_data():
+                    batch = next(batches)
                 self.watch.beat(step, "computing the loss")
                 reports = self.recipe.log_flow and writes and number == micro - 1
                 _, values = self.forward(batch, backward=True, log_flow=reports)

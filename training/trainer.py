@@ -37,6 +37,7 @@ from .processes import ProcessWatch
 from .run_state import from_hex, to_hex
 from .sampling import DrawnRows, GroupedSampler, NumberedRows
 from .stopping import RunStopped, StopRequest, stopped
+from .waiting import DataWaiting
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,8 @@ class VioletTrainer(Trainer):
     - A checkpoint is written elsewhere, and has its name when it is whole; older ones are deleted only then, see
       `checkpoints.new_checkpoint`. One that is not what its manifest says is refused.
     - A run that goes on from a checkpoint ends as without a break: its log, too, whose lines are means since the line
-      before; and one that had ended takes no further step. SIGTERM saves and ends it.
+      before; and one that had ended takes no further step. SIGTERM saves and ends it. Only `waiting_share`, which is a
+      time, differs in the log: the share of a step in which the device waits for data, see `DataWaiting`.
     - Samples that the collator could not read (`VideoTextCollator`, `skip_bad`) are counted in `failed_samples`, and
       have no part in the metrics; above a set share of the rows to train on the run stops.
     - A process that dies or stands still (longer than `ddp_timeout`) ends the others, see `ProcessWatch`.
@@ -107,6 +109,7 @@ class VioletTrainer(Trainer):
         limit = getattr(self.args, "max_bad_steps", MAX_BAD_STEPS)
         self.guard = StepGuard(str(self.args.output_dir), self.accelerator, limit)
         self.watch = ProcessWatch(self.accelerator, self.args.ddp_timeout)
+        self.waiting = DataWaiting(self.accelerator)
         self._of_epoch: Any = None
         self._batches: Any = None
         self._videos: list[str] = []
@@ -197,7 +200,9 @@ class VioletTrainer(Trainer):
         self.watch.beat(self.state.global_step + 1, "waiting for a batch")
         if epoch_iterator is not self._of_epoch:
             self._of_epoch, self._batches = epoch_iterator, self._rest_of_epoch() or epoch_iterator
-        return super().get_batch_samples(self._batches, num_batches, device)
+        self.waiting.begin_step()
+        with self.waiting.for_data():
+            return super().get_batch_samples(self._batches, num_batches, device)
 
     def _rest_of_epoch(self) -> Iterator[Any] | None:
         loader: Any = self.callback_handler.train_dataloader
@@ -256,12 +261,14 @@ class VioletTrainer(Trainer):
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
         """
         As the Trainer's, without what is not finite (the gradient of a step that was not applied); a line with the
-        loss also has the means of what the model measured since the last one.
+        loss also has the means of what the model measured since the last one, and the share of the steps' time in
+        which the device waited for data (`waiting_share`).
         """
         logs = {name: value for name, value in logs.items() if not isinstance(value, float) or math.isfinite(value)}
         if "loss" in logs:
             found = {name: torch.stack(values).mean() for name, values in self._measured.items()}
             logs = logs | {name: float(self.accelerator.reduce(mean, "mean")) for name, mean in found.items()}
+            logs |= self.waiting.entry()
             self._measured = {}
         super().log(logs, *args, **kwargs)
 
@@ -466,6 +473,7 @@ class VioletTrainer(Trainer):
         super()._run_epoch(*args, **kwargs)
 
     def _maybe_log_save_evaluate(self, *args, **kwargs) -> None:
+        self.waiting.end_step()
         super()._maybe_log_save_evaluate(*args, **kwargs)
         if self._stop_request.made(self.accelerator):
             step = self.state.global_step

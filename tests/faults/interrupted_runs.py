@@ -342,6 +342,8 @@ RUNS: Mapping[str, Callable[[Path, int, int, Watch], None]] = {
 
 def outcome(kind: str, output: Path, ordered: bool = True) -> dict[str, Any]:
     """All that must be equal of two runs: weights, optimiser, schedule, generators (by their bytes), log and order."""
+    from equal_logs import lines, without_times
+
     from violet.core.files import MANIFEST, sha256
     from violet.training.checkpoints import checkpoints_of, step_of
 
@@ -353,9 +355,9 @@ def outcome(kind: str, output: Path, ordered: bool = True) -> dict[str, Any]:
         found["model"] = sha256(output / "model.safetensors")
     if kind == "finetune":
         state = json.loads((last / "trainer_state.json").read_text())
-        found["log"] = [line for line in state["log_history"] if "loss" in line]
+        found["log"] = [without_times(line) for line in state["log_history"] if "loss" in line]
     elif kind == "pretrain":
-        found["log"] = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+        found["log"] = lines(output)
     if not ordered:
         return found
     order: dict[int, Any] = {}

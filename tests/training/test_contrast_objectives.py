@@ -9,6 +9,7 @@ import pytest
 import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.state import AcceleratorState
+from equal_logs import lines
 from safetensors.torch import load_file
 
 from violet.cli import main
@@ -79,10 +80,6 @@ def settings(drawn, model, output, **changes):
         "trackers": [],
         **changes,
     }
-
-
-def lines(folder):
-    return [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
 
 
 def test_a_step_in_parts_is_the_step_of_the_whole_batch(drawn, start, tmp_path):

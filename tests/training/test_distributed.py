@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from accelerate.state import AcceleratorState
+from equal_logs import lines
 from own_process import OwnProcess
 from safetensors.torch import load_file
 from transformers import AutoModelForPreTraining
@@ -202,10 +203,6 @@ def finish(process: subprocess.Popen, output: Path) -> Path:
     finally:
         kill(process)
     return output
-
-
-def lines(folder):
-    return [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
 
 
 def weights(folder):

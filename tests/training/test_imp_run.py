@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from equal_logs import lines
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -54,10 +55,6 @@ def settings(sounding: Path, output: Path, **changes) -> dict:
         "trackers": [],
         **changes,
     }
-
-
-def lines(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
 def test_a_run_that_goes_on_keeps_its_turns_and_weights_to_the_bit(sounding, tmp_path):

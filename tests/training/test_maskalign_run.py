@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from accelerate.state import AcceleratorState
+from equal_logs import lines
 from safetensors.torch import load_file
 from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipVisionConfig, SiglipVisionModel
 
@@ -68,10 +69,6 @@ def settings(drawn: Path, output: Path, align: dict[str, Any], **changes: Any) -
 
 def recipe(*arguments: Any, **changes: Any) -> PretrainingRecipe:
     return read_recipe(settings(*arguments, **changes))
-
-
-def lines(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from equal_logs import lines
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -75,10 +76,6 @@ def settings(drawn, start, output, **changes):
         "trackers": [],
         **changes,
     }
-
-
-def lines(folder):
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")

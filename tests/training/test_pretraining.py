@@ -14,9 +14,11 @@ import pytest
 import torch
 import yaml
 from accelerate.state import AcceleratorState
+from equal_logs import lines
 from own_process import OwnProcess
 from PIL import Image
 from safetensors.torch import load_file
+from slow_clock import BETWEEN, COMPUTING, LOADING, SlowClock
 from torch import nn
 from transformers import AutoModelForPreTraining, AutoProcessor
 
@@ -92,10 +94,6 @@ def settings(drawn, start, output, **changes):
     }
 
 
-def lines(folder):
-    return [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
-
-
 def weights(folder):
     return load_file(Path(folder) / "model.safetensors")
 
@@ -150,6 +148,19 @@ def test_a_run_leaves_its_log_its_figures_its_curves_and_a_model(uninterrupted, 
     assert len(changed) > 50
     assert processor.video_processor.num_frames == 2
     assert processor(text=["a small disc"])["input_ids"].max() < model.config.vocab_size
+
+
+def test_the_log_says_which_share_of_its_steps_waited_for_data(drawn, start, tmp_path, monkeypatch):
+    """Two batches a step; an evaluation behind each is no part of one."""
+    clock = SlowClock(monkeypatch)
+    run = Pretraining(read_recipe(settings(drawn, start, tmp_path, num_workers=0, max_steps=2, eval_steps=1)))
+    run.training.collator = clock.before(LOADING, run.training.collator)
+    run.forward, run.evaluate = clock.before(COMPUTING, run.forward), clock.before(BETWEEN, run.evaluate)
+    monkeypatch.setattr("violet.training.pretraining.draw_curves", lambda *given: None)
+    run.run(resume=False)
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    found = [line["waiting_share"] for line in log if "waiting_share" in line]
+    assert found == pytest.approx([LOADING / (LOADING + COMPUTING)] * 2) and len(log) == 4
 
 
 def test_the_saved_model_is_the_moving_average(uninterrupted):

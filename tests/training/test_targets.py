@@ -1,6 +1,5 @@
 """Targets prepared in advance: by the real command's code, in processes that are killed with real signals."""
 
-import json
 import pickle
 import time
 from dataclasses import replace
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from equal_logs import lines
 from own_process import OwnProcess
 
 from violet.data import moving_shapes
@@ -66,10 +66,7 @@ def test_training_on_stored_targets_is_training_on_computed_ones(drawn, prepared
     names = {"hog": str(prepared), "pixel": str(pixels)}
     pretrain(make_recipe(drawn, output_dir=str(tmp_path / "computed")))
     pretrain(make_recipe(drawn, output_dir=str(tmp_path / "read"), dataset={"targets": names}))
-    computed, read = (
-        [json.loads(line) for line in (tmp_path / run / "log.jsonl").read_text().splitlines()]
-        for run in ("computed", "read")
-    )
+    computed, read = (lines(tmp_path / run) for run in ("computed", "read"))
     assert computed == read
     losses = [line["loss_mvm_hog"] for line in computed if "loss_mvm_hog" in line]
     assert len(losses) == 3 and min(losses) > 0

@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from equal_logs import without_times
 from own_process import OwnProcess
 from safetensors.torch import load_file
+from slow_clock import BETWEEN, COMPUTING, LOADING, SlowClock
 from transformers import AutoProcessor, EarlyStoppingCallback, TrainerCallback
 
 from violet import QuestionCollator, VioletForQuestionAnswering, VioletTrainer
 from violet.cli import main
 from violet.core.files import is_whole
-from violet.training import CheckpointError, FinetuningArguments, RunStopped, last_whole_checkpoint
+from violet.training import CheckpointError, FinetuningArguments, RunStopped, SettingsError, last_whole_checkpoint
 
 RECIPE = [
     "--max_steps=8", "--save_steps=2", "--per_device_train_batch_size=12", "--questions_per_video=2",
@@ -120,6 +122,11 @@ def test_settings_may_stand_in_a_file(table, uninterrupted, tmp_path, capfd):
     assert "lerning_rate" in capfd.readouterr().err
 
 
+def test_an_order_that_is_not_ours_is_refused(tmp_path):
+    with pytest.raises(SettingsError, match="--train_sampling_strategy: must stay random, got group_by_length"):
+        FinetuningArguments(output_dir=str(tmp_path), train_sampling_strategy="group_by_length")
+
+
 def build_trainer(model_folder, questions, tmp_path, evaluates=False, **arguments) -> VioletTrainer:
     model = VioletForQuestionAnswering.from_pretrained(model_folder)
     processor = AutoProcessor.from_pretrained(model_folder)
@@ -155,7 +162,7 @@ def test_sigterm_saves_between_two_checkpoints_and_between_two_lines_of_the_log(
             trainer = build_trainer(model_folder, questions, output, **settings)
         trainer.train(resume_from_checkpoint=stops)
         state = json.loads((output / "checkpoint-3" / "trainer_state.json").read_text())
-        states.append([line for line in state["log_history"] if "loss" in line])
+        states.append([without_times(line) for line in state["log_history"] if "loss" in line])
         assert trainer.train(resume_from_checkpoint=True).global_step == 3, (
             "a run that has ended takes no further step"
         )
@@ -164,6 +171,29 @@ def test_sigterm_saves_between_two_checkpoints_and_between_two_lines_of_the_log(
         torch.equal(one, weights(tmp_path / "True" / "checkpoint-3")[name])
         for name, one in weights(tmp_path / "False" / "checkpoint-3").items()
     )
+
+
+class LongEvaluation(TrainerCallback):
+    def __init__(self, clock):
+        self.clock = clock
+
+    def on_evaluate(self, *given, **more):
+        self.clock.now += BETWEEN
+
+
+def test_the_log_says_which_share_of_its_steps_waited_for_data(model_folder, questions, tmp_path, monkeypatch):
+    """Two batches a step; the loader asks for one ahead, so that the first step waits for three."""
+    clock = SlowClock(monkeypatch)
+    trainer = build_trainer(
+        model_folder, questions, tmp_path, evaluates=True, max_steps=4, gradient_accumulation_steps=2, logging_steps=2,
+        per_device_train_batch_size=4, eval_strategy="steps", eval_steps=1, dataloader_num_workers=0, report_to="none",
+    )  # fmt: skip
+    trainer.data_collator = clock.before(LOADING, trainer.data_collator)
+    trainer.training_step = clock.before(COMPUTING, trainer.training_step)
+    trainer.add_callback(LongEvaluation(clock))
+    trainer.train()
+    found = [line["waiting_share"] for line in trainer.state.log_history if "loss" in line]
+    assert found == pytest.approx([5 * LOADING / (5 * LOADING + 4 * COMPUTING), LOADING / (LOADING + COMPUTING)])
 
 
 def test_early_stopping_goes_on_counting(model_folder, questions, tmp_path):
