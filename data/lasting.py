@@ -41,7 +41,7 @@ class LastingLoader(torch.utils.data.DataLoader):
         time_limit: seconds.
 
     Raises:
-        ValueError: for a stream that cannot be taken up at a batch (it has no `rest`), or is not in batches of its own.
+        ValueError: for a stream that cannot be taken up at a batch (no `rest`), or does not make its batches itself.
 
     Raises (in iterating):
         WorkerDiedError: if three times in a row workers die or stop over one batch; it names the samples they held.
@@ -214,8 +214,8 @@ class _Stream:
         self._all: Any = given.dataset
         if not hasattr(self._all, "rest") or given.batch_size is not None:
             raise ValueError(
-                "A stream whose workers are to be replaced makes its batches itself (`batch_size=None`) and goes on at "
-                f"any of them (`rest`), as ShardStream does; this is {type(self._all).__name__}."
+                "A stream whose workers are to be replaced makes its batches itself (`batch_size=None`) and goes on "
+                f"at any of them (`rest`), as ShardStream does; this is {type(self._all).__name__}."
             )
         self._pass, self._done, self._is_rest = self._all, 0, False
 

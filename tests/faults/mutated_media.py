@@ -21,7 +21,7 @@ from campaign import BrokenPromise, Promise
 
 LIMIT = 20.0
 SHORT_LIMIT, PATIENCE = 0.5, 15.0
-"""Of a decoder that hangs: its deadline, and how much later the loader must have told it, on a machine however busy."""
+"""Of a decoder that hangs: its deadline, and how much later the loader must have told it, on a busy machine too."""
 HANGS_EVERY = 500
 IN_PROCESS: list[bool] = []
 """Not empty while a mutant is tried: its decoder must be in this process."""
@@ -65,7 +65,7 @@ def trial(seed: int, folder: Path) -> dict[str, int]:
 
 
 def hang(folder: Path, how: str) -> dict[str, int]:
-    """A file over which the decoder's process hangs: told by its deadline, the process is gone, the next one decodes."""
+    """A file over which the decoder hangs: told by the deadline, its process is gone, and the next one decodes."""
     from violet.data.loading import ClipReader
     from violet.processing import VideoDecodeError, VioletVideoProcessor, decoder_process
 
