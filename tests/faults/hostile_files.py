@@ -253,9 +253,9 @@ def resume_a_checkpoint(folder: Path, mark: Path, which: int) -> None:
 
     def save(made: Path) -> None:
         with separate_run():
-            trainer(made, max_steps=1, save_strategy="steps", save_steps=1).train()
+            trainer(made, max_steps=2, save_strategy="steps", save_steps=1).train()
 
-    shutil.copytree(inputs("trained", save) / "run", folder / "run")
+    shutil.copytree(inputs("trained-twice", save) / "run", folder / "run")
     checkpoint, name = folder / "run" / "checkpoint-1", ("optimizer.pt", "scheduler.pt", "rng_state.pth")[which % 3]
     call = Call(exec, f"open({str(mark)!r}, 'w').close()")
     held = torch.load(checkpoint / name, weights_only=False)  # it is ours still
