@@ -36,7 +36,7 @@ class LastingLoader(torch.utils.data.DataLoader):
 
     Args:
         given: the loader in whose place it stands, for rows by index or over a `ShardStream`; its workers were not
-            started yet. What it gives of a stream must follow from the batch alone (`collate_fn`).
+            started yet. What it gives of a stream must follow from nothing but the batch (`collate_fn`).
         held: what the workers are reading, see `ClipReader.held`. Without it no time limit is kept.
         time_limit: seconds.
 

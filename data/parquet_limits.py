@@ -14,7 +14,7 @@ MOST_BATCH_BYTES = 2**30
 """Rows that are unpacked at a time take at most that, if none of them is a list."""
 MOST_BATCH_ROWS = 1000
 MOST_VALUES, MOST_VALUES_PER_BYTE = 2**20, 8
-"""Equal values take next to no bytes: so many rows, or values of a column, are read of any file, and more per byte."""
+"""Equal values take next to no bytes: that many rows, or values of a column, are read of any file, and more per byte."""
 
 _HEAD_BYTES = 2**20
 _PAGE_HEADS = (5, 7, 8)  # of a data page, a dictionary page, a data page of the second version
@@ -76,7 +76,7 @@ def _pages(file: BinaryIO, column: Any, where: str) -> Iterator[tuple[int, int]]
 
 
 class _Bytes:
-    """The bytes of one page's head, so many at most."""
+    """The bytes of one page's head, a limited number of them."""
 
     def __init__(self, file: BinaryIO):
         self._file, self._left = file, _HEAD_BYTES

@@ -163,6 +163,7 @@ OTHERS: dict[str, Callable[[], bytes]] = {
     "a deep list.jsonl": lambda: b"[" * 1_000_000,
     "a long number.jsonl": lambda: b'{"video": ' + b"1" * 1_000_000 + b"}",
     "a page of 2 GB.parquet": lambda: parquet(unpacked=2**31 - 1),
+    "a page of 100 MB.parquet": lambda: parquet(unpacked=10**8, content=gzip.compress(bytes(10**8), 1)),
     "a column of an exabyte.parquet": lambda: parquet(packed=2**60),
     "a million million rows.parquet": lambda: parquet(rows=2**40, values=2**40),
     "a list of two thousand million.parquet": lambda: parquet(values=2**31, page_values=2**31 - 1, repeated=True),

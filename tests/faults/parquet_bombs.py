@@ -33,19 +33,26 @@ def structure(*fields: tuple[int, int, bytes]) -> bytes:
 
 
 def parquet(
-    unpacked: int = 4, packed: int | None = None, values: int = 1, rows: int = 1, page_values: int = 1, repeated=False
+    unpacked: int = 4,
+    content: bytes = bytes(64),
+    packed: int | None = None,
+    values: int = 1,
+    rows: int = 1,
+    page_values: int = 1,
+    repeated=False,
 ) -> bytes:
     """
     A column `a` of integers, of one page.
 
     Args:
         unpacked: bytes of the page, as its head says them.
+        content: what the page packs.
         packed: bytes of the column, as the footer says them.
         values, rows: of the column and of the row group, as the footer says them.
         page_values: as the page's head says them.
         repeated: whether a row is a list.
     """
-    gzip, content = 2, bytes(64)
+    gzip = 2
     encodings = [(2, INTEGER, number(0)), (3, INTEGER, number(3)), (4, INTEGER, number(3))]
     plain = structure((1, INTEGER, number(page_values)), *encodings)
     head = structure(
