@@ -14,7 +14,7 @@ MOST_BATCH_BYTES = 2**30
 """Rows that are unpacked at a time take at most that, if none of them is a list."""
 MOST_BATCH_ROWS = 1000
 MOST_VALUES, MOST_VALUES_PER_BYTE = 2**20, 8
-"""Equal values take next to no bytes: that many rows, or values of a column, of any file, and that many more per byte."""
+"""Equal values take next to no bytes: as many rows, or values of a column, of any file, and more of a larger one."""
 
 _HEAD_BYTES = 2**20
 _PAGE_HEADS = (5, 7, 8)  # of a data page, a dictionary page, a data page of the second version
