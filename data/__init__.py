@@ -5,6 +5,8 @@ from .benchmarks import BENCHMARKS, check_benchmark
 from .composite import read_composite
 from .drawn_regions import regions
 from .extracting import prepare_frames
+from .lasting import LastingLoader
+from .loading import ClipReader
 from .moving_shapes import (
     captioned,
     classified,
@@ -27,6 +29,8 @@ from .tsv_videos import TsvVideos
 __all__ = [
     "BENCHMARKS",
     "COLUMNS",
+    "ClipReader",
+    "LastingLoader",
     "ShardStream",
     "TableError",
     "TarShard",

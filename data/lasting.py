@@ -35,16 +35,21 @@ class LastingLoader(torch.utils.data.DataLoader):
     seconds.
 
     Args:
-        given: the loader in whose place it stands, for rows by index; its workers were not started yet.
+        given: the loader in whose place it stands, for rows by index or over a `ShardStream`; its workers were not
+            started yet. What it gives of a stream must follow from nothing but the batch (`collate_fn`).
         held: what the workers are reading, see `ClipReader.held`. Without it no time limit is kept.
         time_limit: seconds.
+
+    Raises:
+        ValueError: for a stream that cannot be taken up at a batch (no `rest`), or does not make its batches itself.
 
     Raises (in iterating):
         WorkerDiedError: if three times in a row workers die or stop over one batch; it names the samples they held.
     """
 
     def __init__(self, given: torch.utils.data.DataLoader, held: HeldSamples | None, time_limit: float):
-        self._order = _Order()
+        streams = isinstance(given.dataset, torch.utils.data.IterableDataset)
+        self._work: _Order | _Stream = _Stream(given) if streams else _Order(given)
         self._settings: dict[str, Any] = {
             name: getattr(given, name)
             for name in (
@@ -53,7 +58,7 @@ class LastingLoader(torch.utils.data.DataLoader):
             )
         }
         self._settings["worker_init_fn"] = _Beginning(given.worker_init_fn)
-        super().__init__(given.dataset, **self._settings, **self._by(given, _order_of(given)))
+        super().__init__(given.dataset, **self._settings, **self._work.whole())
         self._held = held
         self._limit = time_limit
         self._inner: torch.utils.data.DataLoader | None = None
@@ -61,16 +66,12 @@ class LastingLoader(torch.utils.data.DataLoader):
         self._waiting_since: float | None = None
         self._stalled = False
 
-    @staticmethod
-    def _by(like: torch.utils.data.DataLoader, order: Any) -> dict[str, Any]:
-        batched = like.batch_sampler is not None
-        return {"batch_sampler": order} if batched else {"batch_size": None, "sampler": order}
-
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         if self.num_workers == 0:
             yield from super().__iter__()
             return
-        self._order.begin(iter(_order_of(self)))
+        if not self._work.begin():
+            self._inner, self._workers = None, []
         ended = threading.Event()
         if self._held is not None:
             threading.Thread(target=self._watch, args=(ended, self._held), daemon=True).start()
@@ -104,13 +105,14 @@ class LastingLoader(torch.utils.data.DataLoader):
                 continue
             self._waiting_since = None
             tries = 0
-            self._order.delivered()
+            self._work.delivered()
             yield batch
 
     def _start(self) -> Iterator[Any]:
         """The workers' batches, of workers that are there or are started now."""
         if self._inner is None:
-            self._inner = torch.utils.data.DataLoader(self.dataset, **self._settings, **self._by(self, self._order))
+            rows, by = self._work.left()
+            self._inner = torch.utils.data.DataLoader(rows, **self._settings, **by)
         before, handler = multiprocessing.active_children(), _child_handler()
         batches = iter(self._inner)
         self._workers += [child for child in multiprocessing.active_children() if child not in before]
@@ -169,15 +171,31 @@ class _Beginning:
 
 
 class _Order:
-    """The indices of an epoch; when they are asked for again, from the first one on whose batch was not delivered."""
+    """Rows by index; when their indices are asked for again, from the first one on whose batch was not delivered."""
 
-    def __init__(self) -> None:
+    def __init__(self, given: torch.utils.data.DataLoader):
+        self._rows = given.dataset
+        self._batched = given.batch_sampler is not None
+        self._all: Any = given.batch_sampler if self._batched else given.sampler
         self._source: Iterator[Any] = iter(())
         self._under_way: deque[Any] = deque()
 
-    def begin(self, source: Iterator[Any]) -> None:
-        self._source = source
+    def whole(self) -> dict[str, Any]:
+        """What a `DataLoader` of all is made with, beside its rows."""
+        return self._by(self._all)
+
+    def left(self) -> tuple[Any, dict[str, Any]]:
+        """The rows, and what makes a `DataLoader` of those whose batches are left in each pass."""
+        return self._rows, self._by(self)
+
+    def _by(self, order: Any) -> dict[str, Any]:
+        return {"batch_sampler": order} if self._batched else {"batch_size": None, "sampler": order}
+
+    def begin(self) -> bool:
+        """Begins a pass; whether workers that are there can make it."""
+        self._source = iter(self._all)
         self._under_way.clear()
+        return True
 
     def delivered(self) -> None:
         self._under_way.popleft()
@@ -189,8 +207,32 @@ class _Order:
             yield indices
 
 
-def _order_of(loader: torch.utils.data.DataLoader) -> Any:
-    return loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+class _Stream:
+    """A stream; when it is asked for again in a pass, from the first batch on that was not delivered. As `_Order`."""
+
+    def __init__(self, given: torch.utils.data.DataLoader):
+        self._all: Any = given.dataset
+        if not hasattr(self._all, "rest") or given.batch_size is not None:
+            raise ValueError(
+                "A stream whose workers are to be replaced makes its batches itself (`batch_size=None`) and goes on "
+                f"at any of them (`rest`), as ShardStream does; this is {type(self._all).__name__}."
+            )
+        self._pass, self._done, self._is_rest = self._all, 0, False
+
+    def whole(self) -> dict[str, Any]:
+        return {"batch_size": None}
+
+    def left(self) -> tuple[Any, dict[str, Any]]:
+        self._is_rest = self._done > 0  # workers of the stream itself may stay, and make later passes as well
+        return (self._pass.rest(self._done) if self._is_rest else self._all), self.whole()
+
+    def begin(self) -> bool:
+        usable = not self._is_rest
+        self._pass, self._done, self._is_rest = self._all.rest(0), 0, False
+        return usable
+
+    def delivered(self) -> None:
+        self._done += 1
 
 
 def _child_handler() -> Any:

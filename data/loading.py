@@ -111,6 +111,7 @@ class ClipReader:
         test_clip: tuple[int, int] = (0, 1),
         row: int | None = None,
         share: int = 1,
+        name: str | None = None,
     ) -> Clip:
         """
         Args:
@@ -119,6 +120,7 @@ class ClipReader:
             draw, test_clip: which, see `VioletVideoProcessor.sample_frames`.
             row: the number of the video's row, for messages.
             share: how many clips share the samples of sound that the processor asks for; 0 to read no sound.
+            name: what messages call the video, such as the `video` of a row of a `ShardStream`, whose `clip` is read.
 
         Raises:
             VideoDecodeError, TableError: the video cannot be read; the message names it and its row.
@@ -135,7 +137,8 @@ class ClipReader:
         key = known, num_frames, test_clip, heard
         if draw is None and key in self.clips:
             return self.clips[key]
-        name = describe_source(video) if row is None else f"{describe_source(video)} (row {row})"
+        name = describe_source(video) if name is None else name
+        name = name if row is None else f"{name} (row {row})"
         self.held.note(name)
 
         def sample(total_frames: int, fps: float | None) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Shards as a stream, for sets that are larger than the disk: each is read once an epoch, in order, by one reader."""
 
+import copy
 import os
 from collections.abc import Iterator
 from itertools import islice
@@ -8,16 +9,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..processing.decoding import IMAGE_SUFFIXES
 from .shards import Sample, TarShard, find_shards
-from .sources import open_clip
 from .tables import TableError
 
 
 class ShardStream(torch.utils.data.IterableDataset):
     """
-    The rows of shards, in batches, for `DataLoader(stream, batch_size=None, num_workers=…)`. A batch is a list of
-    rows, those of a clip side by side; a row has `video`, its columns, `clip`, which `decode_video` takes, and `draw`,
-    a number that depends only on (seed, epoch, row).
+    The rows of shards, in batches, for `DataLoader(stream, batch_size=None, num_workers=…)`, which a `LastingLoader`
+    makes survive its workers. A batch is a list of rows, those of a clip side by side; a row has `video`, its columns,
+    `clip`, which `decode_video` takes, and `draw`, a number that depends only on (seed, epoch, row).
+
+    Clips are handed over as they are stored: a damaged one is an error of its decoding, and the stream goes on.
 
     An epoch has each clip once over all processes. Its order is a pure function of (seed, epoch): the shards are
     shuffled, and in each the clips of every `block` that stand side by side. It is cut into equal runs, one per
@@ -64,6 +67,12 @@ class ShardStream(torch.utils.data.IterableDataset):
     def set_epoch(self, epoch: int, position: int = 0) -> None:
         """The next pass is through this epoch, from batch `position` of this process on: as if the first were read."""
         self._place[0], self._place[1] = epoch, position
+
+    def rest(self, done: int) -> "ShardStream":
+        """This pass from its batch `done` on, whatever epoch is set afterwards."""
+        one = copy.copy(self)
+        one._place = (self._place + torch.tensor([0, done])).share_memory_()
+        return one
 
     def __len__(self) -> int:
         """The batches of this process in an epoch."""
@@ -114,7 +123,9 @@ class ShardStream(torch.utils.data.IterableDataset):
             yield batch
 
     def _rows(self, epoch: int, shard: int, place: int, sample: Sample) -> Iterator[dict[str, Any]]:
-        rows, clip = sample.rows(), open_clip(sample.clip(), sample.reference)
+        rows, stored = sample.rows(), sample.clip()
+        frames = [content for _, content in stored]
+        clip = frames if stored[0][0] in IMAGE_SUFFIXES else frames[0]
         generator = np.random.default_rng([self.seed, epoch, shard, place])
         chosen = list(range(len(rows)))
         if self.rows_per_clip is not None and len(rows) > self.rows_per_clip:

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .parquet_limits import ParquetLimitError, rows_at_a_time
+
 if TYPE_CHECKING:
     from datasets import Dataset
 
@@ -79,10 +81,12 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     number = 0
     try:
         with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(1000):
+            for batch in file.iter_batches(rows_at_a_time(path, file.metadata)):
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row
+    except ParquetLimitError as error:
+        raise TableError(f"{path}: refused before it was unpacked: {error}.") from error
     except (pyarrow.ArrowException, OSError) as error:
         raise TableError(f"{path}: not a Parquet file, or a damaged one ({error}).") from error
 

@@ -147,7 +147,7 @@ def read_file(path: Path) -> Any:
         TypeError,
         ValueError,
     ) as error:
-        asked = _asked_for(path)
+        asked = names_asked_for(path)
         if asked:
             raise WeightsError(
                 f"{path}: refused, and nothing of it was run: its pickle asks for {', '.join(asked)}. Weights are "
@@ -200,7 +200,7 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def _asked_for(path: Path) -> list[str]:
+def names_asked_for(path: Path) -> list[str]:
     """The Python names beyond tensors' that a pickle asks for, found without running it."""
     names: set[str] = set()
     try:

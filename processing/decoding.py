@@ -52,7 +52,7 @@ VIDEO_FORMS = (
     "the path or URL (http, https, hf) of a video, GIF or picture, the path of a folder of frames, "
     "the bytes of a file, "
     'datasets\' dictionary {"path": …, "bytes": …}, torchcodec\'s VideoDecoder, '
-    f"{ARRAY_FORMS}, a PIL image, or a list of frames (PIL images or arrays)"
+    f"{ARRAY_FORMS}, a PIL image, or a list of frames (PIL images, arrays, or the bytes of pictures)"
 )
 """What a video may be."""
 
@@ -83,7 +83,8 @@ def decode_video(
             - torchcodec's `VideoDecoder`, as `datasets.Video()` gives it;
             - an array or tensor (T, H, W, C) or (T, C, H, W) with 1, 3 or 4 channels, or grey (T, H, W), uint8 or
               float in 0..1;
-            - a PIL image, or a list of PIL images or of (H, W), (H, W, C) or (C, H, W) arrays.
+            - a PIL image, or a list of PIL images, of the bytes of pictures, or of (H, W), (H, W, C) or (C, H, W)
+              arrays.
             Grey becomes RGB; an alpha channel is dropped.
         sample_indices: `(total_frames, fps) -> frame indices`, in any order, repeats allowed. None takes all frames.
         backend: "auto", "decord", "pyav" or "torchcodec"; matters for video files only.
@@ -125,7 +126,7 @@ def decode_video(
     if _is_picture_object(source):
         source = [source]
     if isinstance(source, list | tuple):
-        return _decode_frame_list(source, name, choose)
+        return _decode_frame_list(source, name, choose, most_pixels)
     if hasattr(source, "shape") and hasattr(source, "dtype"):
         return _decode_array(source, name, choose)
     raise VideoDecodeError(name, "it is no kind of video", _FORMS_ADVICE)
@@ -229,11 +230,14 @@ def _rgb_of_array(frames: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(frames)
 
 
-def _decode_frame_list(source: Sequence, name: str, choose: FrameChoice) -> DecodedVideo:
-    """Frames of a list of PIL images, or of arrays of one shape."""
-    advice = "Pass frames of one kind (PIL images or arrays) and one size."
+def _decode_frame_list(source: Sequence, name: str, choose: FrameChoice, most_pixels: int | None) -> DecodedVideo:
+    """Frames of a list of PIL images, of pictures' files, or of arrays of one shape."""
+    advice = "Pass frames of one kind (PIL images, bytes of pictures, or arrays) and one size."
     if not source:
         raise VideoDecodeError(name, "the list of frames is empty", advice)
+    if all(isinstance(frame, bytes) for frame in source):
+        names = [f"{name}, frame {number}" for number in range(1, len(source) + 1)]
+        return _decode_pictures(source, names, name, choose, most_pixels)
     if all(_is_picture_object(frame) for frame in source):
         sizes = sorted({frame.size for frame in source})
         if len(sizes) > 1:
@@ -261,11 +265,18 @@ def _decode_folder(folder: Path, name: str, choose: FrameChoice, most_pixels: in
     if not files:
         reason = f"the folder holds no frames ({', '.join(sorted(IMAGE_SUFFIXES))})"
         raise VideoDecodeError(name, reason, "Pass the folder that directly contains the frames.")
+    return _decode_pictures(files, list(map(str, files)), name, choose, most_pixels)
+
+
+def _decode_pictures(
+    files: Sequence[Path | bytes], names: Sequence[str], name: str, choose: FrameChoice, most_pixels: int | None
+) -> DecodedVideo:
+    """The chosen frames, each a picture's file or its bytes; the others are not looked at."""
     first = FrameChoice(name, lambda total_frames, fps: [0], None, {})
 
     def read(indices: np.ndarray) -> np.ndarray:
         wanted, inverse = np.unique(indices, return_inverse=True)
-        pictures = [_decode_picture(files[i], str(files[i]), first, most_pixels) for i in wanted]
+        pictures = [_decode_picture(files[i], names[i], first, most_pixels) for i in wanted]
         return stack_frames([picture.frames[0] for picture in pictures], name)[inverse]
 
     return _without_clock(read, len(files), choose, "pillow")

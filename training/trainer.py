@@ -3,10 +3,11 @@
 import json
 import logging
 import math
+import pickle
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,11 @@ from ..evaluation.answers import UNREAD
 from ..hub import Push, write_model_card
 from ..hub.cards import CARD_FILE, read_card
 from ..hub.publishing import explained, send, staged
+from ..hub.weight_files import names_asked_for
 from ..modeling_violet.embedding_gradients import EmbeddingGradients
 from ..processing import VideoTextProcessor
 from .arguments import SettingsError
-from .checkpoints import check_whole, checkpoint_folder, last_whole_checkpoint, new_checkpoint
+from .checkpoints import CheckpointError, check_whole, checkpoint_folder, last_whole_checkpoint, new_checkpoint
 from .collating import VideoTextCollator
 from .gradient_caching import backward_in_parts, refuse_sharded, split_pairs
 from .guards import MAX_BAD_STEPS, StepGuard
@@ -134,7 +136,8 @@ class VioletTrainer(Trainer):
         As the Trainer's. True goes on from the last checkpoint that is whole.
 
         Raises:
-            CheckpointError: for a checkpoint that is not whole; if one cannot be written.
+            CheckpointError: for a checkpoint that is not whole, or has a pickle of more than tensors and plain values;
+                if one cannot be written.
             RunStopped: if SIGTERM asked the run to end; it is saved.
         """
         if resume_from_checkpoint is True:
@@ -152,6 +155,14 @@ class VioletTrainer(Trainer):
             except RunStopped as error:  # no fault, which the watch would tell the other processes of
                 stop = error
         raise stop
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with _nothing_run(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _nothing_run(checkpoint):
+            super()._load_rng_state(checkpoint)
 
     def evaluation_loop(self, *args, **kwargs):
         with explained_workers(self._reader()):
@@ -484,6 +495,21 @@ class VioletTrainer(Trainer):
     def _load_best_model(self) -> None:
         check_whole(str(self.state.best_model_checkpoint))
         super()._load_best_model()
+
+
+@contextmanager
+def _nothing_run(checkpoint: str | None) -> Iterator[None]:
+    """Says of a pickle that was refused which it is; torch's own words advise to read it all the same."""
+    try:
+        yield
+    except pickle.UnpicklingError:
+        files = sorted(Path(str(checkpoint)).glob("*.pt*"))
+        asked = {file.name: names for file in files if (names := names_asked_for(file))}
+        said = " and ".join(f"{name} for {', '.join(names)}" for name, names in asked.items()) or "in it"
+        raise CheckpointError(
+            f"{checkpoint}: refused, and nothing of it was run: a pickle asks for more than tensors and plain values, "
+            f"{said}. Start from another checkpoint."
+        ) from None
 
 
 def _tell_failure(job: "Future[Push]") -> None:

@@ -3,6 +3,7 @@ Small files that promise much: sizes, counts, durations, archives and JSON heade
 50 MB and a second of computing, and the error says what is wrong.
 """
 
+import gzip
 import io
 import struct
 import time
@@ -16,6 +17,7 @@ from unittest.mock import patch
 
 import media
 from campaign import BrokenPromise, Promise
+from parquet_bombs import parquet
 
 MOST_BYTES, MOST_SECONDS = 50 * 2**20, 1.0
 
@@ -160,6 +162,13 @@ OTHERS: dict[str, Callable[[], bytes]] = {
     "manifest.json": lambda: b'{"shards": {' + b" " * (2**26 + 10) + b"}}",
     "a deep list.jsonl": lambda: b"[" * 1_000_000,
     "a long number.jsonl": lambda: b'{"video": ' + b"1" * 1_000_000 + b"}",
+    "a page of 2 GB.parquet": lambda: parquet(unpacked=2**31 - 1),
+    "a page of 100 MB.parquet": lambda: parquet(unpacked=10**8, content=gzip.compress(bytes(10**8), 1)),
+    "a column of an exabyte.parquet": lambda: parquet(packed=2**60),
+    "a million million rows.parquet": lambda: parquet(rows=2**40, values=2**40),
+    "a list of two thousand million.parquet": lambda: parquet(values=2**31, page_values=2**31 - 1, repeated=True),
+    "packed rows.jsonl.gz": lambda: gzip.compress(bytes(10_000_000)),
+    "a packed shard.tar": lambda: gzip.compress(tar(b"a.mp4", b"00046113200") + bytes(10_000_000)),
     "a memo of 16 GB.pkl": lambda: b"\x80\x02]r" + struct.pack("<I", 2**31 - 1) + b".",
     "text of an exabyte.pkl": lambda: b"\x80\x04\x8d" + struct.pack("<Q", 2**60) + b".",
     "a deep list.pkl": lambda: b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b".",
@@ -193,7 +202,7 @@ def read(file: Path) -> object:
         return read_file(file)
     if file.suffix == ".json":
         return find_shards(file.parent)
-    if file.suffix == ".jsonl":
+    if file.suffix in (".jsonl", ".gz", ".parquet"):
         return list(iterate_table(file))
     source = f"zip://a.mp4::{file}" if file.suffix == ".zip" else str(file)
     return decode_video(source, lambda total, fps: [0])
@@ -209,7 +218,9 @@ def trial(seed: int, folder: Path) -> dict[str, int]:
 
 def judge(file: Path) -> dict[str, int]:
     """Refuses a file that is read, or costs too much."""
-    import violet.hub.weight_files  # noqa: F401  what is loaded takes memory, and is no part of it
+    import pyarrow.parquet  # noqa: F401  what is loaded takes memory, and is no part of it
+
+    import violet.hub.weight_files  # noqa: F401
     from violet.processing import decode_video
 
     decode_video(str(media.clips()["mp4"]), lambda total, fps: [0])
@@ -258,9 +269,16 @@ def headers_are_not_measured():
         yield
 
 
+@contextmanager
+def pages_are_not_measured():
+    with patch("violet.data.tables.rows_at_a_time", lambda path, metadata: 1000):
+        yield
+
+
 MUTANTS = {
     "lengths are not checked": lengths_are_not_checked,
     "headers are not measured": headers_are_not_measured,
+    "Parquet's pages are not measured": pages_are_not_measured,
 }
 PROMISE = Promise(
     "bombs",

@@ -20,7 +20,8 @@ from unittest.mock import patch
 
 import media
 from bombs import errors
-from campaign import BrokenPromise, Promise
+from campaign import BrokenPromise, Promise, inputs
+from small_runs import separate_run, trainer
 
 SECRET = "a text that lies outside"
 
@@ -243,6 +244,33 @@ def load_a_config(folder: Path, mark: Path, chance: random.Random) -> None:
         os.chdir(here)
 
 
+def resume_a_checkpoint(folder: Path, mark: Path, which: int) -> None:
+    """A checkpoint of the Trainer whose manifest fits, one of whose pickles calls."""
+    import torch
+
+    from violet.core.files import seal
+    from violet.training.checkpoints import CheckpointError
+
+    def save(made: Path) -> None:
+        with separate_run():
+            trainer(made, max_steps=2, save_strategy="steps", save_steps=1).train()
+
+    shutil.copytree(inputs("trained-twice", save) / "run", folder / "run")
+    checkpoint, name = folder / "run" / "checkpoint-1", ("optimizer.pt", "scheduler.pt", "rng_state.pth")[which % 3]
+    call = Call(exec, f"open({str(mark)!r}, 'w').close()")
+    held = torch.load(checkpoint / name, weights_only=False)  # it is ours still
+    torch.save({**held, "more": call}, checkpoint / name)
+    seal(checkpoint)
+    try:
+        with separate_run():
+            trainer(folder, max_steps=2, save_strategy="no").train(resume_from_checkpoint=str(checkpoint))
+    except CheckpointError as error:
+        if name not in str(error) or "exec" not in str(error):
+            raise BrokenPromise(f"{name}: the error does not say what was asked for: {error}") from error
+    else:
+        raise BrokenPromise(f"{name} was taken, though it calls")
+
+
 def read_pickled_frames(folder: Path, mark: Path, chance: random.Random) -> None:
     """Frames that are no pictures but programs or documents which some libraries run."""
     from violet.data import open_video
@@ -277,6 +305,10 @@ def trial(seed: int, folder: Path) -> dict[str, int]:
         load_a_config(inside, outside / "mark", chance)
         _look(outside, "load_a_config")
         return {"loaded without code": 1}
+    if seed % 40 == 29:
+        resume_a_checkpoint(inside, outside / "mark", seed // 40)
+        _look(outside, "resume_a_checkpoint")
+        return {"refused": 1}
     way = REFUSED[seed % len(REFUSED)]
     try:
         way(inside, outside / "mark", chance)
@@ -354,11 +386,21 @@ def an_index_may_name_anything():
         yield
 
 
+@contextmanager
+def pickles_of_checkpoints_are_run():
+    import torch
+
+    load = torch.load
+    with patch.object(torch, "load", lambda *given, **named: load(*given, **{**named, "weights_only": False})):
+        yield
+
+
 MUTANTS = {
     "pickles find everything": pickles_find_everything,
     "members of archives are not checked": members_are_not_checked,
     "local addresses are reached": local_addresses_are_reached,
     "an index may name anything": an_index_may_name_anything,
+    "pickles of checkpoints are run": pickles_of_checkpoints_are_run,
 }
 PROMISE = Promise(
     "hostile_files",
@@ -368,5 +410,5 @@ PROMISE = Promise(
     trial,
     limit=60.0,
     short_seeds=60,
-    code=("core", "data", "processing", "hub", "modeling_violet", "configuration"),
+    code=("core", "data", "processing", "hub", "modeling_violet", "configuration", "training"),
 )

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import tempfile
+import zlib
 from collections.abc import Callable
 from contextlib import contextmanager
 from functools import cache
@@ -13,7 +14,7 @@ from typing import Any
 from unittest.mock import patch
 
 from campaign import BrokenPromise, Promise
-from small_runs import recipe, separate_run, trainer
+from small_runs import captioned_shards, recipe, separate_run, trainer
 
 STEPS = 9
 LAST = 3
@@ -53,6 +54,52 @@ def finetune(folder: Path, workers: int, after_step: Callable[[int], None]) -> d
     return run.model.state_dict()
 
 
+class Means:
+    """In a worker: the clips of a batch of a stream -> the means of their frames, and the names."""
+
+    def __init__(self) -> None:
+        from violet.data import ClipReader
+        from violet.processing import VioletVideoProcessor
+
+        frames = VioletVideoProcessor(size={"height": 32, "width": 32}, num_frames=2, frame_sampling="jitter")
+        self.reader = ClipReader(frames, time_limit=10.0)
+
+    def __call__(self, rows: list[dict[str, Any]]) -> tuple[list[str], Any]:
+        import torch
+
+        clips = [self.reader.read(row["clip"], draw=row["draw"], name=row["video"]) for row in rows]
+        names = [f"{row['video']}, {row['draw']}" for row in rows]
+        return names, torch.stack([torch.from_numpy(clip.frames).float().mean((0, 1, 2)) / 255 for clip in clips])
+
+
+def stream(folder: Path, workers: int, after_step: Callable[[int], None]) -> dict[str, Any]:
+    """The weights of a loop of one's own over two epochs of a stream, and the order of its samples."""
+    import torch
+
+    from violet.data import LastingLoader, ShardStream
+
+    shards = captioned_shards()
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 1)
+    optimizer, work, order = torch.optim.AdamW(model.parameters(), lr=1e-2), Means(), []
+    rows = ShardStream(shards, batch_size=2, seed=3, lanes=2, block=4)
+    plain = torch.utils.data.DataLoader(
+        rows, batch_size=None, num_workers=workers, collate_fn=work, persistent_workers=workers == 2
+    )
+    batches = LastingLoader(plain, work.reader.held, work.reader.stall_limit)
+    for epoch in range(2):
+        rows.set_epoch(epoch)
+        for names, colours in batches:
+            order += names
+            loss = (model(colours) - colours.sum(1, keepdim=True)).square().mean()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            after_step(len(order) // 2)
+    numbers = [zlib.crc32(name.encode()) for name in order]
+    return {**model.state_dict(), "order": torch.tensor(numbers)}
+
+
 @cache
 def expected(kind: Callable[..., dict[str, Any]]) -> dict[str, Any]:
     """The weights without a fault, and without workers."""
@@ -60,10 +107,13 @@ def expected(kind: Callable[..., dict[str, Any]]) -> dict[str, Any]:
         return kind(Path(folder), 0, lambda step: None)
 
 
+KINDS = (pretrain, stream, finetune)
+
+
 def trial(seed: int, folder: Path) -> dict[str, Any]:
     """One run in which a worker is lost: killed if the seed is even, stopped if it is odd."""
     chance = random.Random(seed)
-    kind = (pretrain, finetune)[seed // 2 % 2]
+    kind = KINDS[seed % len(KINDS)]
     lost, workers = (signal.SIGKILL, signal.SIGSTOP)[seed % 2], chance.randint(1, 2)
     after, found = chance.randint(0, LAST), []
 
@@ -83,7 +133,7 @@ def trial(seed: int, folder: Path) -> dict[str, Any]:
             raise BrokenPromise(f"{about}: there were too few batches") from error
     if not found or not starts:
         raise BrokenPromise(f"{about}: workers were started again {len(starts)} times")
-    different = [name for name, value in same.items() if not value.equal(weights[name])]
+    different = [name for name, value in same.items() if not (name in weights and value.equal(weights[name]))]
     if different:
         raise BrokenPromise(f"{about}: the weights of {different[0]} and {len(different) - 1} more are others")
     return {"lost": 1, "replaced": 1, lost.name: 1}
@@ -119,7 +169,17 @@ def loses_batches():
         yield
 
 
-MUTANTS = {"batches on their way are lost": loses_batches}
+@contextmanager
+def streams_begin_again():
+    """The rest of a stream is all of it."""
+    from violet.data import ShardStream
+
+    rest = ShardStream.rest
+    with patch.object(ShardStream, "rest", lambda self, done: rest(self, 0)):
+        yield
+
+
+MUTANTS = {"batches on their way are lost": loses_batches, "a stream begins again": streams_begin_again}
 PROMISE = Promise(
     "lost_workers",
     "a worker that loads data is killed or stopped: it is replaced, and the weights are those without a fault",

@@ -3,18 +3,26 @@ Clips with damage, through the loader: none hangs, kills the run, or has in sile
 container still promises. What it promises is read here a second time, from the bytes and as plainly as can be.
 """
 
+import contextlib
 import functools
 import random
 import re
+import shutil
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
+import hanging_decoder
 import media
 import numpy as np
+import psutil
 from campaign import BrokenPromise, Promise
 
 LIMIT = 20.0
+SHORT_LIMIT, PATIENCE = 0.5, 15.0
+"""Of a decoder that hangs: its deadline, and how much later the loader must have told it, on a busy machine too."""
+HANGS_EVERY = 500
 IN_PROCESS: list[bool] = []
 """Not empty while a mutant is tried: its decoder must be in this process."""
 
@@ -38,8 +46,13 @@ def load(file: Path, sample) -> "object":
 
 
 def trial(seed: int, folder: Path) -> dict[str, int]:
-    """One file with damage, decoded as a whole, or five frames of it. The first seeds are damage of known kinds."""
+    """
+    One file with damage, decoded as a whole, or five frames of it. The first seeds are damage of known kinds; then one
+    of five hundred is a file over which the decoder hangs.
+    """
     chance = random.Random(seed)
+    if seed % HANGS_EVERY == len(KNOWN):
+        return hang(folder, (hanging_decoder.LOOPS, hanging_decoder.STOPS)[seed // HANGS_EVERY % 2])
     if seed < len(KNOWN):
         kind, spoil = KNOWN[seed]
         done, content = "known", spoil(media.clips()[kind].read_bytes())
@@ -49,6 +62,50 @@ def trial(seed: int, folder: Path) -> dict[str, int]:
     file = folder / f"{done.split()[0]}.{kind}"
     file.write_bytes(content)
     return judge(file, whole=chance.random() < 0.5)
+
+
+def hang(folder: Path, how: str) -> dict[str, int]:
+    """A file over which the decoder hangs: told by the deadline, its process is gone, and the next one decodes."""
+    from violet.data.loading import ClipReader
+    from violet.processing import VideoDecodeError, VioletVideoProcessor, decoder_process
+
+    bad, good = folder / f"{how}.mp4", folder / "good.mp4"
+    for file in (bad, good):
+        shutil.copy(media.clips()["mp4"], file)
+    clips = ClipReader(VioletVideoProcessor(size={"height": 32, "width": 32}, num_frames=5), time_limit=LIMIT)
+    told: list[str | None] = []
+
+    def read() -> None:
+        try:
+            clips.read(str(bad))
+        except VideoDecodeError as error:
+            told.append(str(error))
+        else:
+            told.append(None)
+
+    with patch.object(decoder_process, "__file__", hanging_decoder.__file__):
+        frames = clips.read(str(good), draw=0).frames  # what takes long to start has started
+        process = psutil.Process(clips.decoder.pid)
+        clips.decoder.time_limit = SHORT_LIMIT
+        reading = threading.Thread(target=read, daemon=True)
+        reading.start()
+        reading.join(SHORT_LIMIT + PATIENCE)
+        try:
+            if not told:
+                raise BrokenPromise(f"{bad.name}: the loader still waits {PATIENCE:g} s after the deadline")
+            if told[0] is None or str(bad) not in told[0] or "longer than" not in told[0]:
+                raise BrokenPromise(f"{bad.name}: the deadline is not told: {told[0]}")
+            if psutil.wait_procs([process], timeout=PATIENCE)[1]:
+                raise BrokenPromise(f"{bad.name}: the process that decoded it is still there")
+            clips.decoder.time_limit = LIMIT
+            if not np.array_equal(clips.read(str(good), draw=1).frames, frames):
+                raise BrokenPromise("the clip after one that hung is another")
+        finally:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+            reading.join()
+            clips.decoder.kill()
+    return {"refused": 1, "killed": 1}
 
 
 def with_bytes(content: bytes, place: int, value: bytes) -> bytes:
@@ -180,6 +237,21 @@ def _broken(target: str, replacement):
     return mutant
 
 
+@contextmanager
+def deadline_is_not_kept():
+    """The loader waits for the decoder for ever."""
+    with patch("violet.processing.decoder_process._left", lambda deadline: None), patch(f"{__name__}.PATIENCE", 2.0):
+        yield
+
+
+@contextmanager
+def process_is_left():
+    """A decoder is given up, and not killed."""
+    end = "violet.processing.decoder_process._end"
+    with patch(end, lambda owner, process, connection: connection.close()), patch(f"{__name__}.PATIENCE", 2.0):
+        yield
+
+
 MUTANTS = {
     "the structure of Matroska is not read": _broken(
         "violet.processing.containers.matroska_promises", lambda places: []
@@ -189,6 +261,8 @@ MUTANTS = {
         "violet.processing.containers.check_packets", lambda places, video: None
     ),
     "counts are not compared": _broken("violet.processing.containers._compare", lambda *given: None),
+    "the deadline is not kept": deadline_is_not_kept,
+    "the process that hangs is left": process_is_left,
 }
 PROMISE = Promise(
     "mutated_media",

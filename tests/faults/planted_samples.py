@@ -1,8 +1,14 @@
-"""Bad samples planted in a table: the run's list holds these and no others, each with its file and reason."""
+"""
+Bad samples planted in a table, or in shards that two processes read as a stream: the run's list holds these and no
+others, each with its file and reason.
+"""
 
+import io
 import json
+import multiprocessing
 import random
 import shutil
+import tarfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,16 +65,118 @@ def pretrain(folder: Path, table: Path, borne: float, workers: int, size: int, g
     run.run(resume=False)
 
 
+class Read:
+    """In a worker: a batch of a stream -> which of its samples cannot be read, and how many there are."""
+
+    def __init__(self) -> None:
+        from violet.data import ClipReader
+        from violet.processing import VioletVideoProcessor
+
+        self.reader = ClipReader(VioletVideoProcessor(size={"height": 32, "width": 32}, num_frames=2))
+
+    def __call__(self, rows: list[dict[str, Any]]) -> tuple[int, list[Any]]:
+        from violet.data.loading import SAMPLE_ERRORS, FailedSample
+
+        failed = []
+        for row in rows:
+            try:
+                self.reader.read(row["clip"], name=row["video"])
+            except SAMPLE_ERRORS as error:
+                failed.append(FailedSample("stream", None, row["video"], str(error)))
+        return len(rows), failed
+
+
+def stream(shards: Path, folder: Path, rank: int, workers: int, size: int) -> None:
+    """What one of two processes does: an epoch of its part of a stream, in a loop of its own."""
+    import torch
+
+    from violet.data import LastingLoader, ShardStream
+    from violet.data.loading import FailedSamples
+
+    torch.set_num_threads(1)
+    work, failed, tried = Read(), FailedSamples(folder), 0
+    rows = ShardStream(shards, size, seed=1, rank=rank, world_size=2, lanes=2, block=4)
+    plain = torch.utils.data.DataLoader(rows, batch_size=None, num_workers=workers, collate_fn=work)
+    for count, bad in LastingLoader(plain, work.reader.held, work.reader.stall_limit):
+        tried += count
+        failed.add(bad)
+    (folder / f"tried_{rank}").write_text(str(tried))
+
+
+def streams(seed: int, folder: Path) -> dict[str, Any]:
+    """Two processes over shards of clips and of frames, with 0 to 30 % bad samples."""
+    from violet.data.loading import FailedSamples
+
+    chance = random.Random(seed)
+    spoilt = _shards(folder, chance, round(CLIPS * chance.uniform(0, 0.3)))
+    context, workers, size = multiprocessing.get_context("fork"), chance.randint(0, 2), chance.randint(2, 8)
+    both = [
+        context.Process(target=stream, args=(folder / "set" / "*.tar", folder, rank, workers, size)) for rank in (0, 1)
+    ]
+    for one in both:
+        one.start()
+    for one in both:
+        one.join()
+    if [one.exitcode for one in both] != [0, 0]:
+        raise BrokenPromise(f"the processes ended by {[one.exitcode for one in both]}")
+    tried = sum(int((folder / f"tried_{rank}").read_text()) for rank in (0, 1))
+    failed = FailedSamples(folder)
+    found = failed.all()
+    listed = sorted(one.video.rpartition("#")[2] for one in found)
+    if listed != sorted(spoilt) or tried != CLIPS:
+        raise BrokenPromise(f"{sorted(spoilt)} of {CLIPS} are bad; listed are {listed} of {tried}")
+    for one in found:
+        if one.video not in one.reason:
+            raise BrokenPromise(f"{one.video} is listed with the reason {one.reason}")
+    share = len(spoilt) / CLIPS
+    borne = chance.uniform(0, share) if share and chance.random() < 0.5 else chance.uniform(share + 1e-6, 1)
+    if (failed.excess({"stream"}, tried, CLIPS, borne) is not None) != (share > borne):
+        raise BrokenPromise(f"{len(spoilt)} of {CLIPS} are bad, and {borne:.3f} are borne")
+    return {"planted": len(spoilt), "listed": len(listed), "in streams": len(listed)}
+
+
+def _shards(folder: Path, chance: random.Random, bad: int) -> set[str]:
+    """Writes shards of files and of single frames; the names of those that are spoilt."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.new("RGB", (32, 24), "green").save(file, "jpeg")
+    spoilt, picture = set(chance.sample(range(CLIPS), bad)), file.getvalue()
+    (folder / "set").mkdir()
+    _, captions = captioned()
+    for shard in range(3):
+        with tarfile.open(folder / "set" / f"{shard}.tar", "w") as tar:
+            for number, row in list(enumerate(captions))[shard::3]:
+                if number % 2:
+                    files = {"mp4": Path(row["video"]).read_bytes()}
+                else:
+                    files = {f"{place}.jpg": picture for place in range(3)}
+                if number in spoilt:
+                    for name, content in files.items():
+                        files[name] = chance.choice((content[: chance.randrange(1, 60)], b"no clip\n" * 30, b""))
+                files["json"] = json.dumps({"caption": row["caption"]}).encode()
+                for name, content in files.items():
+                    member = tarfile.TarInfo(f"clip {number}.{name}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+    return {f"clip {number}" for number in spoilt}
+
+
 def trial(seed: int, folder: Path) -> dict[str, Any]:
-    """An epoch over a table with 0 to 30 % bad samples, by 0 to 2 workers; each third bears fewer than there are."""
+    """
+    An epoch over a table with 0 to 30 % bad samples, by 0 to 2 workers, of which each third bears fewer than there
+    are; each third seed is one of streams.
+    """
     from violet.training.guards import TooManyBadSamplesError
 
+    if seed % 3 == 2:
+        return streams(seed, folder)
     chance = random.Random(seed)
     rows, spoilt, gone = plant(folder, chance, chance.uniform(0, 0.3))
     table = folder / "rows.jsonl"
     table.write_text("\n".join(map(json.dumps, rows)))
     share = len(spoilt) / CLIPS
-    borne = chance.uniform(0, share) if share and seed % 3 == 0 else chance.uniform(share + 1e-6, 1)
+    borne = chance.uniform(0, share) if share and seed % 9 < 3 else chance.uniform(share + 1e-6, 1)
     about = f"{sorted(spoilt)} of {CLIPS} are bad, {borne:.3f} are borne"
     stopped = None
     with separate_run():
@@ -114,7 +222,8 @@ def bears_all():
 MUTANTS = {"the list loses a sample": forgets_the_last, "every share is borne": bears_all}
 PROMISE = Promise(
     "planted_samples",
-    "planted bad samples, 0-30 %: the list equals them, and the run stops above the share that is borne",
+    "planted bad samples, 0-30 %, in tables and streams: the list equals them, and a run stops above the share borne",
     200,
     trial,
+    short_seeds=3,
 )

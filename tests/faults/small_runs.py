@@ -28,6 +28,16 @@ def captioned() -> tuple[Path, Any]:
     return folder, moving_shapes(folder, pretrain=CLIPS, validation=8, **COUNTS)["pretrain"]
 
 
+def captioned_shards() -> Path:
+    """The same clips and captions in shards."""
+    from violet.data import prepare_shards
+
+    return (
+        inputs("shards", lambda folder: prepare_shards(retrieval_table(folder), folder / "set", shard_size=0.02))
+        / "set"
+    )
+
+
 def start() -> Path:
     """A small model of clips of 32 x 32 pixels, and its processor."""
     import torch
