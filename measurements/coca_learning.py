@@ -166,9 +166,9 @@ def cycle(groups: list[dict[str, Any]], rates: list[float], steps: int) -> Itera
 
 def shape_adjustments(clips: Clips) -> torch.Tensor:
     """
-    (colours + 1, shapes): log p(shape | colour) of the training clips, and 0 for a colour without a name (row -1), added
-    to the logits in training only, so that the encoder does not take the colour for a hint: "Long-tail learning via
-    logit adjustment", Menon et al. 2021, equation 10.
+    (colours + 1, shapes): log p(shape | colour) of the training clips, and 0 for a colour without a name (row -1). It is
+    added to the logits in training only, so that the encoder does not take the colour for a hint: "Long-tail learning
+    via logit adjustment", Menon et al. 2021, equation 10.
     """
     counts = torch.zeros(len(COLOURS), len(SHAPES))
     named = (clips.colours >= 0) & (clips.shapes >= 0)
