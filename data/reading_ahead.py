@@ -49,14 +49,15 @@ def read_ahead(
         WorkerDiedError: if processes die three times over one video.
     """
     making, under_way = _Making(frames, cache_bytes // max(num_workers, 1)), deque[Mapping[str, Any]]()
+    failed: list[Exception] = []
 
     def taken() -> Iterator[dict[str, Any]]:
         try:
             for one in inputs:
                 under_way.append(one)
                 yield {name: one[name] for name in GIVEN if name in one}
-        except (OSError, EOFError) as error:  # which `LastingLoader` would take for those of a process that dies
-            raise _InputsError from error
+        except Exception as error:  # noqa: BLE001 - raised in its turn, behind the videos that came before
+            failed.append(error)
 
     if num_workers:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # as pipelines do: its threads do not survive a fork
@@ -73,14 +74,10 @@ def read_ahead(
     try:
         for made in LastingLoader(plain, *held):
             yield under_way.popleft(), made
-    except _InputsError as error:
-        raise error.__cause__ or error from None
     finally:
         making.close()
-
-
-class _InputsError(RuntimeError):
-    """The inputs themselves could not be gone through; the cause says why."""
+    for error in failed:
+        raise error
 
 
 def _as_it_is(made: Any) -> Any:

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import tempfile
+from multiprocessing.util import get_temp_dir
 from pathlib import Path
 
 import psutil
@@ -47,6 +48,7 @@ def nothing_left():
     def files() -> set[str]:
         return {path for path in os.listdir(tempfile.gettempdir()) if path.startswith(("torch_", "pymp-"))}
 
+    get_temp_dir()  # this process has one until it ends
     before, children = files(), set(psutil.Process().children(recursive=True))
     yield
     gc.collect()
@@ -116,7 +118,7 @@ def test_inputs_that_fail_are_an_error_and_no_end(frames, clips, workers):
     reading, found = read_ahead(frames, fails(), workers), []
     with pytest.raises(OSError, match="a disk that is gone"):
         found.extend(reading)
-    assert len(found) <= 2
+    assert [one["number"] for one, _ in found] == [0, 1]
 
 
 def test_frames_by_time_and_boxes_are_the_processors(frames, clips):
