@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +48,15 @@ def serving(setting: Setting) -> Iterator[Case | Told]:
             pipe.clear()
             pipe.add(files, batch_size=BATCH, num_workers=number)
 
-        beside = {"beside": encode, "beside_name": "the bare encoder"}
-        yield Case(f"add, {number} workers", add, count, "clips", **beside, counted=False, elsewhere=True)
+        row = f"add, {number} workers"
+        yield Case(row, add, count, "clips", encode, "the bare encoder", counted=False, elsewhere=True)
     few, many = setting.folder / "few", setting.folder / "many"
     copies(setting.clips, FIRST, few)
     copies(setting.clips, count + FIRST, many)
     found = []
     by_clock = replace(setting, clock="wall")  # the command is another process
     for _ in range(1 if setting.quick else 3):
-        start, whole = (by_clock.time(lambda clips=clips: predict(model, clips)) for clips in (few, many))
+        start, whole = (by_clock.time(partial(predict, model, clips)) for clips in (few, many))
         found.append((whole - start, by_clock.time(encode), start))
     seconds, _, start = (statistics.median(one) for one in zip(*found, strict=True))
     ratio = statistics.median(one / bare for one, bare, _ in found)

@@ -66,7 +66,7 @@ class VideoTextPipeline(Pipeline):
             return super().__call__(inputs, num_workers=num_workers, **kwargs)
         if isinstance(inputs, list | tuple) and not inputs:
             raise ValueError("The list of inputs is empty.")
-        numbered = (_numbered(item, number) for number, item in enumerate(inputs))
+        numbered: Iterator[Any] = (_numbered(item, number) for number, item in enumerate(inputs))
         if workers:
             numbered = self._with_videos(numbered, workers)
         answers = super().__call__(numbered, num_workers=0, **kwargs)
