@@ -137,7 +137,7 @@ def loading(setting: Setting) -> Iterator[Case]:
 
 def resized(processor: Any, frames: list[Any]) -> torch.Tensor:
     """What a worker hands over: pictures as they are to be, in bytes."""
-    from ..training.collating import RAW_PIXELS
+    from ..processing.video_processing_violet import RAW_PIXELS
 
     return processor(frames, do_sample_frames=False, return_tensors="pt", **RAW_PIXELS)["pixel_values_videos"]
 

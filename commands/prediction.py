@@ -1,6 +1,7 @@
 """`violet predict`: asks a checkpoint what it can be asked, about one video or many."""
 
 import glob
+import itertools
 import json
 import os
 import shlex
@@ -12,28 +13,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 from transformers import pipeline
+from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.utils import logging as transformers_logging
 
 from ..core.catalogue import MODEL_CLASSES, tasks_of
+from ..core.clip_inputs import PIXELS
 from ..core.files import new_file
 from ..core.weights import pretrained, pretrained_names
 from ..data.folders import clip_paths
-from ..data.loading import SAMPLE_ERRORS, ClipReader
+from ..data.reading_ahead import read_ahead, workers_for
 from ..data.remote import is_url
 from ..evaluation.galleries import SETTINGS_FILE
 from ..hub import HubError, WeightsError, pull
 from ..hub.cards import REPO_NAME
 from ..hub.conversion import read_configuration
 from ..pipelines.answering import OPEN_ENDED, WITH_OPTIONS
-from ..pipelines.pairs import pair_up
+from ..pipelines.pairs import READY, pair_up
 from ..processing.decoding import IMAGE_SUFFIXES
 
 FEATURES_SUFFIX = ".npz"
 CACHE_BYTES = 256 * 2**20
 """Of decoded frames, if videos are asked about more than once."""
-CLIPS_ADDED_AT_ONCE = 256
 BLACK_CLIP = np.zeros((1, 8, 8, 3), np.uint8)
 
 
@@ -257,30 +260,41 @@ def find_clips(videos: Sequence[str]) -> list[str]:
 
 class Clips:
     """
-    The clips that are asked about, read one by one, with a bar on a terminal. One that cannot be read is named there,
+    The clips that are asked about, in order, with a bar on a terminal. If they are more than go through the model
+    together, the next ones are made ready by other processes (`read_ahead`). One that cannot be read is named there,
     counted, and passed over.
 
     Args:
         processor: whatever has a `video_processor`.
+        videos: the clip of each question, one or several about each.
+        together: how many go through the model together.
     """
 
-    def __init__(self, processor: Any, count: int, cache_bytes: int = 0):
-        self.reader = ClipReader(processor.video_processor, cache_bytes)
-        self.bar = tqdm(total=count, unit="clip", disable=None if count > 1 else True, leave=False)
-        self.seen: set[str] = set()
+    def __init__(self, processor: Any, videos: Sequence[str], together: int):
+        self.frames = processor.video_processor
+        self.videos = videos
+        self.different = set(videos)
+        self.workers = workers_for(len(self.different), together)
+        self.bar = tqdm(total=len(videos), unit="clip", disable=None if len(videos) > 1 else True, leave=False)
         self.unread: set[str] = set()
 
-    def read(self, videos: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """The number and, for a pipeline, the frames and the sound of each that can be read."""
-        for number, video in enumerate(videos):
-            self.seen.add(video)
-            if video not in self.unread:
-                try:
-                    clip = self.reader.read(video)
-                    yield number, {"video": clip.frames} | ({} if clip.sound is None else {"sound": clip.sound})
-                except SAMPLE_ERRORS as error:
-                    self.unread.add(video)
-                    self.say(f"violet predict: {error}", sys.stderr)
+    def read(self) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
+        """The number of each clip that can be read, and what `VideoTextPipeline.read_video` would give of it."""
+
+        def inputs() -> Iterator[dict[str, Any]]:
+            for number, video in enumerate(self.videos):
+                if video in self.unread:
+                    self.bar.update()
+                else:
+                    yield {"video": video, "number": number}
+
+        cache = CACHE_BYTES if len(self.different) < len(self.videos) else 0
+        for one, read in read_ahead(self.frames, inputs(), self.workers, cache):
+            if not isinstance(read, ValueError):
+                yield one["number"], read
+            elif one["video"] not in self.unread:
+                self.unread.add(one["video"])
+                self.say(f"violet predict: {read}", sys.stderr)
             self.bar.update()
 
     def say(self, line: str, file: Any = None) -> None:
@@ -292,7 +306,7 @@ class Clips:
         """Ends the bar, tells how many could not be read, and gives the exit status: 1 if there were some."""
         self.bar.close()
         if self.unread:
-            told = f"{len(self.unread)} of {len(self.seen)} clips could not be read."
+            told = f"{len(self.unread)} of {len(self.different)} clips could not be read."
             print(f"violet predict: {told}", file=sys.stderr)
         return 1 if self.unread else 0
 
@@ -341,7 +355,7 @@ def answer(pipe: Any, videos: Sequence[str], arguments: PredictArguments) -> int
         settings = {"num_return_sequences": best, "num_beams": best} if best > 1 else {}
         settings |= {} if arguments.prompt is None else {"prompt": arguments.prompt}
     _check_texts(pipe, asked, settings)
-    clips = _clips_of(pipe, asked)
+    clips = Clips(pipe.processor, [one["video"] for one in asked], arguments.batch_size)
     for number, said in _ask(pipe, asked, clips, arguments, **settings):
         one = asked[number]
         clips.say(json.dumps(_as_json(one, said)) if arguments.json else _as_line(one, said))
@@ -349,14 +363,20 @@ def answer(pipe: Any, videos: Sequence[str], arguments: PredictArguments) -> int
 
 
 def classify(pipe: Any, videos: Sequence[str], arguments: PredictArguments) -> int:
-    """A line for each video with its classes. The pipeline is transformers' own, which makes no batches."""
-    clips = Clips(pipe, len(videos))
-    hears = pipe.video_processor.hears  # this pipeline takes no sound beside frames
-    for number, clip in clips.read(videos):
-        said = pipe(videos[number] if hears else clip["video"], top_k=arguments.top_k or 1)
-        one = {"video": videos[number]}
-        told = json.dumps({**one, "classes": said}) if arguments.json else f"{one['video']}  {_scored(said, 'label')}"
-        clips.say(told)
+    """A line for each video with its classes. The pipeline is transformers' own, which reads no clips ahead."""
+    clips = Clips(pipe, videos, arguments.batch_size)
+    reading = clips.read()
+    while batch := dict(itertools.islice(reading, arguments.batch_size)):
+        pixels = {name: torch.cat([clip[name] for clip in batch.values()]) for name in next(iter(batch.values()))}
+        for name, values in pixels.items():
+            if name.startswith(PIXELS):
+                values = pipe.video_processor.normalize_pixels(values.to(pipe.device))
+            pixels[name] = values.to(pipe.dtype) if values.is_floating_point() else values
+        for number, logits in zip(batch, pipe.forward(pixels).logits, strict=True):
+            said = pipe.postprocess(ImageClassifierOutput(logits=logits[None]), top_k=arguments.top_k or 1)
+            one = {"video": videos[number]}
+            line = f"{one['video']}  {_scored(said, 'label')}"
+            clips.say(json.dumps({**one, "classes": said}) if arguments.json else line)
     return clips.close()
 
 
@@ -387,11 +407,6 @@ def _check_texts(pipe: Any, asked: Sequence[Mapping[str, Any]], settings: Mappin
             raise PredictError(str(error)) from error
 
 
-def _clips_of(pipe: Any, asked: Sequence[Mapping[str, Any]]) -> Clips:
-    several = len({one["video"] for one in asked}) < len(asked)
-    return Clips(pipe.processor, len(asked), CACHE_BYTES if several else 0)
-
-
 def _ask(
     pipe: Any, asked: Sequence[Mapping[str, Any]], clips: Clips, arguments: PredictArguments, **settings: Any
 ) -> Iterator[tuple[int, Any]]:
@@ -399,9 +414,9 @@ def _ask(
     waiting: deque[int] = deque()
 
     def inputs() -> Iterator[dict[str, Any]]:
-        for number, clip in clips.read(one["video"] for one in asked):
+        for number, clip in clips.read():
             waiting.append(number)
-            yield {**asked[number], **clip}
+            yield {**asked[number], READY: clip}
 
     for said in pipe(inputs(), batch_size=arguments.batch_size, **settings):
         yield waiting.popleft(), said
@@ -442,21 +457,13 @@ def search(pipe: Any, videos: Sequence[str], arguments: PredictArguments) -> int
             pipe.tokenize(text)
     except ValueError as error:
         raise PredictError(str(error)) from error
-    clips = Clips(pipe.processor, len(videos))
+    clips = Clips(pipe.processor, videos, arguments.batch_size)
     if arguments.gallery and not videos:
         pipe.open(arguments.gallery[0])
-    read: dict[str, dict[str, Any]] = {}
-
-    def add() -> None:
-        if read:
-            pipe.add(list(read.values()), names=list(read), batch_size=arguments.batch_size)
-            read.clear()
-
-    for number, of_clip in clips.read(videos):
-        read[videos[number]] = of_clip
-        if len(read) == CLIPS_ADDED_AT_ONCE:
-            add()
-    add()
+    reading = ({"video": videos[number], READY: clip} for number, clip in clips.read())
+    first = list(itertools.islice(reading, 1))
+    if first:
+        pipe.add(itertools.chain(first, reading), batch_size=arguments.batch_size)
     found = pipe(texts, top_k=arguments.top_k or 5, batch_size=arguments.batch_size) if pipe.gallery else []
     for text, of_text in zip(texts, found, strict=False):
         best = [{"video": one["video"], "score": one["score"]} for one in of_text]
@@ -475,7 +482,7 @@ def write_features(pipe: Any, videos: Sequence[str], arguments: PredictArguments
     """
     asked = _with_texts(videos, arguments)
     _check_texts(pipe, asked, {})
-    clips = _clips_of(pipe, asked)
+    clips = Clips(pipe.processor, [one["video"] for one in asked], arguments.batch_size)
     kept, vectors = [], []
     for number, vector in _ask(pipe, asked, clips, arguments):
         kept.append(asked[number])

@@ -22,8 +22,8 @@ from .registry import PACKAGE, ROOT, Registry
 
 CARRIED = ("core", "configuration", "modeling_violet", "processing", "evaluation", "pipelines")
 """The package's folders whose modules a checkpoint may carry."""
-STAYING = frozenset({"flat_modules", "galleries"})
-"""Modules of these folders that stay behind: a function that imports one says that it needs the package."""
+STAYING = frozenset({"flat_modules", "galleries", "reading_ahead"})
+"""Modules that stay behind: a function that imports one says that it needs the package."""
 
 
 def flat_modules(names: Iterable[str], config: Mapping[str, Any]) -> dict[str, str]:

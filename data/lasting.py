@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
+from multiprocessing.util import get_temp_dir
 from typing import Any
 
 import torch
@@ -113,6 +114,7 @@ class LastingLoader(torch.utils.data.DataLoader):
         if self._inner is None:
             rows, by = self._work.left()
             self._inner = torch.utils.data.DataLoader(rows, **self._settings, **by)
+        get_temp_dir()  # for the sockets of all workers: one that is killed does not delete a folder of its own
         before, handler = multiprocessing.active_children(), _child_handler()
         batches = iter(self._inner)
         self._workers += [child for child in multiprocessing.active_children() if child not in before]

@@ -3,16 +3,15 @@
 import json
 import os
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..core.clip_inputs import take_clip_inputs
 from ..core.files import MANIFEST, seal, write_json, write_tensors
-from ..data import open_video
-from ..data.loading import SAMPLE_ERRORS
+from ..data.reading_ahead import read_ahead
 from ..modeling_violet import Tokens
 from .provenance import settings_hash, weights_hash
 from .searching import GalleryError
@@ -192,23 +191,6 @@ def _compare(folder: Path, before: dict[str, Any], settings: dict[str, Any]) -> 
         )
 
 
-class _Clips(torch.utils.data.Dataset):
-    def __init__(self, processor: Any, videos: Sequence[Any], numbers: Sequence[int], skip_bad: bool):
-        self.processor, self.videos, self.numbers, self.skip_bad = processor, videos, numbers, skip_bad
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __getitem__(self, place: int) -> tuple[int, dict[str, torch.Tensor] | str]:
-        number = self.numbers[place]
-        try:
-            return number, take_clip_inputs(self.processor(videos=[open_video(self.videos[number])]).data)
-        except SAMPLE_ERRORS as error:
-            if not self.skip_bad:
-                raise
-            return number, str(error)
-
-
 def _encode_part(
     model: Any,
     processor: Any,
@@ -220,20 +202,24 @@ def _encode_part(
     skip_bad: bool,
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """The tensors of a part, and the facts that its file has beside them."""
-    clips = _Clips(processor, videos, numbers, skip_bad)
-    loader = torch.utils.data.DataLoader(clips, batch_size, collate_fn=list, num_workers=num_workers)
+    inputs = ({"video": videos[number], "number": number} for number in numbers)
+    reading = read_ahead(processor.video_processor, inputs, num_workers)
     kept: list[int] = []
     failed: dict[str, str] = {}
     columns: dict[str, list[torch.Tensor]] = {}
     facts: dict[str, str] = {}
-    for batch in loader:
-        failed |= {names[number]: clip for number, clip in batch if isinstance(clip, str)}
-        read = [(number, clip) for number, clip in batch if not isinstance(clip, str)]
+    while batch := list(islice(reading, batch_size)):
+        bad = {names[one["number"]]: clip for one, clip in batch if isinstance(clip, ValueError)}
+        for error in bad.values():
+            if not skip_bad:
+                raise error
+        failed |= {name: str(error) for name, error in bad.items()}
+        read = [(one["number"], clip) for one, clip in batch if not isinstance(clip, ValueError)]
         if not read:
             continue
         kept += [number for number, _ in read]
-        pixels = {name: torch.cat([clip[name] for _, clip in read]).to(model.device) for name in read[0][1]}
-        tokens = model.violet.encode_videos(**pixels)
+        pixels = {name: torch.cat([clip[name] for _, clip in read]) for name in read[0][1]}
+        tokens = model.violet.encode_videos(**processor.to_device(pixels, model.device))
         made = {}
         if model.violet.matches_in_fusion:
             facts["shape"] = json.dumps({name: getattr(tokens, name) for name in SHAPE})

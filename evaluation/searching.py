@@ -3,8 +3,8 @@ Searching encoded videos by texts, wherever they are kept: all of them through t
 shortlist by what the model computes before the fusion, and the fusion for the shortlist only.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,10 +28,14 @@ class Gallery(Protocol):
     Attributes:
         names: one a video.
         embeds: (videos, projection_dim) before the fusion, of length 1; `None` for a model without a projection.
+        failed: the videos that were left out, by name, with what was wrong with them.
     """
 
     @property
     def names(self) -> Sequence[str]: ...
+
+    @property
+    def failed(self) -> Mapping[str, str]: ...
 
     @property
     def embeds(self) -> torch.Tensor | None: ...
@@ -55,6 +59,7 @@ class MemoryGallery:
     names: tuple[str, ...] = ()
     video_tokens: Tokens | None = None
     embeds: torch.Tensor | None = None
+    failed: Mapping[str, str] = field(default_factory=dict)
 
     def _tokens(self) -> Tokens:
         assert self.video_tokens is not None  # nothing is searched in an empty gallery

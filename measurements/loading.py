@@ -28,7 +28,7 @@ from violet.data import ShardStream, TsvVideos, read_rows
 from violet.data.loading import ClipReader
 from violet.data.sharding import prepare_shards
 from violet.processing import VioletVideoProcessor, decode_video
-from violet.training.collating import RAW_PIXELS
+from violet.processing.video_processing_violet import RAW_PIXELS
 from violet.training.sampling import DrawnRows, GroupedSampler
 
 GROWTH = 0.05

@@ -42,7 +42,7 @@ from violet.data.loading import ClipReader
 from violet.data.moving_shapes import HEARD_TYPES, SPLITS
 from violet.modeling_violet.losses import IGNORE_INDEX
 from violet.processing import train_wordpiece_tokenizer
-from violet.training.collating import RAW_PIXELS
+from violet.processing.video_processing_violet import RAW_PIXELS
 from violet.training.scratch import texts_from_scratch
 
 RATE, SAMPLES, FRAMES, SIDE = 8000, 8000, 8, 64

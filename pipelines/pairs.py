@@ -1,7 +1,7 @@
 """What pipelines of videos and texts share: their inputs, one or many of each; reading and tokenizing; batches."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +11,12 @@ from transformers import Pipeline
 from ..core.clip_inputs import take_clip_inputs
 from ..processing.decoding import VideoDecodeError, is_encoded_file
 from ..processing.questions import TokenIds
-from ..processing.video_processing_violet import is_list, match_sound, split_into_clips
+from ..processing.video_processing_violet import RAW_PIXELS, is_list, match_sound, split_into_clips
 
 NUMBER = "input_number"
 """The key under which an input knows its place among many."""
+READY = "ready"
+"""The key of what was made of an input's video already, see `VideoTextPipeline.read_video`."""
 
 
 @dataclass(frozen=True)
@@ -50,16 +52,37 @@ class VideoTextPipeline(Pipeline):
         super().__init__(*args, **kwargs)
         match_sound(self.processor.video_processor, self.model.config)
 
-    def run(self, inputs: Any, **kwargs: Any) -> Any:
-        """One input, a list or a generator of them -> what is answered to each, in the same form."""
+    def run(self, inputs: Any, num_workers: int | None = None, **kwargs: Any) -> Any:
+        """
+        One input, a list or a generator of them -> what is answered to each, in the same form.
+
+        Args:
+            num_workers: how many processes make the next videos ready while the model works, by default the
+                pipeline's own, or none; see `read_videos`.
+        """
         self.check_batch_size(kwargs.get("batch_size"))
-        if isinstance(inputs, list | tuple):
-            if not inputs:
-                raise ValueError("The list of inputs is empty.")
-            inputs = [_numbered(item, number) for number, item in enumerate(inputs)]
-        elif isinstance(inputs, Iterator):
-            inputs = (_numbered(item, number) for number, item in enumerate(inputs))
-        return super().__call__(inputs, **kwargs)
+        workers = self.check_workers(num_workers)
+        if not isinstance(inputs, list | tuple | Iterator):
+            return super().__call__(inputs, num_workers=num_workers, **kwargs)
+        if isinstance(inputs, list | tuple) and not inputs:
+            raise ValueError("The list of inputs is empty.")
+        numbered: Iterator[Any] = (_numbered(item, number) for number, item in enumerate(inputs))
+        if workers:
+            numbered = self._with_videos(numbered, workers)
+        answers = super().__call__(numbered, num_workers=0, **kwargs)
+        return answers if isinstance(inputs, Iterator) else list(answers)
+
+    def check_workers(self, num_workers: int | None) -> int:
+        """
+        How many processes make videos ready: as asked, or the pipeline's own, or none.
+
+        Raises:
+            ValueError: for less than 0.
+        """
+        workers = (self._num_workers if num_workers is None else num_workers) or 0
+        if workers < 0:
+            raise ValueError(f"`num_workers` must be 0 or more, got {workers}.")
+        return workers
 
     def check_batch_size(self, batch_size: int | None) -> int:
         """
@@ -87,28 +110,80 @@ class VideoTextPipeline(Pipeline):
 
     def read_video(self, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """
-        The input's video as (1, frames, 3, height, width), by name: what the processor makes of it; its sound, if the
-        model hears: that of the video's file, or `sound` of the input (see `sound.SOUND_FORMS`); and the part of it
-        that is meant, if the input has `boxes` (see `boxes.Boxes`).
+        The input's video as (1, frames, 3, height, width) in bytes, by name: what the processor makes of it; its
+        sound, if the model hears: that of the video's file, or `sound` of the input (see `sound.SOUND_FORMS`); and
+        the part of it that is meant, if the input has `boxes` (see `boxes.Boxes`). An input that has all this already
+        (`READY`) is not read again.
 
         Raises:
             ValueError: for a `sound` that the model does not hear; for boxes that are none.
             VideoDecodeError: names the video; one in memory, which has no name, by its number among the inputs.
         """
+        if READY in inputs:
+            return dict(inputs[READY])
         video, given = inputs["video"], {}
-        if "sound" in inputs and self.processor.video_processor.hears:
+        if self._has_sound(inputs):
             given = {"sound": [inputs["sound"]]}
-        elif inputs.get("sound") is not None:
-            raise ValueError("The input has a `sound`, and this model does not hear: it has no `audio_config`.")
         if "boxes" in inputs:  # None among those of others is a whole video
             given["boxes"] = [inputs["boxes"]]
         try:
-            return take_clip_inputs(self.processor(videos=[video], **given).data)
+            return take_clip_inputs(self.processor(videos=[video], **RAW_PIXELS, **given).data)
         except VideoDecodeError as error:
-            if NUMBER not in inputs or isinstance(video, str | os.PathLike):
+            placed = _placed(error, inputs)
+            if placed is error:
                 raise
-            source = f"input {inputs[NUMBER]} (counted from 0), {error.source}"
-            raise VideoDecodeError(source, error.reason, error.advice) from error
+            raise placed from error
+
+    def read_videos(
+        self, inputs: Iterable[Mapping[str, Any]], num_workers: int
+    ) -> Iterator[tuple[Mapping[str, Any], dict[str, torch.Tensor] | ValueError]]:
+        """
+        As `read_video`, of many inputs: each with its video, in order, or with the error of one that cannot be read.
+
+        Args:
+            num_workers: how many processes read the next videos while this one does something else; they are replaced
+                if they die, and files have a time limit. With 0 this process reads each video when it is asked for.
+        """
+        if not num_workers:
+            for one in inputs:
+                try:
+                    yield one, self.read_video(one)
+                except VideoDecodeError as error:
+                    yield one, error
+            return
+        from ..data.reading_ahead import read_ahead  # no checkpoint carries it, see flat_modules
+
+        for one, read in read_ahead(self.processor.video_processor, map(self._checked, inputs), num_workers):
+            yield one, _placed(read, one) if isinstance(read, VideoDecodeError) else read
+
+    def clip_inputs(self, model_inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """What `read_video` gave, among the inputs of a batch and out of them, as the model takes it on its device."""
+        return self.processor.to_device(take_clip_inputs(model_inputs), self.device)
+
+    def _with_videos(self, inputs: Iterable[Mapping[str, Any]], num_workers: int) -> Iterator[Mapping[str, Any]]:
+        """The inputs with what was read of their videos."""
+        for one, read in self.read_videos(inputs, num_workers):
+            if isinstance(read, ValueError):
+                raise read
+            yield {**one, READY: read} if read else one  # a chat has no video of its own
+
+    def _checked(self, inputs: Any) -> Mapping[str, Any]:
+        inputs = inputs if isinstance(inputs, Mapping) else need(inputs)
+        self._has_sound(inputs)
+        return inputs
+
+    def _has_sound(self, inputs: Mapping[str, Any]) -> bool:
+        """
+        Whether the input brings its own sound.
+
+        Raises:
+            ValueError: for one that the model does not hear.
+        """
+        if "sound" in inputs and self.processor.video_processor.hears:
+            return True
+        if inputs.get("sound") is not None:
+            raise ValueError("The input has a `sound`, and this model does not hear: it has no `audio_config`.")
+        return False
 
     def tokenize(self, text: str) -> TokenIds:
         """`[CLS] text [SEP]`, checked to fit."""
@@ -230,6 +305,13 @@ def is_many(videos: Any) -> bool:
     if isinstance(videos, list | tuple):
         return split_into_clips(videos)[0] is not videos
     return isinstance(videos, Iterator) or is_list(videos) or getattr(videos, "ndim", None) == 5
+
+
+def _placed(error: VideoDecodeError, inputs: Mapping[str, Any]) -> VideoDecodeError:
+    """The error, with the number of a video that has no name."""
+    if NUMBER not in inputs or isinstance(inputs["video"], str | os.PathLike):
+        return error
+    return VideoDecodeError(f"input {inputs[NUMBER]} (counted from 0), {error.source}", error.reason, error.advice)
 
 
 def _numbered(item: Any, number: int) -> Any:

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 
-from ..core.clip_inputs import take_clip_inputs
 from ..processing.chats import VIDEO_TOKEN
 from .pairs import Asked, VideoTextPipeline, alone, in_batch, need, with_boxes
 from .writing import MOST_WRITTEN, check_special_tokens, default_length, join_prompts, write, write_behind
@@ -53,6 +52,7 @@ class VideoCaptioningPipeline(VideoTextPipeline):
                 of the video, None for a frame that does not show it. Of a list of videos a list of these.
             prompt: an instruction in words between video and text, if the model was trained with one.
             batch_size: how many videos go through the model together.
+            num_workers: how many processes read the next videos while the model works (see `run`), 0 by default.
             kwargs: settings of `generate`: `max_new_tokens` (up to the processor's `max_length` in all if it is
                 not given), `num_beams`, `num_return_sequences`, `do_sample`, …
 
@@ -77,7 +77,7 @@ class VideoCaptioningPipeline(VideoTextPipeline):
     def _forward(self, model_inputs: dict[str, Any], **generate_kwargs: Any) -> dict[str, Any]:
         prompts = [ids for one in in_batch(model_inputs["asked"]) for ids in one.texts]
         generate_kwargs = self._prepare_generate_kwargs(generate_kwargs)
-        pixels = take_clip_inputs(model_inputs)
+        pixels = self.clip_inputs(model_inputs)
         if self.writes_behind:
             texts = join_prompts([torch.tensor(ids) for ids in prompts], self.processor.tokenizer.pad_token_id)
             given = self.processor.to_device({**texts, **pixels}, self.model.device)

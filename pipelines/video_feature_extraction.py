@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 
-from ..core.clip_inputs import take_clip_inputs
 from ..processing.questions import pad_texts
 from .pairs import Asked, VideoTextPipeline, alone, in_batch, need, pair_up, with_boxes
 
@@ -40,6 +39,7 @@ class VideoFeatureExtractionPipeline(VideoTextPipeline):
                 list of videos a list of these.
             pool: whether to give one vector, (width,), or all tokens, (tokens, width).
             batch_size: how many inputs go through the model together.
+            num_workers: how many processes read the next videos while the model works (see `run`), 0 by default.
 
         Returns:
             A float tensor on the CPU; a list of them for several videos; an iterator for a generator.
@@ -55,7 +55,7 @@ class VideoFeatureExtractionPipeline(VideoTextPipeline):
         return {**self.read_video(inputs), "asked": Asked(texts)}
 
     def _forward(self, model_inputs: dict[str, Any], pool: bool = True) -> dict[str, torch.Tensor]:
-        asked, pixels = in_batch(model_inputs["asked"]), take_clip_inputs(model_inputs)
+        asked, pixels = in_batch(model_inputs["asked"]), self.clip_inputs(model_inputs)
         if len({bool(one.texts) for one in asked}) > 1:
             raise ValueError("Videos with a text and videos without cannot be in one batch.")
         if not asked[0].texts:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ..core.clip_inputs import take_clip_inputs
 from ..processing.questions import pad_texts
 from .pairs import Asked, VideoTextPipeline, check_top_k, in_batch, need, pair_up
 
@@ -31,6 +30,7 @@ class VideoFillMaskPipeline(VideoTextPipeline):
             text: a sentence with [MASK] for each blank, or a list of them.
             top_k: how many words to give for a blank, 5 if it is not given.
             batch_size: how many sentences go through the model together.
+            num_workers: how many processes read the next videos while the model works (see `run`), 0 by default.
 
         Returns:
             `[{"score": float, "token": int, "token_str": str, "sequence": str}, ...]`, best first; a list of such
@@ -52,7 +52,7 @@ class VideoFillMaskPipeline(VideoTextPipeline):
         texts = [one.texts[0] for one in in_batch(model_inputs["asked"])]
         input_ids, attention_mask = pad_texts(texts, self.processor.tokenizer.pad_token_id, self.device)
         logits = self.model(
-            **take_clip_inputs(model_inputs), input_ids=input_ids, attention_mask=attention_mask
+            **self.clip_inputs(model_inputs), input_ids=input_ids, attention_mask=attention_mask
         ).logits
         return {"logits": logits, "input_ids": input_ids}
 

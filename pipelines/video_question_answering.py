@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..core.clip_inputs import take_clip_inputs
 from .answering import OPEN_ENDED, ByWriting, Way, find_way, model_name
 from .pairs import VideoTextPipeline, check_top_k, in_batch, need, pair_up
 from .writing import MOST_WRITTEN, check_special_tokens, default_length
@@ -64,6 +63,7 @@ probabilities |
             top_k: how many answers to give, 5 if it is not given; all if there are fewer. A model that writes
                 gives one, or as many as its best beams.
             batch_size: how many questions go through the model together.
+            num_workers: how many processes read the next videos while the model works (see `run`), 0 by default.
             kwargs: for a model that writes, settings of `generate`: `max_new_tokens`, `num_beams`, …
 
         Returns:
@@ -111,7 +111,7 @@ probabilities |
             if top_k > 1:
                 beams = max(top_k, generate_kwargs.get("num_beams") or 1)
                 generate_kwargs |= {"num_return_sequences": top_k, "num_beams": beams}
-        outputs = ways[0](self).answer(take_clip_inputs(model_inputs), asked, **generate_kwargs)
+        outputs = ways[0](self).answer(self.clip_inputs(model_inputs), asked, **generate_kwargs)
         return {**outputs, "asked": model_inputs["asked"], "way": model_inputs["way"]}
 
     def postprocess(self, model_outputs: dict[str, Any], top_k: int = 5) -> list[dict[str, Any]]:

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -87,22 +88,33 @@ class VideoTextRetrievalPipeline(VideoTextPipeline):
         names: Sequence[str] | None = None,
         batch_size: int | None = None,
         boxes: Sequence[Any] | None = None,
+        num_workers: int | None = None,
+        skip_bad: bool = False,
     ) -> None:
         """
         Encodes videos and puts them behind those of the gallery: all of them, or, if one cannot be read, none. A
         gallery on disk stays as it is, and takes none.
 
         Args:
-            videos: a video, a list of them, or a generator; {"video": …, "sound": …} gives a sound beside it.
+            videos: a video, a list of them, or a generator, of which a batch and what processes read ahead are in
+                memory; {"video": …, "sound": …} gives a sound beside it.
             names: what results call them, if that is not their path or URL. A name that the gallery has already is
                 passed over: it is not encoded again.
             batch_size: how many are encoded together, by default the pipeline's own, or 1.
             boxes: for a model that reads them: of each video the part that is searched, see `processing.boxes.Boxes`.
                 A video may be given several times, each with another box.
+            num_workers: how many processes read the next videos while these are encoded (see `run`), 0 by default.
+            skip_bad: whether to leave out a video that cannot be read (see `failed`) instead of raising.
         """
         if not isinstance(self._gallery, MemoryGallery):
             raise ValueError("The gallery on disk cannot grow: `clear` it first, or `open` one with all videos.")
-        self._gallery = self._grown(self._gallery, videos, names, batch_size, boxes)
+        settings: dict[str, Any] = {"boxes": boxes, "num_workers": num_workers, "skip_bad": skip_bad}
+        self._gallery = self._grown(self._gallery, videos, names, batch_size, **settings)
+
+    @property
+    def failed(self) -> Mapping[str, str]:
+        """The videos that were left out of the gallery, by name, with what was wrong with them."""
+        return self._gallery.failed
 
     def clear(self) -> None:
         """Empties the gallery."""
@@ -113,6 +125,7 @@ class VideoTextRetrievalPipeline(VideoTextPipeline):
         texts: str | Iterable[str],
         videos: Any = None,
         batch_size: int | None = None,
+        num_workers: int | None = None,
         **kwargs: Any,
     ) -> Any:
         """
@@ -125,6 +138,7 @@ class VideoTextRetrievalPipeline(VideoTextPipeline):
             pairs_per_pass: how many pairs of a text and a video meet in the fusion at a time, 256 if it is not
                 given: less takes less memory.
             batch_size: how many texts, and of `videos` how many, go through the model together.
+            num_workers: how many processes read `videos`, see `add`.
 
         Returns:
             `[{"video": str, "index": int, "score": float}, ...]`, best first, `index` being the place in the gallery;
@@ -136,10 +150,12 @@ class VideoTextRetrievalPipeline(VideoTextPipeline):
             inputs = [{"text": text} for text in texts]
         else:
             inputs = ({"text": text} for text in texts)
-        gallery = self._gallery if videos is None else self._grown(MemoryGallery(), videos, None, batch_size)
+        gallery = self._gallery
+        if videos is not None:
+            gallery = self._grown(MemoryGallery(), videos, None, batch_size, num_workers=num_workers)
         if not gallery.names:
             raise ValueError("There is nothing to search: `add` videos first, or give some as `videos`.")
-        return self.run(inputs, batch_size=batch_size, gallery=gallery, **kwargs)
+        return self.run(inputs, num_workers=0, batch_size=batch_size, gallery=gallery, **kwargs)
 
     def _grown(
         self,
@@ -148,36 +164,40 @@ class VideoTextRetrievalPipeline(VideoTextPipeline):
         names: Sequence[str] | None,
         batch_size: int | None,
         boxes: Sequence[Any] | None = None,
+        num_workers: int | None = None,
+        skip_bad: bool = False,
     ) -> MemoryGallery:
         """The gallery with these videos behind it."""
-        clips = list(videos) if is_many(videos) else [videos]
-        if not clips:
-            raise ValueError("The list of videos is empty.")
-        if names is not None and len(names) != len(clips):
-            raise ValueError(f"{len(names)} names for {len(clips)} videos.")
-        new: dict[str, Any] = {}
-        for number, one in enumerate(with_boxes([as_input(clip) for clip in clips], boxes)):
-            place = len(gallery.names) + number
-            name = _name(one, place) if names is None else names[number]
-            if name not in gallery.names:
-                new.setdefault(name, {**one, NUMBER: number})
-        inputs, size = list(new.values()), self.check_batch_size(batch_size)
+        size, workers = self.check_batch_size(batch_size), self.check_workers(num_workers)
+        new, failed = dict.fromkeys(gallery.names), dict(gallery.failed)
         encoded = [] if gallery.video_tokens is None else [gallery.video_tokens]
         embeds = [] if gallery.embeds is None else [gallery.embeds]
         model = self.model.violet
-        for start in range(0, len(inputs), size):
-            read = [self.read_video(one) for one in inputs[start : start + size]]
-            pixels = {name: torch.cat([clip[name] for clip in read]).to(self.device) for name in read[0]}
+
+        def readable() -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
+            for one, read in self.read_videos(_inputs_of(videos, names, boxes, tuple(gallery.names)), workers):
+                if not isinstance(read, ValueError):
+                    yield one[NAME], read
+                elif skip_bad:
+                    failed[one[NAME]] = str(read)
+                else:
+                    raise read
+
+        reading = readable()
+        while batch := dict(islice(reading, size)):
+            new |= dict.fromkeys(batch)
+            pixels = {name: torch.cat([clip[name] for clip in batch.values()]) for name in next(iter(batch.values()))}
             with self.device_placement(), torch.no_grad():
-                tokens = model.encode_videos(**pixels)
+                tokens = model.encode_videos(**self.clip_inputs(pixels))
                 if model.has_embeddings:
                     embeds.append(model.embed_videos(tokens))
             if model.matches_in_fusion:
                 encoded.append(tokens)
         return MemoryGallery(
-            (*gallery.names, *new),
+            tuple(new),
             Tokens.join(encoded) if encoded else None,
             torch.cat(embeds) if embeds else None,
+            failed,
         )
 
     def _sanitize_parameters(
@@ -222,6 +242,40 @@ class VideoTextRetrievalPipeline(VideoTextPipeline):
             {"video": gallery.names[number], "index": number, "score": score}
             for score, number in zip(best.values.tolist(), numbers[best.indices].tolist(), strict=True)
         ]
+
+
+NAME = "gallery_name"
+"""The key under which an input knows what results call it."""
+
+
+def _inputs_of(
+    videos: Any, names: Sequence[str] | None, boxes: Sequence[Any] | None, known: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """
+    An input for each video whose name is new.
+
+    Args:
+        known: the names that the gallery has.
+
+    Raises:
+        ValueError: for no videos, or another number of names or boxes than of videos.
+    """
+    if isinstance(videos, Iterator) and names is None and boxes is None:
+        clips: Iterable[Any] = videos
+    else:
+        clips = list(videos) if is_many(videos) else [videos]
+        if names is not None and len(names) != len(clips):
+            raise ValueError(f"{len(names)} names for {len(clips)} videos.")
+        clips = with_boxes([as_input(clip) for clip in clips], boxes)
+    seen, number = set(known), -1
+    for number, clip in enumerate(clips):
+        one = as_input(clip)
+        name = _name(one, len(known) + number) if names is None else names[number]
+        if name not in seen:
+            seen.add(name)
+            yield {**one, NUMBER: number, NAME: name}
+    if number < 0:
+        raise ValueError("The list of videos is empty.")
 
 
 def _name(one: Mapping[str, Any], place: int) -> str:

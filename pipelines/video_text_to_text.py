@@ -62,6 +62,7 @@ class VideoTextToTextPipeline(VideoTextPipeline):
             videos: a video or a list of them; or a chat, a list of chats, or the inputs with their texts.
             text: what is asked, a text or a list of texts; or a chat, or a list of chats, without `videos`.
             batch_size: how many texts go through the model together.
+            num_workers: how many processes read the next videos while the model works (see `run`), 0 by default.
             kwargs: settings of `generate`: `max_new_tokens` (64 if it is not given), `num_beams`, …
 
         Returns:
@@ -99,7 +100,7 @@ class VideoTextToTextPipeline(VideoTextPipeline):
             )
             return {"prompt": Prompt(dict(found))}
         inputs = need(inputs, "text")
-        pixels = self.read_video(inputs)
+        pixels = self.processor.to_device(self.read_video(inputs), "cpu")  # as those of chats are
         prompt = self.processor.ask(inputs["text"])
         frames = next(iter(pixels.values())).shape[1]
         return {"prompt": Prompt({**pixels, **self.processor.texts_with_videos(prompt, 1, frames)})}

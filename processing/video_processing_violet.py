@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 FRAME_SAMPLINGS = ("even", "random_start", "jitter", "ends")
 PIXEL_INPUTS = ("pixel_values_videos", "pixel_values_detail")
 """What can be made of a clip's frames."""
+RAW_PIXELS: Mapping[str, Any] = {"do_rescale": False, "do_normalize": False}
+"""Settings of a call under which pictures stay uint8, for `VioletVideoProcessor.normalize_pixels`."""
 
 
 class VioletVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[call-arg]

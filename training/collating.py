@@ -13,10 +13,8 @@ from ..modeling_violet.losses import IGNORE_INDEX
 from ..processing import VideoDecodeError, VideoTextProcessor
 from ..processing.decoding import describe_source
 from ..processing.sound import no_sound
+from ..processing.video_processing_violet import RAW_PIXELS
 from .sampling import NumberedRows, number_of_name
-
-RAW_PIXELS: dict[str, Any] = {"do_rescale": False, "do_normalize": False}
-"""Settings of a processor's call under which pictures stay uint8, for `VioletVideoProcessor.normalize_pixels`."""
 
 MOST_SPARES = 100
 """Rows that are tried in the place of a batch that cannot be read."""

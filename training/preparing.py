@@ -15,8 +15,8 @@ from ..data.loading import ClipReader, explained_workers
 from ..hub.vision_models import vision_configuration
 from ..modeling_violet.encoders import Encoder, find_encoder
 from ..processing import VioletVideoProcessor
+from ..processing.video_processing_violet import RAW_PIXELS
 from .arguments import SettingsError, set_frames
-from .collating import RAW_PIXELS
 from .dataset_sources import load_dataset
 from .machine import leave_cores_to_workers
 from .pretraining_data import row_id

@@ -12,7 +12,8 @@ from ..data.loading import SAMPLE_ERRORS, Clip, ClipReader, FailedSample, doubts
 from ..modeling_violet.encoders import Encoder
 from ..processing import VideoTextProcessor
 from ..processing.boxes import Boxes, boxes_of_frames
-from .collating import RAW_PIXELS, rows_after, unreadable
+from ..processing.video_processing_violet import RAW_PIXELS
+from .collating import rows_after, unreadable
 from .masking import Masking, sample_generator
 from .preparations.preparation import BatchSettings, Samples, prepare, read_beside
 from .sampling import NumberedRows

@@ -138,6 +138,25 @@ def test_a_frame_that_is_no_picture_is_named_with_its_clip(task, clips, value):
         call(bad)
 
 
+def test_videos_read_by_processes_give_what_this_one_gives(task, clips):
+    _, call, _ = task
+    videos = [*clips[:3], decode_video(clips[3]).frames]
+    alike(call(videos, batch_size=2, num_workers=2), call(videos, batch_size=2))
+    with pytest.raises(ValueError, match="`num_workers` must be 0 or more, got -1"):
+        call(videos, num_workers=-1)
+
+
+def test_what_processes_cannot_read_is_named_and_a_generator_stays_one(saved, clips, truncated):
+    call = pipeline("video-feature-extraction", model=saved["VioletModel"])
+    with pytest.raises(VideoDecodeError, match=r"truncated\.mp4"):
+        call([clips[0], truncated, clips[1]], num_workers=1)
+    with pytest.raises(VideoDecodeError, match=r"input 1 .*frame 0 \(of 0 to 7\) has NaN or infinite"):
+        call([clips[0], np.full((8, 16, 16, 3), np.nan, np.float32)], num_workers=1)
+    found = call(iter(clips[:2]), num_workers=1)
+    assert not isinstance(found, list)
+    alike(list(found), call(clips[:2]))
+
+
 def test_an_empty_list_is_refused(task):
     _, call, _ = task
     with pytest.raises(ValueError, match="list of videos is empty"):

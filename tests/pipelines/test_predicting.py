@@ -1,11 +1,16 @@
 """`violet predict`: every kind of checkpoint, asked everything, about real files good and bad."""
 
 import json
+import multiprocessing
 import os
 import shutil
+import signal
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from own_process import OwnProcess
@@ -174,6 +179,46 @@ def test_clips_that_cannot_be_read_are_named_passed_over_and_counted(request_, s
     assert truncated in said and "missing.mp4" in said and "2 of 4 clips could not be read" in said
     status, printed, said = predict("--model", saved[holds], *options_of(request_, [truncated], Path()))
     assert status == 1 and not printed and "1 of 1 clips" in said
+
+
+@pytest.mark.parametrize("request_", ["question", "search", "classes", "features"])
+def test_clips_read_ahead_by_processes_give_what_this_one_gives(
+    request_, saved, shapes_folder, truncated, predict, tmp_path
+):
+    """More clips than go through the model at once; and of the processes that read for questions one is killed."""
+    holds = {
+        "question": "VioletForQuestionAnswering",
+        "search": "VioletForRetrieval",
+        "classes": "VioletForVideoClassification",
+        "features": "VioletForMaskedLM",
+    }[request_]
+    many = [str(path) for path in sorted(shapes_folder.rglob("*.mp4"))[:7]]
+    options = ["--model", saved[holds], *options_of(request_, [*many[:4], truncated, *many[4:]], tmp_path)]
+    status, alone, _ = predict(*options, "--batch_size", 8)
+    alone = read_features(tmp_path) if request_ == "features" else alone
+    assert status == 1 and alone
+    seen, running = [], [True]
+
+    def watch():
+        while running and not seen:
+            seen.extend(multiprocessing.active_children()[:1])
+            if seen and request_ == "question":
+                os.kill(seen[0].pid, signal.SIGKILL)
+            time.sleep(0.005)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    status, printed, said = predict(*options, "--batch_size", 2)
+    running.clear()
+    thread.join()
+    assert seen and status == 1 and truncated in said and "1 of 8 clips could not be read" in said
+    assert close(read_features(tmp_path) if request_ == "features" else printed, alone)
+    assert not psutil.Process().children()
+
+
+def read_features(folder: Path) -> list:
+    with np.load(folder / "features.npz") as found:
+        return [{"videos": found["videos"].tolist(), "features": found["features"].tolist()}]
 
 
 def test_several_questions_about_one_clip_read_it_once_and_name_it_once(saved, clips, truncated, predict):

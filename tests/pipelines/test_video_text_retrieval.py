@@ -93,6 +93,22 @@ def test_a_gallery_with_a_broken_video_stays_as_it_was(search, clips, truncated)
     assert search.gallery == tuple(clips) and search(TEXTS) == before
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_broken_videos_are_left_out_and_told_if_that_is_asked_for(search, clips, truncated, workers):
+    before = search(TEXTS, top_k=100)
+    search.clear()
+    mixed = [clips[0], truncated, *clips[1:4], "missing.mp4", clips[4], clips[0]]
+    for videos in (mixed[:4], iter(mixed[4:])):
+        search.add(videos, batch_size=2, num_workers=workers, skip_bad=True)
+    assert search.gallery == tuple(clips) and set(search.failed) == {truncated, "missing.mp4"}
+    assert search.failed["missing.mp4"].startswith("Cannot decode missing.mp4: ")
+    for found, expected in zip(search(TEXTS, top_k=100), before, strict=True):
+        assert [one["video"] for one in found] == [one["video"] for one in expected]
+        assert [one["score"] for one in found] == pytest.approx([one["score"] for one in expected], abs=1e-5)
+    search.clear()
+    assert search.failed == {}
+
+
 def test_searching_nothing_or_for_nothing_is_refused(search, clips):
     for empty in ([], iter([])):
         with pytest.raises(ValueError, match="list of videos is empty"):

@@ -327,5 +327,5 @@ def test_violet_predict_hears(hearing, files, monkeypatch, capsys):
     assert predict(asked) == 1, "the bad one is named and passed over"
     np.testing.assert_array_equal(heard[-1][0], sound_of(files["low"]))
     assert files["low"] in capsys.readouterr().out
-    clips = Clips(SimpleNamespace(video_processor=VioletVideoProcessor(num_frames=4)), 1)
-    assert [list(clip) for _, clip in clips.read([files["low"]])] == [["video"]]
+    clips = Clips(SimpleNamespace(video_processor=VioletVideoProcessor(num_frames=4)), [files["low"]], 8)
+    assert [list(clip) for _, clip in clips.read()] == [["pixel_values_videos"]]

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from ...data.loading import ClipReader
-from ..collating import RAW_PIXELS
+from ...processing.video_processing_violet import RAW_PIXELS
 from .preparation import Samples
 
 
