@@ -213,7 +213,8 @@ def source_of(folders: Iterable[str]) -> str:
 
 def stamp(promise: Promise) -> dict[str, str]:
     """What a line of the results says of the code that was tried."""
-    own = (HERE / f"{promise.name}.py").read_bytes()
+    others = {HERE / f"{name}.py" for name in names() if name != promise.name} | {Path(__file__)}
+    own = b"".join(file.read_bytes() for file in sorted(HERE.glob("*.py")) if file not in others)
     source = hashlib.sha256(source_of(promise.code).encode() + own).hexdigest()[:16]
     commit = _git("rev-parse", "--short=9", "HEAD")
     changed = _git("status", "--porcelain", "--untracked-files=no")
@@ -229,7 +230,10 @@ def results(promise: Promise) -> dict[int, dict[str, Any]]:
     file, source = RESULTS / f"{promise.name}.jsonl", stamp(promise)["source"]
     if not file.exists():
         return {}
-    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    lines = []
+    for text in file.read_text(encoding="utf-8").splitlines():
+        with suppress(json.JSONDecodeError):  # the campaign was killed while it wrote this line
+            lines.append(json.loads(text))
     return {line["seed"]: line for line in lines if line["source"] == source}
 
 
@@ -256,8 +260,8 @@ def sit(promise: Promise, seeds: Iterable[int], deadline: float) -> None:
                     continue
                 if line["broken"]:
                     print(f"{promise.name}, seed {line['seed']}: {line['broken']}", flush=True)
-                with open(file, "a", encoding="utf-8") as out:
-                    out.write(json.dumps({**line, **said, "date": datetime.date.today().isoformat()}) + "\n")
+                with open(file, "a", encoding="utf-8") as out:  # the line before may be half written
+                    out.write("\n" + json.dumps({**line, **said, "date": datetime.date.today().isoformat()}))
     finally:
         for worker in workers:
             worker.stop()
