@@ -75,7 +75,8 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 def test_vectors_are_those_of_the_model_and_a_clip_has_one_row(finder, clips, embed, tmp_path):
     texts = ["a red disc moves left", "a blue square grows", "the yellow ring turns"]
-    rows = [{"id": f"clip.{n}", "video": clips[n], "caption": texts[n % 3]} for n in (0, 1, 2, 3, 4, 0)]
+    rows = [{"id": f"clip.{n}", "video": clips[n], "caption": texts[n % 3]} for n in range(5)]
+    rows.append(rows[0] | {"caption": texts[2]})
     table = write_table(tmp_path / "rows.csv", rows)
     output = tmp_path / "new" / "embeddings"
     options = [table, f"--model={finder}", f"--output={output}", "--clips_per_part=2", "--text_column=caption"]
@@ -149,7 +150,7 @@ def test_what_cannot_be_asked_is_refused_before_anything_is_written(
     assert status == 2 and complaint in said and not (tmp_path / "out").exists()
 
 
-def test_the_parts_become_an_index_of_faiss_as_the_page_says(finder, clips, embed, tmp_path, monkeypatch, capsys):
+def test_the_parts_become_an_index_of_faiss_as_the_page_says(finder, clips, embed, tmp_path, monkeypatch):
     """The code of docs/scale.md, as it stands there."""
     pytest.importorskip("faiss")
     monkeypatch.chdir(tmp_path)
@@ -171,13 +172,17 @@ def test_the_parts_become_an_index_of_faiss_as_the_page_says(finder, clips, embe
 
 # --- processes that are killed ---
 
-SMALL_THREADS = {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "HF_HUB_OFFLINE": "1"}
+OF_RAY = {
+    "RAY_ADDRESS": "local", "RAY_OVERRIDE_RESOURCES": '{"CPU": 2}', "RAY_worker_niceness": "0",
+    "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled",
+}  # fmt: skip
 
 
 def start(tmp_path: Path, *options) -> subprocess.Popen:
     said = open(tmp_path / "said.txt", "a")  # noqa: SIM115  the process writes to it
     command = [sys.executable, "-m", "violet.cli", "embed", *map(str, options)]
-    return subprocess.Popen(command, env=os.environ | SMALL_THREADS, stdout=said, stderr=said)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | OF_RAY
+    return subprocess.Popen(command, env=environment, stdout=said, stderr=said)
 
 
 def wait_for(process: subprocess.Popen, tmp_path: Path, seen) -> None:
@@ -219,15 +224,13 @@ def test_a_killed_command_goes_on_to_the_same_files(finder, many, tmp_path):
 
 
 @pytest.mark.proof
-def test_a_ray_cluster_that_loses_a_process_makes_the_same_files(finder, many, tmp_path, monkeypatch):
+def test_a_ray_cluster_that_loses_a_process_makes_the_same_files(finder, many, tmp_path):
     """Two processes on a cluster of this machine; one of them is killed while it makes a part."""
     pytest.importorskip("ray")
     given = [many, f"--model={finder}", *OPTIONS, "--workers=0"]
     assert start(tmp_path, *given, f"--output={tmp_path / 'whole'}").wait(240) == 0
     expected = files_of(tmp_path / "whole")
 
-    monkeypatch.setenv("RAY_ADDRESS", "local")
-    monkeypatch.setenv("RAY_OVERRIDE_RESOURCES", '{"CPU": 2}')
     output = tmp_path / "ray"
     process = start(tmp_path, *given, f"--output={output}", "--engine=ray")
     working: list[psutil.Process] = []
@@ -237,12 +240,24 @@ def test_a_ray_cluster_that_loses_a_process_makes_the_same_files(finder, many, t
         working[:] = [one for one, title in titles.items() if title == "ray::RayEmbedder.make"]
         return len(working) == 2 and any(output.glob("part-*"))
 
-    wait_for(process, tmp_path, both_work)
-    working[0].kill()
-    assert process.wait(240) == 0, (tmp_path / "said.txt").read_text()[-5000:]
+    try:
+        wait_for(process, tmp_path, both_work)
+        working[0].kill()
+        assert process.wait(240) == 0, (tmp_path / "said.txt").read_text()[-5000:]
+    finally:
+        end_all(process)
     said = (tmp_path / "said.txt").read_text()
     assert "A process of the Ray cluster is gone" in said and "2 processes of a Ray cluster" in said
     assert files_of(output) == expected and len(rows_in(output)["id"]) == 39
+
+
+def end_all(process: subprocess.Popen) -> None:
+    """SIGKILL to it and to what it started."""
+    if process.poll() is None:
+        started = psutil.Process(process.pid).children(recursive=True)
+        for one in (process, *started):
+            one.kill()
+        process.wait()
 
 
 def title_of(process: psutil.Process) -> str:
