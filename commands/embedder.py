@@ -115,10 +115,12 @@ class Embedder:
             WorkerDiedError: if a decoding process dies again and again.
         """
         size, ranges = self.wanted.batch_size, list(ranges)
-        batches = {part: [part[first : first + size] for first in range(0, len(part), size)] for part in ranges}
+        batches: dict[range, list[Any]] = {
+            part: [part[first : first + size] for first in range(0, len(part), size)] for part in ranges
+        }
         plain: Any = torch.utils.data.DataLoader(
             clips,  # type: ignore[arg-type]
-            batch_sampler=[batch for of_part in batches.values() for batch in of_part],  # type: ignore[arg-type]
+            batch_sampler=[batch for of_part in batches.values() for batch in of_part],
             collate_fn=self.collator,
             num_workers=self.wanted.workers,
         )

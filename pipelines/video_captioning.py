@@ -81,9 +81,7 @@ class VideoCaptioningPipeline(VideoTextPipeline):
     def _forward(self, model_inputs: dict[str, Any], **generate_kwargs: Any) -> dict[str, Any]:
         prompts = [ids for one in in_batch(model_inputs["asked"]) for ids in one.texts]
         generate_kwargs = self._prepare_generate_kwargs(generate_kwargs)
-        encoded = model_inputs.get(
-            "video_tokens"
-        )  # by `violet embed`, once for all that it makes
+        encoded = model_inputs.get("video_tokens")  # by `violet embed`, once for all that it makes
         pixels = take_clip_inputs(model_inputs) if encoded is None else {"video_tokens": encoded}
         if self.writes_behind:
             texts = join_prompts([torch.tensor(ids) for ids in prompts], self.processor.tokenizer.pad_token_id)
