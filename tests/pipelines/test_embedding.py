@@ -1,6 +1,7 @@
 """`violet embed`: embeddings and captions of a data set in Parquet parts, on this machine and on a Ray cluster."""
 
 import csv
+import functools
 import hashlib
 import json
 import os
@@ -19,6 +20,7 @@ from pyarrow import parquet
 from transformers import AutoModel, AutoProcessor, pipeline
 
 from violet.cli import main
+from violet.commands.embedder import Embedder
 
 SCALE = Path(__file__).parents[2] / "docs" / "scale.md"
 
@@ -28,9 +30,14 @@ def finder(save_model) -> str:
     return str(save_model("VioletForRetrieval"))
 
 
+loaded = functools.cache(Embedder)
+"""A checkpoint is loaded once for the calls that ask it for the same."""
+
+
 @pytest.fixture
-def embed(capfd):
+def embed(capfd, monkeypatch):
     """Runs the command: its status, and what it said."""
+    monkeypatch.setattr("violet.commands.embedding.Embedder", loaded)
 
     def run(*options) -> tuple[int, str]:
         capfd.readouterr()
