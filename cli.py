@@ -316,6 +316,67 @@ def predict_command(argv: list[str]) -> int:
     return explain_errors("predict", lambda: predict(PredictArguments(**vars(options))))
 
 
+def _embed_parser() -> argparse.ArgumentParser:
+    from .commands.preparation import SOURCES, TABLE_FOLDER
+
+    parser = argparse.ArgumentParser(
+        prog="violet embed",
+        description="A vector for each clip of a data set: its embedding before the fusion, or, of a model without "
+        "one, the mean of its tokens. Writes Parquet parts (id, video, embedding, …) and, last, manifest.json. The "
+        "same call goes on where it stopped, or was killed.",
+    )
+    parser.add_argument("source", metavar="DATA", help=SOURCES)
+    parser.add_argument("--output", required=True, help="the folder")
+    parser.add_argument("--model", required=True, help="a folder or Hub name; violet-tiny comes with the package")
+    parser.add_argument("--captions", action="store_true", help="write a caption of each clip too")
+    parser.add_argument("--text_column", metavar="COLUMN", help="embed the rows' texts too, such as caption")
+    parser.add_argument("--video_folder", help=f"{TABLE_FOLDER}; the pictures of a task.json")
+    parser.add_argument("--clips_per_part", type=positive, default=1024, help="clips of a file (default: 1024)")
+    parser.add_argument("--batch_size", type=positive, default=8, help="clips in a pass (default: 8)")
+    parser.add_argument(
+        "--workers", type=int, default=1, help="processes that decode, beside each that computes (default: 1)"
+    )
+    parser.add_argument(
+        "--bad_samples", choices=["raise", "skip"], default="raise", help="what to do with one that is unreadable"
+    )
+    parser.add_argument(
+        "--max_bad_share", type=float, default=0.01, help="with skip: stop if more are (default: 0.01)"
+    )
+    parser.add_argument(
+        "--engine",
+        choices=["local", "ray"],
+        default="local",
+        help="ray: a process for each GPU of a Ray cluster; the same files",
+    )
+    return parser
+
+
+def embed_command(argv: list[str]) -> int:
+    """Write embeddings, and captions, of a whole data set into Parquet files; on one machine or a Ray cluster."""
+    options = _embed_parser().parse_args(argv)
+
+    from . import register
+
+    register()
+    import logging
+
+    from .commands.embedding import EmbedArguments, embed
+
+    logging.basicConfig(format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("violet").setLevel(logging.INFO)
+
+    def run() -> int:
+        manifest = embed(EmbedArguments(**vars(options)))
+        listed = ", see failed_samples.jsonl" if manifest["failed"] else ""
+        print(
+            f"{options.output} holds {manifest['clips']} clips in {len(manifest['parts'])} parts; "
+            f"{manifest['failed']} clips could not be read{listed}."
+        )
+        return 0
+
+    return explain_errors("embed", run)
+
+
 def convert_command(argv: list[str]) -> int:
     """Turn other code's weights (VIOLET, SwinBERT, Swin, BERT, CLIP-ViP, CLIP) into a folder for from_pretrained."""
     parser = argparse.ArgumentParser(
@@ -585,6 +646,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "prepare": prepare_command,
     "inspect": inspect_command,
     "predict": predict_command,
+    "embed": embed_command,
     "convert": convert_command,
     "export-original": export_original_command,
     "card": card_command,

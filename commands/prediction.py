@@ -325,25 +325,50 @@ def predict(arguments: PredictArguments) -> int:
     """
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
-    names = find_requests(arguments)
-    folder, holds = find_model(arguments.model)
-    name = check_request(names, arguments.model, holds)
-    if Path(folder, "config.json").is_file() and not Path(folder, "processor_config.json").is_file():
-        raise PredictError(
-            f"{arguments.model} holds no processor: there is no processor_config.json in it. Save the model's there, "
-            "by `processor.save_pretrained`."
-        )
+    folder, name = find_asked(arguments.model, find_requests(arguments))
     if name == "features":
         _check_features_file(Path(str(arguments.features)))
     stored = arguments.gallery is not None and _is_stored(arguments.gallery)
     clips = [] if stored else find_clips(arguments.gallery or arguments.video or ())
-    try:
-        pipe = pipeline(REQUESTS[name].task, model=folder)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[-1]  # behind transformers' tracebacks of each class that it tried
-        raise PredictError(f"{arguments.model} cannot be loaded: {reason}") from error
+    pipe = load_pipeline(arguments.model, folder, name)
     ways = {"search": search, "features": write_features, "classes": classify}
     return ways.get(name, answer)(pipe, clips, arguments)
+
+
+def find_asked(model: str, names: Sequence[str]) -> tuple[str, str]:
+    """
+    The folder of a checkpoint, and the key of what it is asked: that of these which it can be asked.
+
+    Raises:
+        PredictError: if it cannot be asked any of them, or holds no processor.
+        HubError: as of `find_model`.
+    """
+    folder, holds = find_model(model)
+    name = check_request(names, model, holds)
+    if Path(folder, "config.json").is_file() and not Path(folder, "processor_config.json").is_file():
+        raise PredictError(
+            f"{model} holds no processor: there is no processor_config.json in it. Save the model's there, by "
+            "`processor.save_pretrained`."
+        )
+    return folder, name
+
+
+def load_pipeline(model: str, folder: str, name: str) -> Any:
+    """
+    The pipeline that asks a checkpoint that.
+
+    Args:
+        model: how the user names the checkpoint.
+        folder, name: as `find_asked` gives them.
+
+    Raises:
+        PredictError: if the checkpoint cannot be loaded.
+    """
+    try:
+        return pipeline(REQUESTS[name].task, model=folder)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[-1]  # behind transformers' tracebacks of each class that it tried
+        raise PredictError(f"{model} cannot be loaded: {reason}") from error
 
 
 def answer(pipe: Any, videos: Sequence[str], arguments: PredictArguments) -> int:

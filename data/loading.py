@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
+from ..core.files import write_text
 from ..processing import decoder_process
 from ..processing.decoded_video import MOST_KEPT_PIXELS, DecodedVideo, Sound, VideoDecodeError
 from ..processing.decoder_process import DecoderProcess
@@ -417,6 +418,15 @@ class SampleFile:
         self.path.unlink(missing_ok=True)
         self._known, self._place = {}, 0
 
+    def replace(self, samples: Sequence[FailedSample]) -> None:
+        """Lets the file hold exactly these, in this order: whole, whenever the process is killed."""
+        if samples:
+            write_text(self.path, "".join(json.dumps(asdict(sample)) + "\n" for sample in samples))
+        else:
+            self.path.unlink(missing_ok=True)
+        self._known, self._place = {}, 0
+        self.all()
+
     def _take_in(self, file) -> None:
         file.seek(self._place)
         for line in file:
@@ -506,6 +516,11 @@ class FailedSamples:
                 len(frames), self.frames.path,
             )  # fmt: skip
         return counts
+
+    def keep(self, belongs: Callable[[FailedSample], bool]) -> None:
+        """Leaves out those that do not belong, and puts the others in the order of their rows."""
+        for file in (self.unread, self.sounds, self.frames):
+            file.replace(sorted(filter(belongs, file.all()), key=lambda sample: sample.row or 0))
 
     def forget(self) -> None:
         """For a run that starts from the beginning."""

@@ -44,6 +44,9 @@ class Clips:
     """
     The clips of a data set, each with all its rows, in the order of their first ones.
 
+    Attributes:
+        numbers: (rows,), the clip of each row.
+
     Raises:
         TableError: if one id stands for two clips.
     """
@@ -52,9 +55,9 @@ class Clips:
         self.rows = rows
         encoded = rows.data.column("video").combine_chunks().dictionary_encode()
         self.references: list[str] = encoded.dictionary.to_pylist()
-        numbers = encoded.indices.to_numpy()
-        self._order = numbers.argsort(kind="stable")
-        self._starts = np.searchsorted(numbers[self._order], np.arange(len(self.references) + 1))
+        self.numbers: np.ndarray = encoded.indices.to_numpy()
+        self._order = self.numbers.argsort(kind="stable")
+        self._starts = np.searchsorted(self.numbers[self._order], np.arange(len(self.references) + 1))
         self.keys = self._name_all()
 
     def __len__(self) -> int:
@@ -63,8 +66,12 @@ class Clips:
     def __getitem__(self, number: int) -> Clip:
         if not 0 <= number < len(self):
             raise IndexError(number)
-        own = self._order[self._starts[number] : self._starts[number + 1]].tolist()
-        return Clip(self.keys[number], self.references[number], [self.rows[row] for row in own])
+        rows = [self.rows[row] for row in self.rows_of(number)]
+        return Clip(self.keys[number], self.references[number], rows)
+
+    def rows_of(self, number: int) -> list[int]:
+        """The numbers of a clip's rows."""
+        return self._order[self._starts[number] : self._starts[number + 1]].tolist()
 
     def _name_all(self) -> list[str]:
         given = "id" in self.rows.column_names
@@ -193,7 +200,7 @@ def begin_folder(output: Path, digest: str) -> dict[str, Any]:
         FileExistsError: if another call filled it.
     """
     plan, manifest = output / PROGRESS / "plan.json", output / MANIFEST
-    for file in (plan, manifest):
+    for file in (manifest, plan):  # a finished folder may still have the plan
         if file.is_file():
             content = json.loads(file.read_text())
             if content.get("digest") != digest:
@@ -202,7 +209,7 @@ def begin_folder(output: Path, digest: str) -> dict[str, Any]:
                 )
             (output / PROGRESS).mkdir(exist_ok=True)
             return content if file == manifest else {}
-    if output.is_dir() and any(path.name != PROGRESS for path in output.iterdir()):
+    if output.is_dir() and any(path.name[0] != "." for path in output.iterdir()):
         raise FileExistsError(f"{output} holds something else: choose another folder, or empty it.")
     write_json(plan, {"digest": digest})
     return {}

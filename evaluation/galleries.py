@@ -49,7 +49,7 @@ class StoredGallery:
             raise GalleryError(
                 f"{folder} holds no whole gallery: {error}. Encode its videos (again) first."
             ) from error
-        _compare(self.folder, self.settings, _made_by(model, processor))
+        _compare(self.folder, self.settings, made_by(model, processor))
         for name, of_file in listing.items():
             file = self.folder / name
             if not file.is_file() or file.stat().st_size != of_file["bytes"]:
@@ -153,7 +153,7 @@ def encode_gallery(
     names = [str(video) for video in videos] if names is None else list(names)
     if not videos or len(names) != len(videos) or len(set(names)) != len(names):
         raise ValueError(f"{len(set(names))} different names for {len(videos)} videos: each needs one of its own.")
-    settings = {**_made_by(model, processor), "videos_per_part": videos_per_part, "names": names}
+    settings = {**made_by(model, processor), "videos_per_part": videos_per_part, "names": names}
     on_first(lambda: _begin(folder, settings))
     starts = range(0, len(videos), videos_per_part)
     for number in own_share(len(starts)):
@@ -168,7 +168,8 @@ def encode_gallery(
     return StoredGallery(folder, model, processor)
 
 
-def _made_by(model: Any, processor: Any) -> dict[str, Any]:
+def made_by(model: Any, processor: Any) -> dict[str, Any]:
+    """Hashes of what embeddings are made with: the model's weights, and how the processor takes frames."""
     return {"weights": weights_hash(model), "frames": settings_hash(processor.video_processor.to_dict())}
 
 

@@ -68,16 +68,21 @@ class VideoCaptioningPipeline(VideoTextPipeline):
     def preprocess(self, inputs: Mapping[str, Any], prompt: str | None = None) -> dict[str, Any]:
         inputs = need(inputs)
         pixels = self.read_video(inputs)
+        return {**pixels, "asked": self.asked(pixels, prompt)}
+
+    def asked(self, pixels: Mapping[str, torch.Tensor], prompt: str | None = None) -> Asked:
+        """What stands in front of the text about a video of these pixels (videos, frames, …)."""
         if self.writes_behind:
             frames = pixels[self.processor.video_processor.inputs[0]].shape[1]
             found = self.processor.texts_with_videos(VIDEO_TOKEN + (prompt or ""), 1, frames)
-            return {**pixels, "asked": Asked([found["input_ids"][0].tolist()])}
-        return {**pixels, "asked": Asked([] if prompt is None else [self.tokenize(prompt)])}
+            return Asked([found["input_ids"][0].tolist()])
+        return Asked([] if prompt is None else [self.tokenize(prompt)])
 
     def _forward(self, model_inputs: dict[str, Any], **generate_kwargs: Any) -> dict[str, Any]:
         prompts = [ids for one in in_batch(model_inputs["asked"]) for ids in one.texts]
         generate_kwargs = self._prepare_generate_kwargs(generate_kwargs)
-        pixels = self.clip_inputs(model_inputs)
+        encoded = model_inputs.get("video_tokens")  # by `violet embed`, once for all that it makes
+        pixels = self.clip_inputs(model_inputs) if encoded is None else {"video_tokens": encoded}
         if self.writes_behind:
             texts = join_prompts([torch.tensor(ids) for ids in prompts], self.processor.tokenizer.pad_token_id)
             given = self.processor.to_device({**texts, **pixels}, self.model.device)

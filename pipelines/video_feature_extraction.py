@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from ..modeling_violet import Tokens
 from ..processing.questions import pad_texts
 from .pairs import Asked, VideoTextPipeline, alone, in_batch, need, pair_up, with_boxes
 
@@ -62,10 +63,7 @@ class VideoFeatureExtractionPipeline(VideoTextPipeline):
             video = self.model.encode_videos(**pixels)
             if not pool:
                 return {"features": video.tokens, "mask": video.mask}
-            if self.model.has_embeddings:
-                return {"features": self.model.embed_videos(video)}
-            mask = video.mask.unsqueeze(-1).to(video.tokens.dtype)
-            return {"features": (video.tokens * mask).sum(1) / mask.sum(1)}
+            return {"features": vector_of(self.model, video)}
         padding = self.processor.tokenizer.pad_token_id
         input_ids, attention_mask = pad_texts([one.texts[0] for one in asked], padding, self.device)
         outputs = self.model(**pixels, input_ids=input_ids, attention_mask=attention_mask)
@@ -78,3 +76,11 @@ class VideoFeatureExtractionPipeline(VideoTextPipeline):
     def postprocess(self, model_outputs: dict[str, torch.Tensor]) -> torch.Tensor:
         features = model_outputs["features"][0]
         return features if "mask" not in model_outputs else features[model_outputs["mask"][0].bool()]
+
+
+def vector_of(model: Any, video: Tokens) -> torch.Tensor:
+    """Encoded videos -> a vector each, (videos, width): their embeddings, or the mean of their tokens without such."""
+    if model.has_embeddings:
+        return model.embed_videos(video)
+    mask = video.mask.unsqueeze(-1).to(video.tokens.dtype)
+    return (video.tokens * mask).sum(1) / mask.sum(1)

@@ -39,13 +39,13 @@ def default_length(model: Any, processor: Any) -> int:
 
 
 def write(
-    model: Any, tokenizer: Any, pixels: Mapping[str, torch.Tensor], prompts: Sequence[TokenIds], **generate_kwargs: Any
+    model: Any, tokenizer: Any, pixels: Mapping[str, Any], prompts: Sequence[TokenIds], **generate_kwargs: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
     Texts about videos, each from [CLS] on, or behind the prompt if the text begins with it.
 
     Args:
-        pixels: (videos, frames, 3, height, width), by name.
+        pixels: (videos, frames, 3, height, width), by name; or `video_tokens`, the videos encoded.
         prompts: for each video the token ids that stand between it and the text; or none at all.
         generate_kwargs: of `generate`; `num_return_sequences` asks for several texts per video.
 
@@ -81,9 +81,7 @@ def join_prompts(prompts: Sequence[torch.Tensor], padding: int | None) -> dict[s
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def write_behind(
-    model: Any, inputs: Mapping[str, torch.Tensor], **generate_kwargs: Any
-) -> tuple[torch.Tensor, torch.Tensor]:
+def write_behind(model: Any, inputs: Mapping[str, Any], **generate_kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """
     What `VioletForConditionalGeneration` writes behind prompts.
 

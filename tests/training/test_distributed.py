@@ -72,6 +72,35 @@ class Sharding(Accelerator):
 building.Accelerator = Sharding
 sys.exit(cli.main(sys.argv[1:]))
 """
+DEEPSPEED_ON_CPU = """
+# Accelerate asks DeepSpeed for the GPUs' backend and counts one process without one; both work with gloo.
+import sys
+
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, InitProcessGroupKwargs
+
+from violet import cli
+from violet.training import building
+
+
+class OnCPU(Accelerator):
+    def __init__(self, *arguments, **options):
+        handlers = [InitProcessGroupKwargs(backend="gloo")]
+        super().__init__(*arguments, **{**options, "cpu": False, "kwargs_handlers": handlers})
+        assert self.distributed_type == DistributedType.DEEPSPEED and self.num_processes == 2
+
+    def clip_grad_norm_(self, parameters, *arguments):
+        (engine,) = self._models
+        optimizer = engine.optimizer
+        held = sum(one.numel() for one in optimizer.single_partition_of_fp32_groups)
+        whole = sum(one.numel() for one in engine.parameters() if one.requires_grad)
+        assert whole > 10000 and 0.4 < held / whole < 0.6, "each process holds about a half"
+        return super().clip_grad_norm_(parameters, *arguments)
+
+
+building.Accelerator = OnCPU
+sys.exit(cli.main(sys.argv[1:]))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -120,17 +149,16 @@ def settings(drawn, model, output, **changes):
     }
 
 
-def launch(recipe: dict, *more: str, sharded: bool = False) -> subprocess.Popen:
-    """Starts two processes that pre-train."""
+def launch(recipe: dict, *more: str, way: str = "ddp") -> subprocess.Popen:
+    """Starts two processes that pre-train, in the way of examples/accelerate_WAY.yaml."""
     folder = Path(recipe["output_dir"]).parent
     file = folder / "recipe.yaml"
     file.write_text(yaml.safe_dump(recipe))
     program = ["-m", "violet.cli"]
-    if sharded:
-        program = [str(folder / "shard_on_cpu.py")]
-        Path(program[0]).write_text(SHARD_ON_CPU)
-    launcher = EXAMPLES / ("accelerate_fsdp.yaml" if sharded else "accelerate_ddp.yaml")
-    return launch_two(launcher, folder, *program, "pretrain", str(file), *more)
+    if way != "ddp":
+        program = [str(folder / "on_cpu.py")]
+        Path(program[0]).write_text({"fsdp": SHARD_ON_CPU, "deepspeed": DEEPSPEED_ON_CPU}[way])
+    return launch_two(EXAMPLES / f"accelerate_{way}.yaml", folder, *program, "pretrain", str(file), *more)
 
 
 def run_two(recipe: dict) -> None:
@@ -296,18 +324,27 @@ def test_two_killed_processes_go_on_to_the_same_weights(drawn, start, tmp_path):
 
 
 @pytest.mark.proof
-def test_sharded_weights_train_as_whole_ones_do_and_go_on_when_killed(one_process, drawn, tmp_path):
-    """FSDP: parameters, gradients and the optimiser's state are shared out over the processes."""
+@pytest.mark.parametrize("way", ["fsdp", "deepspeed"])
+def test_sharded_weights_train_as_whole_ones_do_and_go_on_when_killed(way, one_process, drawn, tmp_path, monkeypatch):
+    """
+    FSDP 2: parameters, gradients and the optimiser's state are shared out over the processes; DeepSpeed's ZeRO 2: the
+    latter two.
+    """
+    if way == "deepspeed":
+        pytest.importorskip("deepspeed")
+        monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+        monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "cpu")
+        monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "extensions"))
     model, expected = one_process
     output = tmp_path / "run"
     recipe = settings(drawn, model, output, save_steps=2)
-    process = launch(recipe, sharded=True)
+    process = launch(recipe, way=way)
     try:
         wait_for(output / "checkpoint-4", process)
     finally:
         kill(process)
     assert not (output / "model.safetensors").exists(), "they were killed before they ended"
-    finish(launch(recipe, "--resume", sharded=True), output)
+    finish(launch(recipe, "--resume", way=way), output)
     assert "checkpoint-4" in said_in(output)
     assert_two_processes(output / "checkpoint-4")
     assert_same_run(output, expected, model)
