@@ -1,19 +1,20 @@
 """
-What weights in int8 cost: the shipped violet-tiny in float32 beside forms of dynamic quantization on a CPU, about drawn
-clips that it was not trained on. Prints accuracies, megabytes and milliseconds.
+What int8 costs: the shipped violet-tiny in float32 beside forms of dynamic quantization on a CPU, about drawn clips
+that it was not trained on. Prints accuracies, megabytes and milliseconds of processor time for a batch of 16.
 
-    python measurements/int8.py [--clips 128] [--threads 1] [--base] [--json rows.json]
+    OMP_NUM_THREADS=1 python measurements/int8.py [--clips 128] [--json rows.json]
 
 The whole model fills the blanks of `fill_in_the_blank`; its embeddings find each clip by its caption among all clips
 (recall at 1). Forms: torch's own `quantize_dynamic`, which is deprecated; torchao's
 `Int8DynamicActivationInt8WeightConfig`, if it is installed, compiled, since its kernels are made by the compiler; and
-ONNX Runtime's `quantize_dynamic` of what `violet export` writes. `--base` measures violet-v2-base's vision encoder too,
-random and for time and size only.
+ONNX Runtime's `quantize_dynamic` of what `violet export` writes.
 """
 
+import argparse
 import copy
 import importlib.util
 import statistics
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from torch import nn
 from transformers import AutoProcessor
 
 import violet
+from violet.core.files import write_json
 from violet.data import captioned, fill_in_the_blank, moving_shapes
 from violet.evaluation.retrieval import retrieval_metrics
 from violet.hub.exporting import OPENERS, PARTS, export_graphs
@@ -125,12 +127,11 @@ def of_torch(clips: Clips, folder: Path) -> list[dict[str, Any]]:
         def embed(pixels: torch.Tensor, finds: Any = finds) -> torch.Tensor:
             return finds.embed_videos(finds.encode_videos(pixels))
 
-        with torch.inference_mode(False):
-            took = seconds(torch.no_grad()(lambda embed=embed: embed(clips.pixels[:BATCH])))
-            ids, seen = (clips.blanks[key][:BATCH] for key in ("input_ids", "attention_mask"))
-            given = {"pixel_values_videos": clips.pixels[:BATCH], "input_ids": ids, "attention_mask": seen}
-            asked = seconds(torch.no_grad()(lambda fills=fills, given=given: fills(**given)))
-            row = {"form": name, "blanks": clips.filled(fills), "recall_at_1": clips.found(embed, finds.embed_texts)}
+        took = seconds(torch.no_grad()(lambda embed=embed: embed(clips.pixels[:BATCH])))
+        ids, seen = (clips.blanks[key][:BATCH] for key in ("input_ids", "attention_mask"))
+        given = {"pixel_values_videos": clips.pixels[:BATCH], "input_ids": ids, "attention_mask": seen}
+        asked = seconds(torch.no_grad()(lambda fills=fills, given=given: fills(**given)))
+        row = {"form": name, "blanks": clips.filled(fills), "recall_at_1": clips.found(embed, finds.embed_texts)}
         rows.append(row | {"megabytes": megabytes(fills, folder), "embed_ms": 1e3 * took, "fill_ms": 1e3 * asked})
         print(rows[-1], flush=True)
     return rows
@@ -170,3 +171,19 @@ def of_onnx(clips: Clips, folder: Path) -> list[dict[str, Any]]:
         rows.append(row | {"megabytes": (made / "video_embedding.onnx").stat().st_size / 1e6})
         print(rows[-1], flush=True)
     return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, default=128)
+    parser.add_argument("--json", help="a JSON file for the rows")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as made:
+        clips = Clips(options.clips, Path(made))
+        rows = of_torch(clips, Path(made)) + of_onnx(clips, Path(made))
+    if options.json:
+        write_json(options.json, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -19,7 +19,8 @@ def compile_parts(model: PreTrainedModel, backend: str | Callable | None = None)
     """
     Compiles, in place, what a model computes most in: vision encoder, text side, and fusion. Each becomes two graphs,
     when they are first called for: one for a batch of one row, as torch always has it, and one for all larger batches;
-    for texts of any length. For clips of another size or number of frames it is compiled again. A fusion that writes word by word stays as it is, since its cache grows with every word.
+    for texts of any length. For clips of another size or number of frames it is compiled again. A fusion that writes
+    word by word stays as it is, since its cache grows with every word.
 
     Args:
         backend: of `torch.compile`; by default torch's own, which needs a C++ compiler on a CPU.
