@@ -4,8 +4,8 @@ that it was not trained on. Prints accuracies, megabytes and milliseconds of pro
 
     OMP_NUM_THREADS=1 python measurements/int8.py [--clips 128] [--json rows.json]
 
-The whole model fills the blanks of `fill_in_the_blank`; its embeddings find each clip by its caption among all clips
-(recall at 1). Forms: torch's own `quantize_dynamic`, which is deprecated; torchao's
+The whole model fills a blank, a word of each clip's caption drawn by chance; its embeddings find each clip by its
+caption among all clips (recall at 1). Forms: torch's own `quantize_dynamic`, which is deprecated; torchao's
 `Int8DynamicActivationInt8WeightConfig`, if it is installed, compiled, since its kernels are made by the compiler; and
 ONNX Runtime's `quantize_dynamic` of what `violet export` writes.
 """
@@ -27,7 +27,7 @@ from transformers import AutoProcessor
 
 import violet
 from violet.core.files import write_json
-from violet.data import captioned, fill_in_the_blank, moving_shapes
+from violet.data import captioned, moving_shapes
 from violet.evaluation.retrieval import retrieval_metrics
 from violet.hub.exporting import OPENERS, PARTS, export_graphs
 from violet.pipelines.compiling import compile_parts
@@ -84,16 +84,18 @@ class Clips:
         drawn = moving_shapes(folder / "shapes", seed=77, test=count, **none)["test"]
         self.processor = AutoProcessor.from_pretrained(violet.pretrained(TINY))
         rows = captioned(drawn)
-        numbers = {video: number for number, video in enumerate(rows["video"])}
         videos = list(rows["video"])
         self.pixels = self.processor(videos=videos, return_tensors="pt")["pixel_values_videos"]
         captions = list(dict.fromkeys(rows["caption"]))
         self.captions = self.processor(text=captions)
         self.video_of_caption = [list(rows["caption"]).index(one) for one in captions]
-        blanks = fill_in_the_blank(drawn)
-        self.blanks = self.processor(text=list(blanks["text"]))
-        self.answers = torch.tensor(self.processor.tokenizer.convert_tokens_to_ids(list(blanks["answer"])))
-        self.video_of_blank = torch.tensor([numbers[video] for video in blanks["video"]])
+        self.blanks = self.processor(text=list(rows["caption"]))
+        ids, tokenizer = self.blanks["input_ids"], self.processor.tokenizer
+        draws = torch.Generator().manual_seed(0)
+        lengths = self.blanks["attention_mask"].sum(1) - 2  # without [CLS] and [SEP]
+        places = 1 + (torch.rand(len(ids), generator=draws) * lengths).long()
+        self.answers = ids.gather(1, places[:, None]).squeeze(1)
+        self.blanks["input_ids"] = ids.scatter(1, places[:, None], tokenizer.mask_token_id)
 
     @torch.no_grad()
     def filled(self, model: Any) -> float:
@@ -101,9 +103,7 @@ class Clips:
         right, mask = 0, self.processor.tokenizer.mask_token_id
         for some in torch.arange(len(self.answers)).split(4 * BATCH):
             ids, seen = (self.blanks[name][some] for name in ("input_ids", "attention_mask"))
-            logits = model(
-                pixel_values_videos=self.pixels[self.video_of_blank[some]], input_ids=ids, attention_mask=seen
-            ).logits
+            logits = model(pixel_values_videos=self.pixels[some], input_ids=ids, attention_mask=seen).logits
             rows, places = (ids == mask).nonzero(as_tuple=True)
             right += int((logits[rows, places].argmax(-1) == self.answers[some][rows]).sum())
         return right / len(self.answers)
