@@ -57,7 +57,8 @@ class VideoGraph(nn.Module):
 
     def __init__(self, model: VioletModel):
         super().__init__()
-        self.video_encoder, self.projection = model.video_encoder, model.projection
+        self.video_encoder = model.video_encoder
+        self.projection: Any = model.projection
 
     def forward(self, **pixels: torch.Tensor) -> torch.Tensor:
         return self.projection.video(self.video_encoder(pixels))
@@ -68,7 +69,8 @@ class TextGraph(nn.Module):
 
     def __init__(self, model: VioletModel):
         super().__init__()
-        self.text_embeddings, self.projection = model.text_embeddings, model.projection
+        self.text_embeddings = model.text_embeddings
+        self.projection: Any = model.projection
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         return self.projection.text(self.text_embeddings.encode(input_ids, attention_mask))

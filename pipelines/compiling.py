@@ -29,7 +29,7 @@ def compile_parts(model: PreTrainedModel, backend: str | Callable | None = None)
         The names of the parts.
     """
     violet: Any = model.base_model
-    how = {"fullgraph": True, "backend": backend or "inductor"}
+    how: dict[str, Any] = {"fullgraph": True, "backend": backend or "inductor"}
     vision, text, fusion = violet.vision_model, violet.text_embeddings, violet.fusion
     vision.forward = for_any_batch("vision encoder", torch.compile(vision.forward, **how))
     names = ["vision encoder"]
