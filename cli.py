@@ -306,6 +306,9 @@ def predict_command(argv: list[str]) -> int:
     parser.add_argument("--top_k", type=positive, help="how many answers (default: 1; in a search 5)")
     parser.add_argument("--batch_size", type=positive, default=8, help="videos in a pass (default: 8)")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the model first: minutes at the start, less for each clip"
+    )
     options = parser.parse_args(argv)
 
     from . import register
@@ -410,6 +413,45 @@ def convert_command(argv: list[str]) -> int:
         return 0
 
     return explain_errors("convert", run)
+
+
+def export_command(argv: list[str]) -> int:
+    """Write a model's encoders as ONNX files or torch.export programs that run without this package."""
+    parser = argparse.ArgumentParser(
+        prog="violet export",
+        description="Writes a graph of the vision encoder, and of the embeddings of videos and of texts if the model "
+        "has them, for batches of any size; the processor; export.json and a README.md that say how to run them. Each "
+        "is run beside the model: if outputs differ by more than 1e-5 of the largest, nothing is written.",
+    )
+    parser.add_argument("model", help="a folder or Hub name; violet-tiny comes with the package")
+    parser.add_argument("output", help="the folder to write")
+    parser.add_argument(
+        "--parts", nargs="+", metavar="PART", help="vision_encoder, video_embedding, text_embedding (default: all)"
+    )
+    parser.add_argument(
+        "--format",
+        nargs="+",
+        default=["onnx"],
+        choices=["onnx", "pt2"],
+        help="onnx for ONNX Runtime and others, pt2 for torch.export.load (default: onnx)",
+    )
+    options = parser.parse_args(argv)
+
+    from . import register
+
+    register()
+    from .hub.exporting import export_graphs
+
+    def run() -> int:
+        made = export_graphs(options.model, options.output, options.parts, options.format)
+        for part in made["parts"]:
+            for form, file in part["files"].items():
+                apart = part["largest_difference"][form]
+                print(f"{file:24} differs from the model by {apart:.1e} of the largest value at most")
+        print(f"\n{options.output}/README.md says how to run them.")
+        return 0
+
+    return explain_errors("export", run)
 
 
 def export_original_command(argv: list[str]) -> int:
@@ -648,6 +690,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "predict": predict_command,
     "embed": embed_command,
     "convert": convert_command,
+    "export": export_command,
     "export-original": export_original_command,
     "card": card_command,
     "push": push_command,

@@ -18,7 +18,7 @@ from .._version import __version__
 from ..core.files import write_json
 from ..evaluation.pictures import draw_growth
 from ..evaluation.provenance import source_commit
-from . import judged_paths, other_paths, serving, systems
+from . import exported, judged_paths, other_paths, serving, systems
 from .clips import real_or_drawn
 from .measuring import Case, Setting, Told, measure, told
 
@@ -45,6 +45,7 @@ PATHS: dict[str, Paths] = {
     "tasks": other_paths.tasks,
     "precision": other_paths.precision,
     "loading": other_paths.loading,
+    "export": exported.export,
     "serving": serving.serving,
     "growth": other_paths.growth,
 }

@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from ..hub import HubError, WeightsError, pull
 from ..hub.cards import REPO_NAME
 from ..hub.conversion import read_configuration
 from ..pipelines.answering import OPEN_ENDED, WITH_OPTIONS
+from ..pipelines.compiling import CompileError, compile_parts
 from ..pipelines.pairs import READY, pair_up
 from ..processing.decoding import IMAGE_SUFFIXES
 
@@ -59,6 +60,7 @@ class PredictArguments:
         top_k: answers, words, captions or videos found; by default one, of videos found five.
         batch_size: how many videos, or texts of a search, go through the model together.
         json: one JSON object a line, instead of lines for people.
+        compile: whether the model is compiled first, see `compile_parts`.
     """
 
     model: str
@@ -72,6 +74,7 @@ class PredictArguments:
     top_k: int | None = None
     batch_size: int = 8
     json: bool = False
+    compile: bool = False
 
     def given(self) -> set[str]:
         """The names of those that are given and say what is asked."""
@@ -332,7 +335,18 @@ def predict(arguments: PredictArguments) -> int:
     clips = [] if stored else find_clips(arguments.gallery or arguments.video or ())
     pipe = load_pipeline(arguments.model, folder, name)
     ways = {"search": search, "features": write_features, "classes": classify}
-    return ways.get(name, answer)(pipe, clips, arguments)
+    ask = ways.get(name, answer)
+    return compiled(ask, pipe, clips, arguments) if arguments.compile else ask(pipe, clips, arguments)
+
+
+def compiled(ask: Callable[..., int], pipe: Any, clips: Sequence[str], arguments: PredictArguments) -> int:
+    """What a compiled model says."""
+
+    compile_parts(pipe.model)
+    try:
+        return ask(pipe, clips, arguments)
+    except CompileError as error:
+        raise PredictError(f"{error} Leave --compile out.") from error
 
 
 def find_asked(model: str, names: Sequence[str]) -> tuple[str, str]:

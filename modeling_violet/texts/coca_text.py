@@ -144,7 +144,8 @@ class CocaText(TextSide):
 
         def visible(batch, head, query, key):
             of_words = (key <= query) & (real[batch, key] | ~real[batch, query])
-            return torch.where(query == last, seen[batch, key], of_words)
+            of_cls = query == last  # not by `torch.where`, which ONNX Runtime lacks for truth values
+            return (of_cls & seen[batch, key]) | (~of_cls & of_words)
 
         mask = kernel_mask(self.config, states, states.shape[1], visible)
         for layer in self.layers:
