@@ -347,7 +347,8 @@ def outcome(kind: str, output: Path, ordered: bool = True) -> dict[str, Any]:
     from violet.core.files import MANIFEST, sha256
     from violet.training.checkpoints import checkpoints_of, step_of
 
-    last = checkpoints_of(output)[-1]
+    # pre-training writes the model after its last step, and a checkpoint there only if SIGTERM comes in that step
+    last = [one for one in checkpoints_of(output) if kind != "pretrain" or step_of(one) < STEPS][-1]
     manifest = json.loads((last / MANIFEST).read_text())
     found: dict[str, Any] = {"step": step_of(last)}
     found |= {f"last checkpoint: {name}": one["sha256"] for name, one in manifest.items() if name not in UNEQUAL}
