@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import sys
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -341,12 +342,13 @@ def predict(arguments: PredictArguments) -> int:
 
 def compiled(ask: Callable[..., int], pipe: Any, clips: Sequence[str], arguments: PredictArguments) -> int:
     """What a compiled model says."""
-
     compile_parts(pipe.model)
-    try:
-        return ask(pipe, clips, arguments)
-    except CompileError as error:
-        raise PredictError(f"{error} Leave --compile out.") from error
+    with warnings.catch_warnings():  # masks that are kept for each shape are traced with the rest
+        warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_cache`", module="torch")
+        try:
+            return ask(pipe, clips, arguments)
+        except CompileError as error:
+            raise PredictError(f"{error} Leave --compile out.") from error
 
 
 def find_asked(model: str, names: Sequence[str]) -> tuple[str, str]:
