@@ -4,6 +4,7 @@ import ctypes
 import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     import torch
+
+logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 PARTIAL = ".partial"
@@ -121,6 +124,9 @@ def save_into(folder: str | os.PathLike, write: Callable[[Path], Any]) -> None:
     For that a second folder is made, of the new files and hard links to the older ones, and the two exchange their
     names. If that cannot be (a mounted folder, the working directory, a system other than Linux) files are moved
     one by one: each of them is whole, but a process killed between two of them leaves both kinds.
+
+    Raises:
+        OSError: the files cannot be written. If only the older ones cannot be deleted, the log says so.
     """
     folder = Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -131,8 +137,10 @@ def save_into(folder: str | os.PathLike, write: Callable[[Path], Any]) -> None:
         partial.mkdir()
         write(partial)
         _put_into(folder, partial)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)  # the first error is the one to tell
+        if number := re.search(r"\(os error (\d+)\)", str(error)):  # so say libraries in Rust, by errors of their own
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder)) from error
         raise
     for changed in (folder, folder.parent):
         _sync(changed)
@@ -156,7 +164,15 @@ def _put_into(folder: Path, partial: Path) -> None:
             (partial / file).replace(folder / file)
         for file in stale:
             (folder / file).unlink()
-        shutil.rmtree(partial)
+        delete_or_tell(partial)
+
+
+def delete_or_tell(folder: Path) -> None:
+    """Deletes a folder that nothing reads; if it cannot be, the log says so."""
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        logger.warning("%s could not be deleted (%s): nothing reads it, delete it yourself.", folder, error)
 
 
 def _weights_of(file: Path) -> str:
@@ -196,7 +212,7 @@ def _exchanged(folder: Path, partial: Path, files: Sequence[Path], stale: set[Pa
         if path.is_file() and file not in stale and PARTIAL not in file.parts and not (folder / file).exists():
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             path.replace(folder / file)
-    shutil.rmtree(successor)
+    delete_or_tell(successor)
     return True
 
 

@@ -1,3 +1,4 @@
+import errno
 import multiprocessing
 import os
 import signal
@@ -57,3 +58,30 @@ def test_a_killed_writer_leaves_the_old_files_whole(tmp_path):
     save_into(tmp_path, lambda folder: write_text(folder / "a", "newer"))
     assert (tmp_path / "a").read_text() == "newer" and (tmp_path / "b").read_text() == "old" * 1000
     assert sorted(os.listdir(tmp_path)) == ["a", "b", "c"]
+
+
+def test_a_library_in_rust_that_cannot_write_is_a_full_disk_to_the_caller(tmp_path):
+    def write(folder):
+        (folder / "half").write_text("a")
+        raise Exception("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        save_into(tmp_path / "model", write)
+    assert caught.value.errno == errno.ENOSPC and caught.value.filename == str(tmp_path / "model")
+    assert not list((tmp_path / "model").iterdir())
+
+
+def test_an_older_folder_that_cannot_be_deleted_is_told_and_the_new_one_stays(tmp_path, monkeypatch, caplog):
+    folder = tmp_path / "model"
+    save_into(folder, lambda partial: (partial / "a").write_text("old"))
+    unlink = os.unlink
+
+    def refuses(path, *given, **more):
+        if str(path) == "a":  # within the older folder; rmtree names files by their folder's descriptor
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        unlink(path, *given, **more)
+
+    monkeypatch.setattr(os, "unlink", refuses)
+    save_into(folder, lambda partial: (partial / "a").write_text("new"))
+    assert (folder / "a").read_text() == "new"
+    assert "could not be deleted" in caplog.text

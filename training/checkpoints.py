@@ -12,7 +12,7 @@ from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..core.files import PARTIAL, find_damage, put_folder, seal
+from ..core.files import PARTIAL, delete_or_tell, find_damage, put_folder, seal
 from ..data.loading import FailedSamples
 
 logger = logging.getLogger(__name__)
@@ -71,8 +71,10 @@ def new_checkpoint(
 def _not_written(folder: Path, error: Exception) -> CheckpointError:
     whole = last_whole_checkpoint(folder.parent)
     reason = str(error)
-    if "inline_container" in reason:  # torch does not say why
-        reason = f"torch could not write a file ({reason}), as when the disk is full or a quota is used up"
+    if "inline_container" in reason or "iostream error" in reason:  # torch does not say why
+        reason = (
+            f"torch could not write a file ({reason}), as when the disk is full, a quota used up, or it is read-only"
+        )
     stays = "No checkpoint was written before it" if whole is None else f"{whole} is whole and stays"
     return CheckpointError(
         f"{folder} could not be written: {reason}. {stays}. Make room, or see to it that {folder.parent} can be "
@@ -116,11 +118,8 @@ def _delete(folder: Path) -> None:
 def clear_partial(output_dir: str | os.PathLike) -> None:
     """Deletes what a killed process, or one whose disk failed, left in the run's folder."""
     partial = Path(output_dir) / PARTIAL
-    try:
-        if partial.exists():
-            shutil.rmtree(partial)
-    except OSError as error:
-        logger.warning("%s could not be deleted (%s): nothing reads it, delete it yourself.", partial, error)
+    if partial.exists():
+        delete_or_tell(partial)
 
 
 def step_of(checkpoint: str | os.PathLike) -> int:
