@@ -120,7 +120,7 @@ def named(name: str):
 MUTANTS = {name: named(name) for name in BROKEN if name}
 PROMISE = Promise(
     "planted_apart",
-    "NaN or Inf in one of two processes: reported with its rank among them, neither takes the step, both have the same weights",
+    "NaN or Inf in one of two processes: reported with its rank, neither takes the step, both have the same weights",
     100,
     trial,
     processes=2,
