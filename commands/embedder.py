@@ -55,7 +55,7 @@ class Part:
 
     Attributes:
         table: a row for each clip: `id`, `video` (where it lies), `embedding`, a list of as many float32 as the model
-            gives; `caption`, if it was asked for; `texts` and `text_embeddings`, lists as long as a clip has texts.
+            gives; `caption`, if it was asked for; `texts` and `text_embeds`, lists as long as a clip has texts.
         tried: how many clips were read for it.
         samples: those that could not be read; and what is to be told of others, see `doubts_of`.
     """
@@ -151,7 +151,7 @@ class Embedder:
             made["caption"] = [best[0]["generated_text"] for best in said]
         if self.wanted.texts:
             none = made["embedding"][:0]
-            made["text_embeddings"] = _vectors(self.model.embed_texts(**words)) if words else none
+            made["text_embeds"] = _vectors(self.model.embed_texts(**words)) if words else none
         return made
 
 
@@ -188,9 +188,9 @@ def _part_of(batches: Sequence[Mapping[str, Any]], wanted: Wanted) -> Part:
     if wanted.texts:
         columns["texts"] = pyarrow.array([clip["texts"] for clip in read], pyarrow.list_(pyarrow.string()))
         of_texts = np.repeat(kept, [len(clip["texts"]) for clip in clips])
-        vectors = np.concatenate([batch["text_embeddings"] for batch in batches])[of_texts]
+        vectors = np.concatenate([batch["text_embeds"] for batch in batches])[of_texts]
         places = np.cumsum([0, *(len(clip["texts"]) for clip in read)]).astype(np.int32)
-        columns["text_embeddings"] = pyarrow.ListArray.from_arrays(places, _list_of_vectors(vectors))
+        columns["text_embeds"] = pyarrow.ListArray.from_arrays(places, _list_of_vectors(vectors))
     samples = [sample for batch in batches for sample in batch["samples"]]
     return Part(pyarrow.table(columns), len(clips), samples)
 

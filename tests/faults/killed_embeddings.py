@@ -126,5 +126,6 @@ PROMISE = Promise(
     "`violet embed` killed at every call that changes the disk, and given again: the files of an undisturbed call",
     255,
     trial,
+    short_seeds=12,
     code=("commands", "core", "data"),
 )

@@ -26,9 +26,10 @@ WORDS = torch.tensor([[2, 9, 8, 7, 3, 0], [2, 5, 6, 7, 8, 3]])
 MASK = (WORDS > 0).long()
 PASSED_ON = {"task_ids", "prompt_ids", "prompt_attention_mask", "video_tokens"}
 PARTS = {"projection", "text_embeddings", "fusion", "video_encoder"}
-MAY_REACH = ("modeling_violet", "hub", "training/optimization.py", "benchmarks")
+MAY_REACH = ("modeling_violet", "hub", "training/optimization.py", "benchmarks", "pipelines/compiling.py")
 """
-Who may know of a model's parts: the models, conversion, what gives each layer its learning rate, and what times them.
+Who may know of a model's parts: the models, conversion, what gives each layer its learning rate, and what times or
+compiles them.
 """
 
 

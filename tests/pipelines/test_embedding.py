@@ -109,7 +109,7 @@ def test_vectors_are_those_of_the_model_and_a_clip_has_one_row(finder, clips, em
     model, processor = AutoModel.from_pretrained(finder), AutoProcessor.from_pretrained(finder)
     with torch.no_grad():
         of_texts = model.get_text_features(**processor(text=texts)).pooler_output
-    for said_of, vectors in zip(found["texts"], found["text_embeddings"], strict=True):
+    for said_of, vectors in zip(found["texts"], found["text_embeds"], strict=True):
         np.testing.assert_allclose(vectors, of_texts[[texts.index(text) for text in said_of]].numpy(), atol=1e-5)
     assert np.abs(np.diff(found["embedding"], axis=0)).max() > 1e-3, "clips differ"
 

@@ -209,8 +209,8 @@ def kill_after(process: OwnProcess, checkpoint: Path, delay: float) -> None:
         process.kill()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("again", [False, pytest.param(True, marks=pytest.mark.proof)])
+@pytest.mark.proof
+@pytest.mark.parametrize("again", [False, True])
 def test_a_killed_run_goes_on_to_the_same_weights_and_the_same_log(
     again, uninterrupted, drawn, start, tmp_path, caplog
 ):
