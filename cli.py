@@ -175,13 +175,10 @@ def pretrain_command(argv: list[str]) -> int:
     from . import register
 
     register()
-    import logging
-
     from .training.pretraining import pretrain
     from .training.recipe import load_recipe
 
-    logging.basicConfig(format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("violet").setLevel(logging.INFO)
+    tell_progress()
 
     def run() -> int:
         result = pretrain(load_recipe(options.recipe, read_overrides("pretrain", rest)), options.resume)
@@ -361,12 +358,9 @@ def embed_command(argv: list[str]) -> int:
     from . import register
 
     register()
-    import logging
-
     from .commands.embedding import EmbedArguments, embed
 
-    logging.basicConfig(format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("violet").setLevel(logging.INFO)
+    tell_progress()
 
     def run() -> int:
         manifest = embed(EmbedArguments(**vars(options)))
@@ -616,6 +610,14 @@ def speed_command(argv: list[str]) -> int:
         )
     except ValueError as error:
         parser.error(str(error))
+
+
+def tell_progress() -> None:
+    """Shows what a long command logs, with the time of day."""
+    import logging
+
+    logging.basicConfig(format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("violet").setLevel(logging.INFO)
 
 
 def positive(text: str) -> int:
