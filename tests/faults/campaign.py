@@ -13,7 +13,8 @@ only compared when a seed is tried twice. A mutant breaks the code under test; a
     make faults                      a tenth of the counts, an hour at most
     make faults FULL=1               all of them, in any number of sittings: it goes on where it was stopped
     python tests/faults/campaign.py --only NAME --seconds 600 --seeds 3,17
-    python tests/faults/campaign.py --docs      writes the table of docs/reliability.md from what has been tried
+    python tests/faults/campaign.py --docs      writes the table of docs/reliability.md from what has been tried here;
+                                                a promise that has not been keeps its line
 """
 
 import argparse
@@ -289,13 +290,16 @@ def summary(promise: Promise, count: int) -> dict[str, Any]:
     }
 
 
-def table(summaries: Iterable[dict[str, Any]]) -> str:
-    """The summaries as a table in Markdown."""
+def table(summaries: Iterable[dict[str, Any]], written: dict[str, str]) -> str:
+    """The summaries as a table in Markdown; a promise that was not tried keeps its line of `written`."""
     rows = [
         "| promise | tried | broken | seen | seeds | commit | date |",
         "|---|---|---|---|---|---|---|",
     ]
     for one in summaries:
+        if not one["tried"] and one["what"] in written:
+            rows.append(written[one["what"]])
+            continue
         seen = ", ".join(f"{name} {value:,}" for name, value in one["counts"].items())
         seeds = "-".join(map(str, one["seeds"]))
         tried = f"{one['tried']:,} of {one['of']:,}"
@@ -304,14 +308,15 @@ def table(summaries: Iterable[dict[str, Any]]) -> str:
     return "\n".join(rows)
 
 
-def write_docs(text: str) -> None:
+def write_docs(summaries: Iterable[dict[str, Any]]) -> None:
     """Puts the table between its two marks in docs/reliability.md."""
     page = PAGE.read_text(encoding="utf-8")
     before, _, rest = page.partition(BEGIN)
-    _, mark, after = rest.partition(END)
+    old, mark, after = rest.partition(END)
     if not mark:
         raise SystemExit(f"{PAGE} lacks the lines {BEGIN!r} and {END!r}, between which the table stands.")
-    PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+    written = {line.split("|")[1].strip(): line for line in old.splitlines() if line.startswith("|")}
+    PAGE.write_text(f"{before}{BEGIN}\n{table(summaries, written)}\n{END}{after}", encoding="utf-8")
 
 
 def main() -> None:
@@ -332,7 +337,7 @@ def main() -> None:
         return
     promises = [module_of(name).PROMISE for name in chosen]
     if given.docs:
-        write_docs(table(summary(promise, promise.full_count) for promise in promises))
+        write_docs(summary(promise, promise.full_count) for promise in promises)
         return
     deadline, found = time.monotonic() + given.seconds, []
     counts = [one.full_count if given.full else math.ceil(one.full_count / 10) for one in promises]
@@ -352,7 +357,7 @@ def main() -> None:
         )
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / "summary.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    (RESULTS / "summary.md").write_text(table(found) + "\n", encoding="utf-8")
+    (RESULTS / "summary.md").write_text(table(found, {}) + "\n", encoding="utf-8")
     unfinished = [one["promise"] for one, count in zip(found, counts, strict=True) if one["tried"] < count]
     if unfinished and not given.seeds:
         print(f"Not all tried yet: {', '.join(unfinished)}. The same command goes on.")
