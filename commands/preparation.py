@@ -48,7 +48,12 @@ def _add_packed(kinds: Any) -> None:
         if name == "shards":
             kind.add_argument("--shard_size", type=float, default=256, help="MB of a shard, about (default: 256)")
         else:
-            kind.add_argument("--num_frames", type=int, required=True, help="frames of each clip, evenly spaced")
+            kind.add_argument("--num_frames", type=int, help="frames of each clip, evenly spaced (default: --model's)")
+            kind.add_argument(
+                "--model",
+                help="cut and resize the frames as this model sees them: a folder or a name on the Hub. With --format "
+                "png it gets the same pixels as from the clips",
+            )
             kind.add_argument("--format", choices=["jpg", "png"], default="jpg", help="of the frames (default: jpg)")
 
 
@@ -62,10 +67,19 @@ def _shards(**options: Any) -> str:
     )
 
 
-def _frames(**options: Any) -> str:
+def _frames(model: str | None, **options: Any) -> str:
     from ..data.extracting import prepare_frames
 
-    frames = prepare_frames(**options)
+    processor = None
+    if model is not None:
+        from .. import register
+
+        register()
+        from ..core.weights import shipped_or
+        from ..processing import VioletVideoProcessor
+
+        processor = VioletVideoProcessor.from_pretrained(shipped_or(model))
+    frames = prepare_frames(**options, processor=processor)
     return (
         f"{options['output']} holds the frames of {frames.clips - frames.skipped} clips ({frames.rows} rows): "
         f"{frames.extracted} were extracted now; {frames.skipped} clips could not be read."

@@ -1,5 +1,6 @@
 """The weights that come with the package."""
 
+import os
 from pathlib import Path
 
 FOLDER = Path(__file__).parents[1] / "pretrained"
@@ -25,3 +26,9 @@ def pretrained(name: str) -> str:
             f"No weights named {name!r} come with this package; there are {', '.join(pretrained_names()) or 'none'}."
         )
     return str(FOLDER / name)
+
+
+def shipped_or(model: str | os.PathLike[str]) -> str:
+    """Where `from_pretrained` finds a model: the folder of weights that come with the package, else what it says."""
+    name = os.fspath(model)
+    return pretrained(name) if not os.path.isdir(name) and name in pretrained_names() else name

@@ -10,6 +10,7 @@ manifest.
 import functools
 import glob
 import io
+import itertools
 import json
 import os
 import re
@@ -23,7 +24,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..core.files import MANIFEST, MOST_JSON_BYTES, read_json
-from ..processing.addresses import open_url, read_within
+from ..processing.addresses import MOST_FETCHED_BYTES, open_url, read_within
 from ..processing.decoding import IMAGE_SUFFIXES, natural_order
 from .name_index import NameIndex
 from .remote import RemoteFile, is_url
@@ -213,6 +214,11 @@ class TarShard:
             raise TableError(f"{self.source}: refused, since its member {member.name!r} leads out of its folder.")
         if member.size < 0:
             raise tarfile.ReadError(f"{member.name!r} has {member.size} bytes")  # Python 3.11 would go round for ever
+        if member.size > MOST_FETCHED_BYTES and is_url(self.source):
+            raise TableError(
+                f"{self.source}: refused: its member {member.name!r} has {member.size} bytes; at most "
+                f"{MOST_FETCHED_BYTES} are fetched."
+            )
         if not (member.isfile() or member.isdir()) or member.issparse():
             kind = "a link" if member.islnk() or member.issym() else "no plain file"
             raise TableError(f"{self.source}: refused, since its member {member.name!r} is {kind}.")
@@ -330,13 +336,16 @@ def read_manifest(source: str) -> Mapping[str, Any]:
 
 def _expand(text: str) -> list[str]:
     """`a-{000..002}.tar` -> its three names; the library's notation."""
-    found = re.search(r"\{(\d+)\.\.(\d+)\}", text)
-    if found is None:
-        return [text]
-    first, last = found.groups()
-    if int(last) < int(first):
-        raise TableError(f"{text}: {found[0]} counts backwards.")
-    if int(last) - int(first) >= MOST_SHARDS:
-        raise TableError(f"{text}: {found[0]} names more than the {MOST_SHARDS} files that there may be.")
-    numbers = (str(number).zfill(len(first)) for number in range(int(first), int(last) + 1))
-    return [name for number in numbers for name in _expand(text[: found.start()] + number + text[found.end() :])]
+    parts = re.split(r"\{(\d+)\.\.(\d+)\}", text)  # text, first, last, text, first, last, text
+    ranges, files = list(zip(parts[1::3], parts[2::3], strict=True)), 1
+    for first, last in ranges:
+        if int(last) < int(first):
+            raise TableError(f"{text}: {{{first}..{last}}} counts backwards.")
+        files *= int(last) - int(first) + 1
+    if files > MOST_SHARDS:
+        raise TableError(f"{text} names {files} files; there may be {MOST_SHARDS}.")
+    numbers = [[str(one).zfill(len(first)) for one in range(int(first), int(last) + 1)] for first, last in ranges]
+    return [
+        "".join(part + number for part, number in zip(parts[::3], (*chosen, ""), strict=True))
+        for chosen in itertools.product(*numbers)
+    ]

@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from ..processing.decoding import IMAGE_SUFFIXES, frame_files, is_encoded_file
+from ..processing.addresses import RefusedAddressError, read_within
+from ..processing.decoded_video import VideoDecodeError
+from ..processing.decoding import IMAGE_SUFFIXES, frame_files, is_encoded_file, refuse_huge
 from ..processing.joined_clips import clips_of
 from .hub_rows import HUB, hub_clip
 from .pickles import read_pickle
@@ -84,6 +86,7 @@ def open_clip(clip: StoredClip, reference: str) -> "bytes | list[Image]":
 
     Raises:
         TableError: for a frame that is no picture, or damaged.
+        VideoDecodeError: for a frame of too many pixels.
     """
     from PIL import Image
 
@@ -92,7 +95,11 @@ def open_clip(clip: StoredClip, reference: str) -> "bytes | list[Image]":
     pictures = []
     for number, (_, data) in enumerate(clip, start=1):
         try:
-            pictures.append(Image.open(io.BytesIO(data)).convert("RGB"))
+            picture = Image.open(io.BytesIO(data))
+            refuse_huge(*picture.size, f"{reference}, frame {number}")
+            pictures.append(picture.convert("RGB"))
+        except VideoDecodeError:
+            raise
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise TableError(f"{reference}, frame {number}: no picture, or a damaged one ({error}).") from error
     return pictures
@@ -135,11 +142,13 @@ def _clip_of_files(path: str) -> StoredClip:
     try:
         if is_url(path):
             with RemoteFile(path) as file:
-                return [(_known_suffix(urlsplit(path).path, path), file.read())]
+                return [(_known_suffix(urlsplit(path).path, path), read_within(file, file.size))]
         files = frame_files(Path(path)) if Path(path).is_dir() else [Path(path)]
         if not files:
             raise TableError(f"{path}: the folder holds no frames.")
         return [(_known_suffix(file.name, path), file.read_bytes()) for file in files]
+    except RefusedAddressError as error:
+        raise TableError(f"{path}: refused: {error}.") from error
     except OSError as error:
         raise TableError(f"{path}: cannot be read ({error}).") from error
 

@@ -19,7 +19,7 @@ from transformers import AutoProcessor
 
 from .._version import __version__
 from ..core.files import new_folder, write_json, write_text
-from ..core.weights import pretrained, pretrained_names
+from ..core.weights import shipped_or
 from ..modeling_violet import VioletModel, VioletPreTrainedModel
 from .conversion import load_model, quietly
 from .exported_page import page_of
@@ -134,7 +134,7 @@ def export_graphs(
     if Path(output).exists():
         raise FileExistsError(f"{output} exists already: name another folder.")
     require(formats)
-    source = pretrained(str(model)) if not Path(model).is_dir() and str(model) in pretrained_names() else model
+    source = shipped_or(model)
     loaded = load_model(source)
     if not isinstance(loaded, VioletPreTrainedModel):
         raise ExportError(f"{model} holds {type(loaded).__name__}: parts of models with a text side are exported.")

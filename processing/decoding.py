@@ -244,7 +244,8 @@ def _decode_frame_list(source: Sequence, name: str, choose: FrameChoice, most_pi
             raise VideoDecodeError(name, f"its frames differ in size: {sizes}", advice)
 
         def read(indices: np.ndarray) -> np.ndarray:
-            return np.stack([np.asarray(source[i].convert("RGB")) for i in indices])
+            pictures = (np.asarray(source[i].convert("RGB")) for i in indices)
+            return np.stack([one if most_pixels is None else shrunk(one, most_pixels) for one in pictures])
 
         return _without_clock(read, len(source), choose, "pillow")
     if not all(hasattr(frame, "shape") and hasattr(frame, "dtype") for frame in source):
@@ -327,7 +328,11 @@ def _open_bytes(file: Path | bytes):
     return io.BytesIO(file) if isinstance(file, bytes) else open(file, "rb")
 
 
-def _refuse_huge(width: int, height: int, name: str) -> None:
+def refuse_huge(width: int, height: int, name: str) -> None:
+    """
+    Raises:
+        VideoDecodeError: a picture of that size has more than `MOST_PIXELS`.
+    """
     if width * height > MOST_PIXELS:
         raise _huge(f"{width} x {height}", name)
 
@@ -350,7 +355,7 @@ def _decode_picture(file: Path | bytes, name: str, choose: FrameChoice, most_pix
                     stream.seek(0)
                     if not stream.read().rstrip(b"\0").endswith(b";"):
                         raise VideoDecodeError(name, "the file is truncated: the GIF has no end mark")
-                _refuse_huge(*image.size, name)
+                refuse_huge(*image.size, name)
                 total_frames = getattr(image, "n_frames", 1)
                 milliseconds = image.info.get("duration", 0)
                 fps = 1000.0 / milliseconds if milliseconds and total_frames > 1 else None

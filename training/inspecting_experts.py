@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoProcessor
 
 from ..core.catalogue import MODELS
 from ..core.files import write_json
-from ..core.weights import pretrained, pretrained_names
+from ..core.weights import shipped_or
 from ..evaluation.expert_load import SOURCES, LayerLoad, record_expert_load
 from ..evaluation.pictures import ExpertPicture, draw_experts
 from ..modeling_violet import VioletModel
@@ -80,7 +80,7 @@ def inspect_experts(
         SettingsError: for pairs that do not fit, or a model without experts.
     """
     pairs = read_pairs(videos, captions, table)
-    model = pretrained(str(model)) if str(model) in pretrained_names() else model
+    model = shipped_or(model)
     processor = AutoProcessor.from_pretrained(model)
     made_as = AutoConfig.from_pretrained(model).architectures or [VioletModel.__name__]
     network = MODELS.find(made_as[0]).from_pretrained(model).eval().base_model

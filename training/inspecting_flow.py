@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForPreTraining, AutoProcessor
 
 from ..core.clip_inputs import take_clip_inputs
 from ..core.files import write_json
-from ..core.weights import pretrained, pretrained_names
+from ..core.weights import shipped_or
 from ..data import read_rows
 from ..evaluation.measures import Evaluation, Measure
 from ..evaluation.modality_flow import (
@@ -118,7 +118,7 @@ def inspect_flow(
     if "cls" in rows and not special_tokens:
         raise SettingsError("--rows cls: [CLS] is left out with --no_special_tokens.")
     pairs = read_pairs(videos, captions, table)
-    model = pretrained(str(model)) if str(model) in pretrained_names() else model
+    model = shipped_or(model)
     config = AutoConfig.from_pretrained(model)
     made_as = (config.architectures or [VioletForPreTraining.__name__])[0]
     if made_as != VioletForPreTraining.__name__:

@@ -164,6 +164,12 @@ class VioletTrainer(Trainer):
         with _nothing_run(checkpoint):
             super()._load_rng_state(checkpoint)
 
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        if self.accelerator.scaler is None:
+            return  # what a run in fp16 has saved is of no use in another precision
+        with _nothing_run(checkpoint):
+            super()._load_scaler(checkpoint)
+
     def evaluation_loop(self, *args, **kwargs):
         with explained_workers(self._reader()):
             return super().evaluation_loop(*args, **kwargs)

@@ -16,6 +16,7 @@ from PIL import Image
 from violet.cli import main
 from violet.core.files import sha256
 from violet.data import TableError, open_video, prepare_frames, prepare_shards, read_rows
+from violet.processing import VioletVideoProcessor
 from violet.processing.decoding import decode_video
 from violet.processing.video_processing_violet import evenly_spaced_indices
 
@@ -167,6 +168,23 @@ def test_the_command_packs_and_extracts(table, tmp_path, capsys):
     assert main(["prepare", "shards", str(tmp_path / "none.csv"), "--output", str(tmp_path / "x")]) == 2
     error = capsys.readouterr().err
     assert "none.csv: there is no such file" in error and "Traceback" not in error and not (tmp_path / "x").exists()
+
+
+def test_frames_as_a_model_sees_them_give_it_the_pixels_of_the_clip(table, tmp_path):
+    processor = VioletVideoProcessor(size={"height": 40, "width": 48}, num_frames=3, frame_sampling="ends")
+    processor.save_pretrained(tmp_path / "model")
+    options = ["--output", str(tmp_path / "frames"), "--format", "png", "--model"]
+    assert main(["prepare", "frames", str(table), *options, str(tmp_path / "model")]) == 0
+    clips = {row["id"]: row["video"] for row in read_rows(table, ("video",))}
+    rows = {row["id"]: row["video"] for row in read_rows(tmp_path / "frames", ("video",))}
+    assert len(rows) == 12
+    for name, folder in rows.items():
+        files = sorted(Path(folder).iterdir())
+        assert [Image.open(file).size for file in files] == [(48, 40)] * 3
+        seen = [processor([video], return_tensors="pt")["pixel_values_videos"] for video in (clips[name], folder)]
+        assert seen[0].equal(seen[1])
+    with pytest.raises(TableError, match="--num_frames must be 1 or more"):
+        prepare_frames(table, tmp_path / "none")
 
 
 def test_extraction_goes_on_where_it_stopped(table, tmp_path):

@@ -137,6 +137,8 @@ def test_shards_are_named_by_numbers_patterns_folders_and_manifests(shard, tmp_p
     for source, message in (
         ("shard-{000000..000003}.tar", r"shard-000003.tar: there is no such file"),
         ("shard-{2..1}.tar", r"\{2..1\} counts backwards"),
+        ("{0..9999}/shard-{000000..000999}.tar", r"names 10000000 files; there may be 1000000"),
+        ("shard-{00..00}000{0..3}.tar", r"shard-000003.tar: there is no such file"),
         ("none-*.tar", r"no file has such a name"),
     ):
         with pytest.raises(TableError, match=message):

@@ -12,6 +12,7 @@ from own_process import of_server
 from PIL import Image
 
 from violet.data import TableError, TsvVideos, open_video
+from violet.processing import VideoDecodeError
 from violet.processing.decoding import decode_video
 
 
@@ -156,6 +157,10 @@ def test_a_damaged_picture_is_named(tmp_path, picture, write_tsv):
         open_video(f"{tsv}#a")
     with pytest.raises(TableError, match=r"clips.tsv#b, frame 1: no picture, or a damaged one"):
         open_video(f"{tsv}#b")
+    huge = io.BytesIO()
+    Image.new("1", (8193, 8192)).save(huge, "png")
+    with pytest.raises(VideoDecodeError, match=r"frame 1: it has 8193 x 8192 pixels; more than 67108864 are refused"):
+        open_video(f"{write_tsv(tmp_path / 'huge.tsv', [['a', huge.getvalue()]])}#a")
 
 
 @pytest.mark.shared

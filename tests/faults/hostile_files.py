@@ -244,6 +244,10 @@ def load_a_config(folder: Path, mark: Path, chance: random.Random) -> None:
         os.chdir(here)
 
 
+PICKLES = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "scaler.pt")
+"""What the Trainer loads of a checkpoint by torch."""
+
+
 def resume_a_checkpoint(folder: Path, mark: Path, which: int) -> None:
     """A checkpoint of the Trainer whose manifest fits, one of whose pickles calls."""
     import torch
@@ -256,14 +260,18 @@ def resume_a_checkpoint(folder: Path, mark: Path, which: int) -> None:
             trainer(made, max_steps=2, save_strategy="steps", save_steps=1).train()
 
     shutil.copytree(inputs("trained-twice", save) / "run", folder / "run")
-    checkpoint, name = folder / "run" / "checkpoint-1", ("optimizer.pt", "scheduler.pt", "rng_state.pth")[which % 3]
+    checkpoint, name = folder / "run" / "checkpoint-1", PICKLES[which % len(PICKLES)]
     call = Call(exec, f"open({str(mark)!r}, 'w').close()")
-    held = torch.load(checkpoint / name, weights_only=False)  # it is ours still
+    there = (checkpoint / name).exists()  # a scaler's is only there where a GPU trains in fp16
+    held = torch.load(checkpoint / name, weights_only=False) if there else {}  # it is ours still
     torch.save({**held, "more": call}, checkpoint / name)
     seal(checkpoint)
     try:
         with separate_run():
-            trainer(folder, max_steps=2, save_strategy="no").train(resume_from_checkpoint=str(checkpoint))
+            run = trainer(folder, max_steps=2, save_strategy="no")
+            if name == "scaler.pt":
+                run.accelerator.scaler = torch.amp.GradScaler("cpu")
+            run.train(resume_from_checkpoint=str(checkpoint))
     except CheckpointError as error:
         if name not in str(error) or "exec" not in str(error):
             raise BrokenPromise(f"{name}: the error does not say what was asked for: {error}") from error

@@ -1,10 +1,12 @@
 """What files promise of their frames is held against what they have; limits are said; whole files pass untouched."""
 
+import contextlib
 import functools
 import http.server
 import io
 import json
 import threading
+import time
 from fractions import Fraction
 
 import numpy as np
@@ -13,6 +15,7 @@ from PIL import Image
 
 from violet.data import TableError, TarShard
 from violet.data.loading import ClipReader, FailedSamples, OtherFrames, doubts_of
+from violet.data.sources import stored_clip
 from violet.processing import VideoDecodeError, VioletVideoProcessor, addresses, decode_video, decoder_process
 from violet.processing.addresses import fetch_address
 from violet.processing.decoded_video import shrunk
@@ -200,6 +203,8 @@ def test_large_frames_shrink_as_they_are_decoded(tmp_path):
         np.testing.assert_allclose(decoded.frames, squares.mean((2, 4)), atol=0.51)
     assert shrunk(one := frames[0], 48 * 64) is one
     assert shrunk(np.zeros((7, 9, 3), np.uint8), 20).shape == (4, 5, 3)
+    pictures = [Image.fromarray(frame) for frame in frames]
+    assert decode_video(pictures, lambda total, fps: [4, 9], most_pixels=200).frames.shape == (2, 12, 16, 3)
 
 
 def test_a_decoders_process_is_replaced_before_what_libraries_lose_adds_up(tmp_path, monkeypatch):
@@ -220,6 +225,14 @@ def server(tmp_path):
                 self.send_response(302)
                 self.send_header("Location", "http://127.0.0.1:9/clip.mp4")
                 self.end_headers()
+            elif self.path == "/slow":
+                self.send_response(200)
+                self.send_header("Content-Length", "100")
+                self.end_headers()
+                with contextlib.suppress(ConnectionError):
+                    for _ in range(100):
+                        self.wfile.write(b".")
+                        time.sleep(0.05)
             else:
                 super().do_GET()
 
@@ -256,6 +269,17 @@ def test_what_is_fetched_has_a_limit(server, tmp_path, monkeypatch):
     monkeypatch.setattr(addresses.read_within, "__defaults__", (1000,))
     with pytest.raises(VideoDecodeError, match="it has 2000 bytes; at most 1000 are read"):
         fetch_address(f"{server}/a.bin")
+    (tmp_path / "a.mp4").write_bytes(bytes(2000))
+    with pytest.raises(TableError, match="refused: it has 2000 bytes; at most 1000 are read"):
+        stored_clip(f"{server}/a.mp4")
+
+
+def test_a_server_that_sends_a_byte_now_and_then_has_a_limit_too(server, monkeypatch):
+    monkeypatch.setattr(addresses, "FETCH_SECONDS", 0.3)
+    begun = time.monotonic()
+    with pytest.raises(VideoDecodeError, match="it was not there after 0 s"):
+        fetch_address(f"{server}/slow")
+    assert time.monotonic() - begun < 3  # it sends for 5 seconds
 
 
 @pytest.mark.parametrize("address", ["file:///etc/hostname", "ftp://a.org/b.mp4", "s3://a/b.mp4", "zip://a::http://b"])
