@@ -171,11 +171,13 @@ def _header_size(file: Path) -> int:
     """
     with open(file, "rb") as opened:
         size = int.from_bytes(opened.read(8), "little")
-    if size > min(MOST_HEADER_BYTES, file.stat().st_size - 8):
+    if size > file.stat().st_size - 8:
         raise WeightsError(
             f"{file} is damaged or no safetensors file: its header says that it has {size} bytes; the file has "
-            f"{file.stat().st_size}, and at most {MOST_HEADER_BYTES} are read."
+            f"{file.stat().st_size}."
         )
+    if size > MOST_HEADER_BYTES:
+        raise WeightsError(f"{file}: its header has {size} bytes; at most {MOST_HEADER_BYTES} are read.")
     return size
 
 

@@ -1,5 +1,6 @@
 """A run that is asked to end (SIGTERM) saves what it has and ends; the same call goes on from there."""
 
+import os
 import signal
 import threading
 from types import FrameType
@@ -19,8 +20,9 @@ class RunStopped(Exception):
 class StopRequest:
     """
     Within `with StopRequest() as request`, SIGTERM does not end the process: it asks the run to end, which looks at
-    `request.made` after each step. A second SIGTERM ends the process at once. Outside of the main thread, where
-    Python handles no signals, nothing changes.
+    `request.made` after each step. A second SIGTERM ends the process at once, and so does leaving the block after one
+    that the run did not look at: it came behind the last step. Outside of the main thread, where Python handles no
+    signals, nothing changes.
     """
 
     def __init__(self) -> None:
@@ -33,8 +35,10 @@ class StopRequest:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._before is not None and signal.getsignal(signal.SIGTERM) == self._note:
+        if self._before is not None and signal.getsignal(signal.SIGTERM) in (self._note, signal.SIG_DFL):
             signal.signal(signal.SIGTERM, self._before)
+        if self._made and error[0] is None:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._made = True

@@ -11,7 +11,7 @@ from own_process import OwnProcess
 
 from violet.training import SettingsError
 from violet.training.runs import LOCK_FILE, begin_run, only_run_in
-from violet.training.stopping import StopRequest
+from violet.training.stopping import RunStopped, StopRequest
 
 HOLD = """
 import os, sys, time
@@ -56,16 +56,26 @@ def test_a_first_sigterm_asks_and_a_second_one_ends(tmp_path):
     class OneProcess:
         num_processes = 1
 
-    before = signal.getsignal(signal.SIGTERM)
-    with StopRequest() as request:
-        assert not request.made(OneProcess())
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert request.made(OneProcess())
-        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    signal.signal(signal.SIGTERM, before)
-    with StopRequest():
-        pass
-    assert signal.getsignal(signal.SIGTERM) == before
+    came = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+    try:
+        users = signal.getsignal(signal.SIGTERM)
+        with pytest.raises(RunStopped), StopRequest() as request:
+            assert not request.made(OneProcess())
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert request.made(OneProcess())
+            assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+            raise RunStopped
+        assert signal.getsignal(signal.SIGTERM) == users and not came
+        with StopRequest():
+            pass
+        assert signal.getsignal(signal.SIGTERM) == users and not came
+        with StopRequest():
+            os.kill(os.getpid(), signal.SIGTERM)  # behind the last step: nobody looks
+            assert not came
+        assert came == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_run_may_go_on_with_other_workers(tmp_path):
