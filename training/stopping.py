@@ -26,7 +26,7 @@ class StopRequest:
     """
 
     def __init__(self) -> None:
-        self._made = False
+        self._made = self._told = False
         self._before: Any = None
 
     def __enter__(self) -> "StopRequest":
@@ -37,7 +37,7 @@ class StopRequest:
     def __exit__(self, *error: object) -> None:
         if self._before is not None and signal.getsignal(signal.SIGTERM) in (self._note, signal.SIG_DFL):
             signal.signal(signal.SIGTERM, self._before)
-        if self._made and error[0] is None:
+        if self._made and not self._told and error[0] is None:
             os.kill(os.getpid(), signal.SIGTERM)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
@@ -46,9 +46,10 @@ class StopRequest:
 
     def made(self, accelerator: Accelerator) -> bool:
         """Whether any process of the run was asked to end: all of them get the same answer at the same step."""
+        self._told = self._made
         if accelerator.num_processes == 1:
-            return self._made
-        made = torch.tensor(float(self._made), device=accelerator.device)
+            return self._told
+        made = torch.tensor(float(self._told), device=accelerator.device)
         return bool(accelerator.reduce(made, "sum") > 0)
 
 
