@@ -102,7 +102,7 @@ def precision(setting: Setting) -> Iterator[Case]:
 
 
 def loading(setting: Setting) -> Iterator[Case]:
-    """Decoding by each backend, and loading by one worker from mp4 files, a TSV and shards beside bare decoding"""
+    """Decoding by each backend, and loading by one worker from files of each kind beside bare decoding"""
     from ..data.loading import ClipReader
     from ..processing import VioletVideoProcessor, decode_video
     from ..processing.decoding import BACKENDS
@@ -124,7 +124,7 @@ def loading(setting: Setting) -> Iterator[Case]:
     def collate(videos: list[Any]) -> torch.Tensor:
         return resized(processor, [reader.read(video).frames for video in videos])
 
-    for name, videos in sources(setting).items():
+    for name, videos in sources(setting, processor).items():
         options: dict[str, Any] = {"num_workers": 1, "persistent_workers": True, "collate_fn": collate}
         listed: Any = videos
         loader: Any = torch.utils.data.DataLoader(listed, batch_size=BATCH, **options)
@@ -150,11 +150,10 @@ def bare_frames(video: Any, choose: Callable) -> Any:
     return decode_video(open_video(video), choose).frames
 
 
-def sources(setting: Setting) -> dict[str, list[Any]]:
-    """The clips as files, as the original's TSV of five frames each, and as shards."""
+def sources(setting: Setting, processor: Any) -> dict[str, list[Any]]:
+    """The clips as files, as the original's TSV of five frames each, as shards, and as frames of the model's size."""
     from ..core.files import write_json
-    from ..data import read_rows
-    from ..data.sharding import prepare_shards
+    from ..data import prepare_frames, prepare_shards, read_rows
 
     files = list(setting.clips) * (1 if setting.quick else 4)
     table = write_json(
@@ -162,7 +161,14 @@ def sources(setting: Setting) -> dict[str, list[Any]]:
     )
     prepare_shards(table, setting.folder / "shards")
     shards = read_rows(setting.folder / "shards", ("video", "caption"))
-    return {"mp4": files, "TSV": tsv_of(files, setting), "shards": list(shards["video"])}
+    prepare_frames(table, setting.folder / "seen", format="png", processor=processor)
+    seen = read_rows(setting.folder / "seen", ("video",))
+    return {
+        "mp4": files,
+        "TSV": tsv_of(files, setting),
+        "shards": list(shards["video"]),
+        "frames of its size": list(seen["video"]),
+    }
 
 
 def tsv_of(files: list[str], setting: Setting) -> list[str]:

@@ -462,5 +462,7 @@ def _read_with_torchcodec(file: Path | bytes, container, stream, table: _PacketT
             return None
         return decoder.get_frames_at(wanted).data.numpy()
     except (RuntimeError, IndexError) as error:
+        if "Could not load libtorchcodec" in str(error):
+            return None  # newer releases look for FFmpeg's libraries when the first decoder is made
         reason = str(error).strip().splitlines()[0]
         raise VideoDecodeError(name, f"it is truncated or damaged (torchcodec: {reason})") from error

@@ -49,4 +49,8 @@ class Captions(Objective):
         logits = passes.model.mlm_head(states)
         predicted, wanted = logits[:, :-1], words[:, 1:]
         accuracy = masked_accuracy(predicted, wanted)
-        return Outcome(masked_cross_entropy(predicted, wanted), accuracy, {"predictions": {self.name: logits}})
+        return Outcome(
+            masked_cross_entropy(predicted, wanted, passes.model.config.label_smoothing),
+            accuracy,
+            {"predictions": {self.name: logits}},
+        )

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchcodec_here import need_torchcodec
 from transformers import pipeline
 
 from violet import VideoDecodeError, VioletVideoProcessor, decode_video
@@ -76,7 +77,7 @@ def test_what_a_data_set_holds_is_a_video(task, clips):
 
 
 def test_the_decoder_of_torchcodec_is_a_video(task, clips):
-    pytest.importorskip("torchcodec.decoders", exc_type=Exception)
+    need_torchcodec()
     _, call, _ = task
     rows = datasets.Dataset.from_dict({"video": clips[:2]}).cast_column("video", datasets.Video())
     alike(call(rows[0]["video"]), call(clips[0]))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchcodec_here import need_torchcodec
 from transformers.video_utils import VideoMetadata, default_sample_indices_fn
 
 from violet import VideoTextProcessor, VioletVideoProcessor, decode_video
@@ -79,10 +80,9 @@ def processor(small):
 @pytest.fixture
 def video_decoder():
     """torchcodec's class; it needs FFmpeg's shared libraries on the machine as well."""
-    try:
-        from torchcodec.decoders import VideoDecoder
-    except (ImportError, OSError, RuntimeError) as error:
-        pytest.skip(f"torchcodec is not installed, or does not find FFmpeg's libraries ({str(error)[:60]})")
+    need_torchcodec()
+    from torchcodec.decoders import VideoDecoder
+
     return VideoDecoder
 
 

@@ -12,6 +12,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from torchcodec_here import need_torchcodec
 from transformers import AutoProcessor
 
 from tests.helpers.sounding_files import FPS, loudest, own_samples, tone, write_video
@@ -323,8 +324,10 @@ def test_sounds_given_beside_frames(noisy, folder):
 
 
 def test_a_column_of_datasets_audio_is_a_sound(noisy, folder, processor):
-    decoders = pytest.importorskip("torchcodec.decoders", exc_type=(ImportError, RuntimeError))
-    decoder = decoders.AudioDecoder(str(noisy))
+    need_torchcodec()
+    from torchcodec.decoders import AudioDecoder
+
+    decoder = AudioDecoder(str(noisy))
     frames = np.zeros((4, 32, 32, 3), np.uint8)
     given = processor(videos=[frames], sound=[decoder])
     np.testing.assert_allclose(given["audio_values"][0], sound_of(noisy).values, atol=1e-3)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, Video
+from torchcodec_here import need_torchcodec
 from transformers import AutoProcessor, TrainingArguments
 
 from violet import QuestionCollator, VideoDecodeError, VioletForQuestionAnswering, VioletTrainer, decode_video
@@ -32,10 +33,6 @@ def in_bytes(rows: Dataset, decode: bool) -> Dataset:
     """The files are in the data set itself, as `push_to_hub` and `to_parquet` leave them: all of one name."""
     content = [{"bytes": Path(video).read_bytes(), "path": "clip.mp4"} for video in rows["video"]]
     return rows.remove_columns("video").add_column("video", content).cast_column("video", Video(decode=decode))
-
-
-def need_torchcodec():
-    pytest.importorskip("torchcodec.decoders", exc_type=Exception)
 
 
 @pytest.mark.parametrize("hold", [in_files, in_bytes])
