@@ -231,7 +231,8 @@ class VioletConfig(PreTrainedConfig):
         span_head (`bool`): whether multiple choice also tells of each step in time whether the answer is seen there.
         match_temperature (`float`): what match scores are divided by before their softmax.
         retrieval_directions (`int`): 1 for a loss over the texts of each video (VIOLET), 2 for both ways (VIOLETv2).
-        label_smoothing (`float`): the part of each target that the tasks' losses spread over all classes.
+        label_smoothing (`float`): the part of each target that the losses of tasks, and of written captions
+            in pre-training, spread over all classes.
         next_word_prediction (`bool`): whether captioning predicts a word from the word before it, instead of from a
             [MASK] in its own place (the published models).
         caption_contrast_weight (`float`): weight of the video-text contrastive loss beside that of the words when

@@ -463,9 +463,10 @@ def test_one_pass_of_each_half_serves_both_losses():
     assert float(loss) > float(captioning(**inputs, labels=labels).loss)
 
 
-def test_the_objective_is_the_loss_of_captioning_and_0_without_a_word():
-    model = VioletForPreTraining(small()).eval()
-    captioning = VioletForCaptioning(small()).eval()
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_objective_is_the_loss_of_captioning_and_0_without_a_word(smoothing):
+    model = VioletForPreTraining(small(label_smoothing=smoothing)).eval()
+    captioning = VioletForCaptioning(model.config).eval()
     captioning.load_state_dict({k: v for k, v in model.state_dict().items() if k in captioning.state_dict()})
     inputs = batch()
     labels = torch.where(inputs["attention_mask"].bool(), inputs["input_ids"], -100)
