@@ -75,10 +75,10 @@ def _frames(model: str | None, **options: Any) -> str:
         from .. import register
 
         register()
-        from ..core.weights import shipped_or
         from ..processing import VioletVideoProcessor
+        from .prediction import find_model
 
-        processor = VioletVideoProcessor.from_pretrained(shipped_or(model))
+        processor = VioletVideoProcessor.from_pretrained(find_model(model)[0])
     frames = prepare_frames(**options, processor=processor)
     return (
         f"{options['output']} holds the frames of {frames.clips - frames.skipped} clips ({frames.rows} rows): "
@@ -154,13 +154,14 @@ def _add_captions(kinds: Any) -> None:
     kind.add_argument("--video_folder", help=TABLE_FOLDER)
 
 
-def _captions(**options: Any) -> str:
+def _captions(model: str, **options: Any) -> str:
     from .. import register
 
     register()
     from ..training.frame_captions import prepare_captions
+    from .prediction import find_model
 
-    written = prepare_captions(**options)
+    written = prepare_captions(**options, model=find_model(model)[0])
     return f"{options['output']} holds {written.rows} rows; {written.written} captions were written now."
 
 

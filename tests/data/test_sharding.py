@@ -13,6 +13,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from violet import pretrained
 from violet.cli import main
 from violet.core.files import sha256
 from violet.data import TableError, open_video, prepare_frames, prepare_shards, read_rows
@@ -172,9 +173,7 @@ def test_the_command_packs_and_extracts(table, tmp_path, capsys):
 
 def test_frames_as_a_model_sees_them_give_it_the_pixels_of_the_clip(table, tmp_path):
     processor = VioletVideoProcessor(size={"height": 40, "width": 48}, num_frames=3, frame_sampling="ends")
-    processor.save_pretrained(tmp_path / "model")
-    options = ["--output", str(tmp_path / "frames"), "--format", "png", "--model"]
-    assert main(["prepare", "frames", str(table), *options, str(tmp_path / "model")]) == 0
+    prepare_frames(table, tmp_path / "frames", format="png", processor=processor)
     clips = {row["id"]: row["video"] for row in read_rows(table, ("video",))}
     rows = {row["id"]: row["video"] for row in read_rows(tmp_path / "frames", ("video",))}
     assert len(rows) == 12
@@ -185,6 +184,17 @@ def test_frames_as_a_model_sees_them_give_it_the_pixels_of_the_clip(table, tmp_p
         assert seen[0].equal(seen[1])
     with pytest.raises(TableError, match="--num_frames must be 1 or more"):
         prepare_frames(table, tmp_path / "none")
+
+
+def test_the_command_takes_the_size_and_the_number_of_frames_from_a_model(table, tmp_path, capsys):
+    options = ["prepare", "frames", str(table), "--output", str(tmp_path / "frames"), "--model"]
+    assert main([*options, "violet-tiny"]) == 0
+    folder = read_rows(tmp_path / "frames", ("video",))[0]["video"]
+    frames = VioletVideoProcessor.from_pretrained(pretrained("violet-tiny"))
+    size = frames.size["width"], frames.size["height"]
+    assert [Image.open(file).size for file in sorted(Path(folder).iterdir())] == [size] * frames.num_frames
+    assert main([*options, str(tmp_path / "none")]) == 2
+    assert "There is no folder" in capsys.readouterr().err
 
 
 def test_extraction_goes_on_where_it_stopped(table, tmp_path):
