@@ -2,7 +2,7 @@
 What CoCa learns on drawn shapes: captions of pairs of shape and colour that no training clip shows, directions with a
 row per frame and without, and search beside contrast only. Medians over the seeds, and the least and most.
 
-    python measurements/coca_learning.py [--seeds 1 2 3] [--only rows] [--steps 2000] [--json rows.json]
+    python measurements/coca_learning.py [--seeds 1 2 3] [--only rows] [--steps 2400] [--json rows.json]
 
 - rows: contrast and captions (weights 1 and 2), a learned row per frame;
 - no rows: the same, where frames are flattened only;
@@ -326,7 +326,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--only", nargs="+", choices=FORMS, default=list(FORMS))
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--share", type=float, default=1.0, help="of the clips that are drawn, for a try")
     parser.add_argument("--folder", type=Path, default=Path("outputs/coca_learning"), help="where clips are drawn")
     parser.add_argument("--json", type=Path, help="where to write the rows")
