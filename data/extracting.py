@@ -72,7 +72,7 @@ def prepare_frames(
             then gets the same pixels as from the clip itself, and nothing is left to decode or to resize in training.
 
     Raises:
-        TableError: if the source, or a clip, cannot be read.
+        TableError: if the source, or a clip, cannot be read; for a `processor` that makes several inputs of a clip.
         VideoDecodeError: if a clip cannot be decoded.
         FileExistsError: if the folder holds something else.
     """
@@ -83,6 +83,11 @@ def prepare_frames(
             f"--num_frames must be 1 or more (without it --model says it), --format one of {', '.join(FORMATS)}, "
             f"--bad_samples one of {', '.join(BAD_SAMPLES)}, --workers not below 0; got {num_frames}, {format}, "
             f"{bad_samples}, {workers}."
+        )
+    if processor is not None and list(processor.inputs) != ["pixel_values_videos"]:
+        raise TableError(
+            f"--model: this model takes {', '.join(processor.inputs)} of each clip, which frames of one size do not "
+            "give. Give --num_frames without --model."
         )
     rows = read_rows(source, ("video",), video_folder)
     clips = Clips(rows)

@@ -184,6 +184,9 @@ def test_frames_as_a_model_sees_them_give_it_the_pixels_of_the_clip(table, tmp_p
         assert seen[0].equal(seen[1])
     with pytest.raises(TableError, match="--num_frames must be 1 or more"):
         prepare_frames(table, tmp_path / "none")
+    detailed = VioletVideoProcessor(inputs=["pixel_values_videos", "pixel_values_detail"])
+    with pytest.raises(TableError, match="--model: this model takes pixel_values_videos, pixel_values_detail"):
+        prepare_frames(table, tmp_path / "none", processor=detailed)
 
 
 def test_the_command_takes_the_size_and_the_number_of_frames_from_a_model(table, tmp_path, capsys):
