@@ -19,6 +19,8 @@ from violet.training.pretraining import pretrain
 from violet.training.recipe import DatasetRecipe, PretrainingRecipe, read_recipe
 from violet.training.targets import SETTINGS_FILE, ShardedTargets, open_targets
 
+pytestmark = pytest.mark.usefixtures("separate_runs")
+
 CLIPS, HELD_OUT = 20, 4
 
 
