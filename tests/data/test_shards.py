@@ -339,6 +339,12 @@ def test_a_remote_shard_is_read_as_a_local_one(serve, shard, parts):
     assert [sample["__key__"] for sample in samples] == ["a", "b", "c"]
 
 
+def test_a_member_that_is_too_large_to_be_fetched_is_refused(serve, monkeypatch):
+    monkeypatch.setattr("violet.data.shards.MOST_FETCHED_BYTES", 100)
+    with pytest.raises(TableError, match=r"refused: its member '.*' has \d+ bytes; at most 100 are fetched"):
+        open_video(f"{serve()[0]}/clips.tar#a")
+
+
 def test_a_remote_folder_is_named_by_its_manifest(serve, shard):
     prepare_shards(shard, shard.parent / "set", shard_size=0.001)
     address, _ = serve()

@@ -238,6 +238,14 @@ def test_a_checkpoint_that_is_asked_for_by_name_must_be_whole(model_folder, ques
         trainer.train(resume_from_checkpoint=True)
 
 
+def test_what_a_run_in_fp16_saved_of_its_scaler_is_left_out_in_another_precision(model_folder, questions, tmp_path):
+    trainer = build_trainer(model_folder, questions, tmp_path)
+    torch.save({"scale": 2.0}, tmp_path / "scaler.pt")
+    assert trainer.accelerator.scaler is None
+    trainer._load_scaler(str(tmp_path))
+    assert trainer.accelerator.scaler is None
+
+
 def test_workers_hand_over_bytes_and_the_model_sees_what_the_collator_makes_by_itself(
     model_folder, questions, tmp_path
 ):
