@@ -265,10 +265,8 @@ def assert_same_run(output, expected, initial):
             # fourth with torch 2.9, where the loss is equal to 1.2e-5. Since windows' weights are made again for their
             # gradient, which rounds twice as much, they differed by 2.4e-3 and 0.15 at the fifth, and in another order
             # of the sums by less than before; with AVX-512 the norm differed by 0.34 at the fifth.
-            if name == "gradient_norm" and line["step"] > 4:
-                continue
             if name == "gradient_norm":
-                tolerance = 1e-3 if line["step"] < 3 else 0.25
+                tolerance = 1e-3 if line["step"] < 3 else 0.25 if line["step"] < 5 else 0.5
             else:
                 tolerance = 1e-4 if line["step"] == 1 else 5e-3
             one_in_eight = 0.126 if name.startswith("accuracy") and line["step"] > 1 else 0  # near a tie
