@@ -28,7 +28,7 @@ def serving(setting: Setting) -> Iterator[Case | Told]:
 
     from ..data.reading_ahead import workers_for
 
-    count, side, name = (32, 64, "violet-tiny") if setting.quick else (64, 224, "violet-v2-base")
+    count, side, name = (32, 64, "violet-tiny") if setting.quick else (16, 224, "violet-v2-base")
     model = save_model(name, side, setting.folder / "served")
     files = copies(setting.clips, count, setting.folder / "many")
     pipe: Any = pipeline("video-text-retrieval", model=model, device=device())
@@ -65,10 +65,10 @@ def serving(setting: Setting) -> Iterator[Case | Told]:
 
 
 def save_model(name: str, side: int, folder: Path) -> str:
-    """A model for retrieval with its processor, of random weights."""
+    """A model for retrieval with embeddings before the fusion and its processor, of random weights."""
     from ..processing import VideoTextProcessor, VioletVideoProcessor, train_wordpiece_tokenizer
 
-    model = VioletForRetrieval(config_of(name)).eval()
+    model = VioletForRetrieval(config_of(name, projection_dim=128)).eval()
     frames = VioletVideoProcessor(size={"height": side, "width": side}, num_frames=FRAMES)
     model.save_pretrained(folder)
     VideoTextProcessor(train_wordpiece_tokenizer(["a clip moves"] * 8, 64), frames).save_pretrained(folder)

@@ -58,8 +58,8 @@ learning rate at most.
 """
 ENCODER_STEPS, ENCODER_BATCH, CELLS = 4000, 96, 4
 MEAN, STD = 0.45, 0.27
-LOUDNESS = 1.2
-"""Of mixed colours."""
+LOUDNESS, MIXED_CAPTIONS = 1.2, 32
+"""Of mixed colours, and how many captions of clips in them a step learns."""
 TURNED = {"left": "up", "up": "left", "right": "down", "down": "right"}
 OPPOSITE = {"left": "right", "right": "left", "up": "down", "down": "up"}
 
@@ -185,7 +185,7 @@ def shape_adjustments(clips: Clips) -> torch.Tensor:
 
 
 def mixed_colours(frames: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
-    """(B, 1, 3, H, W), each frame's channels mixed by a random matrix: its shapes stay, its colours do not."""
+    """(B, frames, 3, H, W), each clip's channels mixed by a random matrix: its shapes stay, its colours do not."""
     mix = nn.functional.normalize(torch.randn(len(frames), 3, 3, generator=draw), dim=2)
     return torch.einsum("bij,btjhw->btihw", mix * LOUDNESS, frames)
 
@@ -219,6 +219,26 @@ def train_encoder(encoder: Any, clips: Clips, seed: int) -> None:
             )
 
 
+def recoloured(
+    pixels: torch.Tensor, inputs: dict[str, torch.Tensor], colours: torch.Tensor, draw: torch.Generator
+) -> dict[str, torch.Tensor]:
+    """
+    Clips of mixed colours, with captions that name a random one: neither tells the shape.
+
+    Args:
+        pixels: (B, frames, 3, H, W).
+        inputs: of these clips and more, the first B are theirs.
+        colours: the ids of the colours' words.
+    """
+    ids = inputs["input_ids"][: len(pixels)]
+    others = colours[torch.randint(len(colours), (len(pixels), 1), generator=draw)]
+    return {
+        "pixel_values_videos": mixed_colours(pixels, draw),
+        "input_ids": torch.where(torch.isin(ids, colours), others, ids),
+        "attention_mask": inputs["attention_mask"][: len(pixels)],
+    }
+
+
 @lru_cache(maxsize=8)
 def taught_encoder(seed: int, clips: Clips, words: int) -> dict[str, torch.Tensor]:
     """The weights of an encoder after `train_encoder`: every form of a seed begins with them."""
@@ -242,12 +262,17 @@ def train(form: str, seed: int, steps: int, clips: Clips, tokenizer: Any) -> Vio
     groups: list[dict[str, Any]] = [{"params": parameters} for parameters in kinds.values()]
     groups[-1]["weight_decay"] = 0.0
     rates = [LEARNING_RATE, ENCODER_RATE * LEARNING_RATE, ROWS_RATE * LEARNING_RATE]
+    colours = torch.tensor(tokenizer.convert_tokens_to_ids(list(COLOURS)))
+    draw = torch.Generator().manual_seed(seed)
     for step in cycle(groups, rates, steps):
         described = bool(step % 2)
         pixels, inputs = batches.next(described)
         objectives = weights if described else {"vtc": 1.0}
         output = model(pixel_values_videos=pixels, objectives=objectives, **inputs)
         output.loss.backward()
+        if described and "caption" in weights:
+            captions = recoloured(pixels[:MIXED_CAPTIONS], inputs, colours, draw)
+            model(**captions, objectives={"caption": weights["caption"]}).loss.backward()
         if step % 250 == 249:
             losses = ", ".join(f"{name} {loss.item():.3f}" for name, loss in output.losses.items())
             print(f"  {form} seed {seed} step {step + 1}: {losses}", flush=True)

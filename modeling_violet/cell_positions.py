@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from .embeddings import VioletVideoStates
+from .offloading import table_rows
 
 
 class VioletCellPositions(VioletVideoStates):
@@ -40,7 +41,8 @@ class VioletCellPositions(VioletVideoStates):
                 f"{self.frame_embeddings.num_embeddings}: there are no places for more."
             )
         tokens = super().place(features, None, hidden_frame_order)  # (batch, frames, rows * columns, width)
-        tokens = tokens + self.cell_embeddings.weight + self.frame_embeddings.weight[:frames].unsqueeze(1)
+        cells, times = table_rows(self.cell_embeddings), table_rows(self.frame_embeddings, slice(frames))
+        tokens = tokens + cells + times.unsqueeze(1)
         special = None if frame_states is None else self.projection(frame_states)
         return tokens if special is None else torch.cat([special, tokens], dim=2)
 

@@ -11,6 +11,7 @@ from transformers.activations import ACT2FN
 from ..core.upstream import ALL_ATTENTION_FUNCTIONS, GradientCheckpointingLayer
 from .attention import eager_attention_forward
 from .dropout import VioletDropout
+from .offloading import read_weights
 from .scaled_linear import VioletScaledLinear
 
 
@@ -88,7 +89,8 @@ class CocaCrossAttention(nn.Module):
 
     def by_heads(self, states: torch.Tensor, which: int) -> torch.Tensor:
         """(batch, tokens, any width) -> (batch, heads, tokens, head width), the projection of that number"""
-        projected = nn.functional.linear(states, self.weights()[which], self.in_proj_bias.chunk(3)[which])
+        weight, bias = read_weights(self, lambda: (self.weights()[which], self.in_proj_bias.chunk(3)[which]))
+        projected = nn.functional.linear(states, weight, bias)
         return projected.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def keys_and_values(self, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

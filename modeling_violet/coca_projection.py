@@ -20,7 +20,7 @@ class CocaProjection(VioletPooledProjection):
         return math.log(1 / 0.07)
 
     def scale(self) -> torch.Tensor:
-        return at_least_float32(self.logit_scale).exp().clamp(min=1.0, max=self.largest_scale)
+        return at_least_float32(self.logarithm()).exp().clamp(min=1.0, max=self.largest_scale)
 
     def start_weights(self) -> None:
         """The temperature, and layers that are normal with a deviation of the width's inverse root."""

@@ -20,6 +20,7 @@ from transformers import initialization as init
 from transformers.activations import ACT2FN
 
 from .losses import at_least_float32
+from .offloading import read_weights
 
 CHOICES, GROUPS = ("experts", "tokens"), ("sample", "batch")
 MEASURES = "experts_"
@@ -272,7 +273,8 @@ class VioletExperts(nn.Module):
     def route(self, x: torch.Tensor) -> torch.Tensor:
         """(…, D) -> logits (…, E), computed in float32 whatever the model's type."""
         with torch.autocast(x.device.type, enabled=False):
-            return at_least_float32(x) @ self.router.weight.to(at_least_float32(x).dtype).t()
+            weight = read_weights(self.router, lambda: self.router.weight)
+            return at_least_float32(x) @ weight.to(at_least_float32(x).dtype).t()
 
     def choose(self, x: torch.Tensor, real: torch.Tensor) -> ExpertChoice:
         """Groups (G, S, D), and which of their tokens are real (G, S) -> what each expert takes."""

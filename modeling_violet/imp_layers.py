@@ -197,28 +197,18 @@ class ImpStream(nn.Module):
         self.post_projection = nn.Linear(config.backbone_size, config.hidden_size)
 
     def forward(
-        self,
-        backbone: ImpBackbone,
-        embedded: torch.Tensor,
-        grid: tuple[int, ...],
-        mask: torch.Tensor | None = None,
-        kept: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """
-        Args:
-            embedded: (B, N, D), N places of the grid, or the first N of a grid that is longer.
-            mask: (B, N), 1 for a token and 0 for padding, which no token sees.
-            kept: (B, K), the places that are computed (token drop), each once; all of them if it is None.
-
-        Returns:
-            Features (B, N or K, hidden_size) of the tokens, in the order of `kept` and 0 at padding, and their mean
-            (B, hidden_size).
-        """
+        self, embedded: torch.Tensor, grid: tuple[int, ...], mask: torch.Tensor | None, kept: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What the backbone gets: see `SharedLayersModel.compute`."""
         x = embedded + self.positions(grid)[: embedded.shape[1]].to(embedded.dtype)
         if kept is not None:
             x = x.gather(1, kept.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
             mask = None if mask is None else mask.gather(1, kept)
-        features = self.post_projection(backbone(self.pre_projection(x), mask))
+        return self.pre_projection(x), mask
+
+    def finish(self, states: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of the backbone's states those of the tokens, 0 at padding, and their mean."""
+        features = self.post_projection(states)
         real = torch.ones_like(features[..., :1]) if mask is None else mask.unsqueeze(-1).to(features.dtype)
         features = features * real
         return features, features.sum(1) / (real.sum(1) + 1e-6)

@@ -7,6 +7,7 @@ from torch import nn
 from transformers import initialization as init
 
 from .losses import at_least_float32
+from .offloading import read_weights
 from .projection import VioletProjection
 from .tokens import Tokens
 
@@ -77,7 +78,8 @@ class ImpDisjointProjection(VioletProjection):
 
     def pair_scale(self, one: str, other: str) -> torch.Tensor:
         """(1,), the inverse temperature of a pair of modalities."""
-        return 1 / (at_least_float32(getattr(self, f"temperature_{pair_name(one, other)}")).relu() + EPS)
+        temperature = read_weights(self, lambda: getattr(self, f"temperature_{pair_name(one, other)}"))
+        return 1 / (at_least_float32(temperature).relu() + EPS)
 
     def scale(self) -> torch.Tensor:
         return self.pair_scale("video", "text")

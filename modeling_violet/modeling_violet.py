@@ -547,7 +547,7 @@ class VioletModel(VioletPreTrainedModel):
         nearest = (videos @ candidates.t()).argmax(1, keepdim=True)
         right = nn.functional.pad(same, (0, len(candidates) - len(texts)))
         accuracy = right.gather(1, nearest).float().mean()
-        return contrastive_loss(videos, texts, self._need_projection().logit_scale, same, others), accuracy
+        return contrastive_loss(videos, texts, self._need_projection().logarithm(), same, others), accuracy
 
     def caption_loss(
         self,

@@ -10,6 +10,7 @@ from transformers import initialization as init
 
 from ..core.registry import Registry
 from .losses import at_least_float32
+from .offloading import read_weights
 from .tokens import Tokens
 
 NUM_BASES = 4
@@ -93,9 +94,13 @@ class VioletProjection(nn.Module):
         """The temperature; layers start as others do."""
         init.constant_(self.logit_scale, self.initial_logit_scale())
 
+    def logarithm(self) -> torch.Tensor:
+        """(1,), that of `scale`, before it is clamped."""
+        return read_weights(self, lambda: self.logit_scale)
+
     def scale(self) -> torch.Tensor:
         """(1,), the inverse temperature: what inner products are multiplied by."""
-        return at_least_float32(self.logit_scale).exp().clamp(max=self.largest_scale)
+        return at_least_float32(self.logarithm()).exp().clamp(max=self.largest_scale)
 
     def trained_scale(self) -> list[nn.Parameter]:
         """`logit_scale`, if it is learned."""

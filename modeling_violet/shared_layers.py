@@ -44,6 +44,7 @@ class SharedLayersModel(PreTrainedModel):
 
     Attributes:
         backbone: None if it is another's.
+        stream: what the modality has of its own, in front of the layers (`forward`) and behind them (`finish`).
 
     Class attributes:
         backbone_class: of the layers.
@@ -53,6 +54,7 @@ class SharedLayersModel(PreTrainedModel):
     backbone_class: ClassVar[type[nn.Module]]
     backbone_fields: ClassVar[tuple[str, ...]]
     backbone: Any
+    stream: Any
 
     def share(self, other: PreTrainedModel) -> None:
         """
@@ -77,6 +79,27 @@ class SharedLayersModel(PreTrainedModel):
                 )
         self.backbone = None
         self.shared_backbone = (backbone,)  # in a tuple: no module of this one
+
+    def compute(
+        self,
+        embedded: torch.Tensor,
+        grid: tuple[int, ...],
+        mask: torch.Tensor | None = None,
+        kept: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        What the modality has of its own in front of the layers, the layers, and what it has behind them.
+
+        Args:
+            embedded: (B, N, D), N places of the grid, or the first N of a grid that is longer.
+            mask: (B, N), 1 for a token and 0 for padding, which no token sees.
+            kept: (B, K), the places that are computed (DropToken), each once; all of them if it is None.
+
+        Returns:
+            Features (B, N or K, hidden_size) of the tokens, in the order of `kept`, and one vector (B, hidden_size).
+        """
+        states, mask = self.stream(embedded, grid, mask, kept)
+        return self.stream.finish(self.find_backbone()(states, mask), mask)
 
     def find_backbone(self) -> Any:
         """Its own layers, or the shared ones."""

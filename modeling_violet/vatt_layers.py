@@ -164,31 +164,20 @@ class VattStream(nn.Module):
         self.dropout = VioletDropout(config.dropout)
 
     def forward(
-        self,
-        backbone: VattBackbone,
-        embedded: torch.Tensor,
-        grid: tuple[int, ...],
-        mask: torch.Tensor | None = None,
-        kept: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """
-        Args:
-            embedded: (B, N, raw), N places of the grid, or the first N of a grid that is longer.
-            mask: (B, N), 1 for a token and 0 for padding, which no token sees.
-            kept: (B, K), the places that are computed (DropToken), each once; all of them if it is None.
-
-        Returns:
-            Features (B, N or K, hidden_size) of the tokens, in the order of `kept`, and (B, hidden_size) of AGG.
-        """
+        self, embedded: torch.Tensor, grid: tuple[int, ...], mask: torch.Tensor | None, kept: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What the backbone gets, AGG first: see `SharedLayersModel.compute`."""
         x = nn.functional.gelu(self.pre_projection(embedded))
         x = self.dropout(x + self.positions(grid)[: x.shape[1]].to(x.dtype))
         if kept is not None:
             x = x.gather(1, kept.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
             mask = None if mask is None else mask.gather(1, kept)
         x = torch.cat([self.aggregate.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
-        if mask is not None:
-            mask = nn.functional.pad(mask, (1, 0), value=1)
-        features = nn.functional.gelu(self.post_projection(backbone(x, mask)))
+        return x, None if mask is None else nn.functional.pad(mask, (1, 0), value=1)
+
+    def finish(self, states: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of the backbone's states those of the tokens, and AGG's."""
+        features = nn.functional.gelu(self.post_projection(states))
         return features[:, 1:], features[:, 0]
 
 

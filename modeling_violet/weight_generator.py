@@ -14,6 +14,7 @@ from transformers import initialization as init
 from ..configuration.configuration_violet import _refuse, _refuse_unknown, _require_positive
 from ..core.carried_code import without_code
 from .low_rank import KINDS, LowRankWeights, weighted_layers
+from .offloading import read_weights
 
 
 @strict
@@ -103,6 +104,9 @@ class VloraAttention(nn.MultiheadAttention):
     def start_weights(self) -> None:
         init.xavier_uniform_(self.in_proj_weight)
         init.zeros_(self.in_proj_bias)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return read_weights(self.out_proj, lambda: super(VloraAttention, self).forward(*args, **kwargs))
 
 
 class VloraBlock(nn.Module):
@@ -211,5 +215,9 @@ class VloraGenerator(nn.Module):
     def weights(self, a: torch.Tensor) -> LowRankWeights:
         """What rows with these A (rows, kinds, k, d, r) add to the text model's layers."""
         # (1, kinds * k, d * r) -> (kinds, k, d, r): the kind is the slowest index, the column the fastest
-        b: Any = self.b[0].unflatten(0, (len(self.types), self.num_layers)).unflatten(-1, (-1, self.rank))
+        b: Any = (
+            read_weights(self, lambda: self.b[0])
+            .unflatten(0, (len(self.types), self.num_layers))
+            .unflatten(-1, (-1, self.rank))
+        )
         return LowRankWeights(self.types, a, self.scale * b)

@@ -29,6 +29,7 @@ from ...core.carried_code import without_code
 from ...core.upstream import ALL_ATTENTION_FUNCTIONS, GradientCheckpointingLayer, capture_outputs
 from ...core.whole_folders import SavedWhole
 from ..attention import eager_attention_forward
+from ..offloading import table_rows
 from ..scaled_linear import VioletScaledLinear
 from ..tokens import Grid, VisionStates
 from .encoder import Encoder
@@ -169,7 +170,7 @@ class ClipVipEmbeddings(nn.Module):
 
     def places_in_frame(self, rows: int, columns: int) -> torch.Tensor:
         """(rows * columns, D): the table's rows if it has that grid, else its grid interpolated bicubically."""
-        table = self.position_embedding.weight[1:]
+        table = table_rows(self.position_embedding, slice(1, None))
         if (rows, columns) == (self.side, self.side):
             return table
         # (side * side, D) -> (1, D, side, side) -> (1, D, rows, columns) -> (rows * columns, D)
@@ -191,7 +192,7 @@ class ClipVipEmbeddings(nn.Module):
         proxies = self.class_embedding[None]
         if self.added_cls is not None:
             proxies = torch.cat([proxies, self.added_cls])
-        proxies = proxies + self.position_embedding.weight[0]  # (M, D), and no place in time
+        proxies = proxies + table_rows(self.position_embedding, 0)  # (M, D), and no place in time
         return torch.cat([proxies.expand(len(patches), -1, -1), patches.flatten(1, 2)], dim=1), grid
 
 

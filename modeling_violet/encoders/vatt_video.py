@@ -121,7 +121,7 @@ class VattVisionModel(VattPreTrainedModel):
         # (batch, frames, channels, height, width) -> (batch, channels, frames, height, width) -> (batch, D, *grid)
         embedded = self.patches(pixel_values_videos.transpose(1, 2).to(self.patches.weight.dtype))
         # (batch, D, *grid) -> (batch, N, D)
-        states, pooled = self.stream(self.backbone, embedded.flatten(2).transpose(1, 2), grid, kept=kept)
+        states, pooled = self.compute(embedded.flatten(2).transpose(1, 2), grid, kept=kept)
         if kept is not None:
             return VattVisionOutput(pooler_output=pooled, kept_states=states)
         return VattVisionOutput(states.unflatten(1, grid), pooler_output=pooled)  # (batch, N, D) -> (batch, *grid, D)

@@ -7,7 +7,7 @@ Letters in this file: B batch, T frames, H rows, W columns, C channels, N tokens
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from ...core.upstream import ALL_ATTENTION_FUNCTIONS, GradientCheckpointingLayer
 from ...core.whole_folders import SavedWhole
 from ..activations import activate
 from ..attention import eager_attention_forward
+from ..offloading import read_weights
 from ..window_kernel import biased_attention, serves
 
 Size = tuple[int, int, int]
@@ -298,7 +299,7 @@ class VioletVideoSwinBlock(GradientCheckpointingLayer):
         layout = window_layout(grid, window, shift, not recorded, x.device)
         whole = [-(-side // of) * of for side, of in zip(grid, window, strict=True)]
         mask = shift_mask((whole[0], whole[1], whole[2]), window, shift, x.device, x.dtype)
-        bias = self.attn.relative_position_bias(layout.tokens).to(x.dtype)
+        bias = read_weights(self.attn, partial(self.attn.relative_position_bias, layout.tokens)).to(x.dtype)
         if mask is not None and recorded:
             biases = [(bias + mask).repeat(len(x), 1, 1, 1)]  # (M, heads, N, N) -> (B * M, heads, N, N)
         else:

@@ -69,7 +69,7 @@ class Omnisource(FormObjective):
     def scale(self, passes: Passes) -> torch.Tensor:
         """The logarithm itself is kept from 0 to that of the projection's bound, so that it never stops learning."""
         projection = passes.violet.projection
-        logarithm = projection.logit_scale
+        logarithm = projection.logarithm()
         if passes.model.training and isinstance(logarithm, nn.Parameter):
             with torch.no_grad():
                 logarithm.clamp_(0, math.log(projection.largest_scale))

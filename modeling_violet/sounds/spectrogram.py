@@ -198,7 +198,7 @@ class ImpAudioModel(ImpPreTrainedModel):
         grid = self.config.spectrogram_grid(spectrograms.shape[1])
         # (batch, columns, rows) -> (batch, 1, columns, rows) -> (batch, D, *grid) -> (batch, N, D)
         embedded = self.patches(spectrograms.unsqueeze(1).to(self.patches.weight.dtype)).flatten(2).transpose(1, 2)
-        states, pooled = self.stream(self.find_backbone(), embedded, grid, mask, kept)
+        states, pooled = self.compute(embedded, grid, mask, kept)
         if mask is None:
             mask = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
         elif kept is not None:

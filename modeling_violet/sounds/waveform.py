@@ -117,7 +117,7 @@ class VattAudioModel(VattPreTrainedModel):
             heard = audio_attention_mask[:, : places * self.config.patch_size]
             # (batch, samples) -> (batch, N, patch_size) -> (batch, N)
             mask = heard.unflatten(1, (places, -1)).bool().any(-1).long()
-        states, pooled = self.stream(self.find_backbone(), embedded, (places,), mask, kept)
+        states, pooled = self.compute(embedded, (places,), mask, kept)
         if mask is None:
             mask = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
         elif kept is not None:

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from ..dropout import VioletDropout
+from ..offloading import table_rows
 from .text_side import TextSide
 
 
@@ -32,8 +33,8 @@ class VioletTextEmbeddings(TextSide):
                 raise ValueError(
                     f"A text of {length} tokens is longer than `max_position_embeddings` {most}: shorten it."
                 )
-            positions = self.position_embeddings.weight[:length]
+            positions = table_rows(self.position_embeddings, slice(length))
         else:
             positions = self.position_embeddings(position_ids)
         embeddings = self.word_embeddings(input_ids) + positions
-        return self.dropout(self.norm(embeddings + self.token_type_embeddings.weight[0]))
+        return self.dropout(self.norm(embeddings + table_rows(self.token_type_embeddings, 0)))

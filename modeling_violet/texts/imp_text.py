@@ -81,7 +81,7 @@ class ImpTextModel(ImpPreTrainedModel):
         self.config.check_length(input_ids.shape[1])
         # all positions, of which the first are the words': a clip's places are spread over theirs, a text's are not
         grid = (self.config.max_words,)
-        return self.stream(self.find_backbone(), self.words(input_ids), grid, attention_mask)
+        return self.compute(self.words(input_ids), grid, attention_mask)
 
 
 class ImpText(SharedLayersText):

@@ -15,6 +15,7 @@ from ...configuration.configuration_violet import _refuse, _refuse_unknown, _req
 from ...core.carried_code import without_code
 from ..bert_layers import VioletBertLayer
 from ..dropout import VioletDropout
+from ..offloading import table_rows
 from ..tokens import Tokens
 from .bert_embeddings import VioletTextEmbeddings
 from .text_side import TextSide
@@ -89,8 +90,8 @@ class LfVilaPlaces(nn.Module):
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """(B, M, L, C) -> the same shape"""
         sentences, length = states.shape[1:3]
-        places = self.position_embeddings.weight[: sentences * length].unflatten(0, (sentences, length))
-        segments = self.segment_embeddings.weight[:sentences].unsqueeze(1)  # (M, 1, C)
+        places = table_rows(self.position_embeddings, slice(sentences * length)).unflatten(0, (sentences, length))
+        segments = table_rows(self.segment_embeddings, slice(sentences)).unsqueeze(1)  # (M, 1, C)
         return self.dropout(self.norm(states + places + segments))
 
 

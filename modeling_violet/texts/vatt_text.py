@@ -91,7 +91,7 @@ class VattTextModel(VattPreTrainedModel):
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids and mask (batch, X) -> states (batch, X, hidden_size), and each text's vector (batch, hidden_size)"""
         places = self.config.places(input_ids.shape[1])
-        return self.stream(self.find_backbone(), self.words(input_ids), (places,), attention_mask)
+        return self.compute(self.words(input_ids), (places,), attention_mask)
 
 
 class VattText(SharedLayersText):
