@@ -13,7 +13,8 @@ pictures before it sees a video, and then at a twentieth of the others' rate: as
 unseen pairs. Then each form is trained on the clips of one shape of `moving_shapes` (mp4 files of 4
 frames of 32 pixels), turned, mirrored and reversed with the words of their directions. Every other batch is of all
 clips and only for contrast, which tells a clip from a nearly true sentence too; the others are of clips whose
-sentences name colour and shape, for contrast and captions. Measured on clips of one shape:
+sentences name colour and shape, for contrast and captions, and half of them once more in mixed colours, with captions
+that name a random one: else a caption's own colour word says which shape to write. Measured on clips of one shape:
 
 - exact: shape and colour of the written caption are right on the pairs of `test_unseen`; "exchanged": those of a
   caption of another clip, and "prior": how often two clips agree by themselves;

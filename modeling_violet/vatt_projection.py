@@ -122,7 +122,13 @@ class VattHierarchicalProjection(VattProjection):
                 f"`projection_type` {config.projection_type!r} has a space of videos and sounds, and `audio_config` "
                 "is None: give one, or use 'joint'."
             )
-        fine, coarse = config.audio_config.projection_dim, config.projection_dim
+        fine, coarse = getattr(config.audio_config, "projection_dim", None), config.projection_dim
+        if fine is None:
+            raise ValueError(
+                f"`projection_type` {config.projection_type!r} takes the width of its fine space from "
+                f"`audio_config.projection_dim`, which `audio_config.model_type` {config.audio_config.model_type!r} "
+                "does not have: use 'joint', or the audio encoder 'vatt_audio'."
+            )
         self.video_hidden = nn.Linear(self.sizes["video"], fine, bias=False)
         self.hidden_norm = VattBatchNorm(fine)
         self.video_fine = nn.Linear(fine, fine, bias=False)

@@ -609,6 +609,9 @@ def test_a_joint_space_takes_sounds_and_texts_too():
 def test_what_the_objective_needs_of_a_model_is_told():
     with pytest.raises(ValueError, match="`audio_config` is None"):
         VioletForPreTraining(tiny_config(objectives={"vatt": {}}, audio_config=None, projection_type="in_order"))
+    heard = named_configuration("imp-tiny").to_dict()["audio_config"] | {"shared": False}
+    with pytest.raises(ValueError, match=r"`audio_config.projection_dim`.*'imp_audio' does not have: use 'joint'"):
+        VioletForPreTraining(tiny_config(objectives={"vatt": {}}, audio_config=heard))
     with pytest.raises(ValueError, match="'fine_and_coarse' or 'joint'; it is 'in_order'"):
         VioletForPreTraining(tiny_config(objectives={"vatt": {}}, projection_type="in_order"))
     audio = tiny_config().to_dict()["audio_config"] | {"shared": False}
