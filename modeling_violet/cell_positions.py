@@ -41,7 +41,7 @@ class VioletCellPositions(VioletVideoStates):
                 f"{self.frame_embeddings.num_embeddings}: there are no places for more."
             )
         tokens = super().place(features, None, hidden_frame_order)  # (batch, frames, rows * columns, width)
-        cells, times = table_rows(self.cell_embeddings), table_rows(self.frame_embeddings, slice(frames))
+        cells, times = table_rows(self.cell_embeddings, 0, None), table_rows(self.frame_embeddings, 0, frames)
         tokens = tokens + cells + times.unsqueeze(1)
         special = None if frame_states is None else self.projection(frame_states)
         return tokens if special is None else torch.cat([special, tokens], dim=2)

@@ -24,6 +24,6 @@ def read_weights(module: nn.Module, read: Callable[[], Read]) -> Read:
         hook.post_forward(module, None)
 
 
-def table_rows(table: nn.Embedding, rows: slice | int = slice(None)) -> torch.Tensor:
-    """Rows of a table, all of them if none are named."""
-    return read_weights(table, lambda: table.weight[rows])
+def table_rows(table: nn.Embedding, first: int, end: int | None) -> torch.Tensor:
+    """The rows `first:end` of a table."""
+    return read_weights(table, lambda: table.weight[first:end])

@@ -40,9 +40,10 @@ class VioletRowsAndColumns(VioletVideoStates):
                 f"The clip's grid has {rows} x {columns} cells, and `video_grid_size` has places for {most[0]} x "
                 f"{most[1]}: make the frames smaller."
             )
-        places = table_rows(self.row_embeddings, slice(rows)).unsqueeze(1)
-        places = places + table_rows(self.column_embeddings, slice(columns))
-        return super().place(features + places + table_rows(self.type_embeddings, 0), frame_states, hidden_frame_order)
+        places = table_rows(self.row_embeddings, 0, rows).unsqueeze(1)
+        places = places + table_rows(self.column_embeddings, 0, columns)
+        features = features + places + table_rows(self.type_embeddings, 0, 1)
+        return super().place(features, frame_states, hidden_frame_order)
 
     def finish(self, tokens: torch.Tensor) -> torch.Tensor:
         return self.dropout(self.norm(tokens.to(self.norm.weight.dtype)))

@@ -170,7 +170,7 @@ class ClipVipEmbeddings(nn.Module):
 
     def places_in_frame(self, rows: int, columns: int) -> torch.Tensor:
         """(rows * columns, D): the table's rows if it has that grid, else its grid interpolated bicubically."""
-        table = table_rows(self.position_embedding, slice(1, None))
+        table = table_rows(self.position_embedding, 1, None)
         if (rows, columns) == (self.side, self.side):
             return table
         # (side * side, D) -> (1, D, side, side) -> (1, D, rows, columns) -> (rows * columns, D)
@@ -192,7 +192,7 @@ class ClipVipEmbeddings(nn.Module):
         proxies = self.class_embedding[None]
         if self.added_cls is not None:
             proxies = torch.cat([proxies, self.added_cls])
-        proxies = proxies + table_rows(self.position_embedding, 0)  # (M, D), and no place in time
+        proxies = proxies + table_rows(self.position_embedding, 0, 1)  # (M, D), and no place in time
         return torch.cat([proxies.expand(len(patches), -1, -1), patches.flatten(1, 2)], dim=1), grid
 
 

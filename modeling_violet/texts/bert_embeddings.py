@@ -33,8 +33,8 @@ class VioletTextEmbeddings(TextSide):
                 raise ValueError(
                     f"A text of {length} tokens is longer than `max_position_embeddings` {most}: shorten it."
                 )
-            positions = table_rows(self.position_embeddings, slice(length))
+            positions = table_rows(self.position_embeddings, 0, length)
         else:
             positions = self.position_embeddings(position_ids)
         embeddings = self.word_embeddings(input_ids) + positions
-        return self.dropout(self.norm(embeddings + table_rows(self.token_type_embeddings, 0)))
+        return self.dropout(self.norm(embeddings + table_rows(self.token_type_embeddings, 0, 1)))

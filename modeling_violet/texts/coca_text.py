@@ -101,7 +101,7 @@ class CocaText(TextSide):
             raise ValueError(
                 f"A text of {input_ids.shape[1]} tokens is longer than `max_position_embeddings` {most}: shorten it."
             )
-        return self.word_embeddings(input_ids) + table_rows(self.position_embeddings, slice(input_ids.shape[1]))
+        return self.word_embeddings(input_ids) + table_rows(self.position_embeddings, 0, input_ids.shape[1])
 
     def forward(
         self,
@@ -139,7 +139,7 @@ class CocaText(TextSide):
             full = real.sum(1, keepdim=True) == real.shape[1]
             seen = torch.cat([own, real[:, :-1], full.to(real.dtype)], dim=1)
         states = self.embed(input_ids, None)
-        cls = read_weights(self, lambda: self.cls_embedding) + table_rows(self.position_embeddings, -1)
+        cls = read_weights(self, lambda: self.cls_embedding) + table_rows(self.position_embeddings, -1, None)
         cls = cls.expand(len(states), 1, -1)
         states = torch.cat([states, cls], dim=1)
         real, seen, last = torch.cat([real, own], dim=1).bool(), seen.bool(), states.shape[1] - 1

@@ -90,8 +90,8 @@ class LfVilaPlaces(nn.Module):
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """(B, M, L, C) -> the same shape"""
         sentences, length = states.shape[1:3]
-        places = table_rows(self.position_embeddings, slice(sentences * length)).unflatten(0, (sentences, length))
-        segments = table_rows(self.segment_embeddings, slice(sentences)).unsqueeze(1)  # (M, 1, C)
+        places = table_rows(self.position_embeddings, 0, sentences * length).unflatten(0, (sentences, length))
+        segments = table_rows(self.segment_embeddings, 0, sentences).unsqueeze(1)  # (M, 1, C)
         return self.dropout(self.norm(states + places + segments))
 
 

@@ -11,7 +11,7 @@ from violet.benchmarks import judged_paths, measuring, speed
 from violet.benchmarks.measuring import Bar, Case, Setting, exponent, measure, peak_bytes
 from violet.cli import main
 
-JUDGED = ("encoder", "fusion", "captions", "retrieval", "weights", "pretraining", "checkpointing")
+JUDGED = ("encoder", "fusion", "retrieval", "captions", "weights", "pretraining", "checkpointing")
 PATHS_WITH_SEVERAL = {"pretraining": 2, "captions": 2, "retrieval": 4, "weights": 3}
 
 
@@ -69,7 +69,7 @@ def test_growth_is_the_power_of_the_size():
     assert exponent([10, 1000], [5, 5]) == pytest.approx(0)
 
 
-@pytest.mark.parametrize("name", JUDGED)
+@pytest.mark.parametrize("name", [*JUDGED[:3], *(pytest.param(name, marks=pytest.mark.proof) for name in JUDGED[3:])])
 def test_every_path_gives_rows_with_its_bars(name, small, tmp_path):
     rows = []
     for case in speed.PATHS[name](setting_in(tmp_path)):

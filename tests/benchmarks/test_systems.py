@@ -5,6 +5,7 @@ import pytest
 from violet.benchmarks import systems
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("system", [one for one in systems.SYSTEMS if one.expected], ids=lambda one: one.name)
 def test_a_clip_costs_what_the_specification_counts(system):
     assert abs(systems.costs_of(system)["difference"]) < 0.01

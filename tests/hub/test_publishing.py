@@ -426,6 +426,7 @@ sys.meta_path.insert(0, Refusing())
 """
 
 
+@pytest.mark.proof
 def test_code_goes_along_and_the_cards_code_runs_without_the_package(folder, hub, client, shapes_folder, tmp_path):
     pytest.importorskip("violet.core.carried_code")
     before = contents(folder)

@@ -1158,14 +1158,12 @@ def test_captions_must_be_as_many_as_videos():
 # --- compilers and devices ---
 
 
-def each_class(but: type) -> list:
-    """Every class; all but one are proofs. Of the two with most to trace one is compiled and the other exported."""
-    return [pytest.param(name, marks=() if name is but else pytest.mark.proof) for name in CLASSES]
-
-
 @pytest.mark.slow
 @torch.no_grad()
-@pytest.mark.parametrize("model_class", each_class(VioletForPreTraining))
+@pytest.mark.parametrize(
+    "model_class",
+    [name if name is VioletForPreTraining else pytest.param(name, marks=pytest.mark.proof) for name in CLASSES],
+)
 def test_the_forward_compiles_into_one_graph(model_class):
     model = build(model_class)
     given = inputs_of(model, attention_mask=torch.tensor([[1] * 6, [1, 1, 1, 1, 0, 0]]))
@@ -1179,9 +1177,9 @@ def test_the_forward_compiles_into_one_graph(model_class):
         torch.testing.assert_close(got.loss, expected.loss)
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 @torch.no_grad()
-@pytest.mark.parametrize("model_class", each_class(VioletForRetrieval))
+@pytest.mark.parametrize("model_class", CLASSES)
 def test_the_forward_is_exported_as_one_graph(model_class):
     model = build(model_class)
     given = inputs_of(model, attention_mask=torch.tensor([[1] * 6, [1, 1, 1, 1, 0, 0]]))

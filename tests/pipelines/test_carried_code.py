@@ -194,7 +194,7 @@ def test_the_code_imports_only_itself_and_what_a_machine_without_the_package_has
 
 def test_only_what_is_needed_travels(carrying):
     sizes = {folder.name: sum(map(len, code_of(folder).values())) for folder in carrying.iterdir()}
-    assert sizes["backbone"] < 105_000 and max(sizes.values()) < 680_000
+    assert sizes["backbone"] < 107_000 and max(sizes.values()) < 680_000
     objectives = {file.name for file in (ROOT / "modeling_violet" / "objectives").glob("*.py")} - {"__init__.py"}
     built_in = {f"{OBJECTIVES[name].__module__.rpartition('.')[2]}.py" for name in BUILT_IN}
     assert built_in | {"modeling_pretraining.py"} <= set(code_of(carrying / "VioletForPreTraining"))
