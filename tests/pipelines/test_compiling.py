@@ -90,7 +90,7 @@ def test_predict_compiles_and_answers_the_same(saved, clips, capsys):
     for more in ([], ["--compile"]):
         assert main([*asked, *more]) == 0
         said.append([json.loads(line)["answers"] for line in capsys.readouterr().out.splitlines()])
-    assert counters["stats"]["unique_graphs"] == 2
+    assert counters["stats"]["unique_graphs"] == 4, "encoder and fusion, for the batch of two and for that of one"
     assert len(said[0]) == 3
     for plain, compiled in zip(*said, strict=True):
         assert [one["answer"] for one in plain] == [one["answer"] for one in compiled]

@@ -280,7 +280,8 @@ def assert_same_run(output, expected, initial):
     # the weights 0.03 % (torch 2.14) to 1.2 % (torch 2.9) differ by more than a twentieth of the longest way.
     far = {name: (value - other[name]).abs() > 0.05 * 1e-3 * STEPS for name, value in one.items()}
     assert sum(int(places.sum()) for places in far.values()) < 0.03 * sum(value.numel() for value in one.values())
-    assert not [name for name, value in one.items() if (value - before[name]).abs().max() <= 1e-4], "all were trained"
+    still = [name for name, value in one.items() if (value - before[name]).abs().max() <= 1e-4]
+    assert not [name for name in still if not name.endswith("key.bias")], "all were trained"
 
 
 @pytest.mark.parametrize("launched", [False, pytest.param(True, marks=pytest.mark.proof)])
