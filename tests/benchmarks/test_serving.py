@@ -15,5 +15,5 @@ def test_clips_are_served_by_add_and_by_the_command_beside_the_bare_encoder(tmp_
     assert [row["name"].split(",")[0] for row in rows][0] == "add" and rows[-1]["name"] == "violet predict"
     assert all(row["unit"] == "clips" for row in rows)
     assert all(row["ratio"] > 0 for row in rows[:-1])
-    assert rows[-1]["numbers"]["seconds_of_the_first"] > 0, "more clips take more, but not surely on a busy machine"
+    assert rows[-1]["numbers"]["seconds_of_the_first"] > 0  # that of the others is a difference: noise
     assert len(list((tmp_path / "few").glob("*.mp4"))) < len(list((tmp_path / "many").glob("*.mp4")))
