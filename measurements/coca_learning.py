@@ -22,7 +22,7 @@ that name a random one: else a caption's own colour word says which shape to wri
   or up and down, so that chance is 0.5;
 - R@1: of the 64 sentences of a gallery of `test` clips that all differ.
 
-The status is 1 if a median misses its bar. One run takes some 10 minutes on one core.
+The status is 1 if a median misses its bar. One run takes some 20 minutes on one core.
 """
 
 import argparse
