@@ -272,7 +272,8 @@ class VioletExperts(nn.Module):
 
     def route(self, x: torch.Tensor) -> torch.Tensor:
         """(…, D) -> logits (…, E), computed in float32 whatever the model's type."""
-        with torch.autocast(x.device.type, enabled=False):
+        kind = x.device.type if torch.amp.is_autocast_available(x.device.type) else "cpu"  # "meta" has none
+        with torch.autocast(kind, enabled=False):
             weight = read_weights(self.router, lambda: self.router.weight)
             return at_least_float32(x) @ weight.to(at_least_float32(x).dtype).t()
 
@@ -441,10 +442,11 @@ def _report(make: Any, who_took: Any) -> None:
 def as_one_pass() -> Iterator[None]:
     """Within it, several passes through each layer, such as parts of a batch, are told as one."""
     outside = _REPORTS.get()
-    with record_experts(outside is not None and outside.detailed) as reports:
+    if outside is None:  # nobody is told
         yield
-    if outside is None:
         return
+    with record_experts(outside.detailed) as reports:
+        yield
     for experts in {id(one.experts): one.experts for one in reports}.values():
         outside.append(_joined([one for one in reports if one.experts is experts]))
 
