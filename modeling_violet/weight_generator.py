@@ -3,6 +3,7 @@ The generator of VLoRA (Ma et al., 2024): visual tokens -> low-rank weights of a
 attend to them. P visual tokens, d_g the generator's width; the other letters are `low_rank.py`'s.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -106,7 +107,8 @@ class VloraAttention(nn.MultiheadAttention):
         init.zeros_(self.in_proj_bias)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return read_weights(self.out_proj, lambda: super(VloraAttention, self).forward(*args, **kwargs))
+        """As torch's, which reads the weights of its `out_proj` itself."""
+        return read_weights(self.out_proj, partial(super().forward, *args, **kwargs))
 
 
 class VloraBlock(nn.Module):
@@ -215,9 +217,6 @@ class VloraGenerator(nn.Module):
     def weights(self, a: torch.Tensor) -> LowRankWeights:
         """What rows with these A (rows, kinds, k, d, r) add to the text model's layers."""
         # (1, kinds * k, d * r) -> (kinds, k, d, r): the kind is the slowest index, the column the fastest
-        b: Any = (
-            read_weights(self, lambda: self.b[0])
-            .unflatten(0, (len(self.types), self.num_layers))
-            .unflatten(-1, (-1, self.rank))
-        )
+        b: Any = read_weights(self, lambda: self.b[0])
+        b = b.unflatten(0, (len(self.types), self.num_layers)).unflatten(-1, (-1, self.rank))
         return LowRankWeights(self.types, a, self.scale * b)

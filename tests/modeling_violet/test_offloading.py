@@ -62,6 +62,17 @@ def test_every_kind_of_search(name):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("name", ["vatt-tiny", "imp-tiny"])
+def test_sounds(name):
+    config = named_configuration(name)
+    model = started(VioletForRetrieval, config)
+    waves = torch.randn(2, config.audio_config.num_samples, generator=torch.Generator().manual_seed(2))
+    mask = torch.ones_like(waves, dtype=torch.long)
+    found = [one.violet.embed_sounds(one.violet.encode_sounds(waves, mask)) for one in (offloaded(model), model)]
+    assert torch.equal(*found)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("name", ["vlora-tiny", "violet-tiny-experts", "lf-vila-tiny"])
 def test_every_kind_of_fusion(name):
     model = started(VioletForQuestionAnswering, named_configuration(name, num_labels=5))
