@@ -12,6 +12,8 @@ from violet.training.arguments import SettingsError
 from violet.training.pretraining import Pretraining, pretrain
 from violet.training.recipe import read_recipe
 
+pytestmark = pytest.mark.usefixtures("separate_runs")
+
 WORDS = "violet.text_embeddings.language_model"
 
 
