@@ -24,8 +24,11 @@ def configurations(setting: Setting) -> Iterator[Case]:
             model: Any = VioletModel(config)
         del model.fusion, model.text_embeddings
         model = model.to_empty(device=device()).eval().requires_grad_(False)
-        for tensor in [*model.parameters(), *(one for one in model.buffers() if one.is_floating_point())]:
-            tensor.data.normal_(std=0.02)
+        for tensor in [*model.parameters(), *model.buffers()]:
+            if tensor.is_floating_point():
+                tensor.data.normal_(std=0.02)
+            else:
+                tensor.data.zero_()  # places in tables: what the memory held before would lie beyond their ends
         pixels = example_pixels(config, model)
         run = torch.no_grad()(lambda model=model, pixels=pixels: model.video_encoder.encode(pixels))
         numbers = {"million_parameters": sum(one.numel() for one in model.video_encoder.parameters()) / 1e6}

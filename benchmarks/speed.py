@@ -103,8 +103,10 @@ def run_speed(
     rows, failed = [], []
     with tempfile.TemporaryDirectory(prefix="violet-speed-") as folder:
         files = real_or_drawn(clips, Path(folder))
-        setting = Setting(quick, Path(folder), files, clock, *((4.0, 3) if quick else (40.0, 7)))
         for name in names or PATHS:
+            own = Path(folder) / f"path-{name}"  # two paths may write files of one name
+            own.mkdir()
+            setting = Setting(quick, own, files, clock, *((4.0, 3) if quick else (40.0, 7)))
             torch.manual_seed(0)
             try:
                 for case in PATHS[name](setting):

@@ -7,9 +7,10 @@ import torch
 from PIL import Image
 
 from violet import named_configuration
-from violet.benchmarks import judged_paths, measuring, speed
+from violet.benchmarks import judged_paths, measuring, other_paths, speed
 from violet.benchmarks.measuring import Bar, Case, Setting, exponent, measure, peak_bytes
 from violet.cli import main
+from violet.configuration.named_configurations import NAMED_CONFIGURATIONS
 
 JUDGED = ("encoder", "fusion", "retrieval", "captions", "weights", "pretraining", "checkpointing")
 PATHS_WITH_SEVERAL = {"pretraining": 2, "captions": 2, "retrieval": 4, "weights": 3}
@@ -94,6 +95,29 @@ def test_a_table_is_written_and_compared_with_another(small, tmp_path, capsys, m
     other.write_text(json.dumps({"rows": [slower]}))
     main(["speed", "encoder", "--quick", "--against", str(other)])
     assert "x the other run's rate" in capsys.readouterr().out
+
+
+def test_paths_do_not_write_over_one_another(monkeypatch):
+    def saved(setting):
+        (setting.folder / "model").mkdir()
+        yield measuring.Told("saved", 1.0)
+
+    monkeypatch.setattr(speed, "PATHS", {"weights": saved, "export": saved})
+    monkeypatch.setattr(speed, "real_or_drawn", lambda clips, folder: ())
+    assert main(["speed", "--quick"]) == 0
+
+
+def test_configurations_leave_no_number_to_chance(tmp_path, monkeypatch):
+    """Of what the memory held before: torch can fill new memory with the largest numbers."""
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    monkeypatch.setattr(other_paths, "NAMED_CONFIGURATIONS", {"violet-tiny": NAMED_CONFIGURATIONS["violet-tiny"]})
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        (case,) = other_paths.configurations(setting_in(tmp_path))
+        states = case.run()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert states.last_hidden_state.isfinite().all()
 
 
 def test_growth_is_told_and_drawn(tmp_path, monkeypatch):
