@@ -8,6 +8,7 @@ import torch
 
 from ..configuration.named_configurations import NAMED_CONFIGURATIONS
 from ..modeling_violet import Tokens, VioletModel
+from ..modeling_violet.encoders.two_resolutions import SMALL_SIDE, HdVilaVisionConfig
 from .judged_paths import FRAMES, WORDS, Step, config_of, device, words
 from .measuring import Case, Setting, Told, exponent
 
@@ -24,11 +25,10 @@ def configurations(setting: Setting) -> Iterator[Case]:
             model: Any = VioletModel(config)
         del model.fusion, model.text_embeddings
         model = model.to_empty(device=device()).eval().requires_grad_(False)
-        for tensor in [*model.parameters(), *model.buffers()]:
-            if tensor.is_floating_point():
-                tensor.data.normal_(std=0.02)
-            else:
-                tensor.data.zero_()  # places in tables: what the memory held before would lie beyond their ends
+        for parameter in model.parameters():
+            parameter.data.normal_(std=0.02)
+        for buffer in model.buffers():  # a variance is positive, and a place lies in its table
+            buffer.fill_(1 if buffer.is_floating_point() else 0)
         pixels = example_pixels(config, model)
         run = torch.no_grad()(lambda model=model, pixels=pixels: model.video_encoder.encode(pixels))
         numbers = {"million_parameters": sum(one.numel() for one in model.video_encoder.parameters()) / 1e6}
@@ -39,12 +39,15 @@ def example_pixels(config: Any, model: Any) -> dict[str, torch.Tensor]:
     """One clip of the size that a configuration is made for, by the names that its encoder takes."""
     from ..processing import VioletVideoProcessor
 
-    side = getattr(config.vision_config, "image_size", None) or (64 if config.hidden_size <= 128 else 224)
-    side = side if isinstance(side, int) else max(side)
-    frames = config.num_video_frames
+    vision = config.vision_config
+    side = getattr(vision, "image_size", None) or (64 if config.hidden_size <= 128 else 224)
+    height = width = side if isinstance(side, int) else max(side)
+    if isinstance(vision, HdVilaVisionConfig):
+        height, width = (SMALL_SIDE * places for places in vision.position_grid)
+    frames = getattr(vision, "num_frames", config.num_video_frames)
     inputs = list(model.vision_encoder.inputs)
-    processor = VioletVideoProcessor(size={"height": side, "width": side}, num_frames=frames, inputs=inputs)
-    clip = np.random.default_rng(0).integers(0, 255, (frames, side, side, 3), dtype=np.uint8)
+    processor = VioletVideoProcessor(size={"height": height, "width": width}, num_frames=frames, inputs=inputs)
+    clip = np.random.default_rng(0).integers(0, 255, (frames, height, width, 3), dtype=np.uint8)
     made = processor([clip], do_sample_frames=False, return_tensors="pt")
     return {name: made[name].to(device()) for name in inputs}
 
