@@ -7,6 +7,7 @@ and without the objective, fine-tunes both on few clips, and prints medians over
 - `colour`, `colour_mvm`: captions that name nothing but the colour ("a red shape"), as captions of real videos leave
   most of what is seen unsaid: only contrast, and with masked pixels and HOG. Then 200 steps of open-ended questions
   of 400 clips: colours, but also shapes, actions and directions, which no caption named.
+- `colour_features`: with masked features of a trained teacher, the shipped violet-tiny's video encoder.
 - `words`, `words_vtm`: whole captions, contrast and masked words, without and with matching against other clips'
   captions. Then 200 steps of multiple choice on 400 clips, by the match head.
 
@@ -25,7 +26,7 @@ from typing import Any
 import torch
 from pretraining_value import CLIPS, VIOLET, finetuning_options, print_medians
 
-from violet import VideoTextProcessor, VioletForPreTraining, named_configuration, pretrained
+from violet import VideoTextProcessor, VioletForPreTraining, VioletModel, named_configuration, pretrained
 from violet.core.files import write_json
 from violet.data import moving_shapes
 
@@ -44,6 +45,7 @@ VISION = {
     "tubelet_size": 2,
     "initializer_range": 0.08,
 }
+TARGETS: dict[str, dict[str, Any]] = {"pixel": {}, "hog": {}, "3d_feature": {"channels": 256}}
 VARIANTS: dict[str, dict[str, Any]] = {
     "colour": {"caption": "colour", "objectives": {"vtc": 1}, "task": "open-ended"},
     "colour_mvm": {
@@ -51,6 +53,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "objectives": {"vtc": 1, "mvm_pixel": 1, "mvm_hog": 30},
         "task": "open-ended",
     },
+    "colour_features": {"caption": "colour", "objectives": {"vtc": 1, "mvm_3d_feature": 1}, "task": "open-ended"},
     "words": {"caption": "whole", "objectives": {"vtc": 1, "mlm": 0.3}, "task": "multiple-choice"},
     "words_vtm": {"caption": "whole", "objectives": {"vtc": 1, "mlm": 0.3, "vtm": 0.05}, "task": "multiple-choice"},
 }
@@ -76,12 +79,19 @@ def untrained(seed: int, folder: Path) -> Path:
     """The model as it starts, with its processor, in a folder."""
     if not (folder / "config.json").exists():
         torch.manual_seed(seed)
-        config = named_configuration("violet-tiny", vision_config=VISION, mvm_targets={"pixel": {}, "hog": {}})
+        config = named_configuration("violet-tiny", vision_config=VISION, mvm_targets=TARGETS)
         config.num_video_frames = FRAMES
         processor = VideoTextProcessor.from_pretrained(pretrained("violet-tiny"))
         processor.video_processor.num_frames = FRAMES
         processor.save_pretrained(folder)
         VioletForPreTraining(config).save_pretrained(folder)
+    return folder
+
+
+def teacher(folder: Path) -> Path:
+    """The shipped violet-tiny's video encoder by itself, in a folder."""
+    if not (folder / "config.json").exists():
+        VioletModel.from_pretrained(pretrained("violet-tiny")).video_encoder.swin.save_pretrained(folder)
     return folder
 
 
@@ -94,7 +104,7 @@ def pretrain(output: Path, name: str, seed: int) -> Path:
             "model": str(untrained(seed, output / f"untrained-{seed}")),
             "datasets": [data],
             "objectives": [{"share": 1, **variant["objectives"]}],
-            "mvm_targets": {"pixel": {}, "hog": {}},
+            "mvm_targets": {**TARGETS, "3d_feature": {"teacher": str(teacher(output / "teacher"))}},
             "masks": {"random": 0.5, "block": 0.5},
             "patch_ratio": 0.4,
             "word_ratio": 0.5,

@@ -6,13 +6,15 @@ Everything is read from real mp4 files (H.264 and AAC), on one thread.
 
 ask       questions that need the ear ("what makes the low tone?", two shapes in sight), from models that hear and, as
           the control, from models that were trained and asked with every sound masked. Pictures leave two answers. The
-          shipped violet-tiny, its video encoder kept, gets an ear (VATT's waveform encoder, 128 wide), which first
-          learns from labels what makes the low and the high tone, and in which colour; then it answers questions. In a
-          part of the rows whose answer can be heard the picture is black: else the model looks and does not listen.
+          shipped violet-tiny gets an ear (VATT's waveform encoder); its eye learns more of movements first. In a part
+          of the rows that ask for a form the picture is black: else the model looks and does not listen.
 match     picture to sound: recall at 1 among 64 unseen clips no two of which sound alike (other forms, colours or
           order), against models whose training sounds were shuffled among the clips; and text to video. With half of
           the tokens dropped in training (DropToken), and with all; the median of the seconds of a step beside each.
           `vatt-tiny`, from nothing.
+
+In both, the encoders learn from labels first: the eye form, colour and direction of the first and the second shape,
+the ear what it hears at each moment. What is measured is then learned from questions, or from pairs.
 """
 
 import argparse
@@ -21,11 +23,13 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from coca_learning import mixed_colours
 
 from violet import (
     VideoTextProcessor,
@@ -39,7 +43,7 @@ from violet import (
 from violet.core.files import write_json
 from violet.data import moving_shapes, open_ended
 from violet.data.loading import ClipReader
-from violet.data.moving_shapes import HEARD_TYPES, SPLITS
+from violet.data.moving_shapes import COLOURS, DIRECTIONS, HEARD_TYPES, SHAPES, SPLITS
 from violet.modeling_violet.losses import IGNORE_INDEX
 from violet.processing import train_wordpiece_tokenizer
 from violet.processing.video_processing_violet import RAW_PIXELS
@@ -47,20 +51,40 @@ from violet.training.scratch import texts_from_scratch
 
 RATE, SAMPLES, FRAMES, SIDE = 8000, 8000, 8, 64
 GALLERY, BATCH = 64, 32
-TAUGHT = ("heard_shape", "heard_colour")
-"""Questions that the ear can answer by itself: what makes a tone is its pitch, and in which colour is its rhythm."""
-SCHEDULES = {"ask": (1200, 1e-3), "match": (2500, 4e-3)}
+SCHEDULES = {"ask": (2000, 1e-3), "match": (2500, 1e-3)}
 """Steps, and the peak of the learning rate."""
-EAR_STEPS, BLACK_STEPS, BLACK_SHARE = 500, 100, 0.3
+EYE_SCHEDULES = {"ask": (1500, 5e-4), "match": (4000, 1e-3)}
+EAR_STEPS, EAR_BATCH, EAR_RATE = 2000, 64, 2e-3
+BLACK_STEPS, BLACK_SHARE = 100, 0.3
+HEARD = {"sampling_rate": RATE, "num_samples": SAMPLES}
+PATCH = RATE // 40
+"""25 ms, of which a rhythm of 14 Hz still has nearly three a beat: with patches of 10 ms only pitches were learned."""
+EAR: dict[str, Any] = {
+    **HEARD,
+    **{"model_type": "vatt_audio", "patch_size": PATCH, "hidden_size": 128, "projection_dim": 64, "shared": False},
+    **{"backbone_size": 64, "num_hidden_layers": 3, "num_attention_heads": 8, "head_dim": 8, "intermediate_size": 128},
+    "dropout": 0.0,
+}
+BEATS = (0.5, 16.0)
+"""Hz of the sine waves as which the ear's positions begin."""
+ANSWERS = ["none", *SHAPES, *COLOURS, *DIRECTIONS]
+FORMS: dict[str, dict[str, dict[str, Any]]] = {
+    "ask": {"with sound": {"hears": True}, "without sound": {"hears": False}},
+    "match": {
+        "half of the tokens": {"keep": 0.5, "shuffled": False},
+        "all tokens": {"keep": 1.0, "shuffled": False},
+        "sounds shuffled": {"keep": 0.5, "shuffled": True},
+    },
+}
 NONE = dict.fromkeys(SPLITS, 0)
 
 
 class Clips:
     """Clips of drawn shapes in memory, read from their files."""
 
-    def __init__(self, rows: Any, processor: VideoTextProcessor):
+    def __init__(self, run: str, rows: Any, processor: VideoTextProcessor):
         reader = ClipReader(processor.video_processor)
-        self.rows, self.processor = list(rows), processor
+        self.run, self.rows, self.processor = run, list(rows), processor
         read = [reader.read(row["video"]) for row in self.rows]
         self.frames, self.sounds = [clip.frames for clip in read], [clip.sound for clip in read]
         self.numbers = {row["video"]: number for number, row in enumerate(self.rows)}
@@ -75,8 +99,14 @@ class Clips:
         batch = self.processor(videos=frames, text=texts, **settings)
         return self.processor.to_device(batch, "cpu")
 
+    def sound(self, numbers: Sequence[int]) -> dict[str, torch.Tensor]:
+        """The arguments of `encode_sounds` of these clips."""
+        return sound_inputs(self.inputs(numbers, numbers, ["a"] * len(numbers)))
 
-HEARD = {"sampling_rate": RATE, "num_samples": SAMPLES}
+
+def sound_inputs(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The arguments of `encode_sounds`."""
+    return {name: value for name, value in batch.items() if name.startswith("audio_")}
 
 
 def make_processor(words: list[str]) -> VideoTextProcessor:
@@ -99,11 +129,8 @@ def hearing_processor() -> VideoTextProcessor:
 
 
 def configure(processor: VideoTextProcessor, **settings: Any) -> Any:
-    audio = named_configuration("vatt-tiny").audio_config.to_dict()
-    heard = {"audio_config": {**audio, **HEARD}}
-    return named_configuration(
-        "vatt-tiny", **texts_from_scratch("vatt-tiny", processor.tokenizer), **heard, **settings
-    )
+    texts = texts_from_scratch("vatt-tiny", processor.tokenizer)
+    return named_configuration("vatt-tiny", **texts, audio_config=EAR, **settings)
 
 
 def fit(model: Any, steps: int, rate: float, batch_of: Any, loss_of: Any) -> float:
@@ -136,7 +163,6 @@ class HeardClips:
         videos: their tokens, without sound.
         sounds: the arguments of `encode_sounds`, one row per clip; masked if they are not to be heard.
         asked: rows of questions.
-        tones: (clips, 4), the labels of what makes the low and the high tone, and of their colours.
     """
 
     def __init__(self, clips: Clips, violet: Any, labels: dict[str, int], hears: bool):
@@ -147,18 +173,13 @@ class HeardClips:
             batch = clips.inputs(part.tolist(), part.tolist() if hears else None, ["a"] * len(part))
             with torch.no_grad():
                 tokens.append(violet.encode_videos(batch["pixel_values_videos"]))
-            sounds.append({name: value for name, value in batch.items() if name.startswith("audio_")})
+            sounds.append(sound_inputs(batch))
         self.videos = replace(
             tokens[0],
             tokens=torch.cat([one.tokens for one in tokens]),
             mask=torch.cat([one.mask for one in tokens]),
         )
         self.sounds = {name: torch.cat([one[name] for one in sounds]) for name in sounds[0]}
-        self.tones = torch.full((len(clips.rows), 4), IGNORE_INDEX)
-        for row in self.asked:
-            if row["question_type"] in TAUGHT:
-                place = 2 * TAUGHT.index(row["question_type"]) + ("high" in row["question"])
-                self.tones[clips.numbers[row["video"]], place] = labels[row["answer"]]
 
     def sounds_of(self, numbers: torch.Tensor) -> dict[str, torch.Tensor]:
         return {name: value[numbers] for name, value in self.sounds.items()}
@@ -177,9 +198,8 @@ class HeardClips:
 
 def with_ear(labels: dict[str, int]) -> VioletForQuestionAnswering:
     """The shipped violet-tiny with an encoder of sound; only that, the fusion and the head learn."""
-    config = VioletConfig.from_pretrained(pretrained("violet-tiny")).to_dict()
-    audio = {**named_configuration("vatt-tiny").audio_config.to_dict(), "shared": False, "hidden_size": 128}
-    config |= {"audio_config": {**audio, **HEARD}, "label2id": labels}
+    config = VioletConfig.from_pretrained(pretrained("violet-tiny")).to_dict() | {"audio_config": EAR}
+    config["label2id"] = labels
     config["id2label"] = {number: answer for answer, number in labels.items()}
     model = VioletForQuestionAnswering.from_pretrained(
         pretrained("violet-tiny"), config=VioletConfig(**config), ignore_mismatched_sizes=True
@@ -189,40 +209,196 @@ def with_ear(labels: dict[str, int]) -> VioletForQuestionAnswering:
     return model
 
 
-def teach_ear(violet: Any, train: HeardClips, draw: np.random.Generator) -> None:
-    """Low and high, what makes them and in which colour, from the means of the sounds' tokens."""
-    width = violet.encode_sounds(**train.sounds_of(torch.arange(1))).tokens.shape[-1]
-    head = torch.nn.Linear(width, 4 * len(train.labels))
-    optimizer = torch.optim.AdamW([*violet.audio_encoder.parameters(), *head.parameters()], lr=1e-3)
-    for step in range(EAR_STEPS):
-        numbers = torch.from_numpy(draw.integers(len(train.tones), size=BATCH))
-        said = head(violet.encode_sounds(**train.sounds_of(numbers)).tokens.mean(1)).view(-1, len(train.labels))
-        loss = torch.nn.functional.cross_entropy(said, train.tones[numbers].flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        if step % 100 == 99:
-            print(f"    ear, step {step + 1}: {loss.item():.3f}", flush=True)
+def numbers_of(names: Any) -> torch.Tensor:
+    """Names of forms, colours and directions as numbers; one that is empty is not asked for."""
+    if isinstance(names, str):
+        return torch.tensor(ANSWERS.index(names) if names else IGNORE_INDEX)
+    return torch.stack([numbers_of(one) for one in names])
 
 
-def ask(train: Clips, test: Clips, seed: int, steps: int, rate: float, hears: bool) -> dict[str, float]:
+def seen(clips: Clips) -> torch.Tensor:
+    """(clips, 6): form, colour and direction of the first shape and of the second, which may be none."""
+    absent = dict.fromkeys(("shape", "colour", "direction"), "none")
+    pairs = [[*row["shapes"], absent][:2] for row in clips.rows]
+    return numbers_of([[one[name] for one in pair for name in absent] for pair in pairs])
+
+
+def heard(clips: Clips) -> torch.Tensor:
+    """
+    (clips, patches, 2). Of shapes in sight one after the other, form and colour of what is heard then; of shapes
+    in sight together, the forms that make the low and the high tone.
+    """
+    patches, found = SAMPLES // PATCH, []
+    for row in clips.rows:
+        shapes = row["shapes"]
+        if row["kind"] == "together":
+            forms = {one["tone"]: one["shape"] for one in shapes}
+            found.append([[forms["low"], forms["high"]]] * patches)
+        else:
+            found.append(
+                [[one["shape"], one["colour"]] for one in (shapes[0], shapes[-1]) for _ in range(patches // 2)]
+            )
+    return numbers_of(found)
+
+
+def varied(sounds: torch.Tensor, labels: torch.Tensor, draw: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sounds (B, samples) at another loudness and sign, up to two patches earlier or later, and what is heard then."""
+    shifts = draw.integers(-2, 3, len(sounds)).tolist()
+    moved = torch.stack([sound.roll(PATCH * shift) for sound, shift in zip(sounds, shifts, strict=True)])
+    factors = draw.uniform(0.4, 1.6, (len(sounds), 1)) * draw.choice([-1, 1], (len(sounds), 1))
+    sounds = moved * torch.from_numpy(factors).float() + 0.01 * torch.randn_like(moved)
+    return sounds, torch.stack([one.roll(shift, 0) for one, shift in zip(labels, shifts, strict=True)])
+
+
+def renamed(names: dict[str, str]) -> torch.Tensor:
+    return torch.tensor([ANSWERS.index(names.get(name, name)) for name in ANSWERS])
+
+
+TURNS: list[tuple[Any, torch.Tensor]] = [
+    (lambda pixels: pixels.flip(-1), renamed({"left": "right", "right": "left"})),
+    (lambda pixels: pixels.flip(-2), renamed({"up": "down", "down": "up"})),
+    (
+        lambda pixels: pixels.transpose(-1, -2),
+        renamed({"left": "up", "up": "left", "right": "down", "down": "right"}),
+    ),
+]
+"""Across, over, and along the diagonal; and the number that each answer has then."""
+
+
+def turned(pixels: torch.Tensor, labels: torch.Tensor, draw: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Clips (B, frames, 3, H, W), each mirrored in each of three ways or not, and what they show then."""
+    for turn, numbers in TURNS:
+        chosen = torch.from_numpy(draw.random(len(pixels)) < 0.5)
+        pixels = torch.where(chosen.view(-1, 1, 1, 1, 1), turn(pixels), pixels)
+        asked = chosen.view(-1, *[1] * (labels.dim() - 1)) & (labels >= 0)
+        labels = torch.where(asked, numbers[labels.clamp_min(0)], labels)
+    return pixels, labels
+
+
+def right_of(said: torch.Tensor, labels: torch.Tensor) -> list[float]:
+    """Of each question the share that is right, of the labels that are there and not "none"."""
+    asked = labels > 0
+    right = (said.argmax(-1) == labels) & asked
+    rows = tuple(range(labels.dim() - 1))
+    return [round(share, 3) for share in (right.sum(rows) / asked.sum(rows)).tolist()]
+
+
+def teach_eye(violet: Any, train: Clips, test: Clips, seed: int) -> None:
+    """
+    Of shapes in sight one after the other, form and colour from the states of each step in time; of shapes in sight
+    together what `seen` says, from the means of the clips' tokens. In every other clip colours are mixed, and not
+    asked for.
+    """
+    draw, mixing = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+    by_step, mixed = train.run == "match", torch.arange(BATCH) % 2 == 0
+
+    def states(pixels: torch.Tensor) -> torch.Tensor:
+        """(B, steps, D), or (B, 1, D)"""
+        if by_step:
+            return violet.video_encoder.encode({"pixel_values_videos": pixels}).last_hidden_state.mean((2, 3))
+        return violet.encode_videos(pixels).tokens.mean(1, keepdim=True)
+
+    def labels_of(clips: Clips, steps: int) -> torch.Tensor:
+        """(clips, steps, questions)"""
+        if not by_step:
+            return seen(clips).unsqueeze(1)
+        patches = SAMPLES // PATCH
+        return heard(clips)[:, (torch.arange(steps) * patches + patches // 2) // steps]
+
+    def answer(pixels: torch.Tensor) -> torch.Tensor:
+        return head(states(pixels)).unflatten(-1, (-1, len(ANSWERS)))
+
+    def pixels_of(clips: Clips, numbers: list[int]) -> torch.Tensor:
+        return clips.inputs(numbers, None, ["a"] * len(numbers))["pixel_values_videos"]
+
+    example = states(pixels_of(train, [0]))
+    labels = labels_of(train, example.shape[1])
+    head = torch.nn.Linear(example.shape[-1], labels.shape[-1] * len(ANSWERS))
+
+    def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = draw.integers(len(labels), size=BATCH)
+        pixels, right = turned(pixels_of(train, rows.tolist()), labels[rows], draw)
+        pixels[mixed] = mixed_colours(pixels[mixed], mixing)
+        right[..., 1::3][mixed] = IGNORE_INDEX
+        return pixels, right
+
+    def loss(eye: Any, given: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        said = answer(given[0])
+        return torch.nn.functional.cross_entropy(said.flatten(0, -2), given[1].flatten(), ignore_index=IGNORE_INDEX)
+
+    print("  eye", flush=True)
+    violet.video_encoder.requires_grad_(True)
+    fit(torch.nn.ModuleList([violet.video_encoder, head]), *EYE_SCHEDULES[train.run], batch, loss)
+    with torch.no_grad():
+        parts = np.array_split(np.arange(len(test.rows)), len(test.rows) // 50 + 1)
+        said = torch.cat([answer(pixels_of(test, part.tolist())) for part in parts])
+    print("  eye, unseen clips:", right_of(said, labels_of(test, said.shape[1])), flush=True)
+
+
+def teach_ear(violet: Any, train: Clips, test: Clips, seed: int) -> None:
+    """
+    From each state what is heard at its time. A question for the whole clip is learned late: each half's rhythm by
+    itself, the second not within 5,000 steps.
+    """
+    draw, model, labels = np.random.default_rng(seed), violet.audio_encoder.model, heard(train)
+    head = torch.nn.Linear(EAR["hidden_size"], labels.shape[-1] * len(ANSWERS))
+    parts = np.array_split(np.arange(len(labels)), len(labels) // 50 + 1)
+    sounds = torch.cat([train.sound(part.tolist())["audio_values"] for part in parts])
+    positions = model.stream.positions.temporal
+    seconds = torch.arange(len(positions)) * PATCH / RATE
+    angles = 2 * torch.pi * seconds[:, None] * torch.linspace(*BEATS, positions.shape[1] // 2)
+    positions.data = torch.cat([angles.sin(), angles.cos()], dim=1)
+
+    def answer(sounds: torch.Tensor) -> torch.Tensor:
+        return head(model(sounds).last_hidden_state).unflatten(-1, (-1, len(ANSWERS)))
+
+    def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = torch.from_numpy(draw.integers(len(labels), size=EAR_BATCH))
+        return varied(sounds[rows], labels[rows], draw)
+
+    def loss(ear: Any, given: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        said = answer(given[0])
+        return torch.nn.functional.cross_entropy(said.flatten(0, -2), given[1].flatten(), ignore_index=IGNORE_INDEX)
+
+    print("  ear", flush=True)
+    fit(torch.nn.ModuleList([model, head]), EAR_STEPS, EAR_RATE, batch, loss)
+    with torch.no_grad():
+        said = answer(test.sound(range(len(test.rows)))["audio_values"])
+    print("  ear, unseen clips:", right_of(said, heard(test)), flush=True)
+
+
+@lru_cache(maxsize=6)
+def taught(train: Clips, test: Clips, seed: int) -> dict[str, torch.Tensor]:
+    """The weights of both encoders, with which every form of a seed begins."""
+    torch.manual_seed(seed)
+    if train.run == "ask":
+        violet = with_ear({"yes": 0, "no": 1}).violet
+    else:
+        violet = VioletForPreTraining(configure(train.processor)).violet
+    teach_eye(violet, train, test, seed)
+    teach_ear(violet, train, test, seed)
+    encoders = ("video_encoder.", "audio_encoder.")
+    return {name: value for name, value in violet.state_dict().items() if name.startswith(encoders)}
+
+
+def ask(train: Clips, test: Clips, steps: int, rate: float, seed: int, hears: bool) -> dict[str, float]:
     """Accuracy on unseen clips, of each type of question."""
+    weights = taught(train, test, seed)
     torch.manual_seed(seed)
     draw, answers = np.random.default_rng(seed), sorted(row["answer"] for row in open_ended_rows(train))
     labels = {answer: number for number, answer in enumerate(dict.fromkeys(answers))}
     model = with_ear(labels)
+    model.violet.load_state_dict(weights, strict=False)  # of the encoders
     learned, tested = (HeardClips(clips, model.violet, labels, hears) for clips in (train, test))
     pixels = train.inputs([0], None, ["a"])["pixel_values_videos"]
     with torch.no_grad():
         unseen = model.violet.encode_videos(torch.zeros_like(pixels)).tokens
-    if hears:
-        teach_ear(model.violet, learned, draw)
 
     def batch(step: int) -> tuple[list[dict[str, Any]], torch.Tensor]:
         rows = [learned.asked[number] for number in draw.choice(len(learned.asked), BATCH, replace=False)]
-        heard = torch.tensor([row["question_type"] in TAUGHT for row in rows])
+        of_form = torch.tensor([row["question_type"] == "heard_shape" for row in rows])
         share = 1.0 if step < BLACK_STEPS else BLACK_SHARE
-        return rows, heard & (torch.rand(BATCH) < share) & hears
+        return rows, of_form & (torch.rand(BATCH) < share) & hears
 
     fit(model, steps, rate, batch, lambda model, drawn: learned.ask(model, *drawn, unseen).loss)
     right: dict[str, list[bool]] = {}
@@ -271,11 +447,13 @@ def unlike_sounds(clips: Clips) -> list[int]:
 
 
 def match(
-    train: Clips, test: Clips, seed: int, steps: int, rate: float, keep: float, shuffled: bool
+    train: Clips, test: Clips, steps: int, rate: float, seed: int, keep: float, shuffled: bool
 ) -> dict[str, float]:
     """Recall at 1 of the gallery: video to sound, and text to video; seconds of a step."""
+    weights = taught(train, test, seed)
     torch.manual_seed(seed)
     model = VioletForPreTraining(configure(train.processor, objectives={"vatt": {"keep": keep}}))
+    model.violet.load_state_dict(weights, strict=False)  # of the encoders
     model.freeze_unused({"vatt": 1.0})
     pairs = Pairs(train, shuffled, seed)
     seconds = fit(model, steps, rate, pairs.batch, pairs)
@@ -301,33 +479,22 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("outputs/sound_worth.json"))
     args = parser.parse_args()
     torch.set_num_threads(1)
-    data: dict[str, tuple[Clips, Clips]] = {}
+    plan: dict[str, Any] = {}
     for run, split, tested in (("ask", "test_together", "test_heard"), ("match", "validation", "test")):
         if run in args.runs:
-            counts = {**NONE, split: args.clips}
-            train = moving_shapes(args.folder / f"{run}-train", **counts, seed=1, sound=True)[split]
-            test = moving_shapes(
-                args.folder / f"{run}-test", **{**NONE, tested: 150 if run == "ask" else 400}, seed=0, sound=True
-            )[tested]
+            counts = {**NONE, split: args.clips}, {**NONE, tested: 150 if run == "ask" else 400}
+            train = moving_shapes(args.folder / f"{run}-train", **counts[0], seed=1, sound=True)[split]
+            test = moving_shapes(args.folder / f"{run}-test", **counts[1], seed=0, sound=True)[tested]
             processor = hearing_processor() if run == "ask" else make_processor(train["caption"])
-            data[run] = Clips(train, processor), Clips(test, processor)
-    plan: dict[str, Any] = {}
-    if "ask" in data:
-        plan["ask, with sound"] = lambda seed: ask(*data["ask"], seed, *SCHEDULES["ask"], hears=True)
-        plan["ask, without sound"] = lambda seed: ask(*data["ask"], seed, *SCHEDULES["ask"], hears=False)
-    if "match" in data:
-        plan["match, half of the tokens"] = lambda seed: match(
-            *data["match"], seed, *SCHEDULES["match"], 0.5, shuffled=False
-        )
-        plan["match, all tokens"] = lambda seed: match(*data["match"], seed, *SCHEDULES["match"], 1.0, shuffled=False)
-        plan["match, sounds shuffled"] = lambda seed: match(
-            *data["match"], seed, *SCHEDULES["match"], 0.5, shuffled=True
-        )
+            clips = Clips(run, train, processor), Clips(run, test, processor)
+            for form, settings in FORMS[run].items():
+                measure = ask if run == "ask" else match
+                plan[f"{run}, {form}"] = partial(measure, *clips, *SCHEDULES[run], **settings)
     results: dict[str, list[dict[str, float]]] = {}
     for name, run_one in plan.items():
         for seed in args.seeds:
             began = time.time()
-            results.setdefault(name, []).append(run_one(seed))
+            results.setdefault(name, []).append(run_one(seed=seed))
             print(name, f"seed {seed}:", json.dumps(results[name][-1]), f"{time.time() - began:.0f} s", flush=True)
         medians = {key: statistics.median(one[key] for one in results[name]) for key in results[name][0]}
         print(name, "median:", json.dumps(medians), flush=True)
