@@ -100,14 +100,15 @@ def run_speed(
     machine = machine_facts(clock)
     print(", ".join(f"{name} {value}" for name, value in machine.items()))
     print(COLUMNS, flush=True)
-    rows, failed = [], []
+    rows, failed, threads = [], [], torch.get_num_threads()
     with tempfile.TemporaryDirectory(prefix="violet-speed-") as folder:
         files = real_or_drawn(clips, Path(folder))
-        for name in names or PATHS:
+        for name in dict.fromkeys(names or PATHS):
             own = Path(folder) / f"path-{name}"  # two paths may write files of one name
             own.mkdir()
             setting = Setting(quick, own, files, clock, *((4.0, 3) if quick else (40.0, 7)))
             torch.manual_seed(0)
+            torch.set_num_threads(threads)  # pre-training leaves some of them to its workers
             try:
                 for case in PATHS[name](setting):
                     row = told(case) if isinstance(case, Told) else measure(case, setting)

@@ -91,7 +91,7 @@ def untrained(seed: int, folder: Path) -> Path:
 def teacher(folder: Path) -> Path:
     """The shipped violet-tiny's video encoder by itself, in a folder."""
     if not (folder / "config.json").exists():
-        VioletModel.from_pretrained(pretrained("violet-tiny")).video_encoder.swin.save_pretrained(folder)
+        VioletModel.from_pretrained(pretrained("violet-tiny")).video_encoder.vision_model.save_pretrained(folder)
     return folder
 
 
@@ -100,11 +100,14 @@ def pretrain(output: Path, name: str, seed: int) -> Path:
     model, variant = output / f"{name}-{seed}" / "pretrained", VARIANTS[name]
     if not (model / "metrics.json").exists():
         data = {"name": "shapes", "source": "table", "path": str(captions(output / "captions", variant["caption"]))}
+        targets: dict[str, dict[str, Any]] = {name: {} for name in TARGETS if f"mvm_{name}" in variant["objectives"]}
+        if "3d_feature" in targets:
+            targets["3d_feature"] = {"teacher": str(teacher(output / "teacher"))}
         settings = {
             "model": str(untrained(seed, output / f"untrained-{seed}")),
             "datasets": [data],
             "objectives": [{"share": 1, **variant["objectives"]}],
-            "mvm_targets": {**TARGETS, "3d_feature": {"teacher": str(teacher(output / "teacher"))}},
+            "mvm_targets": targets,
             "masks": {"random": 0.5, "block": 0.5},
             "patch_ratio": 0.4,
             "word_ratio": 0.5,

@@ -97,14 +97,24 @@ def test_a_table_is_written_and_compared_with_another(small, tmp_path, capsys, m
     assert "x the other run's rate" in capsys.readouterr().out
 
 
-def test_paths_do_not_write_over_one_another(monkeypatch):
+def test_paths_leave_nothing_to_one_another(monkeypatch):
+    """Neither files nor a number of threads; and a path that is named twice is measured once."""
+    seen = []
+
     def saved(setting):
         (setting.folder / "model").mkdir()
+        seen.append(torch.get_num_threads())
+        torch.set_num_threads(1)
         yield measuring.Told("saved", 1.0)
 
     monkeypatch.setattr(speed, "PATHS", {"weights": saved, "export": saved})
     monkeypatch.setattr(speed, "real_or_drawn", lambda clips, folder: ())
-    assert main(["speed", "--quick"]) == 0
+    before = torch.get_num_threads()
+    try:
+        assert main(["speed", "weights", "export", "weights", "--quick", "--threads", "2"]) == 0
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [2, 2]
 
 
 def test_configurations_leave_no_number_to_chance(tmp_path, monkeypatch):
