@@ -75,7 +75,7 @@ class LastingLoader(torch.utils.data.DataLoader):
             self._inner, self._workers = None, []
         ended = threading.Event()
         if self._held is not None:
-            threading.Thread(target=self._watch, args=(ended, self._held), daemon=True).start()
+            threading.Thread(target=self._watch, args=(ended, self._held)).start()
         try:
             yield from self._batches()
         finally:
@@ -125,8 +125,11 @@ class LastingLoader(torch.utils.data.DataLoader):
         """
         A thread: kills workers that stand still. This process cannot look for itself: a stopped worker may have
         begun to hand a batch over, which is waited for without a limit.
+
+        It is no daemon: one that frees a tensor while Python shuts down ends the process by SIGABRT. A pass that was
+        left unfinished is watched until the main thread ends.
         """
-        while not ended.wait(_WATCH_SECONDS):
+        while not ended.wait(_WATCH_SECONDS) and threading.main_thread().is_alive():
             since = self._waiting_since
             if since is not None and time.time() - max(since, held.last_taken()) > self._limit:
                 self._stalled = True

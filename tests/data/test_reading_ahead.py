@@ -5,6 +5,8 @@ import itertools
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 from multiprocessing.util import get_temp_dir
 from pathlib import Path
@@ -132,3 +134,27 @@ def test_frames_by_time_and_boxes_are_the_processors(frames, clips):
             read["pixel_values_videos"] = processor.normalize_pixels(read["pixel_values_videos"])
             for name, values in read.items():
                 assert torch.equal(values, expected[name]), name
+
+
+LEFT_UNFINISHED = """
+import atexit, sys, threading
+from violet.data.reading_ahead import read_ahead
+from violet.processing import VioletVideoProcessor
+
+frames = VioletVideoProcessor(num_frames=4, size={"height": 48, "width": 48})
+given = read_ahead(frames, ({"video": video} for video in sys.argv[1:]), 1)
+next(given)
+
+def tell() -> None:
+    print([thread.name for thread in threading.enumerate() if "_watch" in thread.name])
+
+tell()
+atexit.register(tell)  # called when all threads that are no daemons have ended
+"""
+
+
+def test_a_pass_left_unfinished_leaves_no_thread_behind_when_python_ends(clips, tmp_path):
+    """A thread that frees a tensor while Python shuts down ends the process by SIGABRT, see `LastingLoader._watch`."""
+    command, own = [sys.executable, "-c", LEFT_UNFINISHED, *clips], {**os.environ, "TMPDIR": str(tmp_path)}
+    ended = subprocess.run(command, env=own, capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stdout) == (0, "['Thread-1 (_watch)']\n[]\n"), ended.stderr
