@@ -10,6 +10,8 @@ from .activations import activate
 from .attention import eager_attention_forward
 from .dropout import VioletDropout
 
+ALL = slice(None)
+
 
 class VioletBertAttention(nn.Module):
     """Self-attention of BERT, by the kernel that the configuration names; `layer` is its place in a cache."""
@@ -28,12 +30,18 @@ class VioletBertAttention(nn.Module):
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(
-        self, states: torch.Tensor, mask, cache: Cache | None = None, **kwargs
+        self, states: torch.Tensor, mask, cache: Cache | None = None, asking: slice = ALL, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """states (batch, tokens, width) -> the same shape, and the weights if the kernel gives them"""
-        heads = (*states.shape[:-1], -1, self.head_width)
+        """
+        states (batch, tokens, width), and which of them ask (the mask has rows for those) -> the same shape for those
+        that ask, and the weights if the kernel gives them
+        """
+        asked = states[:, asking]
         # (batch, tokens, width) -> (batch, heads, tokens, head width)
-        query, key, value = (layer(states).view(heads).transpose(1, 2) for layer in (self.query, self.key, self.value))
+        query, key, value = (
+            layer(given).unflatten(-1, (-1, self.head_width)).transpose(1, 2)
+            for layer, given in ((self.query, asked), (self.key, states), (self.value, states))
+        )
         if cache is not None:
             key, value = cache.update(key, value, self.layer)
         dropout, kernel = self.dropout if self.training else 0.0, self.config._attn_implementation
@@ -41,7 +49,7 @@ class VioletBertAttention(nn.Module):
             kernel = "eager"  # torch takes plain steps here, too, with draws of its own
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(kernel, eager_attention_forward)
         output, weights = attention(self, query, key, value, mask, scaling=self.scaling, dropout=dropout, **kwargs)
-        return self.output(output.reshape(states.shape).contiguous()), weights
+        return self.output(output.reshape(asked.shape).contiguous()), weights
 
 
 class VioletBertLayer(GradientCheckpointingLayer):
@@ -67,9 +75,14 @@ class VioletBertLayer(GradientCheckpointingLayer):
         """(batch, tokens, width), and which tokens are no padding (batch, tokens), if that is known -> like states"""
         return self.dropout(self.output(activate(self.activation, self.intermediate(states))))
 
-    def forward(self, states: torch.Tensor, mask, real: torch.Tensor | None = None, **kwargs) -> torch.Tensor:
+    def forward(
+        self, states: torch.Tensor, mask, real: torch.Tensor | None = None, asking: slice = ALL, **kwargs
+    ) -> torch.Tensor:
+        """(batch, tokens, width) -> the states of those tokens that ask, all of them by default"""
+        read = self.attention_norm(states) if self.norm_first else states
+        attended = self.dropout(self.attention(read, mask, asking=asking, **kwargs)[0])
+        states, real = states[:, asking] + attended, real if real is None else real[:, asking]
         if self.norm_first:
-            states = states + self.dropout(self.attention(self.attention_norm(states), mask, **kwargs)[0])
             return states + self.feed_forward(self.output_norm(states), real)
-        states = self.attention_norm(states + self.dropout(self.attention(states, mask, **kwargs)[0]))
+        states = self.attention_norm(states)
         return self.output_norm(states + self.feed_forward(states, real))

@@ -113,6 +113,7 @@ class VioletForMultipleChoice(VioletPreTrainedModel):
             prompt_ids=_of_each_option("prompt_ids", prompt_ids, questions, options),
             prompt_attention_mask=_of_each_option("prompt_attention_mask", prompt_attention_mask, questions, options),
             video_tokens=video_tokens,
+            only_first_state=self.span_head is None,
             **kwargs,
         )
         # (questions * options, 1) -> (questions, options)
@@ -196,6 +197,7 @@ class VioletForRetrieval(VioletPreTrainedModel):
             attention_mask=texts.mask,
             video_index=video_index,
             video_tokens=video_tokens,
+            only_first_state=True,
             **kwargs,
         )
         logits = outputs.read_by(self.match_head)[:, 0] / self.config.match_temperature

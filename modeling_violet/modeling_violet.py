@@ -33,6 +33,9 @@ from .sounds import build_sound_side
 from .texts import build_text_side
 from .tokens import Tokens
 
+RECORDED = ("output_hidden_states", "output_attentions")
+"""Arguments, or fields of a configuration, that ask for what every layer computes."""
+
 
 @dataclass
 class VioletModelOutput(ModelOutput):
@@ -43,7 +46,7 @@ class VioletModelOutput(ModelOutput):
         video_hidden_state: (texts, L_v, width); None if the fusion's sequence has no video tokens.
         audio_hidden_state: (texts, L_a, width), if the videos were heard.
         prompt_hidden_state: (texts, P, width), if there is a task token or a prompt.
-        text_hidden_state: (texts, X, width).
+        text_hidden_state: (texts, X, width); None if only the prompt's first state was computed.
         clip_states: (texts, clips, width), the first state behind the video beside each clip, if the fusion joins
             several clips.
         video_tokens: the videos as they entered the fusion, one row per *video*; give it back as `video_tokens` to ask
@@ -64,7 +67,7 @@ class VioletModelOutput(ModelOutput):
     def first_text_state(self) -> torch.Tensor:
         """(texts, width): the state behind the video, which the match and answer heads read ([CLS], or the prompt)."""
         behind = self.text_hidden_state if self.prompt_hidden_state is None else self.prompt_hidden_state
-        assert behind is not None  # every forward pass sets the text's states
+        assert behind is not None  # every forward pass sets the one or the other
         return behind[:, 0]
 
     def read_by(self, head: nn.Module) -> torch.Tensor:
@@ -595,6 +598,7 @@ class VioletModel(VioletPreTrainedModel):
         position_ids: torch.Tensor | None = None,
         cache: Cache | None = None,
         past_key_values: Cache | None = None,
+        only_first_state: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> VioletModelOutput:
         r"""
@@ -618,6 +622,8 @@ class VioletModel(VioletPreTrainedModel):
                 with those of video, prompt and text. With a filled one, `input_ids` are the words that come next:
                 only they are computed, while `attention_mask` covers the whole text.
             past_key_values: the older name of `cache`.
+            only_first_state: whether only `first_text_state` of the output will be read. The last layer may then
+                compute no other, and the output has no other: `last_hidden_state` is (texts, 1, width).
         """
         cache = one_cache(cache, past_key_values)
         if (input_ids is None) == (inputs_embeds is None):
@@ -658,6 +664,9 @@ class VioletModel(VioletPreTrainedModel):
             past_mask, attention_mask = _past_masks(inside, words, attention_mask, past_words)
             groups = outside
         groups["text"] = Tokens(words, _all_ones(words) if attention_mask is None else attention_mask)
+        recorded = any(kwargs.get(name, getattr(self.config, name, False)) for name in RECORDED)
+        if only_first_state and self.fusion.narrows and not recorded:
+            kwargs["first_of"] = "text" if prompt is None else "prompt"  # type: ignore[typeddict-unknown-key]
         states = self.fuse(groups, attention_rule, cache, past_mask, **kwargs)
         clip_states = states.pop(CLIP_STATES, None)
         return VioletModelOutput(
@@ -665,7 +674,7 @@ class VioletModel(VioletPreTrainedModel):
             video_hidden_state=states.get("video"),
             audio_hidden_state=states.get("audio"),
             prompt_hidden_state=states.get("prompt"),
-            text_hidden_state=states["text"],
+            text_hidden_state=states.get("text"),
             clip_states=clip_states,
             video_tokens=video_tokens,
         )
@@ -794,6 +803,7 @@ class VioletForQuestionAnswering(VioletPreTrainedModel):
             pixel_values_videos=pixel_values_videos,
             input_ids=input_ids,
             attention_mask=attention_mask,
+            only_first_state=True,
             **kwargs,
         )
         logits = outputs.read_by(self.answer_head)

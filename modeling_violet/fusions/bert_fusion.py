@@ -8,7 +8,7 @@ from torch import nn
 from transformers import Cache
 
 from ..attention import AttentionLayout, build_attention_mask, record_attention
-from ..bert_layers import VioletBertAttention, VioletBertLayer
+from ..bert_layers import ALL, VioletBertAttention, VioletBertLayer
 from ..tokens import Tokens
 from .fusion import Fusion
 
@@ -28,6 +28,7 @@ class VioletBertFusion(Fusion):
 
     rules: tuple[str, ...] = ("bidirectional", "sequence_to_sequence")
     hears = True
+    narrows = True
 
     def __init__(self, config):
         super().__init__()
@@ -49,6 +50,7 @@ class VioletBertFusion(Fusion):
         past_mask: torch.Tensor | None = None,
         **kwargs,
     ) -> dict[str, torch.Tensor]:
+        first_of: str | None = kwargs.pop("first_of", None)
         lengths = {name: group.tokens.shape[1] for name, group in groups.items()}
         states = torch.cat([group.tokens for group in groups.values()], dim=1)
         real = torch.cat([group.mask for group in groups.values()], dim=1)
@@ -58,11 +60,16 @@ class VioletBertFusion(Fusion):
             past = {"past": past_mask.shape[1]}
         layout = AttentionLayout({**past, **lengths}, self.outside)
         mask = build_attention_mask(self.config, states, key_mask, rule, layout, cache)
-        for layer in self.layers:
+        for layer in self.layers[:-1]:
             states = layer(states, mask, real=real, cache=cache, **kwargs)
+        asking = ALL
+        if first_of is not None and self.config._attn_implementation in ("eager", "sdpa"):  # masks with a row a query
+            lengths, asking = {first_of: 1}, slice(layout.start(first_of), layout.start(first_of) + 1)
+            mask = mask if mask is None or mask.shape[2] == 1 else mask[:, :, asking]
+        states = self.layers[-1](states, mask, real=real, cache=cache, asking=asking, **kwargs)
         if self.norm is not None:
             states = self.norm(states)
-        return dict(zip(groups, states.split(list(lengths.values()), dim=1), strict=True))
+        return dict(zip(lengths, states.split(list(lengths.values()), dim=1), strict=True))
 
 
 class ReceivedAttention:

@@ -55,6 +55,7 @@ class VioletClipByClipFusion(VioletBertFusion):
     """
 
     rules = ("bidirectional",)
+    narrows = False
 
     def __init__(self, config):
         super().__init__(config)

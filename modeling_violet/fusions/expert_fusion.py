@@ -67,6 +67,8 @@ class VioletExpertFusion(VioletBertFusion):
         ValueError: for more layers with experts than there are layers.
     """
 
+    narrows = False  # what a token gets of the experts depends on the others
+
     def __init__(self, config):
         options = config.fusion_model_config.expert_options
         if options.layers > config.num_hidden_layers:

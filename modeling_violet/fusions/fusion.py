@@ -33,6 +33,7 @@ class Fusion(nn.Module):
         hears: whether it takes the group "audio".
         joint_sequence: whether video, prompt and text are one sequence, all of which a cache counts; else only words
             are, and a prompt is the beginning of the text.
+        narrows: whether it takes `first_of`.
         reads_boxes: whether it reads the part of a video that `Tokens.boxes` says, and not the whole.
         outside: groups that it reads but that have no place in its sequence: it gives no states of them, and no keys
             of theirs are in a cache.
@@ -45,6 +46,7 @@ class Fusion(nn.Module):
     refused: Mapping[str, str] = MappingProxyType({})
     hears: bool = False
     joint_sequence: bool = True
+    narrows: bool = False
     reads_boxes: bool = False
 
     outside: tuple[str, ...] = ()
@@ -75,9 +77,12 @@ class Fusion(nn.Module):
             cache: the keys and values of tokens that came before these; those of these are added. Only under a causal
                 rule.
             past_mask: (batch, tokens that came before), 1 if one may be seen.
+            kwargs: for each layer; and, of a fusion that `narrows`, `first_of`: the group whose first state is all
+                that is needed, so that the last layer may compute no other.
 
         Returns:
-            Each group's states (batch, tokens, width), by name and in the same order.
+            Each group's states (batch, tokens, width), by name and in the same order; or, of `first_of`, only that
+            group's first (batch, 1, width).
         """
         raise NotImplementedError
 

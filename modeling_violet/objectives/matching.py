@@ -21,8 +21,7 @@ class Matching(FusedObjective):
         return model.match_head.parameters()
 
     def loss(self, passes: Passes) -> Outcome:
-        # the own pairs' scores, then (batch * K,) the others'
-        scores, negatives = passes.fused.read_by(passes.model.match_head)[:, 0], passes.negatives
+        scores, negatives = passes.match_scores(), passes.negatives
         assert negatives is not None  # it needs them
         own, other = scores[: len(negatives)], scores[len(negatives) :].view(negatives.shape)
         logits = torch.cat([own[:, None], other], dim=1)  # (batch, 1 + K)

@@ -131,17 +131,39 @@ class Passes:
 
     @once
     def fused(self) -> Any:
-        """The fusion of each video with its own masked text, a row each, and then with its negatives, K rows each."""
-        negatives, ids = self.negatives, self.inputs["input_ids"]
-        text_index = video_index = torch.arange(self.batch_size, device=ids.device)
-        if negatives is not None:
-            text_index = torch.cat([text_index, negatives.clamp(min=0).flatten()])
-            video_index = torch.cat([video_index, video_index.repeat_interleave(negatives.shape[1])])
+        """
+        The fusion of each video with its own masked text, a row each; and behind them with its negatives, K rows each,
+        if the fusion has to compute all of their states (it does not narrow, see `match_scores`).
+        """
+        own = torch.arange(self.batch_size, device=self.inputs["input_ids"].device)
+        if self.negatives is None or self.violet.fusion.narrows:
+            return self._fuse(self.video, own, own)
+        texts, videos = self._negative_rows
+        return self._fuse(self.video, torch.cat([own, texts]), torch.cat([own, videos]))
+
+    def match_scores(self) -> torch.Tensor:
+        """(batch + batch * K,), the match head's of each video with its own masked text, then with its negatives"""
+        passed = [self.fused]
+        if self.negatives is not None and self.violet.fusion.narrows:
+            video = self.fused.video_tokens  # with what the fusion has prepared of each
+            passed.append(self._fuse(video, *self._negative_rows, only_first_state=True))
+        return torch.cat([one.read_by(self.model.match_head)[:, 0] for one in passed])
+
+    @property
+    def _negative_rows(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(batch * K,) twice, the text and the video of each negative; any text for an absent one."""
+        negatives = self.negatives
+        assert negatives is not None
+        videos = torch.arange(self.batch_size, device=negatives.device).repeat_interleave(negatives.shape[1])
+        return negatives.clamp(min=0).flatten(), videos
+
+    def _fuse(self, video: Tokens, texts: torch.Tensor, videos: torch.Tensor, **options: Any) -> Any:
         return self.violet(
-            video_tokens=self.video,
-            input_ids=ids[text_index],
-            attention_mask=self.attention_mask[text_index],
-            video_index=video_index,
+            video_tokens=video,
+            input_ids=self.inputs["input_ids"][texts],
+            attention_mask=self.attention_mask[texts],
+            video_index=videos,
+            **options,
             **self._options,
         )
 

@@ -5,7 +5,16 @@ import torch
 from encoder_configs import FRAMES, SIDE, model_config
 from transformers import AutoConfig, PreTrainedConfig
 
-from violet.modeling_violet import Tokens, VioletForCaptioning, VioletForMaskedLM, VioletForPreTraining, VioletModel
+from violet.modeling_violet import (
+    Tokens,
+    VioletForCaptioning,
+    VioletForMaskedLM,
+    VioletForMultipleChoice,
+    VioletForPreTraining,
+    VioletForQuestionAnswering,
+    VioletForRetrieval,
+    VioletModel,
+)
 from violet.modeling_violet.attention import RULES, AttentionLayout, AttentionRule, build_attention_mask
 from violet.modeling_violet.fusions import FUSIONS, Fusion
 from violet.modeling_violet.fusions.bert_fusion import VioletBertFusion
@@ -64,6 +73,82 @@ def test_a_padded_token_changes_no_other(kernel, rule):
     torch.testing.assert_close(one["text"][:, [0, 1, 3]], other["text"][:, [0, 1, 3]])
     given["text"].mask[:, 2] = 1
     assert (model.fuse(given, rule)["text"] - other["text"])[:, 3].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("norm", ["post", "pre"])
+@pytest.mark.parametrize("kernel", ["eager", "sdpa"])
+@pytest.mark.parametrize("rule", ["bidirectional", "sequence_to_sequence"])
+@pytest.mark.parametrize("name", ["text", "prompt"])
+def test_a_group_s_first_state_by_itself_is_that_of_the_whole_pass(norm, kernel, rule, name):
+    model, given = build(fusion_norm=norm), groups(video=6, prompt=2, text=4)
+    model.set_attn_implementation(kernel)
+    given["text"].mask[0, 2:] = 0
+    inputs = [group.tokens.requires_grad_() for group in given.values()]
+    whole = model.fuse(given, rule)[name][:, :1]
+    alone = model.fuse(given, rule, first_of=name)
+    assert list(alone) == [name] and alone[name].shape == (2, 1, WIDTH)
+    torch.testing.assert_close(alone[name], whole, atol=1e-6, rtol=1e-5)
+    gradients = [torch.autograd.grad(states.pow(3).sum(), inputs) for states in (alone[name], whole)]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+LOW_RANK = {"model_type": "low_rank", "generator_size": 32, "generator_blocks": 1, "rank": 4, "skip_layers": 1}
+EXPERTS = {"model_type": "bert_with_experts", "experts": {"layers": 1}}
+
+
+def build_fused(model_class, own, **changes):
+    """A model with that `fusion_model_config`, whose low-rank weights, if it has some, are not 0 as at the start."""
+    model = build(model_class, fusion_model_config=own, **changes)
+    if own is LOW_RANK:
+        torch.nn.init.normal_(model.violet.fusion.generator.b, std=0.3)
+    return model
+
+
+@pytest.mark.parametrize("own", [None, LOW_RANK, EXPERTS], ids=["bert", "low_rank", "experts"])
+def test_negatives_weigh_the_same_whether_only_their_first_states_are_computed_or_all(own, monkeypatch):
+    """In a fusion with experts a token's state depends on the others: there all are computed, with the own pairs."""
+    model = build_fused(VioletForPreTraining, own)
+    narrows, rows = model.violet.fusion.narrows, []
+    model.violet.fusion.layers[-1].register_forward_hook(lambda layer, given, states: rows.append(states.shape[:2]))
+    ids = torch.randint(5, 50, (3, 4), generator=torch.Generator().manual_seed(1))
+    batch = {
+        "pixel_values_videos": torch.randn(3, FRAMES, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(2)),
+        "input_ids": ids,
+        "attention_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 0, 0]]),
+        "labels": torch.where(torch.arange(4) == 1, ids, -100),
+        "negative_index": torch.tensor([[1, 2], [2, 0], [1, -1]]),
+        "objectives": {"vtm": 1.0, "mlm": 1.0},
+    }
+
+    def loss_and_gradients() -> list[torch.Tensor]:
+        model.zero_grad()
+        output = model(**batch)
+        output.loss.backward()
+        return [output.loss, *(one.grad for one in model.parameters() if one.grad is not None)]
+
+    found = loss_and_gradients()
+    length = 4 if own is LOW_RANK else model.violet.encode_videos(batch["pixel_values_videos"]).tokens.shape[1] + 4
+    assert rows == ([(3, length), (6, 1)] if narrows else [(9, length)])
+    monkeypatch.setattr(type(model.violet.fusion), "narrows", False)
+    wanted = loss_and_gradients()
+    assert len(found) == len(wanted) > 50
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5 * other.abs().max().item(), rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("own", [None, LOW_RANK], ids=["bert", "low_rank"])
+@pytest.mark.parametrize("model_class", [VioletForQuestionAnswering, VioletForRetrieval, VioletForMultipleChoice])
+def test_heads_of_one_state_have_only_that_computed_unless_all_are_recorded(model_class, own):
+    model, lengths = build_fused(model_class, own, num_labels=3), []
+    model.violet.fusion.layers[-1].register_forward_hook(lambda layer, given, states: lengths.append(states.shape[1]))
+    ids = torch.randint(5, 50, (2, 3, 4) if model_class is VioletForMultipleChoice else (2, 4))
+    given = {"pixel_values_videos": torch.randn(2, FRAMES, 3, SIDE, SIDE), "input_ids": ids}
+    one, recorded = model(**given), model(**given, output_hidden_states=True)
+    assert lengths[0] == 1 < lengths[1] == recorded.hidden_states[-1].shape[1]
+    torch.testing.assert_close(one.logits, recorded.logits, atol=1e-6, rtol=1e-5)
+    assert one.logits.std() > 1e-3
 
 
 def seen(rule: str, layout: AttentionLayout, mask: torch.Tensor, queries: int | None = None) -> torch.Tensor:

@@ -849,7 +849,8 @@ def test_hidden_states_and_attentions_are_given_where_asked_for(model_class, fus
     assert plain.hidden_states is None and plain.attentions is None
     base.register_forward_hook(lambda module, given, output: fused.append(output.last_hidden_state))
     output = model(**inputs_of(model), output_hidden_states=True, output_attentions=True)
-    assert_same(main_output(plain), main_output(output), tolerance=0)
+    # what is asked for has the last layer compute all states, and not only the head's: another order of additions
+    assert_same(main_output(plain), main_output(output), tolerance=1e-6)
     rows = 4 if model_class in (VioletForMultipleChoice, VioletForRetrieval) else 2  # options, or pairs
     tokens = 2 * 5 + 6
     assert [state.shape for state in output.hidden_states] == [(rows, tokens, 64)] * (LAYERS + 1)
