@@ -44,6 +44,12 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def random_clips(count: int, setting: Setting, frames: int = FRAMES) -> torch.Tensor:
+    """Clips of the published size; quickly done, two frames of half its height and width."""
+    frames, side = (2, SIDE // 2) if setting.quick else (frames, SIDE)
+    return torch.randn(count, frames, 3, side, side, device=device())
+
+
 def config_of(name: str, kernel: str = "sdpa", **changes: Any) -> Any:
     """A named configuration with that attention kernel, whatever a model would choose."""
     config: Any = named_configuration(name, **changes)
@@ -65,7 +71,7 @@ def encoder(setting: Setting) -> Iterator[Case]:
     config = config_of(BASE).vision_config
     model = VioletVisionModel(config).eval().to(device())
     plain = plain_of(PlainEncoder(model.config), model.state_dict()).eval().to(device())
-    clips = torch.randn(2, FRAMES, 3, SIDE, SIDE, device=device())
+    clips = random_clips(2, setting)
     run, beside = torch.no_grad()(lambda: model(clips)), torch.no_grad()(lambda: plain(clips))
     yield Case("encoder", run, 2, "clips", beside, PLAIN, bars=[Bar("share", least=0.75), Bar("ratio", most=1 / 1.1)])
 
@@ -92,15 +98,16 @@ def pretraining_model(kernel: str = "sdpa") -> VioletForPreTraining:
 
 def pretraining_batch(setting: Setting, config: Any) -> dict[str, Any]:
     """Clips with a caption each, masked words and patches, features, and other texts to tell a clip apart from."""
-    clips, frames, side = (2, 2, 112) if setting.quick else (4, 2, SIDE)
-    grid = (clips, frames, -(-side // 32), -(-side // 32))
+    clips = 2 if setting.quick else 4
+    pixels = random_clips(clips, setting, frames=2)
+    grid = (clips, pixels.shape[1], *(-(-side // 32) for side in pixels.shape[-2:]))
     given = words(config, clips)
     hidden = torch.zeros_like(given["input_ids"], dtype=torch.bool)
     hidden[:, 2:5] = True
     labels = torch.where(hidden, given["input_ids"], -100)
     others = torch.tensor([[j for j in range(clips) if j != i] for i in range(clips)])
     batch = {
-        "pixel_values_videos": torch.randn(clips, frames, 3, side, side),
+        "pixel_values_videos": pixels,
         "input_ids": given["input_ids"].masked_fill(hidden, config.mask_token_id),
         "attention_mask": given["attention_mask"],
         "labels": labels,
@@ -227,8 +234,8 @@ class BareLoop(nn.Module):
 def captions(setting: Setting) -> Iterator[Case]:
     """Captions: two clips encoded, and 20 words written about each, with a cache and without"""
     model = VioletForCaptioning(config_of(BASE)).eval().to(device())
-    length = 20
-    clips = torch.randn(2, FRAMES, 3, SIDE, SIDE, device=device())
+    length = 5 if setting.quick else 20
+    clips = random_clips(2, setting)
     encode = torch.no_grad()(lambda: model.violet.encode_videos(clips))
     encoded = encode()
 
@@ -263,8 +270,8 @@ def retrieval(setting: Setting) -> Iterator[Case]:
     from ..evaluation.searching import MemoryGallery, nearest, score_pairs
 
     model = VioletForRetrieval(config_of(BASE)).eval().to(device())
-    count, frames, side = (3, 2, 112) if setting.quick else (4, FRAMES, SIDE)
-    clips = torch.randn(count, frames, 3, side, side, device=device())
+    count = 3 if setting.quick else 4
+    clips = random_clips(count, setting)
     texts = words(model.config, count)
     passes = 0
 

@@ -25,6 +25,8 @@ SIDE = 1536
 """Of the matrices whose product is the machine's own rate."""
 BRIEF = 0.02
 """Seconds that a timed call takes at least: what is faster is called several times."""
+LONG = 0.5
+"""Seconds beyond which a first call says well enough how long one takes."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ class Setting:
     Under what a table is made.
 
     Attributes:
-        quick: small sizes, and fewer rounds.
+        quick: small sizes, fewer rounds, and no bars, which are for the published size.
         folder: for what paths write, removed at the end.
         clips: mp4 files.
         clock: one of `CLOCKS`.
@@ -186,11 +188,9 @@ def measure(case: Case, setting: Setting) -> dict[str, Any]:
     """
     setting = replace(setting, clock="wall") if case.elsewhere else setting
     product, of_product = matmul()
-    peak = peak_bytes(case.run)
-    beside_peak = None if case.beside is None else peak_bytes(case.beside)
+    peak, once = _peak_and_seconds(case.run, setting)
+    beside_peak, other = (None, 0.0) if case.beside is None else _peak_and_seconds(case.beside, setting)
     counted = operations(case.run) if case.counted else 0
-    once = setting.time(case.run)
-    other = 0.0 if case.beside is None else setting.time(case.beside)
     product()
     bare = setting.time(product)
     times, others = (max(1, math.ceil(BRIEF / max(one, 1e-7))) for one in (once, other))
@@ -218,24 +218,32 @@ def measure(case: Case, setting: Setting) -> dict[str, Any]:
         "matmul_rate": statistics.median(rate for rate, _, _ in found),
     }
     numbers = case.numbers(row) if callable(case.numbers) else case.numbers
-    return _judged(row | {"numbers": dict(numbers)}, case.bars)
+    return _judged(row | {"numbers": dict(numbers)}, case.bars, setting)
+
+
+def _peak_and_seconds(work: Callable[[], Any], setting: Setting) -> tuple[int | None, float]:
+    """What `peak_bytes` says of a first call, and about how long one takes: a short one is timed by itself."""
+    peaks: list[int | None] = []
+    seconds = setting.time(lambda: peaks.append(peak_bytes(work)))
+    return peaks[0], setting.time(work) if seconds < LONG else seconds
 
 
 def _beside(case: Case, setting: Setting, times: int) -> float:
     return math.nan if case.beside is None else setting.time(case.beside, times)
 
 
-def told(row: Told) -> dict[str, Any]:
+def told(row: Told, setting: Setting) -> dict[str, Any]:
     """The row of a path that was measured in its own way, with the columns of `measure`."""
     empty = dict.fromkeys(
         ("share", "operations", "peak_bytes", "beside", "ratio", "beside_peak_bytes", "rounds", "matmul_rate")
     )
     made = {"name": row.name, "seconds": row.seconds, "rate": row.amount / row.seconds, "unit": row.unit}
-    return _judged({**made, **empty, "numbers": dict(row.numbers)}, row.bars)
+    return _judged({**made, **empty, "numbers": dict(row.numbers)}, row.bars, setting)
 
 
-def _judged(row: dict[str, Any], bars: Sequence[Bar]) -> dict[str, Any]:
-    return row | {"bars": [{"bar": str(bar), "reached": bar.reached(row)} for bar in bars]}
+def _judged(row: dict[str, Any], bars: Sequence[Bar], setting: Setting) -> dict[str, Any]:
+    judged = [] if setting.quick else [{"bar": str(bar), "reached": bar.reached(row)} for bar in bars]
+    return row | {"bars": judged}
 
 
 def exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:
