@@ -35,6 +35,7 @@ from .plain import (
 
 BASE = "violet-v2-base"
 FRAMES, SIDE, WORDS = 4, 224, 25
+FEW_LAYERS = {"vision_config": {"depths": (1, 1, 3, 1)}, "num_hidden_layers": 3}
 CHANNELS = 1024
 PLAIN = "as at b952e70"
 
@@ -58,6 +59,11 @@ def config_of(name: str, kernel: str = "sdpa", **changes: Any) -> Any:
     return config
 
 
+def base_config(setting: Setting, kernel: str = "sdpa", **changes: Any) -> Any:
+    """violet-v2-base; quickly done, with a few of its layers."""
+    return config_of(BASE, kernel, **(FEW_LAYERS if setting.quick else {}), **changes)
+
+
 def words(config: Any, texts: int, length: int = WORDS) -> dict[str, torch.Tensor]:
     """Texts of unequal lengths, the first as long as all: `input_ids` and `attention_mask`."""
     lengths = torch.linspace(length, length // 2, texts).long()
@@ -68,7 +74,7 @@ def words(config: Any, texts: int, length: int = WORDS) -> dict[str, torch.Tenso
 
 def encoder(setting: Setting) -> Iterator[Case]:
     """The vision encoder, two clips of four frames of 224 x 224"""
-    config = config_of(BASE).vision_config
+    config = base_config(setting).vision_config
     model = VioletVisionModel(config).eval().to(device())
     plain = plain_of(PlainEncoder(model.config), model.state_dict()).eval().to(device())
     clips = random_clips(2, setting)
@@ -78,7 +84,7 @@ def encoder(setting: Setting) -> Iterator[Case]:
 
 def fusion(setting: Setting) -> Iterator[Case]:
     """The fusion of two clips' tokens with a text each"""
-    model = VioletModel(config_of(BASE)).eval().to(device())
+    model = VioletModel(base_config(setting)).eval().to(device())
     plain = plain_of(PlainFusion(model.config), model.fusion.state_dict()).eval().to(device())
     video = torch.randn(2, FRAMES * 50, model.config.hidden_size, device=device())
     given = words(model.config, 2)
@@ -90,9 +96,9 @@ def fusion(setting: Setting) -> Iterator[Case]:
     yield Case("fusion", run, 2, "pairs", beside, PLAIN, bars=[Bar("share", least=0.85)])
 
 
-def pretraining_model(kernel: str = "sdpa") -> VioletForPreTraining:
+def pretraining_model(setting: Setting) -> VioletForPreTraining:
     """violet-v2-base with masked features, to be trained."""
-    config = config_of(BASE, kernel, mvm_targets={"2d_feature": {"channels": CHANNELS}})
+    config = base_config(setting, mvm_targets={"2d_feature": {"channels": CHANNELS}})
     return VioletForPreTraining(config).to(device()).train()
 
 
@@ -135,9 +141,9 @@ class Step:
         self.optimizer.zero_grad()
 
 
-def plain_step(model: VioletForPreTraining, batch: Mapping[str, Any]) -> Any:
+def plain_step(setting: Setting, model: VioletForPreTraining, batch: Mapping[str, Any]) -> Any:
     """The step in the original's formulation, with the same weights."""
-    plain = PlainPreTraining(config_of(BASE, "eager"), CHANNELS).to(device()).train()
+    plain = PlainPreTraining(base_config(setting, "eager"), CHANNELS).to(device()).train()
     plain_of(plain, pretraining_weights(model.state_dict(), "2d_feature"))
     step = Step(plain, fused=False)
     names = {"pixel_values_videos": "pixels", "input_ids": "ids", "attention_mask": "real", "labels": "labels"}
@@ -148,7 +154,7 @@ def plain_step(model: VioletForPreTraining, batch: Mapping[str, Any]) -> Any:
 
 def pretraining(setting: Setting) -> Iterator[Case]:
     """A step of pre-training: matching, masked words, masked features; each by itself, all, and by attention"""
-    model = pretraining_model()
+    model = pretraining_model(setting)
     batch = pretraining_batch(setting, model.config)
     step, clips = Step(model), len(batch["input_ids"])
 
@@ -157,7 +163,9 @@ def pretraining(setting: Setting) -> Iterator[Case]:
 
     whole = of(WEIGHTS)
     bar = [Bar("ratio", most=0.80)]
-    yield Case("pre-training step", whole, clips, "clips", plain_step(model, batch), "plain, pair twice", bars=bar)
+    yield Case(
+        "pre-training step", whole, clips, "clips", plain_step(setting, model, batch), "plain, pair twice", bars=bar
+    )
     given = {name: batch[name] for name in ("pixel_values_videos", "input_ids", "attention_mask")}
 
     def attended() -> None:
@@ -174,7 +182,7 @@ def pretraining(setting: Setting) -> Iterator[Case]:
 
 def checkpointing(setting: Setting) -> Iterator[Case]:
     """A step with gradient checkpointing, beside one without"""
-    model = pretraining_model()
+    model = pretraining_model(setting)
     batch, checkpointed = pretraining_batch(setting, model.config), copy.deepcopy(model)
     checkpoint_activations(checkpointed)
 
@@ -233,7 +241,7 @@ class BareLoop(nn.Module):
 
 def captions(setting: Setting) -> Iterator[Case]:
     """Captions: two clips encoded, and 20 words written about each, with a cache and without"""
-    model = VioletForCaptioning(config_of(BASE)).eval().to(device())
+    model = VioletForCaptioning(base_config(setting)).eval().to(device())
     length = 5 if setting.quick else 20
     clips = random_clips(2, setting)
     encode = torch.no_grad()(lambda: model.violet.encode_videos(clips))
@@ -269,7 +277,7 @@ def retrieval(setting: Setting) -> Iterator[Case]:
     """Retrieval: N x N scores, the shortlist of a gallery of 100,000, and the fusion of a shortlist"""
     from ..evaluation.searching import MemoryGallery, nearest, score_pairs
 
-    model = VioletForRetrieval(config_of(BASE)).eval().to(device())
+    model = VioletForRetrieval(base_config(setting)).eval().to(device())
     count = 3 if setting.quick else 4
     clips = random_clips(count, setting)
     texts = words(model.config, count)
@@ -314,7 +322,7 @@ def starting(setting: Setting) -> Iterator[Told]:
         command = [sys.executable, "-c", code]
         return subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment, text=True).stdout
 
-    rounds = range(2 if setting.quick else 5)
+    rounds = range(1 if setting.quick else 5)
     command = "import sys; sys.argv = ['violet', '--help']; from violet.cli import main; sys.exit(main())"
     call(command)  # compiles the files
     helped = min(replace(setting, clock="wall").time(lambda: call(command)) for _ in rounds)
@@ -343,7 +351,7 @@ def weights(setting: Setting) -> Iterator[Case]:
     from transformers import BertConfig, BertModel
 
     folder = setting.folder / BASE
-    VioletForRetrieval(config_of(BASE)).save_pretrained(folder)
+    VioletForRetrieval(base_config(setting)).save_pretrained(folder)
     file = folder / "model.safetensors"
 
     def bare() -> None:

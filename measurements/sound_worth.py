@@ -53,8 +53,9 @@ RATE, SAMPLES, FRAMES, SIDE = 8000, 8000, 8, 64
 GALLERY, BATCH = 64, 32
 SCHEDULES = {"ask": (2000, 1e-3), "match": (2500, 1e-3)}
 """Steps, and the peak of the learning rate."""
-EYE_SCHEDULES = {"ask": (1500, 5e-4), "match": (4000, 1e-3)}
-EAR_STEPS, EAR_BATCH, EAR_RATE = 2000, 64, 2e-3
+EYE_SCHEDULES = {"ask": (1500, 5e-4), "match": (3000, 1e-3)}
+SHIFT = 4
+EAR_STEPS, EAR_BATCH, EAR_RATE = 2500, 64, 2e-3
 BLACK_STEPS, BLACK_SHARE = 100, 0.3
 HEARD = {"sampling_rate": RATE, "num_samples": SAMPLES}
 PATCH = RATE // 40
@@ -136,7 +137,7 @@ def configure(processor: VideoTextProcessor, **settings: Any) -> Any:
 def fit(model: Any, steps: int, rate: float, batch_of: Any, loss_of: Any) -> float:
     """Trains with AdamW and one cycle of the learning rate; the median of a step's seconds, without its batch."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=1e-3)
+    optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=1e-3, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=0.1)
     seconds, model = [], model.train()
     for step in range(steps):
@@ -243,11 +244,11 @@ def heard(clips: Clips) -> torch.Tensor:
 
 def varied(sounds: torch.Tensor, labels: torch.Tensor, draw: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Sounds (B, samples) at another loudness and sign, up to two patches earlier or later, and what is heard then."""
-    shifts = draw.integers(-2, 3, len(sounds)).tolist()
-    moved = torch.stack([sound.roll(PATCH * shift) for sound, shift in zip(sounds, shifts, strict=True)])
+    shifts = draw.integers(-2 * PATCH, 2 * PATCH + 1, len(sounds)).tolist()
+    moved = torch.stack([sound.roll(shift) for sound, shift in zip(sounds, shifts, strict=True)])
     factors = draw.uniform(0.4, 1.6, (len(sounds), 1)) * draw.choice([-1, 1], (len(sounds), 1))
     sounds = moved * torch.from_numpy(factors).float() + 0.01 * torch.randn_like(moved)
-    return sounds, torch.stack([one.roll(shift, 0) for one, shift in zip(labels, shifts, strict=True)])
+    return sounds, torch.stack([one.roll(round(shift / PATCH), 0) for one, shift in zip(labels, shifts, strict=True)])
 
 
 def renamed(names: dict[str, str]) -> torch.Tensor:
@@ -273,6 +274,16 @@ def turned(pixels: torch.Tensor, labels: torch.Tensor, draw: np.random.Generator
         asked = chosen.view(-1, *[1] * (labels.dim() - 1)) & (labels >= 0)
         labels = torch.where(asked, numbers[labels.clamp_min(0)], labels)
     return pixels, labels
+
+
+def shifted(pixels: torch.Tensor, draw: np.random.Generator) -> torch.Tensor:
+    """Clips (B, frames, 3, H, W), each up to `SHIFT` pixels higher or lower and to a side; its edge is repeated."""
+    # (B, frames, 3, H, W) -> (B, frames * 3, H + 2 * SHIFT, W + 2 * SHIFT)
+    wide = torch.nn.functional.pad(pixels.flatten(1, 2), [SHIFT] * 4, mode="replicate")
+    rows, columns = draw.integers(2 * SHIFT + 1, size=(2, len(pixels))).tolist()
+    height, width = pixels.shape[-2:]
+    parts = [one[:, y : y + height, x : x + width] for one, y, x in zip(wide, rows, columns, strict=True)]
+    return torch.stack(parts).view(pixels.shape)
 
 
 def right_of(said: torch.Tensor, labels: torch.Tensor) -> list[float]:
@@ -318,6 +329,7 @@ def teach_eye(violet: Any, train: Clips, test: Clips, seed: int) -> None:
     def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
         rows = draw.integers(len(labels), size=BATCH)
         pixels, right = turned(pixels_of(train, rows.tolist()), labels[rows], draw)
+        pixels = shifted(pixels, draw)
         pixels[mixed] = mixed_colours(pixels[mixed], mixing)
         right[..., 1::3][mixed] = IGNORE_INDEX
         return pixels, right

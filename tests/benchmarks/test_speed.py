@@ -21,8 +21,8 @@ def small(monkeypatch):
     """violet-v2-base's parts at a size that takes no time."""
 
     def small_base(name, **changes):
-        vision = {"embed_dim": 8, "depths": (1, 2, 1, 1), "num_heads": (1, 1, 2, 2), "window_size": (2, 4, 4)}
-        sizes = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "num_hidden_layers": 2}
+        vision = {"embed_dim": 8, "num_heads": (1, 1, 2, 2), "window_size": (2, 4, 4), **changes.pop("vision_config")}
+        sizes = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
         return named_configuration(name, vision_config=vision, vocab_size=200, mask_token_id=103, **sizes, **changes)
 
     monkeypatch.setattr(judged_paths, "named_configuration", small_base)
