@@ -1,7 +1,7 @@
 """The fusion encoder: named groups of tokens (video, prompt, text, ...) that attend to one another."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -97,10 +97,11 @@ def record_received_attention(fusion: Fusion) -> Iterator[ReceivedAttention]:
         yield received
 
 
-def record_fusion_attention(fusion: nn.Module, take: Callable[[torch.Tensor], None]) -> AbstractContextManager[None]:
+@contextmanager
+def record_fusion_attention(fusion: Fusion, take: Callable[[torch.Tensor], None]) -> Iterator[None]:
     """
     Within it, `take` is given the weights (batch, heads, tokens, tokens) of each layer of a pass, the first one first;
-    see `record_attention`.
+    see `record_attention`. The fusion does not narrow for that time: the last layer's weights are of all tokens.
 
     Raises:
         ValueError: for a fusion of other layers than BERT's.
@@ -108,4 +109,9 @@ def record_fusion_attention(fusion: nn.Module, take: Callable[[torch.Tensor], No
     attentions = [module for module in fusion.modules() if isinstance(module, VioletFusionAttention)]
     if not attentions:
         raise ValueError(f"The fusion {type(fusion).__name__} has no layers of BERT, whose attention is read.")
-    return record_attention(attentions, take)
+    narrows, fusion.narrows = fusion.narrows, False
+    try:
+        with record_attention(attentions, take):
+            yield
+    finally:
+        fusion.narrows = narrows

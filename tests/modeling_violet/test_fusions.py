@@ -16,7 +16,7 @@ from violet.modeling_violet import (
     VioletModel,
 )
 from violet.modeling_violet.attention import RULES, AttentionLayout, AttentionRule, build_attention_mask
-from violet.modeling_violet.fusions import FUSIONS, Fusion
+from violet.modeling_violet.fusions import FUSIONS, Fusion, record_received_attention
 from violet.modeling_violet.fusions.bert_fusion import VioletBertFusion
 
 WIDTH = 32
@@ -150,6 +150,10 @@ def test_heads_of_one_state_have_only_that_computed_unless_all_are_recorded(mode
     assert lengths[0] == 1 < lengths[1] == recorded.hidden_states[-1].shape[1]
     torch.testing.assert_close(one.logits, recorded.logits, atol=1e-6, rtol=1e-5)
     assert one.logits.std() > 1e-3
+    with record_received_attention(model.violet.fusion):
+        model(**given)
+    model(**given)
+    assert lengths[2:] == [lengths[1], 1]
 
 
 def seen(rule: str, layout: AttentionLayout, mask: torch.Tensor, queries: int | None = None) -> torch.Tensor:
