@@ -17,7 +17,7 @@ setup: .venv/.installed
 demo: setup
 	$(BIN)/violet demo
 
-# Every path's time, rate and share of this machine's matrix products: some minutes. `make speed ARGS=--quick` takes two.
+# Every path's time, rate and share of this machine's matrix products: an hour. `make speed ARGS=--quick` takes four minutes.
 speed: setup
 	$(BIN)/violet speed --json outputs/speed.json $(ARGS)
 
