@@ -144,7 +144,7 @@ class Passes:
     def match_scores(self) -> torch.Tensor:
         """(batch + batch * K,), the match head's of each video with its own masked text, then with its negatives"""
         passed = [self.fused]
-        if self.negatives is not None and self.violet.fusion.narrows:
+        if self.violet.fusion.narrows:
             video = self.fused.video_tokens  # with what the fusion has prepared of each
             passed.append(self._fuse(video, *self._negative_rows, only_first_state=True))
         return torch.cat([one.read_by(self.model.match_head)[:, 0] for one in passed])
