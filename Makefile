@@ -17,7 +17,7 @@ setup: .venv/.installed
 demo: setup
 	$(BIN)/violet demo
 
-# Every path's time, rate and share of this machine's matrix products: an hour. `make speed ARGS=--quick` takes four minutes.
+# Every path's time, rate and share of this machine's matrix products: an hour. `make speed ARGS=--quick` takes two minutes.
 speed: setup
 	$(BIN)/violet speed --json outputs/speed.json $(ARGS)
 

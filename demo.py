@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from datasets import Dataset
 from transformers import TrainerCallback, get_scheduler, pipeline
-from transformers.utils import logging
 
 from .commands.prediction import example_command
 from .core.files import write_json
+from .core.quiet import silence_transformers
 from .core.weights import pretrained
 from .data import moving_shapes
 from .data.moving_shapes import QUESTION_TYPES
@@ -116,8 +116,7 @@ class FitInTime(TrainerCallback):
 def run_demo(output: Path, seed: int, dtype: str | None = None) -> int:
     """Runs the demo; returns 0, or 1 if something is broken: a file is missing, or nothing was learned."""
     started = time.monotonic()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()  # that the heads of pre-training are not used is no news
+    silence_transformers()  # that the heads of pre-training are not used is no news
     dtype = dtype or preferred_dtype()
     settings = demo_settings(output, seed, dtype)
     leave_cores_to_workers(settings[2].dataloader_num_workers)

@@ -29,7 +29,8 @@ def export(setting: Setting) -> Iterator[Case]:
         pixels = torch.randn(clips, frames, 3, side, side)
         videos = VioletVideoProcessor(size={"height": side, "width": side}, num_frames=frames)
         processor = SimpleNamespace(video_processor=videos)
-        forms = ["pt2", *(["onnx"] if importlib.util.find_spec("onnxruntime") else [])]
+        onnx = importlib.util.find_spec("onnxruntime") and not setting.quick
+        forms = ["pt2", *(["onnx"] if onnx else [])]
         folder = setting.folder / name
         folder.mkdir()
         made = export_part(model, part, processor, forms, folder)

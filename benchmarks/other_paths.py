@@ -81,7 +81,7 @@ def precision(setting: Setting) -> Iterator[Case]:
     """A step of fine-tuning violet-tiny by attention kernel and precision, beside the fused kernel in float32"""
     from ..modeling_violet import VioletForQuestionAnswering
 
-    clips, texts = (8, 24) if setting.quick else (32, 96)
+    clips, texts = (4, 12) if setting.quick else (32, 96)
     config = config_of("violet-tiny", num_labels=20)
     batch = {
         "pixel_values_videos": torch.randn(clips, FRAMES, 3, 64, 64, device=device()),

@@ -28,7 +28,7 @@ def serving(setting: Setting) -> Iterator[Case | Told]:
 
     from ..data.reading_ahead import workers_for
 
-    count, side, name = (32, 64, "violet-tiny") if setting.quick else (16, 224, "violet-v2-base")
+    (side, name), count = (64, "violet-tiny") if setting.quick else (224, "violet-v2-base"), 2 * BATCH
     model = save_model(name, side, setting.folder / "served")
     files = copies(setting.clips, count, setting.folder / "many")
     pipe: Any = pipeline("video-text-retrieval", model=model, device=device())

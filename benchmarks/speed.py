@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.utils import logging
 
 from .._version import __version__
 from ..core.files import write_json
+from ..core.quiet import silence_transformers
 from ..evaluation.pictures import draw_growth
 from ..evaluation.provenance import source_commit
 from . import exported, judged_paths, other_paths, serving, systems
@@ -76,7 +76,7 @@ def run_speed(
 
     Args:
         names: of `PATHS`; all by default.
-        quick: four minutes on two cores: smaller sizes, about one round, and no bars.
+        quick: two minutes on two cores: smaller sizes, about one round, and no bars.
         clock: "wall", or "cpu", the time of the processor, on a machine that other work keeps busy (one thread).
         threads: of torch; as many as it takes by default.
         clips: a folder of mp4 files to load; drawn ones by default.
@@ -98,18 +98,17 @@ def run_speed(
     if clock == "cpu" and (torch.get_num_threads() > 1 or torch.cuda.is_available()):
         raise ValueError("`--clock cpu` is the time of one processor: give `--threads 1`, and use no GPU.")
     other = {} if against is None else read_rows_by_name(against)
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()  # nothing stands between a table's lines
+    silence_transformers()  # nothing stands between a table's lines
     machine = machine_facts(clock)
     print(", ".join(f"{name} {value}" for name, value in machine.items()))
     print(COLUMNS, flush=True)
     rows, failed, threads = [], [], torch.get_num_threads()
     with tempfile.TemporaryDirectory(prefix="violet-speed-") as folder:
-        files = real_or_drawn(clips, Path(folder))
+        files = real_or_drawn(clips, Path(folder), quick)
         for name in dict.fromkeys(names or PATHS):
             own = Path(folder) / f"path-{name}"  # two paths may write files of one name
             own.mkdir()
-            setting = Setting(quick, own, files, clock, *((1.0, 3) if quick else (40.0, 7)))
+            setting = Setting(quick, own, files, clock, *((0.4, 3) if quick else (40.0, 7)))
             torch.manual_seed(0)
             torch.set_num_threads(threads)  # pre-training leaves some of them to its workers
             try:

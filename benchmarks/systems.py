@@ -161,7 +161,7 @@ def costs_of(system: System) -> dict[str, Any]:
 
 def encoders(setting: Setting) -> Iterator[Case]:
     """A clip in the vision encoder of each system: parameters and multiply-accumulates, beside the specification"""
-    for system in SYSTEMS[3::4] if setting.quick else SYSTEMS:
+    for system in SYSTEMS[3:4] if setting.quick else SYSTEMS:
         with torch.device(device()):
             model = system.build().eval().requires_grad_(False)
             pixels = torch.randn(1, system.clip[0], 3, *system.clip[1:])
@@ -230,7 +230,7 @@ def low_rank(setting: Setting) -> Iterator[Case]:
     plain: Any = build_fusion(VioletConfig(attn_implementation="sdpa")).eval().requires_grad_(False).to(device())
     own = VioletConfig(attn_implementation="sdpa", fusion_model_config={"model_type": "low_rank"})
     weighted: Any = build_fusion(own).eval().requires_grad_(False).to(device())
-    rows = 2 if setting.quick else 8
+    rows = 1 if setting.quick else 8
 
     def tokens(length: int) -> Tokens:
         states = torch.randn(rows, length, WIDTH, device=device())
@@ -302,7 +302,7 @@ def writing_costs(config: Any, frames: int, words: int) -> dict[str, float]:
 
 def coca(setting: Setting) -> Iterator[Case]:
     """Writing 30 words about a clip with CoCa, beside its tokens in one sequence with the words"""
-    name, frames, words = "coca-vit-base-32", 8, 4 if setting.quick else 30
+    (name, words), frames = ("coca-tiny", 4) if setting.quick else ("coca-vit-base-32", 30), 8
     models = []
     for changes in ({}, COCA_PLAIN):
         model = VioletForCaptioning(named_configuration(name, **changes)).eval().to(device())
@@ -355,7 +355,8 @@ def maskalign(setting: Setting) -> Iterator[Case]:
 
 def experts(setting: Setting) -> Iterator[Case]:
     """A layer of IMP-B with 16 experts, beside a dense one of the same cost a token"""
-    x = torch.randn(8, 256, 768, device=device())
+    clips = 2 if setting.quick else 8
+    x = torch.randn(clips, 256, 768, device=device())
     dense = nn.Sequential(
         nn.Linear(768, 3072, bias=False), nn.GELU(approximate="tanh"), nn.Linear(3072, 768, bias=False)
     )
@@ -366,14 +367,14 @@ def experts(setting: Setting) -> Iterator[Case]:
         layer.eval().to(device())
         numbers = {"million_parameters": sum(one.numel() for one in layer.parameters()) / 1e6}
         run, beside = torch.no_grad()(lambda layer=layer: layer(x)), torch.no_grad()(lambda: dense(x))
-        yield Case(f"{choice} choose", run, 8, "clips", beside, "a dense layer", numbers=numbers)
+        yield Case(f"{choice} choose", run, clips, "clips", beside, "a dense layer", numbers=numbers)
 
 
 PART, PARTS = 8, 8
 CONTRAST = {"vtc": 1.0}
 
 
-def caching_model(side: int = 96, frames: int = 8) -> VioletForPreTraining:
+def caching_model(side: int, frames: int) -> VioletForPreTraining:
     """Two towers of width 256, of 6 and 4 layers."""
     vision = {"model_type": "clip_vip", "hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 6}
     vision |= {"num_attention_heads": 4, "patch_size": 16, "image_size": side, "temporal_size": frames}
@@ -389,10 +390,10 @@ def gradient_caching(setting: Setting) -> Iterator[Case]:
     """A contrastive batch of 64 rows in parts of 8, beside eight batches of 8"""
     from ..training.gradient_caching import backward_in_parts, split_batch
 
-    model, parts = caching_model(), 2 if setting.quick else PARTS
-    rows = PART * parts
+    (side, frames), parts = ((48, 4), 2) if setting.quick else ((96, 8), PARTS)
+    model, rows = caching_model(side, frames), PART * parts
     batch = {
-        "pixel_values_videos": torch.randn(rows, 8, 3, 96, 96, device=device()),
+        "pixel_values_videos": torch.randn(rows, frames, 3, side, side, device=device()),
         "input_ids": torch.randint(5, 500, (rows, 24), device=device()),
         "attention_mask": torch.ones(rows, 24, dtype=torch.long, device=device()),
     }

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from transformers.utils import logging as transformers_logging
 
 from ..core.clip_inputs import take_clip_inputs
+from ..core.quiet import silence_transformers
 from ..data.lasting import LastingLoader
 from ..data.loading import ClipReader, FailedSample, explained_workers
 from ..evaluation.galleries import made_by
@@ -76,8 +76,7 @@ class Embedder:
 
     def __init__(self, wanted: Wanted):
         self.wanted = wanted
-        transformers_logging.disable_progress_bar()
-        transformers_logging.set_verbosity_error()
+        silence_transformers()
         folder, name = find_asked(wanted.model, ["caption" if wanted.captions else "features"])
         self.pipe = load_pipeline(wanted.model, folder, name)
         self.model = getattr(self.pipe.model, "violet", self.pipe.model)

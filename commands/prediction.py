@@ -18,11 +18,11 @@ import torch
 from tqdm import tqdm
 from transformers import pipeline
 from transformers.modeling_outputs import ImageClassifierOutput
-from transformers.utils import logging as transformers_logging
 
 from ..core.catalogue import MODEL_CLASSES, tasks_of
 from ..core.clip_inputs import PIXELS
 from ..core.files import new_file
+from ..core.quiet import silence_transformers
 from ..core.weights import pretrained, pretrained_names
 from ..data.folders import clip_paths
 from ..data.reading_ahead import read_ahead, workers_for
@@ -327,8 +327,7 @@ def predict(arguments: PredictArguments) -> int:
         PredictError: for what this checkpoint cannot be asked, or not in this way: nothing was asked then.
         HubError, GalleryError: for a model or a stored gallery that cannot be had.
     """
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
+    silence_transformers()
     folder, name = find_asked(arguments.model, find_requests(arguments))
     if name == "features":
         _check_features_file(Path(str(arguments.features)))

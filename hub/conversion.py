@@ -6,8 +6,7 @@ explained, or nothing is made. The commands convert and export-original write th
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,11 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging
 
 from ..configuration import NAMED_CONFIGURATIONS, VioletConfig, named_configuration
 from ..core.catalogue import MODELS
 from ..core.files import new_file, new_folder, sha256, write_json, write_tensors
+from ..core.quiet import quietly
 from ..modeling_violet import ENCODERS, VioletPreTrainedModel
 from ..modeling_violet.encoders import find_encoder
 from ..processing import VideoTextProcessor, VioletVideoProcessor, special_tokens
@@ -181,20 +180,6 @@ def build(
     with quietly():
         model = model_class.from_pretrained(None, config=config, state_dict=tensors, dtype=torch.float32, **kernel)
     return model.eval()
-
-
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Without transformers' own report of new keys and its bars: ours says more."""
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def convert_tensors(

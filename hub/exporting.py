@@ -19,9 +19,10 @@ from transformers import AutoProcessor
 
 from .._version import __version__
 from ..core.files import new_folder, write_json, write_text
+from ..core.quiet import quietly
 from ..core.weights import shipped_or
 from ..modeling_violet import VioletModel, VioletPreTrainedModel
-from .conversion import load_model, quietly
+from .conversion import load_model
 from .exported_page import page_of
 from .weight_files import WeightsError, first_line
 

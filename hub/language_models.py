@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..configuration import VioletConfig
+from ..core.quiet import quietly
 from ..modeling_violet import VioletModel, VioletPreTrainedModel
 from ..modeling_violet.embeddings import VISION_POSITIONS
 from ..modeling_violet.fusions import find_fusion
@@ -16,7 +17,7 @@ from ..modeling_violet.fusions.language_model import VioletLanguageModelConfig
 from ..modeling_violet.texts.language_model_text import check_language_model
 from ..processing import VideoTextProcessor, VioletVideoProcessor, with_videos_among_words
 from ..processing.chats import VIDEO_TOKEN
-from .conversion import ConversionReport, load_tokenizer, quietly
+from .conversion import ConversionReport, load_tokenizer
 from .planning import ConversionError
 from .weight_files import WeightsError, first_line
 

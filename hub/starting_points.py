@@ -8,6 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
 from ..configuration import VioletConfig, named_configuration
+from ..core.quiet import quietly
 from ..modeling_violet import (
     VioletForConditionalGeneration,
     VioletForPreTraining,
@@ -28,7 +29,6 @@ from .conversion import (
     own_tokenizer,
     plan_for,
     processor_of,
-    quietly,
     read_tokenizer,
     shapes_of,
 )

@@ -21,9 +21,10 @@ def small(monkeypatch):
     """violet-v2-base's parts at a size that takes no time."""
 
     def small_base(name, **changes):
-        vision = {"embed_dim": 8, "num_heads": (1, 1, 2, 2), "window_size": (2, 4, 4), **changes.pop("vision_config")}
+        vision = {**changes["vision_config"], "embed_dim": 8, "num_heads": (1, 1, 2, 2), "window_size": (2, 4, 4)}
         sizes = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
-        return named_configuration(name, vision_config=vision, vocab_size=200, mask_token_id=103, **sizes, **changes)
+        sizes |= {"vision_config": vision, "vocab_size": 200, "mask_token_id": 103}
+        return named_configuration(name, **{**changes, **sizes})
 
     monkeypatch.setattr(judged_paths, "named_configuration", small_base)
     monkeypatch.setattr(judged_paths, "SIDE", 64)
@@ -85,7 +86,7 @@ def test_every_path_gives_rows_with_its_bars(name, small, tmp_path):
 
 def test_a_table_is_written_and_compared_with_another(small, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(speed, "PATHS", {"encoder": judged_paths.encoder, "broken": lambda setting: 1 / 0})
-    monkeypatch.setattr(speed, "real_or_drawn", lambda clips, folder: ())
+    monkeypatch.setattr(speed, "real_or_drawn", lambda clips, folder, quick: ())
     table, other = tmp_path / "speed.json", tmp_path / "other.json"
     assert main(["speed", "encoder", "broken", "--quick", "--json", str(table)]) == 1
     written = json.loads(table.read_text())
@@ -108,7 +109,7 @@ def test_paths_leave_nothing_to_one_another(monkeypatch):
         yield measuring.Told("saved", 1.0)
 
     monkeypatch.setattr(speed, "PATHS", {"weights": saved, "export": saved})
-    monkeypatch.setattr(speed, "real_or_drawn", lambda clips, folder: ())
+    monkeypatch.setattr(speed, "real_or_drawn", lambda clips, folder, quick: ())
     before = torch.get_num_threads()
     try:
         assert main(["speed", "weights", "export", "weights", "--quick", "--threads", "2"]) == 0
@@ -137,7 +138,7 @@ def test_growth_is_told_and_drawn(tmp_path, monkeypatch):
         yield measuring.Told("growth, frames", 4.4, numbers=numbers)
 
     monkeypatch.setattr(speed, "PATHS", {"growth": growth})
-    monkeypatch.setattr(speed, "real_or_drawn", lambda clips, folder: ())
+    monkeypatch.setattr(speed, "real_or_drawn", lambda clips, folder, quick: ())
     drawn = tmp_path / "growth.png"
     assert main(["speed", "growth", "--picture", str(drawn)]) == 0
     with Image.open(drawn) as picture:
