@@ -53,6 +53,7 @@ __all__ = [
     "_LazyAutoMapping",
     "can_return_tuple",
     "checkpoint_activations",
+    "checkpoints_activations",
     "capture_outputs",
     "convert_file_size_to_int",
     "create_bidirectional_mask",
@@ -91,6 +92,11 @@ def checkpoint_activations(model) -> None:
     """Turns on gradient checkpointing; the older of the two methods is deprecated since 5.24 and ends with 6.0."""
     enable = getattr(model, "activation_checkpointing_enable", None)  # since 5.23
     (enable or model.gradient_checkpointing_enable)()
+
+
+def checkpoints_activations(module) -> bool:
+    """Whether a layer of it is checkpointed; the models' own property of that has another name since 5.24."""
+    return any(getattr(one, "gradient_checkpointing", False) for one in module.modules())
 
 
 def warn_if_untested(installed: str = __version__) -> None:

@@ -114,7 +114,9 @@ def test_a_checkpointed_layer_is_computed_again():
             pass
 
     model = Model(violet.VioletVisionConfig()).train()
+    assert not upstream.checkpoints_activations(model)
     upstream.checkpoint_activations(model)
+    assert upstream.checkpoints_activations(model)
     model.layer(torch.ones(2, requires_grad=True)).sum().backward()
     assert model.layer.passes == 2
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from ...core.clip_inputs import BOXES, PIXELS, SOUND, take_named
+from ...core.upstream import checkpoints_activations
 from ..losses import IGNORE_INDEX
 from ..tokens import Tokens
 
@@ -133,10 +134,10 @@ class Passes:
     def fused(self) -> Any:
         """
         The fusion of each video with its own masked text, a row each; and behind them with its negatives, K rows each,
-        if the fusion has to compute all of their states (it does not narrow, see `match_scores`).
+        if those have no pass of their own (`_negatives_apart`).
         """
         own = torch.arange(self.batch_size, device=self.inputs["input_ids"].device)
-        if self.negatives is None or self.violet.fusion.narrows:
+        if self.negatives is None or self._negatives_apart:
             return self._fuse(self.video, own, own)
         texts, videos = self._negative_rows
         return self._fuse(self.video, torch.cat([own, texts]), torch.cat([own, videos]))
@@ -144,10 +145,18 @@ class Passes:
     def match_scores(self) -> torch.Tensor:
         """(batch + batch * K,), the match head's of each video with its own masked text, then with its negatives"""
         passed = [self.fused]
-        if self.violet.fusion.narrows:
+        if self._negatives_apart:
             video = self.fused.video_tokens  # with what the fusion has prepared of each
             passed.append(self._fuse(video, *self._negative_rows, only_first_state=True))
         return torch.cat([one.read_by(self.model.match_head)[:, 0] for one in passed])
+
+    @property
+    def _negatives_apart(self) -> bool:
+        """
+        Whether negatives have a pass of their own, whose last layer computes one state. The backward pass then holds
+        the gradients of all layers until it reaches them again: too much where activations are not even kept.
+        """
+        return self.violet.fusion.narrows and not checkpoints_activations(self.violet.fusion)
 
     @property
     def _negative_rows(self) -> tuple[torch.Tensor, torch.Tensor]:

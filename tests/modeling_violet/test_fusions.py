@@ -5,6 +5,7 @@ import torch
 from encoder_configs import FRAMES, SIDE, model_config
 from transformers import AutoConfig, PreTrainedConfig
 
+from violet.core.upstream import checkpoint_activations
 from violet.modeling_violet import (
     Tokens,
     VioletForCaptioning,
@@ -108,7 +109,8 @@ def build_fused(model_class, own, **changes):
 @pytest.mark.parametrize("own", [None, LOW_RANK, EXPERTS], ids=["bert", "low_rank", "experts"])
 def test_negatives_weigh_the_same_whether_only_their_first_states_are_computed_or_all(own, monkeypatch):
     """In a fusion with experts a token's state depends on the others: there all are computed, with the own pairs."""
-    model = build_fused(VioletForPreTraining, own).double()
+    undisturbed = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"), 0.0)
+    model = build_fused(VioletForPreTraining, own, **undisturbed).double()
     narrows, rows = model.violet.fusion.narrows, []
     model.violet.fusion.layers[-1].register_forward_hook(lambda layer, given, states: rows.append(states.shape[:2]))
     ids = torch.randint(5, 50, (3, 4), generator=torch.Generator().manual_seed(1))
@@ -131,11 +133,16 @@ def test_negatives_weigh_the_same_whether_only_their_first_states_are_computed_o
     found = loss_and_gradients()
     length = 4 if own is LOW_RANK else model.violet.encode_videos(batch["pixel_values_videos"]).tokens.shape[1] + 4
     assert rows == ([(3, length), (6, 1)] if narrows else [(9, length)])
+    rows.clear()
+    checkpoint_activations(model.train())
+    checkpointed = loss_and_gradients()
+    assert rows == [(9, length)]
     monkeypatch.setattr(type(model.violet.fusion), "narrows", False)
     wanted = loss_and_gradients()
     assert len(found) == len(wanted) > 50
-    for one, other in zip(found, wanted, strict=True):
+    for one, same, other in zip(found, checkpointed, wanted, strict=True):
         torch.testing.assert_close(one, other, atol=1e-10, rtol=1e-8)
+        torch.testing.assert_close(same, other, atol=1e-10, rtol=1e-8)
 
 
 @torch.no_grad()
