@@ -260,7 +260,7 @@ def test_two_processes_share_the_parts_out(per_part, stored, model, processor, v
     def encode(rank):
         torch.distributed.init_process_group("gloo", f"file://{tmp_path}/meeting", rank=rank, world_size=2)
         encode_gallery(model, processor, videos, folder, videos_per_part=per_part, batch_size=1)
-        ended.wait(timeout=60)  # gloo loses what it has sent when its process ends
+        ended.wait(timeout=240)  # gloo loses what it has sent when its process ends
 
     processes = [FORK.Process(target=encode, args=(rank,)) for rank in range(2)]
     for process in processes:
