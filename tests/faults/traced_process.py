@@ -5,6 +5,7 @@ calls of whatever library makes them, watched by ptrace. Linux on x86-64 only.
 
 import ctypes
 import errno
+import gc
 import os
 import platform
 import signal
@@ -76,6 +77,7 @@ def traced(work: Callable[[], int], plan: Plan) -> tuple[int, list[str]]:
     if pid == 0:
         status = 1
         try:
+            gc.disable()  # what earlier work of this process left would be closed at any moment, with calls of its own
             _libc.ptrace(_TRACEME, 0, 0, 0)
             os.kill(os.getpid(), signal.SIGSTOP)
             status = work()
@@ -99,18 +101,25 @@ def traced(work: Callable[[], int], plan: Plan) -> tuple[int, list[str]]:
             continue
         _libc.ptrace(_GETREGS, pid, 0, ctypes.byref(registers))
         name = CALLS[registers.orig_rax]
-        if not _changes_files(name, registers):
+        if not _changes_files(pid, name, registers):
             continue
         number = len(calls)
         calls.append(name)
         due = _act(pid, registers, name, number, plan)
 
 
-def _changes_files(name: str, registers: _Registers) -> bool:
+def _changes_files(pid: int, name: str, registers: _Registers) -> bool:
+    """Whether a call changes named files: not pipes, nor what a test runner keeps of a process's messages."""
     if name == "open":
         flags = {2: registers.rsi, 257: registers.rdx, 85: os.O_CREAT}[registers.orig_rax]
         return bool(flags & (os.O_CREAT | os.O_WRONLY | os.O_RDWR))
-    return name not in BY_HANDLE or registers.rdi > 2  # not what it says
+    if name not in BY_HANDLE:
+        return True
+    try:
+        path = os.readlink(f"/proc/{pid}/fd/{registers.rdi}")
+    except OSError:  # no file of the process
+        return False
+    return registers.rdi > 2 and path.startswith("/") and not path.startswith("/dev/") and "(deleted)" not in path
 
 
 def _act(pid: int, registers: _Registers, name: str, number: int, plan: Plan) -> bool:
