@@ -575,7 +575,7 @@ def speed_command(argv: list[str]) -> int:
     )
     parser.add_argument("names", nargs="*", metavar="PATH", help="what to measure (default: everything)")
     parser.add_argument("--list", action="store_true", help="tell the paths")
-    parser.add_argument("--quick", action="store_true", help="two minutes: smaller sizes, one round, no bars")
+    parser.add_argument("--quick", action="store_true", help="two minutes: smaller sizes, few rounds, no bars")
     parser.add_argument("--json", help="a file for the rows")
     parser.add_argument("--against", metavar="JSON", help="another run, to compare with path by path")
     parser.add_argument("--picture", metavar="PNG", help="draw how times grow, if growth is measured")

@@ -76,7 +76,7 @@ def run_speed(
 
     Args:
         names: of `PATHS`; all by default.
-        quick: two minutes on two cores: smaller sizes, about one round, and no bars.
+        quick: two minutes on two cores: smaller sizes, few rounds, and no bars.
         clock: "wall", or "cpu", the time of the processor, on a machine that other work keeps busy (one thread).
         threads: of torch; as many as it takes by default.
         clips: a folder of mp4 files to load; drawn ones by default.
