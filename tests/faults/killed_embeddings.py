@@ -4,7 +4,7 @@ import base64
 import functools
 import io
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -44,21 +44,24 @@ def _embedder(folder: str) -> Any:
     return Embedder(Wanted(folder, batch_size=2, skip_bad=True, workers=0))
 
 
-def embed_into(output: Path, watched: bool = False) -> int:
-    """`violet embed` into a folder; its status."""
+def embed_into(folder: Path, watched: bool = False) -> int:
+    """
+    `violet embed` into `folder/output`; its status. The path is given from the folder on: too long a path holds no
+    sockets, and the calls of the system would depend on where the folder is.
+    """
     from violet.commands import embedding
 
     model, clips = str(start()), inputs("tsv-clips", _make_clips) / "clips.tsv"
     loaded = _embedder(model)
     arguments = embedding.EmbedArguments(
-        *(str(clips), str(output), model),
+        *(str(clips), "output", model),
         clips_per_part=IN_PART,
         batch_size=2,
         workers=0,
         bad_samples="skip",
         max_bad_share=0.5,
     )
-    with patch.object(embedding, "Embedder", lambda wanted: loaded):
+    with chdir(folder), patch.object(embedding, "Embedder", lambda wanted: loaded):
         if watched:
             watch_from_here()
         embedding.embed(arguments)
@@ -76,9 +79,8 @@ def _undisturbed() -> tuple[dict[str, bytes], list[str]]:
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder, separate_run():
-        output = Path(folder) / "output"
-        status, calls = traced(lambda: embed_into(output, watched=True), Plan())
-        expected = files_of(output)
+        status, calls = traced(lambda: embed_into(Path(folder), watched=True), Plan())
+        expected = files_of(Path(folder) / "output")
     parts = [f"part-{number:06}.parquet" for number in range(-(-CLIPS // IN_PART))]
     if status or sorted(expected) != ["failed_samples.jsonl", "manifest.json", *parts]:
         raise BrokenPromise(f"an undisturbed call ended with {status} and left {', '.join(expected)}")
@@ -95,7 +97,7 @@ def trial(seed: int, folder: Path) -> dict[str, Any]:
     turn, number = divmod(seed, len(calls))
     at, when = (number * 7919 + len(calls) // 3) % len(calls), WHEN[(turn + number) % len(WHEN)]
     where, output = f"killed {when} call {at} of {len(calls)}, {calls[at]}", folder / "output"
-    status, _ = traced(lambda: embed_into(output, watched=True), Plan(at, kill=when))
+    status, _ = traced(lambda: embed_into(folder, watched=True), Plan(at, kill=when))
     if status != -9 and not (at == len(calls) - 1 and when != "before"):
         raise BrokenPromise(f"not {where}: {status}")
     left = files_of(output) if output.exists() else {}
@@ -103,7 +105,7 @@ def trial(seed: int, folder: Path) -> dict[str, Any]:
     for name, content in parts.items():
         if content != expected[name]:
             raise BrokenPromise(f"{where}: {name} has the name of a part, and is not one")
-    embed_into(output)
+    embed_into(folder)
     found = files_of(output)
     if found != expected:
         other = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
