@@ -9,7 +9,7 @@ and without the objective, fine-tunes both on few clips, and prints medians over
   of 400 clips: colours, but also shapes, actions and directions, which no caption named.
 - `colour_features`: with masked features of a trained teacher, the shipped violet-tiny's video encoder.
 - `words`, `words_vtm`: whole captions, contrast and masked words, without and with matching against other clips'
-  captions. Then 200 steps of multiple choice on 400 clips, by the match head.
+  captions. Then 60 steps of multiple choice on 400 clips, by the match head.
 
 A frame has a grid of 4 x 4 cells (VideoMAE's layers, width 128, patches of 16 pixels and two frames, eight frames), so
 that what is hidden can be told from what is left; violet-tiny's 2 x 2 cells hide a whole shape.
@@ -30,7 +30,7 @@ from violet import VideoTextProcessor, VioletForPreTraining, VioletModel, named_
 from violet.core.files import write_json
 from violet.data import moving_shapes
 
-STEPS = {"pretraining": 1000, "fine-tuning": 200}
+STEPS = {"pretraining": 1000, "open-ended": 200, "multiple-choice": 60}
 QUESTIONS_OF = 400
 FRAMES, SIDE = 8, 64
 VISION = {
@@ -55,7 +55,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "colour_features": {"caption": "colour", "objectives": {"vtc": 1, "mvm_3d_feature": 1}, "task": "open-ended"},
     "words": {"caption": "whole", "objectives": {"vtc": 1, "mlm": 0.3}, "task": "multiple-choice"},
-    "words_vtm": {"caption": "whole", "objectives": {"vtc": 1, "mlm": 0.3, "vtm": 0.05}, "task": "multiple-choice"},
+    "words_vtm": {"caption": "whole", "objectives": {"vtc": 1, "mlm": 0.3, "vtm": 0.3}, "task": "multiple-choice"},
 }
 
 
@@ -135,7 +135,7 @@ def finetune(output: Path, name: str, seed: int) -> dict[str, float]:
     folder = output / f"{name}-{seed}" / "fine-tuned"
     if not (folder / "metrics.json").exists():
         model = pretrain(output, name, seed)
-        options = finetuning_options(folder, seed, output / "questions", QUESTIONS_OF, STEPS["fine-tuning"])
+        options = finetuning_options(folder, seed, output / "questions", QUESTIONS_OF, STEPS[VARIANTS[name]["task"]])
         command = [*VIOLET, "finetune", f"--model={model}", f"--task={VARIANTS[name]['task']}", *options]
         subprocess.run(command, check=True)
     return json.loads((folder / "metrics.json").read_text())
