@@ -319,7 +319,7 @@ def test_two_processes_with_gradient_caching_train_as_one_does_on_whole_batches(
         assert found == pytest.approx(line, rel=1e-4), line["step"]
     before, expected, other = weights(model), weights(one), weights(two)
     assert sum(not torch.equal(before[name], value) for name, value in expected.items()) > 50, "it trained"
-    for name, value in expected.items():  # keys' biases are stepped by rounding alone, see `assert_same_run`
+    for name, value in expected.items():  # keys' biases are stepped by rounding only, see `assert_same_run`
         torch.testing.assert_close(other[name], value, rtol=0, atol=0.05 * 1e-3 * STEPS, msg=name)
 
 
