@@ -239,15 +239,16 @@ def weights(folder):
 
 def run_one(recipe: dict) -> None:
     """This process pre-trains by itself, with one thread, on the CPU."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("ACCELERATE_USE_CPU", "true")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     AcceleratorState._reset_state(True)
-    pretrain(read_recipe(recipe))
-    AcceleratorState._reset_state(True)
-    torch.set_num_threads(threads)
-    patch.undo()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("ACCELERATE_USE_CPU", "true")
+            pretrain(read_recipe(recipe))
+    finally:
+        AcceleratorState._reset_state(True)
+        torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -405,13 +406,14 @@ def test_every_task_is_fine_tuned_by_two_processes_as_by_one(drawn, start, tmp_p
     """Of the rows of one global batch each process has half: other numbers of videos, of valid words, of labels."""
     model = start(dropout=0.0)
     counts = {"validation": 0, "test": 0, "test_unseen": 0, "test_together": 0}
-    clips = moving_shapes(tmp_path / "shapes", train=90, **counts)["train"]
+    clips = moving_shapes(tmp_path / "shapes", train=120, **counts)["train"]
     runs: dict[str, list[list[str]]] = {"one": [], "two": []}
     for task in TASKS:
         table = tmp_path / f"{task}.jsonl"
         rows = [dict(row) for row in TASKS[task].rows(clips)]
         if task in ("retrieval", "captioning"):  # some videos have several captions
             rows += [row | {"caption": f"two shapes, {row['caption']}"} for row in rows[::3]]
+        assert len(rows) >= 30, "three whole batches: two processes fill up the last one"
         table.write_text("\n".join(map(json.dumps, rows)))
         for name, batch_size in (("one", 10), ("two", 5)):
             runs[name].append(finetuning(task, table, model, tmp_path / name / task, batch_size))
@@ -437,7 +439,7 @@ def test_two_processes_skip_the_same_samples_as_one_does(drawn, start, tmp_path,
     """A process has more bad rows than the other, once a whole batch of them: both take every step."""
     model = start(dropout=0.0)
     counts = {"validation": 0, "test": 0, "test_unseen": 0, "test_together": 0}
-    clips = moving_shapes(tmp_path / "shapes", train=90, **counts)["train"]
+    clips = moving_shapes(tmp_path / "shapes", train=120, **counts)["train"]
     runs: dict[str, list[list[str]]] = {"one": [], "two": []}
     for name, is_bad in (("some", lambda number: number % 4 == 1), ("most", lambda number: number % 5 > 0)):
         rows = [dict(row) for row in TASKS["open-ended"].rows(clips)]
